@@ -1,0 +1,38 @@
+"""What the core brings, through the same door as everybody. Imported at every start: keep it light."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lumina_core import hookimpl
+
+if TYPE_CHECKING:
+    from lumina_core.plugins.offers import Parts
+
+
+@hookimpl
+def lumina_register_parts(parts: Parts) -> None:
+    """Backbones, conditioners, heads, objectives, and the mathematics of the flow."""
+    parts.backbone("core.next_dit", "lumina_core.nn.next_dit:NextDiT", "the backbone of Lumina-Next")
+    parts.backbone("core.flag_dit", "lumina_core.nn.flag_dit:FlagDiT", "the older backbone, one axis, the paper's baseline")
+    parts.conditioner("core.text", "lumina_core.builtin.text:TextConditioner", "captions by a small trainable encoder")
+    parts.conditioner("core.label", "lumina_core.builtin.label:LabelConditioner", "one class of many")
+    parts.head("core.velocity", "lumina_core.builtin.velocity:VelocityHead", "one vector a token, for generation")
+    parts.objective("core.flow_matching", "lumina_core.flow.objective:FlowMatching", "the velocity from noise to data")
+    parts.objective("core.alignment", "lumina_core.builtin.alignment:Alignment", "teaches a conditioner before the backbone")
+    parts.path("core.linear", "lumina_core.flow.path:Linear", "straight lines, the path of Lumina-Next")
+    parts.path("core.gvp", "lumina_core.flow.path:GVP", "sine and cosine, constant variance")
+    parts.path("core.vp", "lumina_core.flow.path:VP", "variance-preserving diffusion, time turned round")
+    parts.times("core.uniform", "lumina_core.flow.times:Uniform", "draw: every time alike")
+    parts.times("core.logit_normal", "lumina_core.flow.times:LogitNormal", "draw: more in the middle")
+    parts.times("core.shifted", "lumina_core.flow.times:Shifted", "draw: more towards data")
+    parts.times("core.within", "lumina_core.flow.times:Within", "draw: another one within an interval")
+    parts.times("core.uniform_grid", "lumina_core.flow.times:UniformGrid", "grid: equal steps")
+    parts.times("core.shift_grid", "lumina_core.flow.times:ShiftGrid", "grid: the rational shift, finer near noise")
+    parts.times("core.given_grid", "lumina_core.flow.times:GivenGrid", "grid: exactly the given times")
+    parts.solver("core.euler", "lumina_core.flow.solver:euler", "first order, one evaluation a step")
+    parts.solver("core.midpoint", "lumina_core.flow.solver:midpoint", "second order, two evaluations")
+    parts.solver("core.heun", "lumina_core.flow.solver:heun", "second order, two evaluations")
+    parts.solver("core.rk4", "lumina_core.flow.solver:rk4", "fourth order, four evaluations")
+    parts.solver("core.rk4_38", "lumina_core.flow.solver:rk4_three_eighths", "fourth order, Kutta's 3/8 rule")
+    parts.guidance("core.guided", "lumina_core.flow.guidance:guided", "classifier-free guidance")

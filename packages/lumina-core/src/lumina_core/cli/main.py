@@ -1,0 +1,121 @@
+"""The command `lumina`: lazy commands, one-line errors, and what was left out. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from lumina_core import __version__
+from lumina_core.errors import ConfigError, LuminaError
+from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load
+from lumina_core.plugins.offers import near
+
+SUMMARIES = {
+    "train": "Train a recipe.",
+    "check": "Try a recipe without training.",
+    "models": "List models and recipes, or describe a folder.",
+    "plugins": "List plugins and parts, and why something was left out.",
+}
+MODULES = {"train": "train", "check": "train", "models": "models", "plugins": "plugins"}
+
+
+class Lumina(click.Group):
+    """Knows the names and summaries of all commands; imports a command's module only when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Tasks first, for they are what most people come for."""
+        return [*load().commands(), *BUILT_IN_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None for an unknown one."""
+        if cmd_name in MODULES:
+            return _attribute(f"lumina_core.cli.{MODULES[cmd_name]}", cmd_name)
+        entry = load().commands().get(cmd_name)
+        if entry is None:
+            return None
+        if entry.kind == "task":
+            from lumina_core.cli.ask import task_command
+
+            return task_command(cmd_name, entry.name, entry.summary)
+        module, _, attribute = entry.target.partition(":")
+        return _attribute(module, attribute)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but an unknown word is answered with the nearest command."""
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise click.UsageError(f"there is no command '{args[0]}'{near(args[0], known)} See: lumina --help")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and summaries from the registry, without importing the commands."""
+        rows = [(name, entry.summary) for name, entry in load().commands().items()]
+        rows += [(name, SUMMARIES[name]) for name in BUILT_IN_COMMANDS]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """An example, and the plugins that were left out."""
+        super().format_epilog(ctx, formatter)
+        failures = load().failures
+        if failures:
+            formatter.write_text(f"Left out: {', '.join(failures)}. Why: lumina plugins")
+
+
+@click.group(
+    cls=Lumina,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog='Example:  lumina image "a red heart" --out heart.png',
+)
+@click.version_option(__version__, prog_name="lumina")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; works after a command too.")
+def lumina(debug: bool) -> None:
+    """Flow-matching diffusion transformers: pictures and more, made and trained on what you have."""
+
+
+def main() -> None:
+    """Run the command line; every error a user can cause ends in one line and a non-zero status."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(run(arguments, debug))
+
+
+def run(arguments: list[str], debug: bool = False) -> int:
+    """Run with these arguments; gives the exit status: 2 for a wrong request, 1 for anything else that failed."""
+    try:
+        lumina.main(arguments, prog_name="lumina", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _said("stopped", 130)
+    except click.ClickException as error:
+        return _said(_one_line(error.format_message()), 2, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; say nothing more
+        return 1
+    except LuminaError as error:
+        return _said(_one_line(str(error)), 2 if isinstance(error, ConfigError) else 1, debug)
+    except Exception as error:
+        hint = "" if debug else " (run again with --debug to see where)"
+        return _said(f"unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", 1, debug)
+    return 0
+
+
+def _said(message: str, status: int, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"Error: {message}" if status != 130 else message, err=True)
+    return status
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _attribute(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)

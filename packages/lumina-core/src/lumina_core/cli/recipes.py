@@ -1,0 +1,34 @@
+"""Finds the recipe that a command names: an installed one or a file, with --set carried out."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lumina_core.plugins.registry import Registry
+    from lumina_core.recipe import Recipe
+
+
+def asked_recipe(registry: Registry, name: str, settings: tuple[str, ...]) -> Recipe:
+    """The recipe called `name`, or in the file `name`.
+
+    Raises:
+        ConfigError: there is neither; a setting does not fit.
+    """
+    from lumina_core.config import nearest, read_file, read_text, with_setting
+    from lumina_core.errors import ConfigError
+    from lumina_core.recipe import read_recipe
+
+    installed = registry.recipes()
+    if name in installed:
+        package, _, path = installed[name].target.partition(":")
+        values = read_text((files(package) / path).read_text(encoding="utf-8"), f"recipe {name}")
+    elif Path(name).suffix in {".yaml", ".yml", ".json"}:
+        values = read_file(Path(name))
+    else:
+        raise ConfigError(f"no recipe is called '{name}', and it is no .yaml file{nearest(name, installed)}")
+    for setting in settings:
+        values = with_setting(values, setting)
+    return read_recipe(values, name)

@@ -1,0 +1,21 @@
+"""What can go wrong, in five words: every error a user can cause is a child of LuminaError."""
+
+
+class LuminaError(Exception):
+    """Something a user can cause and mend. The message says what came, what was wanted, what to do."""
+
+
+class ConfigError(LuminaError):
+    """A recipe, a request or an option does not say what it must, or says what nobody knows."""
+
+
+class PluginError(LuminaError):
+    """A part is missing, or the plugin that should bring it is not there or is broken."""
+
+
+class ShapeError(LuminaError):
+    """A tensor, a picture or a size has not the shape that the part in hand can take."""
+
+
+class CheckpointError(LuminaError):
+    """A folder of weights is missing, half-written, of another make or does not fit its recipe."""

@@ -1,0 +1,163 @@
+"""Builds the parts of a recipe and holds them together: Model.condition, Model.predict, Model.velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from lumina_core.conditions import join
+from lumina_core.config import Config, Use
+from lumina_core.errors import ConfigError
+from lumina_core.parts import Autoencoder, Backbone, Conditioner, Dataset, Head, Objective, Task, Tokenizer
+from lumina_core.recipe import Recipe
+from lumina_core.types import Condition, Tokens
+
+
+class Finder(Protocol):
+    """What a registry of parts can do for a builder."""
+
+    def find(self, kind: str, name: str) -> Any:
+        """The part called `name`, imported."""
+        ...
+
+
+class Model(nn.Module):
+    """A recipe come to life. Its parts are attributes; weights are keyed by part (`backbone.`, `conditioners.caption.`)."""
+
+    def __init__(self, recipe: Recipe, parts: Mapping[str, Any], conditioners: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.task: Task = parts["task"]
+        self.tokenizer: Tokenizer = parts["tokenizer"]
+        self.autoencoder: Autoencoder = parts["autoencoder"]
+        self.backbone: Backbone | None = parts["backbone"]
+        self.head: Head | None = parts["head"]
+        self.objective: Objective = parts["objective"]
+        # only modules have weights; a conditioner may be a plain object
+        self.conditioners = nn.ModuleDict({n: c for n, c in conditioners.items() if isinstance(c, nn.Module)})
+        self._conditioners: dict[str, Conditioner] = dict(conditioners)
+
+    @property
+    def speakers(self) -> Mapping[str, Conditioner]:
+        """The conditioners by the field that they read, in the recipe's order."""
+        return self._conditioners
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def condition(self, values: Mapping[str, Sequence[Any]], batch: int) -> Condition:
+        """What is said of each of `batch` items; a conditioner without values says nothing.
+
+        Raises:
+            ConfigError: values for a conditioner that this model has not.
+        """
+        unknown = sorted(set(values) - set(self._conditioners))
+        if unknown:
+            known = ", ".join(self._conditioners) or "none"
+            raise ConfigError(f"this model has no conditioner '{unknown[0]}'; it has: {known}")
+        said = [c.encode(values[n]) if n in values else c.nothing(batch) for n, c in self._conditioners.items()]
+        return join(said) if said else Condition()
+
+    def nothing(self, batch: int) -> Condition:
+        """The condition of having said nothing at all."""
+        return self.condition({}, batch)
+
+    def predict(
+        self, tokens: Tokens, time: Tensor | None, condition: Condition, *, prepared: Any = None
+    ) -> Tensor:
+        """What the head answers, (B, N, D) for a generator; without a backbone, what the conditioner foretells."""
+        if self.backbone is None or self.head is None:
+            return self._foretell(condition)
+        return self.head(self.backbone(tokens, time, condition, prepared=prepared), tokens)
+
+    def velocity(self, tokens: Tokens, time: Tensor, condition: Condition, *, prepared: Any = None) -> Tensor:
+        """The velocity (B, N, D) at noisy tokens and time (B,), whatever the network was taught to predict."""
+        answer = self.predict(tokens, time, condition, prepared=prepared)
+        return self.objective.velocity(answer, tokens.values, time)
+
+    def prepare(self, tokens: Tokens, condition: Condition) -> Any:
+        """What stays the same through all evaluations of a request; hand it to `velocity`."""
+        if self.backbone is None:
+            raise ConfigError("this model has no backbone: it was made to teach a conditioner and cannot generate")
+        return self.backbone.prepare(tokens, condition)
+
+    def _foretell(self, condition: Condition) -> Tensor:
+        for conditioner in self._conditioners.values():
+            if hasattr(conditioner, "foretell"):
+                return cast(Tensor, conditioner.foretell(condition))
+        raise ConfigError("a recipe without backbone needs a conditioner that foretells, such as core.text")
+
+
+def build_model(recipe: Recipe, finder: Finder) -> Model:
+    """Every part of the recipe, built from the floor up: widths that follow from other parts are filled in.
+
+    Raises:
+        PluginError: a part is not there.
+        ConfigError: a part does not take its options.
+    """
+    autoencoder = build(finder, "autoencoder", recipe.autoencoder)
+    tokenizer = build(finder, "tokenizer", recipe.tokenizer, channels=autoencoder.channels)
+    conditioners = {use.name: build(finder, "conditioner", use) for use in recipe.conditioners}
+    parts = dict(_network(recipe, finder, tokenizer, conditioners))
+    parts |= {"autoencoder": autoencoder, "tokenizer": tokenizer}
+    parts["task"] = build(finder, "task", recipe.task)
+    parts["objective"] = build(finder, "objective", recipe.objective)
+    return Model(recipe, parts, conditioners)
+
+
+def build_dataset(recipe: Recipe, finder: Finder) -> Dataset:
+    """The recipe's data set.
+
+    Raises:
+        ConfigError: the recipe names none.
+    """
+    if recipe.dataset is None:
+        raise ConfigError("this recipe names no data set; add one: --set dataset.use=image.folder --set dataset.folder=DIR")
+    return cast(Dataset, build(finder, "dataset", recipe.dataset))
+
+
+def build(finder: Finder, kind: str, use: Use, **filled: Any) -> Any:
+    """One part by its name and options; parts named inside its options are built first and handed over.
+
+    Args:
+        filled: what other parts decide (widths); given to the part where its Config knows the key.
+    """
+    part = finder.find(kind, use.use)
+    settings_type: type[Config] | None = getattr(part, "Config", None)
+    if settings_type is None:
+        raise ConfigError(f"{use.use} takes no options and cannot be built from a recipe")
+    known = {key: value for key, value in filled.items() if key in settings_type.model_fields}
+    settings = settings_type.read({**known, **{k: v for k, v in use.options.items() if k != "name"}}, f"{kind} {use.use}")
+    return part(settings, *_inner(finder, settings))
+
+
+def _inner(finder: Finder, settings: Config) -> Iterator[Any]:
+    """Parts that a part's own options name, in their order; the option's name is the kind."""
+    for kind in type(settings).model_fields:
+        value = getattr(settings, kind)
+        if isinstance(value, Use):
+            yield build(finder, kind, value)
+
+
+def _network(
+    recipe: Recipe, finder: Finder, tokenizer: Tokenizer, conditioners: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    if recipe.backbone is None or recipe.head is None:
+        yield from (("backbone", None), ("head", None))
+        return
+    widths = [c.memory_width for c in conditioners.values() if c.memory_width]
+    summary = sum(c.summary_width for c in conditioners.values())
+    backbone = build(
+        finder, "backbone", recipe.backbone,
+        token_width=tokenizer.width, memory_width=widths[0] if widths else 0, summary_width=summary,
+    )  # fmt: skip
+    yield "backbone", backbone
+    yield "head", build(
+        finder, "head", recipe.head,
+        width=backbone.config.width, token_width=tokenizer.width, modulation_width=backbone.modulation_width,
+    )  # fmt: skip

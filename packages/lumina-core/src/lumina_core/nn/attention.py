@@ -1,0 +1,84 @@
+"""The attention of a block: over the tokens themselves, and gated over the memory, with one output projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lumina_core.nn.attend import attend
+from lumina_core.nn.rotary import Turn, rotate
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values of one block's memory, each (B, K, M, d): computed once a request. mask (B, 1, 1, M) or None."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions, plus cross-attention that reads the memory with the same queries.
+
+    As published (lumina_next_t2i_mini/models/nextdit.py, class Attention): queries and keys are normalised over all heads
+    together before the rotation; memory keys are normalised but not turned; the memory's answer passes tanh of a gate a
+    head and is added before the output projection, which both share. Our projections of q, k, v are one matrix.
+
+    Args:
+        width: of the tokens.
+        heads, kv_heads: query heads, and key and value heads that they share.
+        memory_width: W' of the memory; 0: no cross-attention.
+        qk_norm: LayerNorm on queries and keys.
+        backend: see `attend`.
+    """
+
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, memory_width: int, qk_norm: bool, backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width, self.backend = heads, kv_heads, width // heads, backend
+        inner, shared = heads * self.head_width, kv_heads * self.head_width
+        self.qkv = nn.Linear(width, inner + 2 * shared, bias=False)
+        self.out = nn.Linear(inner, width, bias=False)
+        self.q_norm = nn.LayerNorm(inner) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(shared) if qk_norm else nn.Identity()
+        if memory_width:
+            self.memory_kv = nn.Linear(memory_width, 2 * shared, bias=False)
+            self.memory_k_norm = nn.LayerNorm(shared) if qk_norm else nn.Identity()
+            self.gate = nn.Parameter(torch.zeros(heads))
+
+    def remember(self, memory: Tensor, real: Tensor | None) -> Memory:
+        """Keys and values of a memory (B, M, W'), `real` (B, M) bool or None. A row without a real entry answers 0."""
+        keys, values = self.memory_kv(memory).chunk(2, dim=-1)
+        keys, values = self._split(self.memory_k_norm(keys)), self._split(values)
+        if real is None:
+            return Memory(keys, values, None)
+        values = values * real[:, None, :, None].to(values.dtype)
+        # an all-masked row would be 0/0 in the softmax: let it read its zeros
+        return Memory(keys, values, (real | ~real.any(dim=1, keepdim=True))[:, None, None])
+
+    def forward(
+        self, x: Tensor, by: Turn, mask: Tensor | None, memory: Memory | None, scale: float | None = None
+    ) -> Tensor:
+        """x (B, N, width) -> (B, N, width).
+
+        Args:
+            mask: (B, 1, 1, N) bool, True for real tokens, or None.
+            scale: of the self-attention; None: head width ** -0.5. The memory always has the latter, as published.
+        """
+        usual = self.head_width**-0.5
+        sizes = (self.heads * self.head_width, self.kv_heads * self.head_width, self.kv_heads * self.head_width)
+        q, k, v = self.qkv(x).split(sizes, dim=-1)
+        q = rotate(self.q_norm(q).unflatten(-1, (self.heads, -1)), by).transpose(1, 2)
+        k = rotate(self.k_norm(k).unflatten(-1, (self.kv_heads, -1)), by).transpose(1, 2)
+        mixed = attend(q, k, self._split(v), mask, usual if scale is None else scale, self.backend)
+        if memory is not None:
+            read = attend(q, memory.keys, memory.values, memory.mask, usual, self.backend)
+            mixed = mixed + read * self.gate.tanh()[:, None, None].to(read.dtype)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)

@@ -1,0 +1,97 @@
+"""One Next-DiT block: attention and feed-forward, each between two norms, scaled before and gated after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lumina_core.nn.attention import Attention, Memory
+from lumina_core.nn.rotary import Turn
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square (float32), then multiply by the weight in the input's dtype, as published."""
+
+    def __init__(self, width: int, eps: float, weighted: bool = True) -> None:
+        super().__init__()
+        self.eps, self.width = eps, width
+        self.weight = nn.Parameter(torch.ones(width)) if weighted else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, (self.width,), self.weight, self.eps)
+        normed = F.rms_norm(x.float(), (self.width,), None, self.eps).to(x.dtype)
+        return normed if self.weight is None else normed * self.weight.to(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: out(silu(gate x) * (up x)); gate and up are one matrix."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        gate, up = self.up(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * up)
+
+
+def hidden_width(width: int, multiple_of: int, multiplier: float | None) -> int:
+    """The published width of the feed-forward: 8/3 of the width (times a multiplier), rounded up to a multiple."""
+    hidden = int(2 * (4 * width) / 3)
+    if multiplier is not None:
+        hidden = int(multiplier * hidden)
+    return multiple_of * -(-hidden // multiple_of)
+
+
+class Block(nn.Module):
+    """x + tanh(gate) * norm2(branch(norm1(x) * (1 + scale))), for attention and feed-forward (Lumina-Next, section 2.1).
+
+    Args:
+        attention, feed: the two branches.
+        modulation_width: of the vector that gives scales and gates; 0: neither (recognition).
+        memory_width: of the memory, which passes a norm of this block's own before attention; 0: none.
+        weighted: whether the norms before the branches have weights (the published ImageNet models have none).
+    """
+
+    def __init__(
+        self, attention: Attention, feed: FeedForward, width: int, memory_width: int, modulation_width: int,
+        eps: float, weighted: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.attention, self.feed = attention, feed
+        self.attention_norm1, self.feed_norm1 = RMSNorm(width, eps, weighted), RMSNorm(width, eps, weighted)
+        self.attention_norm2, self.feed_norm2 = RMSNorm(width, eps), RMSNorm(width, eps)
+        self.memory_norm = RMSNorm(memory_width, eps) if memory_width else None
+        self.modulation = nn.Linear(modulation_width, 4 * width) if modulation_width else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def remember(self, memory: Tensor, real: Tensor | None) -> Memory:
+        """This block's keys and values of a memory (B, M, W')."""
+        assert self.memory_norm is not None  # the backbone asks only where a memory was configured
+        return self.attention.remember(self.memory_norm(memory), real)
+
+    def forward(
+        self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        """x (B, N, width), modulation (B, A) already through SiLU, or None -> (B, N, width)."""
+        scale_a, gate_a, scale_f, gate_f = self._modulated(modulation)
+        x = x + gate_a * self.attention_norm2(
+            self.attention(self.attention_norm1(x) * scale_a, turned, mask, memory, scale)
+        )
+        return x + gate_f * self.feed_norm2(self.feed(self.feed_norm1(x) * scale_f))
+
+    def _modulated(self, modulation: Tensor | None) -> Sequence[Tensor | float]:
+        if self.modulation is None or modulation is None:
+            return (1.0, 1.0, 1.0, 1.0)
+        scale_a, gate_a, scale_f, gate_f = self.modulation(modulation)[:, None].chunk(4, dim=-1)
+        return (1 + scale_a, gate_a.tanh(), 1 + scale_f, gate_f.tanh())

@@ -1,0 +1,67 @@
+"""Rotary positions on three axes: angles from explicit coordinates, and the turning of queries and keys by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lumina_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Cosines and sines of the angles, each (B or 1, N, 1, head width / 2), float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def frequencies(axes: Sequence[int], base: float = 10000.0) -> tuple[Tensor, ...]:
+    """For each axis base^(-2k / axis width), k < axis width / 2.
+
+    With two equal axes that is base^(-4k / head width), with three base^(-6k / head width): Lumina-Next, section 2.2 and
+    `precompute_freqs_cis` of the published code.
+
+    Args:
+        axes: channels of a head that each axis turns; even numbers, 0 for an axis that is not used.
+    """
+    return tuple(base ** (-torch.arange(0, width, 2, dtype=torch.float64) / max(width, 1)) for width in axes)
+
+
+def check_split(axes: Sequence[int], head_width: int, layout: str) -> None:
+    """Raise ConfigError unless the axes fill a head (and are equally wide where they are interleaved)."""
+    used = [width for width in axes if width]
+    if len(axes) != 3 or sum(axes) != head_width or any(width % 2 or width < 0 for width in axes):
+        raise ConfigError(f"axes {list(axes)} must be three even numbers whose sum is the head width {head_width}")
+    if layout == "interleaved" and len(set(used)) > 1:
+        raise ConfigError(f"interleaved axes must be equally wide, got {used}; use `layout: blocks`")
+
+
+def turn(positions: Tensor, per_axis: Sequence[Tensor], layout: str) -> Turn:
+    """Angles of tokens at positions (B, N, 3), in token pitches.
+
+    Args:
+        per_axis: frequencies of each axis, as `frequencies` makes them.
+        layout: `interleaved`, pairs of channels take the used axes in turn (published two-axis weights: even pairs the
+            row, odd pairs the column); `blocks`, one axis after another (the paper's three-axis form).
+    """
+    if positions.shape[0] > 1 and positions.stride(0) == 0:
+        positions = positions[:1]  # every item stands in the same places: one table serves all
+    places = positions.to(torch.float64) if positions.device.type != "mps" else positions
+    angles = [
+        places[..., axis : axis + 1] * rates.to(places) for axis, rates in enumerate(per_axis) if rates.numel()
+    ]
+    joined = torch.stack(angles, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(angles, dim=-1)
+    joined = joined[:, :, None]
+    return Turn(joined.cos().float(), joined.sin().float())
+
+
+def rotate(x: Tensor, by: Turn) -> Tensor:
+    """Turn each adjacent pair of channels of x (B, N, heads, head width); float32 inside, x's dtype outside."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    real, imaginary = pairs[..., 0], pairs[..., 1]
+    turned = (real * by.cos - imaginary * by.sin, real * by.sin + imaginary * by.cos)
+    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)

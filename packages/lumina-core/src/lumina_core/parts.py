@@ -1,0 +1,207 @@
+"""The contracts of the parts that make a model. Protocols only: whatever fits works, nothing is inherited."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lumina_core.config import Config
+from lumina_core.types import Batch, Condition, Extent, Hidden, Loss, Tokens
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data."""
+
+Predict = Callable[[Tokens, Tensor | None, Condition], Tensor]
+"""(noisy tokens, time (B,) or None, condition) -> what the head answers."""
+
+Example = Mapping[str, Any]
+"""One example by its field names: `picture` a tensor, `caption` a string, and so on."""
+
+
+class Tokenizer(Protocol):
+    """Rearranges a latent into tokens and back without losing or inventing a number; has no weights."""
+
+    @property
+    def width(self) -> int:
+        """D, how many numbers a token holds."""
+        ...
+
+    def tokens(self, latent: Tensor) -> Tokens:
+        """(B, C, ...) -> tokens (B, N, D)."""
+        ...
+
+    def latent(self, tokens: Tokens) -> Tensor:
+        """The exact inverse, for tokens of one extent."""
+        ...
+
+    def blank(self, batch: int, extent: Extent) -> Tokens:
+        """Zeros in the right places, for a latent of this extent."""
+        ...
+
+
+class Autoencoder(Protocol):
+    """Data in [-1, 1] <-> a latent of zero mean and unit variance; owns every magic scale."""
+
+    @property
+    def channels(self) -> int:
+        """C of the latent."""
+        ...
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Data samples a latent sample stands for, along each axis."""
+        ...
+
+    def encode(self, data: Tensor) -> Tensor:
+        """(B, channels of data, ...) -> latent (B, C, ...)."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent -> data, not clamped."""
+        ...
+
+
+class Conditioner(Protocol):
+    """What the user says -> Condition. Owns its own silence."""
+
+    memory_width: int
+    """W' of the memory it makes; 0 for none."""
+    summary_width: int
+    """S of the summary it makes; 0 for none."""
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        """One value an item -> the condition of a batch."""
+        ...
+
+    def nothing(self, batch: int) -> Condition:
+        """The condition of having said nothing, for guidance and for dropping."""
+        ...
+
+
+class Learner(Protocol):
+    """A part that must see the values of a data set once before training (a vocabulary, a scale)."""
+
+    def learn(self, values: Sequence[Any]) -> None:
+        """Look through the values; called once, on a fresh run."""
+        ...
+
+
+class Backbone(Protocol):
+    """The only network that mixes tokens."""
+
+    def __call__(
+        self, tokens: Tokens, time: Tensor | None, condition: Condition, *, prepared: Any = None
+    ) -> Hidden:
+        """Tokens (B, N, D), time (B,) in 0..1 -> hidden; `prepared` spares what does not change in a request."""
+        ...
+
+    def prepare(self, tokens: Tokens, condition: Condition) -> Any:
+        """All that neither time nor the tokens' values change: rotary tables, masks, caption keys and values."""
+        ...
+
+
+class Head(Protocol):
+    """Reads the backbone into an answer: velocity (B, N, D), classes (B, K)."""
+
+    def __call__(self, hidden: Hidden, tokens: Tokens) -> Tensor: ...
+
+
+class Path_(Protocol):
+    """The road from noise (t = 0) to data (t = 1): x_t = alpha(t) data + sigma(t) noise."""
+
+    def alpha(self, time: Tensor) -> Tensor: ...
+
+    def sigma(self, time: Tensor) -> Tensor: ...
+
+    def alpha_slope(self, time: Tensor) -> Tensor: ...
+
+    def sigma_slope(self, time: Tensor) -> Tensor: ...
+
+
+class Draw(Protocol):
+    """Times for training."""
+
+    def __call__(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """(B,) in 0..1; one generator an item, so that a sample's time depends on the sample alone."""
+        ...
+
+
+class Grid(Protocol):
+    """Times for sampling."""
+
+    def __call__(self, steps: int) -> Tensor:
+        """(steps + 1,) float64, rising, from exactly 0 to exactly 1."""
+        ...
+
+
+class Objective(Protocol):
+    """Batch -> Loss, given a way to predict; and back from a prediction to a velocity for sampling."""
+
+    def loss(self, predict: Predict, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
+        """One generator an item, so that what is drawn depends on the sample, not on its neighbours."""
+        ...
+
+    def velocity(self, prediction: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        """What the model answered at x (B, N, D) and time (B,) as a velocity (B, N, D)."""
+        ...
+
+
+class Solver(Protocol):
+    """One step along a velocity from time t to time u; a plain function."""
+
+    def __call__(self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor: ...
+
+
+class Guidance(Protocol):
+    """Velocities -> one velocity; a plain function."""
+
+    def __call__(self, conditional: Tensor, silent: Tensor, scale: float) -> Tensor: ...
+
+
+class Dataset(Protocol):
+    """Examples by index. Whatever is drawn at random is drawn from `draw`, so that it depends on the sample alone."""
+
+    def __len__(self) -> int: ...
+
+    def example(self, index: int, draw: random.Random) -> Example: ...
+
+    def values(self, field: str) -> Sequence[Any]:
+        """Every value that the field can have, each once, in a fixed order (for vocabularies and caches)."""
+        ...
+
+    def weight(self, index: int) -> float:
+        """How often this example is drawn, compared with the others; 1 for all where nothing speaks against it."""
+        ...
+
+
+class Task(Protocol):
+    """What a user asks for and is handed."""
+
+    Request: type[Config]
+    data_field: str
+    """The field of an example that is generated."""
+
+    def extent(self, request: Any) -> Extent:
+        """The sizes of the data asked for, without batch and channels."""
+        ...
+
+    def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
+        """For each conditioner the values asked for, one an item."""
+        ...
+
+    def silences(self, request: Any) -> Mapping[str, Sequence[Any]]:
+        """For each conditioner what to stay away from (negative prompts); absent: the conditioner's own nothing."""
+        ...
+
+    def save(self, item: Tensor, path: Path, record: Mapping[str, Any]) -> None:
+        """One item of data as a file with the request in its metadata; never half-written."""
+        ...
+
+    def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
+        """Several items at a glance, as one file in `folder`; gives its path."""
+        ...

@@ -1,0 +1,108 @@
+"""A recipe: which parts make a model, how it is trained and how it is asked. Plain settings; builds nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from lumina_core.config import Config, Use, read_file
+from lumina_core.errors import ConfigError
+
+SCHEMA = 1
+"""Number of this form of recipe; a file with a higher one was written by a newer lumina-core."""
+
+
+class NamedUse(Use):
+    """A conditioner, and the field of an example that it reads."""
+
+    name: str = Field(description="field of the example, for instance `caption`")
+
+
+class Sampling(Config):
+    """How a model is asked where the request leaves it open."""
+
+    steps: int = Field(10, ge=1, le=1000, description="steps of the solver")
+    solver: str = Field("core.midpoint", description="one step along the velocity")
+    grid: Use = Field(Use(use="core.uniform_grid"), description="times between noise and data")
+    guidance: float = Field(1.0, ge=0, le=100, description="1 adds nothing")
+    guidance_channels: int | None = Field(None, ge=1, description="guide only the first channels of the latent; None: all")
+
+
+class Training(Config):
+    """How a model is trained. Defaults are the published ones where there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    batch: int = Field(64, ge=1, description="examples a step, over all processes and accumulated parts")
+    accumulate: int = Field(1, ge=1, description="parts that a process cuts its share of the batch into")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon turns matrices, adamw does the rest")
+    rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    embedding_rate: float | None = Field(None, gt=0, description="peak rate of looked-up tables, which are touched rarely; None: `rate`")
+    muon_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(100, ge=0, description="steps over which the rate rises from 0")
+    decay: Literal["constant", "cosine", "linear"] = Field("constant", description="shape of the fall after `decay_from`")
+    decay_from: float = Field(0.0, ge=0, le=1, description="share of the steps after which the rate falls")
+    clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(0.9999, ge=0, lt=1, description="share of the average that is kept a step (warmed up)")
+    drop: float = Field(0.1, ge=0, le=1, description="share of the conditions replaced by silence")
+    freeze: tuple[str, ...] = Field((), description="parts that are not trained: `conditioners.caption`, `autoencoder`")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the machine is fast at it")
+    compile: bool = Field(True, description="torch.compile the step's forward and backward")
+    workers: int = Field(0, ge=0, description="processes that read examples")
+    seed: int = Field(0, ge=0)
+    save_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    sample_every: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
+    samples: tuple[dict[str, Any], ...] = Field((), description="requests that the grid of samples answers")
+
+
+class Recipe(Config):
+    """Which parts make a model. Reads as a shopping list; parts check their own options when they are built."""
+
+    lumina: int = Field(SCHEMA, ge=1, description="number of this form of recipe")
+    task: Use
+    dataset: Use | None = None
+    tokenizer: Use
+    autoencoder: Use
+    conditioners: tuple[NamedUse, ...] = ()
+    backbone: Use | None = Field(None, description="None: only the conditioners are taught (objective core.alignment)")
+    head: Use | None = None
+    objective: Use
+    sampling: Sampling = Sampling()
+    training: Training = Training()
+
+    def used(self) -> list[tuple[str, str]]:
+        """(kind, part name) of every part at the top of the recipe, for records and checks."""
+        single = [("task", self.task), ("dataset", self.dataset), ("tokenizer", self.tokenizer)]
+        single += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
+        single += [("objective", self.objective)]
+        named = [(kind, use.use) for kind, use in single if use is not None]
+        return named + [("conditioner", use.use) for use in self.conditioners]
+
+
+def read_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Check plain data as a recipe.
+
+    Raises:
+        ConfigError: a key is unknown or missing, a value out of range, or the schema is newer than this lumina-core.
+    """
+    schema = values.get("lumina", SCHEMA)
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ConfigError(
+            f"{where} is of schema {schema}; this lumina-core reads up to {SCHEMA}. Install a newer one: pip install -U lumina-core"
+        )
+    return Recipe.read(values, where)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """A recipe from a YAML or JSON file."""
+    return read_recipe(read_file(path), str(path))
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, without what is left at its default."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,18 @@
+"""What every request to a generator can say, whatever it generates; a task adds its own fields."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lumina_core.config import Config
+
+
+class Request(Config):
+    """How to go from noise to data. What is left open is taken from the model's recipe."""
+
+    seed: int = Field(0, ge=0, lt=2**62, description="the same seed, model and request give the same result")
+    count: int = Field(1, ge=1, le=1024, description="how many results; the k-th has the seed + k")
+    steps: int | None = Field(None, ge=1, le=1000, description="steps along the way; more is finer and slower")
+    solver: str | None = Field(None, description="one step along the way: euler, midpoint, heun, rk4")
+    grid: str | None = Field(None, description="how the steps are spread over time: uniform, shift")
+    guidance: float | None = Field(None, ge=0, le=100, description="how strongly to follow what is said; 1 adds nothing")

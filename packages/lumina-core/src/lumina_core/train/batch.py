@@ -1,0 +1,75 @@
+"""Examples -> Batch: data encoded without gradient, cut into tokens, conditioned, some conditions dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from lumina_core.conditions import choose
+from lumina_core.errors import ConfigError
+from lumina_core.model import Model
+from lumina_core.parts import Dataset
+from lumina_core.train.order import Draw
+from lumina_core.types import Batch, Condition, Tokens, stack_tokens
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What was read for one step: data of each item, the values of each conditioner, and the draws they came from."""
+
+    data: tuple[Tensor, ...]
+    values: Mapping[str, tuple[Any, ...]]
+    draws: tuple[Draw, ...]
+
+    def part(self, rows: slice) -> Raw:
+        """Some of the items, for gradient accumulation."""
+        return Raw(self.data[rows], {name: v[rows] for name, v in self.values.items()}, self.draws[rows])
+
+
+class Examples(TorchDataset[Raw]):
+    """A data set asked for a whole step at once, so that worker processes hand over one object a step."""
+
+    def __init__(self, dataset: Dataset, data_field: str, fields: Sequence[str]) -> None:
+        self._dataset, self._data_field, self._fields = dataset, data_field, tuple(fields)
+
+    def __getitem__(self, draws: Sequence[Draw]) -> Raw:
+        read = [self._dataset.example(draw.index, draw.python()) for draw in draws]
+        missing = sorted({self._data_field, *self._fields} - set(read[0]))
+        if missing:
+            raise ConfigError(f"the data set's examples have no field '{missing[0]}'; they have: {', '.join(read[0])}")
+        values = {field: tuple(example[field] for example in read) for field in self._fields}
+        return Raw(tuple(example[self._data_field] for example in read), values, tuple(draws))
+
+
+def make_batch(model: Model, raw: Raw, generators: Sequence[torch.Generator], drop: float) -> Batch:
+    """Encode, tokenise and condition what was read, on the model's device.
+
+    Args:
+        generators: one an item; a number is drawn from each for whether its conditions are dropped.
+        drop: share of the items that are told nothing.
+    """
+    tokens = tokenised(model, raw.data)
+    condition = model.condition(raw.values, len(raw.draws))
+    return Batch(tokens, _dropped(model, condition, generators, drop))
+
+
+def tokenised(model: Model, data: Sequence[Tensor]) -> Tokens:
+    """Data of one size as one batch of tokens; of several sizes padded and masked."""
+    device = model.device
+    with torch.no_grad():
+        if all(item.shape == data[0].shape for item in data):
+            return model.tokenizer.tokens(model.autoencoder.encode(torch.stack(list(data)).to(device)))
+        encoded = [model.autoencoder.encode(item[None].to(device)) for item in data]
+        return stack_tokens([model.tokenizer.tokens(latent) for latent in encoded])
+
+
+def _dropped(model: Model, condition: Condition, generators: Sequence[torch.Generator], drop: float) -> Condition:
+    kept = torch.stack([torch.rand((), generator=generator) for generator in generators]) >= drop
+    if bool(kept.all()):
+        return condition
+    return choose(kept.to(model.device), condition, model.nothing(len(generators)))

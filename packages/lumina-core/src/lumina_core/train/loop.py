@@ -1,0 +1,185 @@
+"""A whole run: from a recipe and a folder to a trained model in it. The only place of training with a clock."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lumina_core.checkpoint import WEIGHTS, fitting, model_folder, read_weights, save_model
+from lumina_core.errors import ConfigError
+from lumina_core.files import whole_file
+from lumina_core.model import Model, build_dataset, build_model
+from lumina_core.parts import Dataset
+from lumina_core.plugins.registry import Registry
+from lumina_core.recipe import Recipe, write_recipe
+from lumina_core.train import distributed
+from lumina_core.train.batch import Examples, Raw, tokenised
+from lumina_core.train.distributed import Place
+from lumina_core.train.log import Log
+from lumina_core.train.optimizer import make_optimizers
+from lumina_core.train.order import Draw, Order, Reader
+from lumina_core.train.preview import draw_samples
+from lumina_core.train.state import Run, load_run, newest, prune, save_run
+from lumina_core.train.step import Average, Stepper
+
+
+SURVEYED = 4096
+"""Examples at most that an objective may survey before a run."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked of a run beside the recipe."""
+
+    out: Path
+    resume: bool = False
+    init: Path | None = None
+    device: str | None = None
+    quiet: bool = False
+
+
+def train(recipe: Recipe, registry: Registry, asked: Asked) -> Path:
+    """Train a recipe; returns the folder of the finished model.
+
+    Raises:
+        ConfigError: the folder holds a run already and `resume` was not asked for.
+        CheckpointError: what is resumed or begun from does not fit.
+    """
+    place = distributed.enter(asked.device)
+    try:
+        return _train(recipe, registry, asked, place)
+    finally:
+        distributed.leave()
+
+
+def _train(recipe: Recipe, registry: Registry, asked: Asked, place: Place) -> Path:
+    begun = newest(asked.out)
+    if begun is not None and not asked.resume:
+        raise ConfigError(f"{asked.out} holds a run already ({begun.name}); go on with --resume or choose another --out")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    dataset = build_dataset(recipe, registry)
+    run, done = _prepared(recipe, registry, asked, place, dataset, begun)
+    stepper = Stepper(run.model, recipe.training, place, run.optimizers)
+    distributed.wait(place)
+    if place.first:
+        prune(asked.out, recipe.training.keep)
+        with whole_file(asked.out / "recipe.yaml") as partial:
+            partial.write_text(write_recipe(recipe), encoding="utf-8")
+    with Log(asked.out, done, recipe.training.steps, asked.quiet or not place.first) as log:
+        for number, raw in enumerate(_reader(run.model, dataset, done, place), start=done):
+            began = time.perf_counter()
+            report = stepper.step(number, raw)
+            run.average.update(run.model, number)
+            seconds = time.perf_counter() - began
+            if place.first:
+                values = {"loss": report.loss, "gradient": report.gradient, "seconds": seconds, **report.terms}
+                log.write(number + 1, values)
+                _milestones(run, number + 1, asked.out, registry, log)
+            distributed.wait(place) if (number + 1) % recipe.training.save_every == 0 else None
+    return _finish(run, asked.out, registry, place)
+
+
+def _prepared(
+    recipe: Recipe, registry: Registry, asked: Asked, place: Place, dataset: Dataset, begun: Path | None
+) -> tuple[Run, int]:
+    torch.manual_seed(recipe.training.seed)
+    model = build_model(recipe, registry)
+    if begun is None:
+        _begin(model, dataset, asked)
+    else:
+        model.load_state_dict(read_weights(begun / WEIGHTS))
+    model.to(place.device)
+    if hasattr(model.objective, "survey"):
+        model.objective.survey(surveyed(model, dataset))
+    freeze(model, recipe.training.freeze)
+    if recipe.training.compile:
+        compile_model(model)
+    run = Run(model, Average(model, recipe.training.ema), make_optimizers(model, recipe.training))
+    return run, load_run(run, begun) if begun is not None else 0
+
+
+def surveyed(model: Model, dataset: Dataset) -> torch.Tensor:
+    """Clean tokens (M, N, D) of examples spread over the data set, for objectives that compare with more than the batch."""
+    places = range(0, len(dataset), -(-len(dataset) // SURVEYED))
+    data = [dataset.example(index, Draw(index, index).python())[model.task.data_field] for index in places]
+    return tokenised(model, data).values
+
+
+def _begin(model: Model, dataset: Dataset, asked: Asked) -> None:
+    """A fresh run: weights of another model where asked for, then what parts must learn from the data once."""
+    kept: dict[str, torch.Tensor] = {}
+    if asked.init is not None:
+        kept = _taken_over(model, asked.init)
+    for field, conditioner in model.speakers.items():
+        prefix = f"conditioners.{field}."
+        if hasattr(conditioner, "learn") and not any(name.startswith(prefix) for name in kept):
+            conditioner.learn(dataset.values(field))
+
+
+def _taken_over(model: Model, folder: Path) -> dict[str, torch.Tensor]:
+    source = model_folder(folder)
+    averaged = source / "ema.safetensors"
+    kept = fitting(model, read_weights(averaged if averaged.is_file() else source / WEIGHTS))
+    if not kept:
+        raise ConfigError(f"--init {folder}: none of its weights fits this recipe by name and shape")
+    model.load_state_dict(kept, strict=False)
+    fresh = sorted({name.rsplit(".", 1)[0] for name in model.state_dict() if name not in kept})
+    said = f"began from {len(kept)} tensors of {source}"
+    print(said + (f"; fresh: {', '.join(fresh[:4])}{' ...' if len(fresh) > 4 else ''}" if fresh else "; nothing is fresh"))
+    return kept
+
+
+def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
+    """Stop the training of named parts (`conditioners.caption`).
+
+    Raises:
+        ConfigError: no weight's name begins with one of them.
+    """
+    model.train()
+    for part in parts:
+        frozen = [(name, p) for name, p in model.named_parameters() if name.startswith(part + ".")]
+        if not frozen:
+            raise ConfigError(f"training.freeze names '{part}', and no weights are called so")
+        for _, parameter in frozen:
+            parameter.requires_grad_(False)
+        model.get_submodule(part).eval()
+
+
+def compile_model(model: Model) -> None:
+    """Compile the backbone's forward and backward in place; its weights keep their names."""
+    if isinstance(model.backbone, nn.Module):
+        model.backbone.compile(dynamic=False)
+
+
+def _reader(model: Model, dataset: Dataset, done: int, place: Place) -> DataLoader[Raw]:
+    training = model.recipe.training
+    if training.batch % place.world:
+        raise ConfigError(f"training.batch {training.batch} cannot be shared by {place.world} processes; take a multiple")
+    order = Order([dataset.weight(index) for index in range(len(dataset))], training.seed)
+    steps = Reader(order, done, training.steps, training.batch, (place.rank, place.world))
+    examples = Examples(dataset, model.task.data_field, list(model.speakers))
+    # batch_size None: a whole step is read at once, see Examples
+    return DataLoader(examples, sampler=steps, batch_size=None, num_workers=training.workers)
+
+
+def _milestones(run: Run, done: int, out: Path, registry: Registry, log: Log) -> None:
+    training = run.model.recipe.training
+    if done % training.save_every == 0 or done == training.steps:
+        save_run(run, done, out, registry)
+        prune(out, training.keep)
+    if training.sample_every and done % training.sample_every == 0 and training.samples:
+        log.picture(done, draw_samples(run.model, registry, run.average.state(run.model), out / "samples", done))
+
+
+def _finish(run: Run, out: Path, registry: Registry, place: Place) -> Path:
+    finished = out / "model"
+    if place.first:
+        run.model.load_state_dict(run.average.state(run.model))
+        save_model(run.model, registry, finished)
+    distributed.wait(place)
+    return finished

@@ -1,0 +1,121 @@
+"""What travels through the house: frozen groups of tensors. B batch, N tokens, D numbers a token, W width, M memory length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lumina_core.errors import ShapeError
+
+Extent = tuple[int, ...]
+"""The sizes needed to go back from tokens to a latent, for example (rows, columns) of latent pixels."""
+
+
+def check_shape(tensor: Tensor, wanted: Sequence[int | None], what: str) -> None:
+    """Raise ShapeError unless `tensor` has the shape `wanted`; None stands for any size."""
+    fits = tensor.ndim == len(wanted) and all(w in (None, s) for w, s in zip(wanted, tensor.shape, strict=True))
+    if not fits:
+        shape = ", ".join("any" if w is None else str(w) for w in wanted)
+        raise ShapeError(f"{what} has the shape {tuple(tensor.shape)}; wanted ({shape})")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of token sequences.
+
+    Attributes:
+        values: (B, N, D); zero where the mask is False.
+        positions: (B, N, 3) float, in token pitches of the training resolution; axis 0 is time, view or x.
+        extents: for each of the B items the sizes needed to go back to its latent.
+        mask: (B, N) bool, True for a real token; None when every token is real: then no mask is built anywhere.
+    """
+
+    values: Tensor
+    positions: Tensor
+    extents: tuple[Extent, ...]
+    mask: Tensor | None = None
+
+    def with_values(self, values: Tensor) -> Tokens:
+        """The same places with other values (B, N, D')."""
+        return replace(self, values=values)
+
+    def items(self) -> list[Tokens]:
+        """One Tokens of batch 1 an item, without its padding."""
+        return [self._item(index) for index in range(len(self.extents))]
+
+    def _item(self, index: int) -> Tokens:
+        rows = slice(index, index + 1)
+        length = self.values.shape[1] if self.mask is None else int(self.mask[index].sum())
+        return Tokens(self.values[rows, :length], self.positions[rows, :length], (self.extents[index],))
+
+
+def stack_tokens(items: Sequence[Tokens]) -> Tokens:
+    """One batch of several; shorter ones are padded with zeros at the end and masked.
+
+    No mask is made where all have the same length and none had one.
+    """
+    length = max(item.values.shape[1] for item in items)
+    values = torch.cat([_padded(item.values, length) for item in items])
+    positions = torch.cat([_padded(item.positions, length) for item in items])
+    extents = tuple(extent for item in items for extent in item.extents)
+    if all(item.mask is None and item.values.shape[1] == length for item in items):
+        return Tokens(values, positions, extents)
+    return Tokens(values, positions, extents, torch.cat([_padded(_real(item), length) for item in items]))
+
+
+def _real(item: Tokens) -> Tensor:
+    if item.mask is not None:
+        return item.mask
+    return torch.ones(item.values.shape[:2], dtype=torch.bool, device=item.values.device)
+
+
+def _padded(tensor: Tensor, length: int) -> Tensor:
+    missing = length - tensor.shape[1]
+    if missing == 0:
+        return tensor
+    return torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing, *tensor.shape[2:])], dim=1)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the user says, through the three doors of the backbone.
+
+    Attributes:
+        memory: (B, M, W') read by cross-attention (text), or None.
+        memory_mask: (B, M) bool, True for a real entry; None when all are real.
+        summary: (B, S) modulates every block (class, pooled text), or None.
+        context: clean tokens that share the self-attention but are not moved, or None.
+    """
+
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+    summary: Tensor | None = None
+    context: Tokens | None = None
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What the backbone hands to a head: values (B, N, W) and the modulation vector (B, A), None without time and summary."""
+
+    values: Tensor
+    modulation: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean tokens, what was said of them, and what a recogniser should answer (None for generation)."""
+
+    tokens: Tokens
+    condition: Condition
+    target: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`total` is what is minimised; `terms` are detached scalars to log, by name."""
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,107 @@
+"""Text to image: what is asked (a prompt, a size), and the PNG that is handed back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lumina_core.config import Config as Settings
+from lumina_core.files import whole_file
+from lumina_core.request import Request
+from lumina_core.types import Extent
+from PIL import Image, PngImagePlugin
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from lumina_image.emoji_names import spelled_out
+
+MAX_SIDE = 4096
+
+
+class PictureRequest(Request):
+    """A sentence in, pictures out."""
+
+    prompt: str = Field(max_length=20000, description="what the picture shows, in any language")
+    negative: str | None = Field(None, max_length=20000, description="what to stay away from")
+    size: tuple[int, int] | None = Field(None, description="WIDTHxHEIGHT in pixels; the model's own where left out")
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the prompt is empty; say what the picture shows")
+        return value
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        sides = value.lower().replace("×", "x").split("x")
+        if len(sides) != 2 or not all(side.strip().isdigit() for side in sides):
+            raise ValueError("a size is WIDTHxHEIGHT, for example 64x64")
+        return tuple(int(side) for side in sides)
+
+    @field_validator("size")
+    @classmethod
+    def _within_bounds(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not all(1 <= side <= MAX_SIDE for side in value):
+            raise ValueError(f"a side goes from 1 to {MAX_SIDE} pixels")
+        return value
+
+
+class TextToImage:
+    """The task of every text-to-image recipe."""
+
+    Request = PictureRequest
+    data_field = "picture"
+
+    class Config(Settings):
+        """The size a model was trained at."""
+
+        side: int = Field(64, ge=8, le=MAX_SIDE, description="pixels of a side where the request names no size")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def extent(self, request: PictureRequest) -> Extent:
+        """(rows, columns) of pixels."""
+        width, height = request.size or (self.config.side, self.config.side)
+        return height, width
+
+    def conditions(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
+        """The prompt for the conditioner called `caption`; an emoji in it is read as its name."""
+        return {"caption": [spelled_out(request.prompt)]}
+
+    def silences(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
+        """The negative prompt, or nothing."""
+        return {} if request.negative is None else {"caption": [spelled_out(request.negative)]}
+
+    def save(self, item: Tensor, path: Path, record: Mapping[str, Any]) -> None:
+        """(3, H, W) in about [-1, 1] as a PNG with `record` as JSON in its `lumina` text chunk."""
+        notes = PngImagePlugin.PngInfo()
+        notes.add_itxt("lumina", json.dumps(record, ensure_ascii=False))
+        with whole_file(path) as partial:
+            to_picture(item).save(partial, format="PNG", pnginfo=notes)
+
+    def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
+        """The pictures in rows of eight, as one PNG."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [to_picture(item) for item in items]
+        columns = min(8, len(pictures))
+        width, height = (max(p.width for p in pictures) + 2, max(p.height for p in pictures) + 2)
+        sheet = Image.new("RGB", (width * columns, height * -(-len(pictures) // columns)), "white")
+        for place, picture in enumerate(pictures):
+            sheet.paste(picture, (place % columns * width, place // columns * height))
+        with whole_file(folder / f"{name}.png") as partial:
+            sheet.save(partial, format="PNG")
+        return folder / f"{name}.png"
+
+
+def to_picture(item: Tensor) -> Image.Image:
+    """(3, H, W) in about [-1, 1] -> RGB; what lies outside is clipped."""
+    levels = ((item.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())

@@ -1,0 +1,37 @@
+"""Pictures to thumbnails by averaging: the coarse look that a conditioner can be taught to foretell."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from lumina_core.config import Config as Settings
+from lumina_core.errors import ShapeError
+from pydantic import Field
+from torch import Tensor
+
+
+class Thumbnail:
+    """An autoencoder by its shape only: it averages squares of pixels on the way in and repeats them on the way out."""
+
+    class Config(Settings):
+        """How coarse."""
+
+        shrink: int = Field(4, ge=1, le=64, description="side of the squares that become one pixel")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.channels = 3
+        self.stride = (config.shrink, config.shrink)
+
+    def encode(self, data: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, 3, H/shrink, W/shrink).
+
+        Raises:
+            ShapeError: a side is no multiple of `shrink`.
+        """
+        if data.shape[-2] % self.config.shrink or data.shape[-1] % self.config.shrink:
+            raise ShapeError(f"a picture of {tuple(data.shape[-2:])} cannot be averaged in squares of {self.config.shrink}")
+        return F.avg_pool2d(data, self.config.shrink)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The squares again, each in one colour."""
+        return F.interpolate(latent, scale_factor=self.config.shrink, mode="nearest")
