@@ -105,3 +105,11 @@ def _mask(condition: Condition) -> Tensor:
         return condition.memory_mask
     memory = _memory(condition)
     return torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
+
+
+def pooled(memory: Tensor, mask: Tensor | None) -> Tensor:
+    """The summary of the published models: the mean (B, W') of the real entries of a memory (B, M, W')."""
+    if mask is None:
+        return memory.mean(dim=1)
+    weight = mask.to(memory.dtype)[..., None]
+    return (memory * weight).sum(dim=1) / weight.sum(dim=1)

@@ -39,10 +39,10 @@ class FlowMatching:
         """The loss of a batch; one generator an item gives its time and its noise."""
         data = batch.tokens.values
         time = self.times(generators).to(data)
-        return self.compare(predict, batch, time, noise_like(batch, generators))
+        return Loss(self.items(predict, batch, time, noise_like(batch, generators)).mean())
 
-    def compare(self, predict: Predict, batch: Batch, time: Tensor, noise: Tensor) -> Loss:
-        """The loss at given times (B,) and noise (B, N, D)."""
+    def items(self, predict: Predict, batch: Batch, time: Tensor, noise: Tensor) -> Tensor:
+        """The loss (B,) of each item at given times (B,) and noise (B, N, D)."""
         data = batch.tokens.values
         x = mix(self.path, noise, data, time)
         answer = predict(batch.tokens.with_values(x), time, batch.condition).float()
@@ -52,8 +52,7 @@ class FlowMatching:
             answer = self.velocity(answer, x, time)
             # converted alike, so that the floor does not ask for what cannot be answered
             wanted = self.velocity(self._wanted(noise, data, x, time), x, time)
-        items = per_item(answer - wanted, batch.tokens.mask)
-        return Loss(items.mean(), {"items": items.detach()} if not torch.is_grad_enabled() else {})
+        return per_item(answer - wanted, batch.tokens.mask)
 
     def velocity(self, prediction: Tensor, x: Tensor, time: Tensor) -> Tensor:
         """A prediction (B, N, D) at x and time (B,) as a velocity."""

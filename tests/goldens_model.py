@@ -1,0 +1,169 @@
+"""Golden cases of the backbone: forward, guidance, gradients, and the manifests of the published sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from goldens_read import Golden, Unsupported, worst
+from lumina_core.builtin.label import LabelConditioner
+from lumina_core.builtin.velocity import VelocityHead
+from lumina_core.conditions import pooled
+from lumina_core.flow.guidance import guided
+from lumina_core.flow.objective import FlowMatching
+from lumina_core.flow.path import Linear
+from lumina_core.flow.times import Uniform
+from lumina_core.nn.next_dit import NextDiT
+from lumina_core.types import Batch, Condition, Tokens, stack_tokens
+from lumina_image.patches import Patches
+from lumina_image.released import from_original, options_from_original, to_original
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """Backbone and head under the names that checkpoints use."""
+
+    def __init__(self, constructor: dict[str, Any], imagenet: bool = False) -> None:
+        super().__init__()
+        options = options_from_original(constructor, imagenet=imagenet)
+        self.backbone = NextDiT(NextDiT.Config.read(options["backbone"], "golden"))
+        self.head = VelocityHead(VelocityHead.Config.read(options["head"], "golden"))
+
+    def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
+        return self.head(self.backbone(tokens, time, condition), tokens)
+
+
+def _built(golden: Golden) -> tuple[Network, Patches]:
+    constructor = golden.config["constructor"]
+    network = Network(constructor)
+    channels, patch = constructor.get("in_channels", 4), constructor.get("patch_size", 2)
+    state = from_original(golden.group("weights"), channels, patch)
+    state.pop("pad_token", None)
+    network.load_state_dict(state)
+    return network.eval(), Patches(Patches.Config(patch=patch, channels=channels))
+
+
+def _asked(golden: Golden) -> dict[str, Any]:
+    call = golden.config["call"]
+    names = [*call["positional"], *call.get("tensor_kwargs", [])]
+    return {**call.get("kwargs", {}), **{name: golden.one_or_list(f"input.{name}") for name in names}}
+
+
+def _condition(asked: dict[str, Any]) -> Condition:
+    features, mask = asked["cap_feats"], asked["cap_mask"].bool()
+    return Condition(memory=features, memory_mask=mask, summary=pooled(features, mask))
+
+
+def _tokens(patches: Patches, x: Tensor | list[Tensor]) -> Tokens:
+    if isinstance(x, Tensor):
+        return patches.tokens(x)
+    return stack_tokens([patches.tokens(item[None]) for item in x])
+
+
+def _pictures(patches: Patches, tokens: Tokens, values: Tensor) -> list[Tensor]:
+    return [patches.latent(item)[0] for item in tokens.with_values(values).items()]
+
+
+def _plain(asked: dict[str, Any]) -> None:
+    """Scaling of rotary positions and of attention come with sampling."""
+    if asked.get("scale_factor", 1.0) not in (None, 1.0) or asked.get("proportional_attn"):
+        raise Unsupported
+
+
+def forward(golden: Golden) -> float:
+    if golden.config["call"]["method"] != "forward":
+        return cfg(golden)
+    network, patches = _built(golden)
+    asked = _asked(golden)
+    tokens = _tokens(patches, asked["x"])
+    with torch.no_grad():
+        got = _pictures(patches, tokens, network(tokens, asked["t"], _condition(asked)))
+    wanted = golden.one_or_list("output.out")
+    return worst(list(zip(got, wanted, strict=True)))
+
+
+def cfg(golden: Golden) -> float:
+    asked = _asked(golden)
+    _plain(asked)
+    network, patches = _built(golden)
+    half = len(asked["x"]) // 2
+    x = torch.cat([asked["x"][:half], asked["x"][:half]])
+    tokens = patches.tokens(x)
+    with torch.no_grad():
+        conditional, silent = network(tokens, asked["t"], _condition(asked)).chunk(2)
+    # published: the first three channels are guided in both halves, the others stay what each half says
+    only = slice(0, 3 * patches.patch**2)
+    first = guided(conditional, silent, asked["cfg_scale"], only)
+    second = silent.clone()
+    second[..., only] = guided(conditional, silent, asked["cfg_scale"])[..., only]
+    return worst([(patches.latent(tokens.with_values(torch.cat([first, second]))), golden.tensors["output.out"])])
+
+
+def gradients(golden: Golden) -> float:
+    network, patches = _built(golden)
+    noise = _tokens(patches, golden.one_or_list("input.x0"))
+    data = _tokens(patches, golden.one_or_list("input.x1"))
+    asked = {name: golden.tensors[f"input.{name}"] for name in ("cap_feats", "cap_mask")}
+    objective = FlowMatching(FlowMatching.Config(), Linear(Linear.Config()), Uniform(Uniform.Config()))
+    batch = Batch(data, _condition(asked))
+    items = objective.items(network, batch, golden.tensors["input.t"], noise.values)
+    items.mean().backward()
+    got = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in network.named_parameters()}
+    theirs = to_original(got, patches.channels, patches.patch)
+    wanted = golden.group("output.grad")
+    # pad_token has no place in our model: its gradient must be the zero that it has there
+    pairs = [(theirs.get(name, torch.zeros_like(tensor)), tensor) for name, tensor in wanted.items()]
+    error = max(worst(pairs), 10 * worst([(items.detach(), golden.tensors["output.loss"])]))
+    norm = golden.tensors.get("output.grad_norm")
+    if norm is None:
+        return error
+    total = torch.stack([gradient.norm() for gradient in got.values()]).norm()
+    return max(error, worst([(total.reshape(norm.shape), norm)]))
+
+
+def manifest(content: dict[str, Any]) -> float:
+    shapes: dict[str, list[int]] = content["shapes"]
+    if "x_embedder.weight" not in shapes or "layers.0.attention.wq.weight" not in shapes:
+        raise Unsupported
+    imagenet = "y_embedder.embedding_table.weight" in shapes
+    if not imagenet and "layers.0.attention_norm1.weight" not in shapes:
+        raise Unsupported
+    got = _published_shapes(shapes, imagenet)
+    if "pad_token" in shapes:
+        got["pad_token"] = shapes["pad_token"]  # see released.PAD
+    count = sum(torch.Size(shape).numel() for shape in got.values())
+    return float(got != shapes or count != content["parameters"] or len(got) != content["tensors"])
+
+
+def _published_shapes(shapes: dict[str, list[int]], imagenet: bool) -> dict[str, list[int]]:
+    constructor = _constructor(shapes)
+    with torch.device("meta"):
+        network = Network(constructor, imagenet)
+        state = dict(network.state_dict())
+        if imagenet:
+            rows, width = shapes["y_embedder.embedding_table.weight"]
+            label = LabelConditioner(LabelConditioner.Config(classes=rows - 1, width=width))
+            state |= {f"conditioners.label.{name}": tensor for name, tensor in label.state_dict().items()}
+        theirs = to_original(state, constructor["in_channels"], constructor["patch_size"], imagenet=imagenet)
+    return {name: list(tensor.shape) for name, tensor in theirs.items()}
+
+
+def _constructor(shapes: dict[str, list[int]]) -> dict[str, Any]:
+    dim, numbers = shapes["x_embedder.weight"]
+    heads = shapes.get("layers.0.attention.gate", [32])[0]
+    head_width = dim // heads
+    hidden = shapes["layers.0.feed_forward.w1.weight"][0]
+    usual = 256 * -(-int(2 * (4 * dim) / 3) // 256)
+    return {
+        "dim": dim,
+        "n_layers": len({name.split(".")[1] for name in shapes if name.startswith("layers.")}),
+        "n_heads": heads,
+        "n_kv_heads": shapes["layers.0.attention.wk.weight"][0] // head_width,
+        "qk_norm": "layers.0.attention.q_norm.weight" in shapes,
+        "in_channels": 4 if numbers % 4 == 0 else numbers,
+        "patch_size": int((numbers // 4) ** 0.5) if numbers % 4 == 0 else 1,
+        "learn_sigma": shapes["final_layer.linear.weight"][0] == 2 * numbers,
+        "multiple_of": 256 if usual == hidden else 1,
+        "ffn_dim_multiplier": None if usual == hidden else (hidden + 0.5) / int(2 * (4 * dim) / 3),
+        "cap_feat_dim": shapes.get("layers.0.attention.wk_y.weight", [0, 0])[1],
+    }

@@ -1,0 +1,39 @@
+"""A file of reference tensors: its settings and its tensors by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+class Unsupported(Exception):
+    """The case belongs to a part that the project does not have yet."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One file."""
+
+    case: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors whose name begins with `prefix.`, without it."""
+        return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
+
+    def one_or_list(self, name: str) -> Tensor | list[Tensor]:
+        """A tensor, or the list that was stored as name.0, name.1 ..."""
+        if name in self.tensors:
+            return self.tensors[name]
+        listed = self.group(name)
+        return [listed[str(place)] for place in range(len(listed))]
+
+
+def worst(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """The largest absolute difference; infinite where shapes differ."""
+    if any(got.shape != wanted.shape for got, wanted in pairs):
+        return float("inf")
+    return max(((got - wanted).abs().max().item() for got, wanted in pairs if got.numel()), default=0.0)
