@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lumina_core import hookimpl
 
+if TYPE_CHECKING:
+    from lumina_core.plugins.offers import Models, Parts, Recipes
+
 
 @hookimpl
-def lumina_register_parts(parts: Any) -> None:
+def lumina_register_parts(parts: Parts) -> None:
     """The parts for pictures."""
     parts.tokenizer("image.patches", "lumina_image.patches:Patches", "square patches, row by row")
     parts.autoencoder("image.pixels", "lumina_image.autoencoder:Pixels", "no latent: the pixels themselves")
     parts.autoencoder("image.small", "lumina_image.autoencoder:SmallAutoencoder", "a small convolutional one to train")
+    parts.autoencoder("image.thumbnail", "lumina_image.thumbnail:Thumbnail", "averaged squares: the coarse look alone")
     parts.dataset("image.emoji", "lumina_image.emoji:EmojiDataset", "built in: Noto emoji, named in 18 languages")
     parts.dataset("image.folder", "lumina_image.folder:FolderDataset", "a folder of pictures with captions")
+    parts.task("image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image")
+
+
+@hookimpl
+def lumina_register_recipes(recipes: Recipes) -> None:
+    """Trainable as they are, with what the package ships."""
+    recipes.add("image.emoji", "lumina_image:recipes/emoji.yaml", "the built-in model: pictures from words")
+    recipes.add("image.emoji_words", "lumina_image:recipes/emoji_words.yaml", "its first half: what words look like, coarsely")
+    recipes.add("image.tiny", "lumina_image:recipes/tiny.yaml", "a very small model that trains in a minute on a CPU")

@@ -92,6 +92,6 @@ def _read(model: Model, dataset: Dataset, seed: int) -> Raw:
 
 
 def _one_step(model: Model, recipe: Recipe, raw: Raw) -> float:
-    training = recipe.training.model_copy(update={"accumulate": 1})
+    training = recipe.training.model_copy(update={"accumulate": 1, "compile": False})
     stepper = Stepper(model, training, Place(0, 1, torch.device("cpu")), make_optimizers(model, training))
     return stepper.step(0, raw).loss

@@ -97,8 +97,6 @@ def _prepared(
     if hasattr(model.objective, "survey"):
         model.objective.survey(surveyed(model, dataset))
     freeze(model, recipe.training.freeze)
-    if recipe.training.compile:
-        compile_model(model)
     run = Run(model, Average(model, recipe.training.ema), make_optimizers(model, recipe.training))
     return run, load_run(run, begun) if begun is not None else 0
 
@@ -148,12 +146,6 @@ def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
         for _, parameter in frozen:
             parameter.requires_grad_(False)
         model.get_submodule(part).eval()
-
-
-def compile_model(model: Model) -> None:
-    """Compile the backbone's forward and backward in place; its weights keep their names."""
-    if isinstance(model.backbone, nn.Module):
-        model.backbone.compile(dynamic=False)
 
 
 def _reader(model: Model, dataset: Dataset, done: int, place: Place) -> DataLoader[Raw]:

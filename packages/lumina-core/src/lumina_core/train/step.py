@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lumina_core.model import Model
+from lumina_core.parts import Predict
 from lumina_core.precision import autocast, resolve
 from lumina_core.recipe import Training
 from lumina_core.train import distributed
@@ -24,14 +27,25 @@ class Losses(nn.Module):
         super().__init__()
         self.model, self.drop = model, training.drop
         self.dtype, self.device_of = resolve(training.precision, place.device), place.device
+        self._predict = compiled(model.predict, place.device) if training.compile else model.predict
 
-    def forward(self, raw: Raw) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of the items, and its terms."""
+    def forward(self, raw: Raw, plain: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of the items, and its terms; `plain` leaves out the compiled form, whose layers cannot be watched."""
         generators = [draw.torch() for draw in raw.draws]
         with autocast(self.dtype, self.device_of):
             batch = make_batch(self.model, raw, generators, self.drop)
-            loss = self.model.objective.loss(self.model.predict, batch, generators)
+            predict = self.model.predict if plain else self._predict
+            loss = self.model.objective.loss(predict, batch, generators)
         return loss.total, loss.terms
+
+
+def compiled(predict: Predict, device: torch.device) -> Predict:
+    """The compiled form of a prediction; itself where this machine has nothing to compile with."""
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        warnings.warn("no C++ compiler found: training without torch.compile, which is slower", stacklevel=2)
+        return predict
+    found: Predict = torch.compile(predict, dynamic=False)
+    return found
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Stepper:
         loss, terms = self._gradients(raw)
         norm = nn.utils.clip_grad_norm_(self.trained, self.training.clip, foreach=True)
         if not bool(torch.isfinite(loss + norm)):
-            raise blame(self.model, lambda: self.losses(raw), number)
+            raise blame(self.model, lambda: self.losses(raw, plain=True), number)
         self.optimizers.step()
         self.optimizers.clear()
         return Report(float(loss), float(norm), {name: float(value) for name, value in terms.items()})
