@@ -1,0 +1,90 @@
+"""What one does with this project, a session each: `nox -s demo` makes a picture, `nox -s tests` passes every test."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "venv"
+
+ROOT = Path(__file__).parent
+PACKAGES = ("lumina-core", "lumina-image")
+TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14")
+SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
+"""torch lives here once; every session's environment looks into it. Its wheels are gigabytes on some machines."""
+
+
+def share_torch(session: nox.Session) -> None:
+    """Let this session's environment find torch in the shared one, made on first use."""
+    scripts = SHARED / ("Scripts" if os.name == "nt" else "bin")
+    python = scripts / ("python.exe" if os.name == "nt" else "python")
+    if not (SHARED / "whole").is_file():
+        session.run(sys.executable, "-m", "venv", "--clear", str(SHARED), external=True)
+        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        session.run(*pip, "-c", "constraints.txt", "torch", "numpy", external=True)
+        (SHARED / "whole").touch()
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    shared = str(session.run(str(python), "-c", where, external=True, silent=True)).strip()
+    own = str(session.run("python", "-c", where, silent=True)).strip()
+    # a .pth file puts the shared packages behind the session's own, so that what a session pins wins
+    Path(own, "shared-torch.pth").write_text(shared + "\n", encoding="utf-8")
+
+
+def install(session: nox.Session, *what: str, packages: tuple[str, ...] = PACKAGES, editable: bool = True) -> None:
+    """Install packages of this project and other things beside the shared torch."""
+    share_torch(session)
+    flag = ["-e"] if editable else []
+    ours = [word for package in packages for word in (*flag, f"./packages/{package}")]
+    session.install("-q", "-c", "constraints.txt", *ours, *what)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Make a picture from a sentence with the built-in model; other words: nox -s demo -- "a yellow star"."""
+    install(session, editable=False)
+    words = session.posargs or ["a red heart"]
+    session.run("lumina", "image", words[0], "--out", "demo.png", "--seed", "1", "--json", *words[1:])
+    session.log("the picture is in demo.png")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every test; arguments go to pytest: nox -s tests -- tests/core -k solver."""
+    install(session, *TEST_TOOLS)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES)
+def alone(session: nox.Session, package: str) -> None:
+    """Each package with the core only: what it needs beyond that would be missing here."""
+    install(session, "pytest>=8", "hypothesis>=6.100", packages=tuple(dict.fromkeys(("lumina-core", package))))
+    session.run("pytest", f"tests/{package.removeprefix('lumina-')}", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, imports that only go down, and sizes of files and functions."""
+    install(session, "ruff>=0.6", "import-linter>=2")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types, none of our modules left out."""
+    install(session, "mypy>=1.11", "types-PyYAML")
+    session.run("mypy")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The oldest versions that the packages claim to work with, of everything light."""
+    install(session, "-r", "lowest.txt", "pytest>=8", "hypothesis>=6.100")
+    session.run("pytest", "tests/core", "tests/image", *session.posargs)
