@@ -1,7 +1,8 @@
 """Does a picture show what its words say: made from names, is the nearest real emoji among all the right one?
 
-The distance is the squared one between 16x16 thumbnails (mean over 2x2 blocks at 32 px). Names are drawn at random with a
-fixed seed. Prints a table, writes JSON (`--json FILE`) and a sheet of made pictures beside real ones (`--sheet FILE`).
+The distance is the squared one between 16x16 thumbnails (mean over 2x2 blocks at 32 px). Names are drawn at random
+with a fixed seed. Prints a table, writes JSON (`--json FILE`) and a sheet of made pictures beside real ones
+(`--sheet FILE`).
 
     python benchmarks/retrieval.py [--model DIR] [--language en] [--count 500] [--split base|all|left_out]
 """
@@ -15,11 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from lumina_core.session import Answer, Session, open_model
 from lumina_image.emoji import EmojiDataset
 from lumina_image.nearest import rank, thumbnails, top
 from lumina_image.task import to_picture
-from PIL import Image
 
 BATCH = 50
 
@@ -76,7 +78,11 @@ def _drawn(data: EmojiDataset, split: str, count: int, seed: int) -> list[int]:
 def _made(session: Session, names: list[str], asked: argparse.Namespace) -> list[Answer]:
     settings = {key: getattr(asked, key) for key in ("steps", "solver", "guidance") if getattr(asked, key) is not None}
     requests = [session.request(prompt=name, seed=1000 + place, **settings) for place, name in enumerate(names)]
-    return [answer for start in range(0, len(requests), BATCH) for answer in session.ask_all(requests[start : start + BATCH])]
+    return [
+        answer
+        for start in range(0, len(requests), BATCH)
+        for answer in session.ask_all(requests[start : start + BATCH])
+    ]
 
 
 def _sheet(made: np.ndarray, real: np.ndarray) -> Image.Image:

@@ -1,7 +1,8 @@
 """python tests/goldens.py FILE...: reference tensors of the published code against this project's own, a line a case.
 
 Prints `case file max_abs_error tolerance ok|FAIL` (or `unsupported` for a case of a later issue), and exits 1 if one
-fails. The numbers go through the project's code with names mapped (lumina_image.released), never through a copy of a model.
+fails. The numbers go through the project's code with names mapped (lumina_image.released), never through a copy of a
+model.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from goldens_flow import grids, losses, plans  # noqa: E402
-from goldens_model import cfg, forward, gradients, manifest  # noqa: E402
-from goldens_read import Golden, Unsupported  # noqa: E402
+from goldens_flow import grids, losses, plans
+from goldens_model import cfg, forward, gradients, manifest
+from goldens_read import Golden, Unsupported
 
 HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
     "A1": (forward, 2e-5),
@@ -64,7 +65,7 @@ def verdicts(paths: list[Path]) -> Iterator[Verdict]:
 
 
 def _tensors(path: Path) -> Verdict:
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".safetensors":
         return Verdict("?", path.name, None, None)
     golden = _read(path)
     case = NAMES.get(golden.case, golden.case)

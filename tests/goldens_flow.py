@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from goldens_read import Golden, Unsupported, worst
+from torch import Tensor
+
 from lumina_core.flow.diffusion import diffusion, drift
 from lumina_core.flow.objective import FlowMatching
 from lumina_core.flow.path import GVP, VP, Linear, convert, mix, velocity_between
 from lumina_core.flow.times import Uniform, toward_noise
 from lumina_core.types import Batch, Condition, Tokens
-from torch import Tensor
 
 CONVERSIONS = 0.1
 """The notes allow the conversions ten times the error of the rest: they count a tenth."""
@@ -112,7 +113,9 @@ def _values(path: Linear | GVP | VP, golden: Golden, norm: float) -> dict[str, T
 
 def grids(golden: Golden) -> float:
     """The published grids of points: shifted, within an interval, cut for a strength, or turned round (sd3)."""
-    return worst([(_grid(asked), golden.tensors[f"output.{asked['name']}"].double()) for asked in golden.config["grids"]])
+    return worst(
+        [(_grid(asked), golden.tensors[f"output.{asked['name']}"].double()) for asked in golden.config["grids"]]
+    )
 
 
 def _grid(asked: dict[str, Any]) -> Tensor:

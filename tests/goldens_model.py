@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from goldens_read import Golden, Unsupported, worst
+from torch import Tensor, nn
+
 from lumina_core.builtin.label import LabelConditioner
 from lumina_core.builtin.velocity import VelocityHead
 from lumina_core.conditions import pooled
@@ -17,7 +19,6 @@ from lumina_core.nn.next_dit import NextDiT
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 from lumina_image.patches import Patches
 from lumina_image.released import from_original, options_from_original, to_original
-from torch import Tensor, nn
 
 
 class Network(nn.Module):

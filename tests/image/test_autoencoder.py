@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lumina_core.errors import ShapeError
 from lumina_image.autoencoder import Pixels, SmallAutoencoder
 

@@ -11,6 +11,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+
 from lumina_core.errors import ConfigError
 from lumina_image import emoji_pack
 from lumina_image.emoji import EmojiDataset

@@ -11,10 +11,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from lumina_core.errors import ConfigError
 from lumina_image.folder import FolderDataset
 from lumina_image.pictures import PictureError, check_header, on_white, read_picture, square
-from PIL import Image
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -157,12 +158,12 @@ def test_a_folder_without_pictures_says_what_to_put_there(tmp_path, fill):
     if fill == "only bad":
         (tmp_path / "a.png").write_bytes(b"")
         (tmp_path / "a.txt").write_text("a", encoding="utf-8")
-    with pytest.raises(ConfigError, match="nothing to train on.*captions.jsonl"):
+    with pytest.raises(ConfigError, match=r"nothing to train on.*captions.jsonl"):
         folder(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no folder '.*absent'"):
+    with pytest.raises(ConfigError, match=r"no folder '.*absent'"):
         folder(tmp_path / "absent")
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lumina_core.errors import ShapeError
 from lumina_core.types import Tokens, stack_tokens
 from lumina_image.patches import Patches
@@ -57,7 +58,7 @@ def test_padded_tokens_of_two_sizes_come_back_one_by_one():
 
 
 def test_a_latent_that_cannot_be_cut_names_the_nearest_sizes_that_can():
-    with pytest.raises(ShapeError, match="33x40.*patches of 2.*32x40 or 34x40"):
+    with pytest.raises(ShapeError, match=r"33x40.*patches of 2.*32x40 or 34x40"):
         patches().tokens(torch.zeros(1, 4, 33, 40))
     with pytest.raises(ShapeError, match="nearest that can: 8x8"):
         patches(8).blank(1, (3, 8))

@@ -29,7 +29,9 @@ SOURCES = {
     "cldr-annotations-derived-full@48.2.0": "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e",
 }
 # every one of them names all pictures
-LANGUAGES = tuple("en zh zh-Hant ja ko de fr es pt it ru ar hi th vi tr pl nl".split())
+LANGUAGES = (
+    "en", "zh", "zh-Hant", "ja", "ko", "de", "fr", "es", "pt", "it", "ru", "ar", "hi", "th", "vi", "tr", "pl", "nl",
+)  # fmt: skip
 SIDE, CELLS = 64, 16
 SKIN = {
     "1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark",

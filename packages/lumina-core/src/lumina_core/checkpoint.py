@@ -1,9 +1,10 @@
-"""One folder for a model: config.json (recipe, schema, plugins) and model.safetensors, whole or not there. No pickle."""
+"""One folder for a model: config.json (recipe, schema, plugins) and model.safetensors, whole or absent. No pickle."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,29 @@ def save_model(model: Model, registry: Registry, folder: Path, dtype: torch.dtyp
     Args:
         dtype: floating weights are stored in it; None keeps theirs.
     """
-    with whole_folder(folder) as partial:
+    with writing(folder) as partial:
         write_config(partial, model.recipe, registry)
         save_file(stored(model.state_dict(), dtype), partial / WEIGHTS)
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder to fill that takes its place whole or not at all.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        with whole_folder(folder) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot write {folder} ({reason}); what was saved before is still whole") from error
+
+
 def write_config(folder: Path, recipe: Recipe, registry: Registry) -> None:
     """config.json: the recipe, and which distributions in which versions its parts come from."""
-    plugins = dict(registry.owner(kind, name) for kind, name in recipe.used())
+    plugins = dict(registry.owner(kind, name) for kind, name in recipe.used() if kind in registry.kinds())
     content = {"lumina": SCHEMA, "plugins": plugins, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}
     (folder / CONFIG).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -60,14 +76,16 @@ def load_model(folder: Path, registry: Registry, device: str | torch.device = "c
     recipe, plugins = read_config(folder)
     weights = folder / AVERAGED if (folder / AVERAGED).is_file() else folder / WEIGHTS
     try:
-        model = build_model(recipe, registry)
+        # on the meta device: weights that are about to be replaced are neither drawn nor held
+        with torch.device("meta"):
+            model = build_model(recipe, registry)
     except PluginError as error:
         made_with = ", ".join(f"{name} {version}" for name, version in plugins.items())
         raise PluginError(f"{error} ({folder} was made with {made_with or 'unnamed plugins'})") from error
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     _fill(model, read_weights(weights), weights)
-    return model.to(device=device, dtype=torch.float32).eval()
+    return model.to(device).eval()
 
 
 def model_folder(folder: Path) -> Path:
@@ -89,13 +107,17 @@ def read_config(folder: Path) -> tuple[Recipe, dict[str, str]]:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; it is no model's settings")
         content = json.loads(path.read_text(encoding="utf-8"))
-        schema, recipe, plugins = content["lumina"], dict(content["recipe"]), dict(content.get("plugins", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read as a model's settings ({error}); fetch or save the model again") from error
-    if not isinstance(schema, int) or schema > SCHEMA:
+        schema = content["lumina"]
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise CheckpointError(
+                f"{path} is of schema {schema}; this lumina-core reads up to {SCHEMA}. "
+                "Install a newer one: pip install -U lumina-core"
+            )
+        recipe, plugins = dict(content["recipe"]), dict(content.get("plugins", {}))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is of schema {schema}; this lumina-core reads up to {SCHEMA}. Install a newer one: pip install -U lumina-core"
-        )
+            f"{path} cannot be read as a model's settings ({error}); fetch or save the model again"
+        ) from error
     try:
         return read_recipe(recipe, str(path)), plugins
     except ConfigError as error:
@@ -113,13 +135,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no whole safetensors file ({error}); fetch or save the model again") from error
+        raise CheckpointError(
+            f"{path} is no whole safetensors file ({error}); fetch or save the model again"
+        ) from error
 
 
 def _without_weights(path: Path) -> str:
     pickles = [file.name for file in path.parent.glob("*") if file.suffix in {".pth", ".pt", ".bin", ".ckpt", ".pkl"}]
     if pickles:
-        return f"{path.parent} has {pickles[0]} but no {path.name}; pickled weights are never loaded, convert them first"
+        return (
+            f"{path.parent} has {pickles[0]} but no {path.name}; pickled weights are never loaded, convert them first"
+        )
     return f"{path.parent} has no {path.name}; the folder is half-written or not a model"
 
 
@@ -127,7 +153,7 @@ def _fill(model: Model, weights: Mapping[str, Tensor], path: Path) -> None:
     report = compare(model, weights)
     if report:
         raise CheckpointError(f"{path} does not fit its recipe: {report}")
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(stored(weights, torch.float32), assign=True)
 
 
 def compare(model: Model, weights: Mapping[str, Tensor]) -> str:

@@ -23,20 +23,23 @@ def join(conditions: Sequence[Condition]) -> Condition:
     widths = {c.memory.shape[-1] for c in conditions if c.memory is not None}
     if len(contexts) > 1 or len(widths) > 1:
         raise ShapeError(
-            f"conditioners must agree: got {len(contexts)} contexts (at most 1) and memory widths {sorted(widths)} (at most 1)"
+            f"conditioners must agree: got {len(contexts)} contexts (at most 1) "
+            f"and memory widths {sorted(widths)} (at most 1)"
         )
     spoken = [c for c in conditions if c.memory is not None]
     summaries = [c.summary for c in conditions if c.summary is not None]
     return Condition(
         memory=torch.cat([_memory(c) for c in spoken], dim=1) if spoken else None,
-        memory_mask=torch.cat([_mask(c) for c in spoken], dim=1) if any(c.memory_mask is not None for c in spoken) else None,
+        memory_mask=torch.cat([_mask(c) for c in spoken], dim=1)
+        if any(c.memory_mask is not None for c in spoken)
+        else None,
         summary=torch.cat(summaries, dim=1) if summaries else None,
         context=contexts[0] if contexts else None,
     )
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """One batch of several, in order; shorter memories are padded and masked, a mask is made only where it is needed."""
+    """One batch of several, in order; shorter memories are padded and masked; a mask is made only where needed."""
     if len(conditions) == 1:
         return conditions[0]
     with_memory = [c for c in conditions if c.memory is not None]
@@ -91,7 +94,9 @@ def _stacked_memory(conditions: Sequence[Condition]) -> tuple[Tensor, Tensor | N
 
 def _lengthened(tensor: Tensor, length: int) -> Tensor:
     missing = length - tensor.shape[1]
-    return torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing, *tensor.shape[2:])], dim=1) if missing else tensor
+    return (
+        torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing, *tensor.shape[2:])], dim=1) if missing else tensor
+    )
 
 
 def _memory(condition: Condition) -> Tensor:

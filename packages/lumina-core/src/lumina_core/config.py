@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lumina_core.errors import ConfigError
 
+SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
+
 SettingsT = TypeVar("SettingsT", bound="Config")
 
 
@@ -131,7 +134,13 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), _keys_at(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"the key '{place}' is missing"
-    return f"{place + ': ' if place else ''}{first['msg'][0].lower() + first['msg'][1:]} (got {first['input']!r})"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{place + ': ' if place else ''}{said[0].lower() + said[1:]} (got {_shortened(first['input'])})"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... of {len(text)} characters"
 
 
 def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

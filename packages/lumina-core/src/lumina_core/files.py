@@ -38,7 +38,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder."""
+    """Remove what killed processes left half-written in a folder, and put back what one was about to replace."""
+    for old in folder.glob(".*.old.partial"):
+        path = folder / old.name[1 : -len(".12345678.old.partial")]
+        if not path.exists():
+            os.replace(old, path)
     for partial in folder.glob(".*.partial*"):
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lumina_core.conditions import select, stack
 from lumina_core.config import Use
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.flow.guidance import guided
 from lumina_core.flow.solver import integrate
 from lumina_core.model import Finder, Model, build
@@ -45,14 +45,12 @@ class Result:
     settings: Settings
 
     def record(self) -> dict[str, Any]:
-        """The numbers that belong beside the data."""
-        return {"evaluations": self.evaluations, "seconds": round(self.seconds, 4), **asdict(self.settings)}
+        """What belongs beside the data; nothing that differs when the same is asked again."""
+        return {"evaluations": self.evaluations, "settings": asdict(self.settings)}
 
 
 @torch.inference_mode()
-def generate(
-    model: Model, finder: Finder, requests: Sequence[Request], on_step: OnStep | None = None
-) -> Result:
+def generate(model: Model, finder: Finder, requests: Sequence[Request], on_step: OnStep | None = None) -> Result:
     """Answer requests that agree in everything but what they say and their seeds, in one batch.
 
     Item by item the result is the same as if it had been asked alone (up to the rounding of larger matrix products).
@@ -63,7 +61,7 @@ def generate(
     began = clock.perf_counter()
     first = requests[0]
     settings, solver, grid = _way(model, finder, first)
-    if any(_way_of(request) != _way_of(first) for request in requests):
+    if any(_way_of(model, request) != _way_of(model, first) for request in requests):
         raise ConfigError("requests of one batch must agree in steps, solver, grid, guidance and size")
     seeds = [request.seed + k for request in requests for k in range(request.count)]
     halves = 1 if settings.guidance == 1 else 2
@@ -78,8 +76,8 @@ def generate(
     return Result(data.float().cpu(), tuple(seeds), solution.evaluations, seconds, settings)
 
 
-def _way_of(request: Request) -> dict[str, Any]:
-    return request.model_dump(include={"steps", "solver", "grid", "guidance", "size"})
+def _way_of(model: Model, request: Request) -> tuple[Any, ...]:
+    return (*model.task.extent(request), request.steps, request.solver, request.grid, request.guidance)
 
 
 def _way(model: Model, finder: Finder, request: Request) -> tuple[Settings, Solver, Tensor]:
@@ -103,8 +101,15 @@ def _blank(model: Model, request: Request, batch: int) -> Tokens:
     uneven = [(side, step) for side, step in zip(extent, stride, strict=True) if side % step]
     if uneven:
         side, step = uneven[0]
-        raise ConfigError(f"a side of {side} is no multiple of the autoencoder's {step}; try {max(1, round(side / step)) * step}")
-    blank = model.tokenizer.blank(batch, tuple(side // step for side, step in zip(extent, stride, strict=True)))
+        raise ConfigError(
+            f"a side of {side} is no multiple of the autoencoder's {step}; try {max(1, round(side / step)) * step}"
+        )
+    try:
+        blank = model.tokenizer.blank(batch, tuple(side // step for side, step in zip(extent, stride, strict=True)))
+    except ShapeError as error:
+        asked = " x ".join(map(str, extent))
+        latent = f" (a latent is {' x '.join(map(str, stride))} times smaller)" if any(s > 1 for s in stride) else ""
+        raise ConfigError(f"this model cannot do {asked}: {error}{latent}") from error
     return Tokens(blank.values.to(model.device), blank.positions.to(model.device), blank.extents, blank.mask)
 
 
@@ -123,9 +128,7 @@ def _said(model: Model, requests: Sequence[Request], places: Tensor, guidance: f
     return stack([said, silent])
 
 
-def _together(
-    ask: Callable[[Any], Mapping[str, Sequence[Any]]], requests: Sequence[Request]
-) -> dict[str, list[Any]]:
+def _together(ask: Callable[[Any], Mapping[str, Sequence[Any]]], requests: Sequence[Request]) -> dict[str, list[Any]]:
     answers = [ask(request) for request in requests]
     fields = {field for answer in answers for field in answer}
     lacking = [field for field in fields if any(field not in answer for answer in answers)]

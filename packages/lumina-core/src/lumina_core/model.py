@@ -25,7 +25,7 @@ class Finder(Protocol):
 
 
 class Model(nn.Module):
-    """A recipe come to life. Its parts are attributes; weights are keyed by part (`backbone.`, `conditioners.caption.`)."""
+    """A recipe come to life. Parts are attributes; weights are keyed by part (`backbone.`, `conditioners.caption.`)."""
 
     def __init__(self, recipe: Recipe, parts: Mapping[str, Any], conditioners: Mapping[str, Any]) -> None:
         super().__init__()
@@ -56,20 +56,13 @@ class Model(nn.Module):
         Raises:
             ConfigError: values for a conditioner that this model has not.
         """
-        unknown = sorted(set(values) - set(self._conditioners))
-        if unknown:
-            known = ", ".join(self._conditioners) or "none"
-            raise ConfigError(f"this model has no conditioner '{unknown[0]}'; it has: {known}")
-        said = [c.encode(values[n]) if n in values else c.nothing(batch) for n, c in self._conditioners.items()]
-        return join(said) if said else Condition()
+        return spoken(self._conditioners, values, batch)
 
     def nothing(self, batch: int) -> Condition:
         """The condition of having said nothing at all."""
         return self.condition({}, batch)
 
-    def predict(
-        self, tokens: Tokens, time: Tensor | None, condition: Condition, *, prepared: Any = None
-    ) -> Tensor:
+    def predict(self, tokens: Tokens, time: Tensor | None, condition: Condition, *, prepared: Any = None) -> Tensor:
         """What the head answers, (B, N, D) for a generator; without a backbone, what the conditioner foretells."""
         if self.backbone is None or self.head is None:
             return self._foretell(condition)
@@ -91,6 +84,20 @@ class Model(nn.Module):
             if hasattr(conditioner, "foretell"):
                 return cast(Tensor, conditioner.foretell(condition))
         raise ConfigError("a recipe without backbone needs a conditioner that foretells, such as core.text")
+
+
+def spoken(speakers: Mapping[str, Conditioner], values: Mapping[str, Sequence[Any]], batch: int) -> Condition:
+    """What conditioners say together of `batch` items, those without values nothing.
+
+    Raises:
+        ConfigError: values for a conditioner that is not there.
+    """
+    unknown = sorted(set(values) - set(speakers))
+    if unknown:
+        known = ", ".join(speakers) or "none"
+        raise ConfigError(f"this model has no conditioner '{unknown[0]}'; it has: {known}")
+    said = [speaker.encode(values[n]) if n in values else speaker.nothing(batch) for n, speaker in speakers.items()]
+    return join(said) if said else Condition()
 
 
 def build_model(recipe: Recipe, finder: Finder) -> Model:
@@ -117,7 +124,9 @@ def build_dataset(recipe: Recipe, finder: Finder) -> Dataset:
         ConfigError: the recipe names none.
     """
     if recipe.dataset is None:
-        raise ConfigError("this recipe names no data set; add one: --set dataset.use=image.folder --set dataset.folder=DIR")
+        raise ConfigError(
+            "this recipe names no data set; add one: --set dataset.use=image.folder --set dataset.folder=DIR"
+        )
     return cast(Dataset, build(finder, "dataset", recipe.dataset))
 
 
@@ -132,7 +141,9 @@ def build(finder: Finder, kind: str, use: Use, **filled: Any) -> Any:
     if settings_type is None:
         raise ConfigError(f"{use.use} takes no options and cannot be built from a recipe")
     known = {key: value for key, value in filled.items() if key in settings_type.model_fields}
-    settings = settings_type.read({**known, **{k: v for k, v in use.options.items() if k != "name"}}, f"{kind} {use.use}")
+    settings = settings_type.read(
+        {**known, **{k: v for k, v in use.options.items() if k != "name"}}, f"{kind} {use.use}"
+    )
     return part(settings, *_inner(finder, settings))
 
 

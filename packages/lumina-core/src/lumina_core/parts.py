@@ -94,9 +94,7 @@ class Learner(Protocol):
 class Backbone(Protocol):
     """The only network that mixes tokens."""
 
-    def __call__(
-        self, tokens: Tokens, time: Tensor | None, condition: Condition, *, prepared: Any = None
-    ) -> Hidden:
+    def __call__(self, tokens: Tokens, time: Tensor | None, condition: Condition, *, prepared: Any = None) -> Hidden:
         """Tokens (B, N, D), time (B,) in 0..1 -> hidden; `prepared` spares what does not change in a request."""
         ...
 

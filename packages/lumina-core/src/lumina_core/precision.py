@@ -8,7 +8,7 @@ import torch
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """`auto`, `float32` or `bfloat16` as a dtype; auto takes bfloat16 on GPUs and processors that multiply it natively."""
+    """`auto`, `float32` or `bfloat16` as a dtype; auto is bfloat16 on GPUs and processors that multiply it natively."""
     if precision == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
@@ -23,7 +23,7 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # without the instruction the CPU converts number by number: some 70 times slower than float32
     return device.type == "cpu" and any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

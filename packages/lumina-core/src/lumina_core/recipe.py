@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,32 +29,41 @@ class Sampling(Config):
     solver: str = Field("core.midpoint", description="one step along the velocity")
     grid: Use = Field(Use(use="core.uniform_grid"), description="times between noise and data")
     guidance: float = Field(1.0, ge=0, le=100, description="1 adds nothing")
-    guidance_channels: int | None = Field(None, ge=1, description="guide only the first channels of the latent; None: all")
+    guidance_channels: int | None = Field(
+        None, ge=1, description="guide only the first channels of the latent; None: all"
+    )
 
 
 class Training(Config):
-    """How a model is trained. Defaults are the published ones where there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
+    """How a model is trained. Defaults are published ones where there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
 
     steps: int = Field(1000, ge=1, description="optimizer steps")
     batch: int = Field(64, ge=1, description="examples a step, over all processes and accumulated parts")
     accumulate: int = Field(1, ge=1, description="parts that a process cuts its share of the batch into")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon turns matrices, adamw does the rest")
     rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
-    embedding_rate: float | None = Field(None, gt=0, description="peak rate of looked-up tables, which are touched rarely; None: `rate`")
+    embedding_rate: float | None = Field(
+        None, gt=0, description="peak rate of looked-up tables, which are touched rarely; None: `rate`"
+    )
     muon_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="of matrices, times the rate; norms, gates and biases have none")
     warmup: int = Field(100, ge=0, description="steps over which the rate rises from 0")
-    decay: Literal["constant", "cosine", "linear"] = Field("constant", description="shape of the fall after `decay_from`")
+    decay: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="shape of the fall after `decay_from`"
+    )
     decay_from: float = Field(0.0, ge=0, le=1, description="share of the steps after which the rate falls")
     clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(0.9999, ge=0, lt=1, description="share of the average that is kept a step (warmed up)")
     drop: float = Field(0.1, ge=0, le=1, description="share of the conditions replaced by silence")
     freeze: tuple[str, ...] = Field((), description="parts that are not trained: `conditioners.caption`, `autoencoder`")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the machine is fast at it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the machine is fast at it"
+    )
     compile: bool = Field(True, description="torch.compile the step's forward and backward")
+    cache_bytes: int = Field(2**29, ge=0, description="room for what costly frozen conditioners said; 0: none")
     workers: int = Field(0, ge=0, description="processes that read examples")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the first weights, the order of examples, times, noise, crops, captions")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
     sample_every: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
@@ -64,24 +74,33 @@ class Recipe(Config):
     """Which parts make a model. Reads as a shopping list; parts check their own options when they are built."""
 
     lumina: int = Field(SCHEMA, ge=1, description="number of this form of recipe")
-    task: Use
-    dataset: Use | None = None
-    tokenizer: Use
-    autoencoder: Use
-    conditioners: tuple[NamedUse, ...] = ()
+    task: Use = Field(description="what is asked of the model and handed back")
+    dataset: Use | None = Field(None, description="what it learns from; a model that is only asked needs none")
+    tokenizer: Use = Field(description="cuts a latent into tokens; its `channels` are the autoencoder's")
+    autoencoder: Use = Field(description="data <-> latents")
+    conditioners: tuple[NamedUse, ...] = Field((), description="what is said -> conditions, one a field of an example")
     backbone: Use | None = Field(None, description="None: only the conditioners are taught (objective core.alignment)")
-    head: Use | None = None
-    objective: Use
-    sampling: Sampling = Sampling()
-    training: Training = Training()
+    head: Use | None = Field(None, description="reads the backbone into an answer; none where there is no backbone")
+    objective: Use = Field(description="batch -> loss")
+    sampling: Sampling = Field(Sampling(), description="how it is asked")
+    training: Training = Field(Training(), description="how it is trained")
 
     def used(self) -> list[tuple[str, str]]:
-        """(kind, part name) of every part at the top of the recipe, for records and checks."""
+        """(kind, part name) of every part of the recipe and of the parts named inside their options."""
         single = [("task", self.task), ("dataset", self.dataset), ("tokenizer", self.tokenizer)]
         single += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
         single += [("objective", self.objective)]
-        named = [(kind, use.use) for kind, use in single if use is not None]
-        return named + [("conditioner", use.use) for use in self.conditioners]
+        single += [("times", self.sampling.grid), *(("conditioner", use) for use in self.conditioners)]
+        named = [
+            part for kind, use in single if use is not None for part in _named(kind, {"use": use.use, **use.options})
+        ]
+        return [*named, ("solver", self.sampling.solver)]
+
+
+def _named(kind: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    # an option that names a part is called after the kind of that part
+    inner = [(key, value) for key, value in options.items() if isinstance(value, Mapping) and "use" in value]
+    return [(kind, str(options["use"])), *(part for key, value in inner for part in _named(key, value))]
 
 
 def read_recipe(values: dict[str, Any], where: str) -> Recipe:
@@ -93,7 +112,8 @@ def read_recipe(values: dict[str, Any], where: str) -> Recipe:
     schema = values.get("lumina", SCHEMA)
     if isinstance(schema, int) and schema > SCHEMA:
         raise ConfigError(
-            f"{where} is of schema {schema}; this lumina-core reads up to {SCHEMA}. Install a newer one: pip install -U lumina-core"
+            f"{where} is of schema {schema}; this lumina-core reads up to {SCHEMA}. "
+            "Install a newer one: pip install -U lumina-core"
         )
     return Recipe.read(values, where)
 

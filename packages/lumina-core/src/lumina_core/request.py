@@ -11,8 +11,14 @@ class Request(Config):
     """How to go from noise to data. What is left open is taken from the model's recipe."""
 
     seed: int = Field(0, ge=0, lt=2**62, description="the same seed, model and request give the same result")
-    count: int = Field(1, ge=1, le=1024, description="how many results; the k-th has the seed + k")
-    steps: int | None = Field(None, ge=1, le=1000, description="steps along the way; more is finer and slower")
-    solver: str | None = Field(None, description="one step along the way: euler, midpoint, heun, rk4")
-    grid: str | None = Field(None, description="how the steps are spread over time: uniform, shift")
-    guidance: float | None = Field(None, ge=0, le=100, description="how strongly to follow what is said; 1 adds nothing")
+    count: int = Field(1, ge=1, le=1024, description="how many results; their seeds are SEED, SEED + 1 and on")
+    steps: int | None = Field(None, ge=1, le=1000, description="steps from noise to data; more is finer and slower")
+    guidance: float | None = Field(
+        None, ge=0, le=100, description="how strongly to follow what is said; 1 adds nothing, much more is crude"
+    )
+    solver: str | None = Field(
+        None, title="NAME", description="how a step is gone: euler (fastest), midpoint, heun, rk4 (four times the work)"
+    )
+    grid: str | None = Field(
+        None, title="NAME", description="how the steps are spread: uniform, or shift (more of them near noise)"
+    )

@@ -59,7 +59,12 @@ class Session:
 
     def ask_all(self, requests: Sequence[Request], on_step: OnStep | None = None) -> list[Answer]:
         """Answer several requests in one batch; they must agree in size and settings."""
-        result = generate(self.model, self.registry, requests, on_step)
+        try:
+            result = generate(self.model, self.registry, requests, on_step)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            raise ConfigError("there is not enough memory for this; ask for a smaller size or fewer at once") from error
         return list(self._answers(requests, result))
 
     def request(self, **asked: Any) -> Request:
@@ -68,10 +73,21 @@ class Session:
         request: Request = settings_type.read(asked, "request")
         return request
 
+    def notes(self, request: Request) -> list[str]:
+        """What the user should know of a request: the part of a long text that the model does not read."""
+        said = [self.model.task.conditions(request), self.model.task.silences(request)]
+        speakers = self.model.speakers
+        texts: list[tuple[Any, str]] = [
+            (speakers.get(field), value) for part in said for field in part for value in part[field]
+        ]
+        rest = [speaker.unread(text) for speaker, text in texts if hasattr(speaker, "unread")]
+        return [f"this model does not read so long a text; left out from: '{text[:40]}'" for text in rest if text]
+
     def _answers(self, requests: Sequence[Request], result: Result) -> Iterator[Answer]:
+        settings = result.record()["settings"]
         rows = [request for request in requests for _ in range(request.count)]
         for data, seed, request in zip(result.data, result.seeds, rows, strict=True):
-            said = request.model_dump(mode="json", exclude_none=True, exclude={"count"})
+            said = request.model_dump(mode="json", exclude_none=True, exclude={"count", *settings})
             yield Answer(data, {**said, **result.record(), "seed": seed}, self.model)
 
 
@@ -86,7 +102,7 @@ def open_model(model: str | Path | None = None, *, task: str | None = None, devi
         CheckpointError, PluginError: the folder cannot be loaded.
     """
     registry = load()
-    installed = {n: m for n, m in registry.models().items() if task is None or m.task == task}
+    installed = {n: m for n, m in registry.models().items() if task is None or m.extra["task"] == task}
     if model is None:
         if not installed:
             raise ConfigError("no installed plugin brings a model for this; name a folder with --model DIR")
@@ -94,7 +110,29 @@ def open_model(model: str | Path | None = None, *, task: str | None = None, devi
     if str(model) in installed:
         package, _, path = installed[str(model)].target.partition(":")
         with as_file(files(package) / path) as folder:
-            return Session(load_model(folder, registry, device), registry)
+            return _session(folder, registry, task, device)
     if not Path(model).exists():
-        raise CheckpointError(f"no model folder {model}, and no installed model is called so{nearest(str(model), installed)}")
-    return Session(load_model(Path(model), registry, torch.device(device)), registry)
+        raise CheckpointError(
+            f"no model folder {model}, and no installed model is called so{nearest(str(model), installed)}"
+        )
+    return _session(Path(model), registry, task, device)
+
+
+def _session(folder: Path, registry: Registry, task: str | None, device: str) -> Session:
+    _check_device(device)
+    model = load_model(folder, registry, device)
+    if task is not None and model.recipe.task.use != task:
+        raise ConfigError(f"{folder} is a model for {model.recipe.task.use}, not for {task}; choose another --model")
+    return Session(model, registry)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the device '{device}' cannot be used here ({reason}); try --device cpu") from error
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""What travels through the house: frozen groups of tensors. B batch, N tokens, D numbers a token, W width, M memory length."""
+"""What travels: frozen groups of tensors. B batch, N tokens, D numbers a token, W width, M memory length."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Hidden:
-    """What the backbone hands to a head: values (B, N, W) and the modulation vector (B, A), None without time and summary."""
+    """What the backbone hands to a head: values (B, N, W), and a modulation (B, A), None without time and summary."""
 
     values: Tensor
     modulation: Tensor | None = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
 from lumina_core.types import Loss, check_shape
-from pydantic import Field
-from torch import Tensor, nn
 
 
 class Pixels:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
 from lumina_core.config import Config as Settings
 from lumina_core.config import nearest
 from lumina_core.errors import ConfigError
 from lumina_core.parts import Example
-from numpy.typing import NDArray
-from pydantic import Field
-
 from lumina_image import emoji_pack
 from lumina_image.emoji_pack import Record
 from lumina_image.pictures import to_tensor

@@ -22,7 +22,9 @@ def spelled_out(text: str) -> str:
     names, longest = _names()
     plain, words, place = text.replace(_STYLE, ""), "", 0
     while place < len(plain):
-        match = next((n for n in range(min(longest, len(plain) - place), 0, -1) if plain[place : place + n] in names), 0)
+        match = next(
+            (n for n in range(min(longest, len(plain) - place), 0, -1) if plain[place : place + n] in names), 0
+        )
         if match and (match > 1 or _SUSPECT.match(plain[place])):
             words += f" {names[plain[place : place + match]]} "
             place += match

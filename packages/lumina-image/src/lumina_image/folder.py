@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lumina_core.config import Config as Settings
-from lumina_core.errors import ConfigError
-from lumina_core.parts import Example
 from PIL import Image
 from pydantic import Field
 
+from lumina_core.config import Config as Settings
+from lumina_core.errors import ConfigError
+from lumina_core.parts import Example
 from lumina_image.listing import Entry, Skipped, list_folder
 from lumina_image.pictures import PictureError, check_header, read_picture, square, to_tensor
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
+from torch import Tensor
+
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
 from lumina_core.types import Extent, Tokens, check_shape
-from pydantic import Field
-from torch import Tensor
 
 
 class Patches:

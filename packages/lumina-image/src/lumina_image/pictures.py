@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lumina_core.errors import LuminaError
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from lumina_core.errors import LuminaError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Decoded inside this process by Pillow alone; EPS, for example, would start another program."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lumina_core import hookimpl
 
 if TYPE_CHECKING:
-    from lumina_core.plugins.offers import Models, Parts, Recipes
+    from lumina_core.plugins.offers import Parts, Recipes
 
 
 @hookimpl
@@ -26,5 +26,14 @@ def lumina_register_parts(parts: Parts) -> None:
 def lumina_register_recipes(recipes: Recipes) -> None:
     """Trainable as they are, with what the package ships."""
     recipes.add("image.emoji", "lumina_image:recipes/emoji.yaml", "the built-in model: pictures from words")
-    recipes.add("image.emoji_words", "lumina_image:recipes/emoji_words.yaml", "its first half: what words look like, coarsely")
+    recipes.add(
+        "image.emoji_words", "lumina_image:recipes/emoji_words.yaml", "its first half: what words look like, coarsely"
+    )
     recipes.add("image.tiny", "lumina_image:recipes/tiny.yaml", "a very small model that trains in a minute on a CPU")
+    recipes.add(
+        "image.600m_imagenet", "lumina_image:recipes/600m_imagenet.yaml", "the paper's 600M size, one of 1000 classes"
+    )
+    recipes.add("image.2b", "lumina_image:recipes/2b.yaml", "the paper's 2B size, as many key as query heads")
+    recipes.add("image.2b_gqa", "lumina_image:recipes/2b_gqa.yaml", "the paper's 2B size as released, shared key heads")
+    recipes.add("image.3b", "lumina_image:recipes/3b.yaml", "the paper's 3B size")
+    recipes.add("image.7b", "lumina_image:recipes/7b.yaml", "the paper's 7B size")

@@ -1,4 +1,4 @@
-"""Weights published by Alpha-VLLM <-> our names: the same numbers, some of them standing together or in another order."""
+"""Weights published by Alpha-VLLM <-> our names: the same numbers, some of them joined or in another order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lumina_core.errors import CheckpointError
 from torch import Tensor
+
+from lumina_core.errors import CheckpointError
 
 _OUTER = {
     "x_embedder.": "backbone.embed.",
@@ -43,15 +44,15 @@ _TOGETHER = {
 }
 _BLOCK = re.compile(r"layers\.(\d+)\.(.+)")
 PAD = "pad_token"
-"""Published, without any influence on a result (NOTES of the published code: its gradient is zero); kept for the way back."""
+"""Published, without any influence on a result (its gradient is zero); kept for the way back."""
 
 
 def options_from_original(constructor: Mapping[str, Any], *, imagenet: bool = False) -> dict[str, dict[str, Any]]:
     """The options of our backbone and head for the arguments of the published NextDiT (or DiT_Llama of ImageNet).
 
     Args:
-        constructor: dim, n_layers, n_heads, n_kv_heads, multiple_of, ffn_dim_multiplier, norm_eps, qk_norm, learn_sigma,
-            patch_size, in_channels, cap_feat_dim; what is left out has the published default.
+        constructor: dim, n_layers, n_heads, n_kv_heads, multiple_of, ffn_dim_multiplier, norm_eps, qk_norm,
+            learn_sigma, patch_size, in_channels, cap_feat_dim; what is left out has the published default.
     """
     dim, heads = int(constructor.get("dim", 4096)), int(constructor.get("n_heads", 32))
     patch, channels = int(constructor.get("patch_size", 2)), int(constructor.get("in_channels", 4))
@@ -74,7 +75,10 @@ def options_from_original(constructor: Mapping[str, Any], *, imagenet: bool = Fa
         "summary_width": min(dim, 1024) if imagenet else int(constructor.get("cap_feat_dim", 5120)),
     }
     sigma = bool(constructor.get("learn_sigma", True))
-    return {"backbone": backbone, "head": {**shared, "modulation_width": min(dim, 1024), "learn_sigma": sigma, "shift": imagenet}}
+    return {
+        "backbone": backbone,
+        "head": {**shared, "modulation_width": min(dim, 1024), "learn_sigma": sigma, "shift": imagenet},
+    }
 
 
 def from_original(state: Mapping[str, Tensor], channels: int, patch: int) -> dict[str, Tensor]:
@@ -123,12 +127,12 @@ def to_original(state: Mapping[str, Tensor], channels: int, patch: int, *, image
 
 
 def reordered(tensor: Tensor, channels: int, patch: int, back: bool = False) -> Tensor:
-    """Rows of the final layer, (row, column, half and channel) as published <-> (half, channel, row, column) as tokens."""
+    """Rows of the final layer: (row, column, half and channel), as published <-> (half, channel, row, column)."""
     halves = tensor.shape[0] // (channels * patch * patch)
     published, tokens = (patch, patch, halves * channels), (halves * channels, patch, patch)
     if back:
-        return tensor.unflatten(0, tokens).movedim(0, 2).flatten(0, 2).contiguous()
-    return tensor.unflatten(0, published).movedim(2, 0).flatten(0, 2).contiguous()
+        return tensor.reshape(*tokens, *tensor.shape[1:]).movedim(0, 2).flatten(0, 2).contiguous()
+    return tensor.reshape(*published, *tensor.shape[1:]).movedim(2, 0).flatten(0, 2).contiguous()
 
 
 def _query_rows(state: Mapping[str, Tensor], block: str) -> int:
@@ -138,7 +142,9 @@ def _query_rows(state: Mapping[str, Tensor], block: str) -> int:
 def _taken_apart(block: str, parts: tuple[str, ...], tensor: Tensor, queries: int) -> dict[str, Tensor]:
     rest = tensor.shape[0] - queries
     sizes = (queries, rest // 2, rest // 2) if len(parts) == 3 else (tensor.shape[0] // 2,) * 2
-    return {f"layers.{block}.{part}": piece.contiguous() for part, piece in zip(parts, tensor.split(sizes), strict=True)}
+    return {
+        f"layers.{block}.{part}": piece.contiguous() for part, piece in zip(parts, tensor.split(sizes), strict=True)
+    }
 
 
 def _renamed(name: str) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lumina_core.config import Config as Settings
-from lumina_core.files import whole_file
-from lumina_core.request import Request
-from lumina_core.types import Extent
 from PIL import Image, PngImagePlugin
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from lumina_core.config import Config as Settings
+from lumina_core.files import whole_file
+from lumina_core.request import Request
+from lumina_core.types import Extent
 from lumina_image.emoji_names import spelled_out
 
 MAX_SIDE = 4096
@@ -24,9 +24,13 @@ MAX_SIDE = 4096
 class PictureRequest(Request):
     """A sentence in, pictures out."""
 
-    prompt: str = Field(max_length=20000, description="what the picture shows, in any language")
+    prompt: str = Field(
+        max_length=20000, description="what the picture shows, in any language; an emoji is read as its name"
+    )
+    size: tuple[int, int] | None = Field(
+        None, title="WIDTHxHEIGHT", description="sides in pixels, for example 64x64; left out: the model's own"
+    )
     negative: str | None = Field(None, max_length=20000, description="what to stay away from")
-    size: tuple[int, int] | None = Field(None, description="WIDTHxHEIGHT in pixels; the model's own where left out")
 
     @field_validator("prompt")
     @classmethod
@@ -41,7 +45,7 @@ class PictureRequest(Request):
         if not isinstance(value, str):
             return value
         sides = value.lower().replace("×", "x").split("x")
-        if len(sides) != 2 or not all(side.strip().isdigit() for side in sides):
+        if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
             raise ValueError("a size is WIDTHxHEIGHT, for example 64x64")
         return tuple(int(side) for side in sides)
 
@@ -58,6 +62,7 @@ class TextToImage:
 
     Request = PictureRequest
     data_field = "picture"
+    suffix = ".png"
 
     class Config(Settings):
         """The size a model was trained at."""

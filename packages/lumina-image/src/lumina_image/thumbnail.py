@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from lumina_core.config import Config as Settings
-from lumina_core.errors import ShapeError
 from pydantic import Field
 from torch import Tensor
+
+from lumina_core.config import Config as Settings
+from lumina_core.errors import ShapeError
 
 
 class Thumbnail:
@@ -29,7 +30,9 @@ class Thumbnail:
             ShapeError: a side is no multiple of `shrink`.
         """
         if data.shape[-2] % self.config.shrink or data.shape[-1] % self.config.shrink:
-            raise ShapeError(f"a picture of {tuple(data.shape[-2:])} cannot be averaged in squares of {self.config.shrink}")
+            raise ShapeError(
+                f"a picture of {tuple(data.shape[-2:])} cannot be averaged in squares of {self.config.shrink}"
+            )
         return F.avg_pool2d(data, self.config.shrink)
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from lumina_core.types import Batch, Loss
 class Alignment:
     """Squared error between what is foretold and what is there, and a contrast within the batch. Our own proposal.
 
-    The contrast asks, by softmax over negative squared distances, which data a caption belongs to: among those that were
-    surveyed before the run, or those of the batch. So captions of look-alikes are pulled apart; equal data are no mistake.
+    The contrast asks, by softmax over negative squared distances, which data a caption belongs to: among those that
+    were surveyed before the run, or those of the batch. So captions of look-alikes are pulled apart; equal data are no
+    mistake.
     """
 
     class Config(Settings):

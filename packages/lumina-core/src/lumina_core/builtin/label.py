@@ -14,12 +14,12 @@ from lumina_core.types import Condition
 
 
 class LabelConditioner(nn.Module):
-    """Class numbers 0..classes-1 to a summary (B, width); the last row is silence, as in the published ImageNet models."""
+    """Class numbers 0..classes-1 to a summary (B, width); the last row is silence, as in the published models."""
 
     class Config(Settings):
         """How many classes there are, and how wide their rows."""
 
-        classes: int = Field(1000, ge=1)
+        classes: int = Field(1000, ge=1, description="labels go from 0 to classes - 1")
         width: int = Field(1024, ge=1, description="the backbone's modulation width, min(its width, 1024)")
 
     def __init__(self, config: Config) -> None:

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 def lumina_register_parts(parts: Parts) -> None:
     """Backbones, conditioners, heads, objectives, and the mathematics of the flow."""
     parts.backbone("core.next_dit", "lumina_core.nn.next_dit:NextDiT", "the backbone of Lumina-Next")
-    parts.backbone("core.flag_dit", "lumina_core.nn.flag_dit:FlagDiT", "the older backbone, one axis, the paper's baseline")
+    parts.backbone(
+        "core.flag_dit", "lumina_core.nn.flag_dit:FlagDiT", "the older backbone, one axis, the paper's baseline"
+    )
     parts.conditioner("core.text", "lumina_core.builtin.text:TextConditioner", "captions by a small trainable encoder")
     parts.conditioner("core.label", "lumina_core.builtin.label:LabelConditioner", "one class of many")
     parts.head("core.velocity", "lumina_core.builtin.velocity:VelocityHead", "one vector a token, for generation")
     parts.objective("core.flow_matching", "lumina_core.flow.objective:FlowMatching", "the velocity from noise to data")
-    parts.objective("core.alignment", "lumina_core.builtin.alignment:Alignment", "teaches a conditioner before the backbone")
+    parts.objective(
+        "core.alignment", "lumina_core.builtin.alignment:Alignment", "teaches a conditioner before the backbone"
+    )
     parts.path("core.linear", "lumina_core.flow.path:Linear", "straight lines, the path of Lumina-Next")
     parts.path("core.gvp", "lumina_core.flow.path:GVP", "sine and cosine, constant variance")
     parts.path("core.vp", "lumina_core.flow.path:VP", "variance-preserving diffusion, time turned round")

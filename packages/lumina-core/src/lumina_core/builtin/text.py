@@ -1,4 +1,4 @@
-"""Text -> Condition by a small trainable encoder with its own subword vocabulary; any script, bytes where no piece fits."""
+"""Text -> Condition by a small trainable encoder with its own subword vocabulary; any script, at worst as bytes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ GROUP = 16
 class TextConditioner(nn.Module):
     """Reads a caption into a fixed number of memory slots and a summary. Our own design, not the paper's.
 
-    The pieces of the caption pass through a few transformer layers and are averaged; a wide layer unfolds the average into
-    `slots` memory entries. A fixed number of entries means that captions of all lengths share a batch without any mask in
-    the backbone (compare the resampler of Flamingo, arXiv 2204.14198). `foretell` reads the slots as a guess of coarse
-    data, which the objective `core.alignment` teaches before the backbone is trained.
+    The pieces of the caption pass through a few transformer layers and are averaged; a wide layer unfolds the average
+    into `slots` memory entries. A fixed number of entries means that captions of all lengths share a batch without any
+    mask in the backbone (compare the resampler of Flamingo, arXiv 2204.14198). `foretell` reads the slots as a guess of
+    coarse data, which the objective `core.alignment` teaches before the backbone is trained.
     """
 
     class Config(Settings):
@@ -35,8 +35,8 @@ class TextConditioner(nn.Module):
 
         vocabulary: int = Field(12000, ge=300, le=256000, description="pieces, with 256 bytes among them")
         width: int = Field(256, ge=16, description="width of the layers")
-        depth: int = Field(2, ge=1)
-        heads: int = Field(4, ge=1)
+        depth: int = Field(2, ge=1, description="layers")
+        heads: int = Field(4, ge=1, description="heads of a layer")
         length: int = Field(64, ge=8, le=4096, description="pieces read; the rest of a longer caption is cut off")
         hidden: int = Field(1024, ge=16, description="width of the layer that unfolds the average into slots")
         slots: int = Field(16, ge=1, description="entries of the memory")
@@ -62,11 +62,12 @@ class TextConditioner(nn.Module):
         self._pieces: sentencepiece.SentencePieceProcessor | None = None
 
     def learn(self, values: Sequence[str]) -> None:
-        """Learn the vocabulary from captions (unigram pieces with byte fallback, NFKC). The same captions give the same one."""
+        """Learn the vocabulary (unigram pieces, byte fallback, NFKC). The same captions give the same one."""
         written = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(values), model_writer=written, vocab_size=self.config.vocabulary, hard_vocab_limit=False,
-            byte_fallback=True, character_coverage=0.9999, normalization_rule_name="nmt_nfkc_cf", num_threads=1,
+            sentence_iterator=iter(values), model_writer=written, vocab_size=self.config.vocabulary,
+            hard_vocab_limit=False, byte_fallback=True, character_coverage=0.9999,
+            normalization_rule_name="nmt_nfkc_cf", num_threads=1,
             pad_id=PAD, bos_id=BEGIN, eos_id=2, unk_id=3, minloglevel=2, max_sentence_length=4096,
         )  # fmt: skip
         self.vocabulary = torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
@@ -76,6 +77,11 @@ class TextConditioner(nn.Module):
         """Piece numbers of a text, the beginning mark first, at most `length` of them."""
         numbers: list[int] = self._processor().encode(text)
         return [BEGIN, *numbers][: self.config.length]
+
+    def unread(self, text: str) -> str:
+        """The end of a text that is longer than `length` pieces, which `encode` cuts off; empty for most."""
+        rest: str = self._processor().decode(self._processor().encode(text)[self.config.length - 1 :])
+        return rest
 
     def encode(self, values: Sequence[str]) -> Condition:
         """Captions -> memory (B, slots, W') and summary (B, width)."""
@@ -113,14 +119,29 @@ class TextConditioner(nn.Module):
         """(B, slots, foretold): a guess of the data's coarse tokens, one a slot."""
         if self.to_foretold is None or condition.memory is None:
             raise ConfigError("core.text foretells nothing with `foretold: 0`; give it the width of the data's tokens")
-        return self.to_foretold(condition.memory)
+        foretold: Tensor = self.to_foretold(condition.memory)
+        return foretold
 
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         if self._pieces is None:
             if self.vocabulary.numel() == 0:
                 raise CheckpointError("core.text has no vocabulary yet: train it, or load weights that bring one")
-            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=bytes(self.vocabulary.cpu().numpy()))
+            self._pieces = self._opened()
         return self._pieces
+
+    def _opened(self) -> sentencepiece.SentencePieceProcessor:
+        try:
+            opened = sentencepiece.SentencePieceProcessor(model_proto=bytes(self.vocabulary.cpu().numpy()))
+        except RuntimeError as error:
+            raise CheckpointError(
+                "core.text: the vocabulary among the weights cannot be read; get the model again"
+            ) from error
+        if opened.get_piece_size() > self.config.vocabulary:
+            raise CheckpointError(
+                f"core.text: the weights bring {opened.get_piece_size()} pieces, "
+                f"the recipe has {self.config.vocabulary}"
+            )
+        return opened
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # the vocabulary is as long as it was learnt: give the buffer that length before torch compares the shapes
@@ -149,4 +170,5 @@ class _Layer(nn.Module):
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias).softmax(-1)
         x = x + self.out((weights @ v).transpose(1, 2).flatten(2))
-        return x + self.feed(self.feed_norm(x))
+        fed: Tensor = self.feed(self.feed_norm(x))
+        return x + fed

@@ -23,14 +23,16 @@ class VelocityHead(nn.Module):
 
         learn_sigma: bool = Field(False, description="keep room for the published weights' unused second half")
         shift: bool = Field(False, description="shift as well as scale, as in the published ImageNet and sound models")
-        width: int = Field(0, ge=0)
-        token_width: int = Field(0, ge=0)
-        modulation_width: int = Field(0, ge=0)
+        width: int = Field(0, ge=0, description="the backbone's; filled in")
+        token_width: int = Field(0, ge=0, description="the tokenizer's; filled in")
+        modulation_width: int = Field(0, ge=0, description="the backbone's; filled in")
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         if not (config.width and config.token_width and config.modulation_width):
-            raise ConfigError("core.velocity: width, token_width and modulation_width come from the other parts; one is 0")
+            raise ConfigError(
+                "core.velocity: width, token_width and modulation_width come from the other parts; one is 0"
+            )
         self.config = config
         self.modulation = nn.Linear(config.modulation_width, (2 if config.shift else 1) * config.width)
         self.linear = nn.Linear(config.width, (2 if config.learn_sigma else 1) * config.token_width)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from lumina_core.cli.places import make_folder, places
+from lumina_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -16,7 +20,18 @@ if TYPE_CHECKING:
     from lumina_core.session import Answer, Session
 
 BATCH = 16
-"""Requests of a file that are answered together."""
+"""Answers that are made together."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command was told beside the request's own fields."""
+
+    out: Path
+    several: Path | None
+    model: str | None
+    device: str
+    as_json: bool
 
 
 def task_command(name: str, task_name: str, summary: str) -> click.Command:
@@ -27,57 +42,82 @@ def task_command(name: str, task_name: str, summary: str) -> click.Command:
     fields: dict[str, FieldInfo] = task.Request.model_fields
     required = [field for field, info in fields.items() if info.is_required()]
     subject = required[0] if required else None
-    options = [_option(field, info) for field, info in fields.items() if field != subject]
-    shown = (subject or "request").upper()
     arguments: list[click.Parameter] = [click.Argument([subject], required=False)] if subject else []
     return click.Command(
         name,
-        params=[*arguments, *_own_options(subject), *options],
-        callback=lambda **asked: _run(task_name, subject, asked),
-        help=f"{summary}\n\n{shown} says what is wanted.",
+        params=[*arguments, *_options(fields, subject)],
+        callback=lambda **asked: _run(task, task_name, subject, asked),
+        help=f"{summary}\n\n{_about(fields, subject)}",
         epilog=f'Example:  lumina {name} "a red heart" --out heart.png --seed 1',
     )
 
 
-def _own_options(subject: str | None) -> list[click.Parameter]:
-    several = f"{subject}s" if subject else "requests"
+def _about(fields: dict[str, FieldInfo], subject: str | None) -> str:
+    if subject is None:
+        return ""
+    text = fields[subject].description or "says what is wanted"
+    return f"{subject.upper()}: {text}. Give it, or a file of them with --{subject}s."
+
+
+def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Parameter]:
+    """Where to, then the task's own fields, then what every request has, then the rest: most used first."""
+    from lumina_core.request import Request
+
+    own = [field for field in fields if field not in Request.model_fields and field != subject]
+    shared = [field for field in fields if field in Request.model_fields]
+    asked = [_option(field, fields[field], field in shared) for field in (*own, *shared)]
+    path, noun = click.Path(path_type=Path), subject or "request"
+    several = f"A file with one {noun} a line, each answered with seeds of its own; --out is a folder."
     return [
-        click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="File, or a folder for several."),
-        click.Option([f"--{several}", "several"], type=click.Path(path_type=Path), help="A file with one a line; --out is a folder."),
-        click.Option(["--model"], help="Model folder, or one of `lumina models`.  [default: the built-in one]"),
-        click.Option(["--device"], default="cpu", show_default=True, help="cpu, cuda, mps ..."),
+        click.Option(
+            ["--out"], type=path, required=True, metavar="PATH", help="File to write, or a folder for several."
+        ),
+        *asked,
+        click.Option(
+            ["--model"], metavar="MODEL", help="Model folder, or one of `lumina models`.  [default: built in]"
+        ),
+        click.Option([f"--{noun}s", "several"], type=path, metavar="FILE", help=several),
+        click.Option(["--device"], metavar="NAME", default="cpu", help="cpu, cuda, mps ...  [default: cpu]"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on one line, last."),
     ]
 
 
-def _option(field: str, info: FieldInfo) -> click.Option:
+def _option(field: str, info: FieldInfo, shared: bool) -> click.Option:
     plain = {kind for kind in (info.annotation, *get_args(info.annotation)) if kind in (int, float, str)}
     kind = next((k for k in (float, int, str) if k in plain), str) if not _is_tuple(info) else str
-    default = "" if info.default is None else f"  [default: {info.default}]"
+    usual = "the model's own" if shared and info.default is None else info.default
+    default = "" if usual is None else f"  [default: {usual}]"
     text = (info.description or "").strip()
-    return click.Option([f"--{field.replace('_', '-')}"], type=kind, help=f"{text[:1].upper()}{text[1:]}.{default}")
+    return click.Option(
+        [f"--{field.replace('_', '-')}"],
+        type=kind,
+        metavar=info.title or {int: "N", float: "X", str: "TEXT"}[kind],
+        help=f"{text[:1].upper()}{text[1:]}.{default}",
+    )
 
 
 def _is_tuple(info: FieldInfo) -> bool:
     return any(getattr(kind, "__origin__", None) is tuple for kind in (info.annotation, *get_args(info.annotation)))
 
 
-def _run(task_name: str, subject: str | None, asked: dict[str, Any]) -> None:
+def _run(task: Any, task_name: str, subject: str | None, values: dict[str, Any]) -> None:
     from lumina_core.session import open_model
 
-    out, several, as_json = asked.pop("out"), asked.pop("several"), asked.pop("as_json")
-    model, device = asked.pop("model"), asked.pop("device")
-    given = {field: value for field, value in asked.items() if value is not None}
-    lines = _lines(several, subject, given)
-    target = _target(out, several is not None or int(given.get("count", 1)) > 1)
+    asked = _Asked(**{key: values.pop(key) for key in _Asked.__dataclass_fields__})
+    given = {field: value for field, value in values.items() if value is not None}
+    lines = _lines(asked.several, subject, given)
+    requests = _requests(task.Request, subject, given, lines)
+    paths = places(asked.out, len(requests), lines is not None, getattr(task, "suffix", ""))
     began = time.perf_counter()
-    session = open_model(model, task=task_name, device=device)
-    requests = _requests(session, subject, given, lines)
-    paths, answers = _answered(session, requests, target, quiet=several is None)
-    if as_json:
-        click.echo(json.dumps(_told(paths, answers, time.perf_counter() - began), ensure_ascii=False))
-    else:
+    session = open_model(asked.model, task=task_name, device=asked.device)
+    opened = time.perf_counter()
+    answers = _answered(session, requests, paths, quiet=lines is None)
+    if not asked.as_json:
         click.echo("\n".join(str(path) for path in paths))
+        return
+    seconds = {"seconds": time.perf_counter() - opened, "seconds_to_open": opened - began}
+    told = {**_told(paths, answers), **{key: round(value, 3) for key, value in seconds.items()}}
+    click.echo(json.dumps(told, ensure_ascii=False))
 
 
 def _lines(several: Path | None, subject: str | None, given: dict[str, Any]) -> list[str] | None:
@@ -86,69 +126,53 @@ def _lines(several: Path | None, subject: str | None, given: dict[str, Any]) -> 
     if several is None:
         return None
     try:
-        lines = [line.strip() for line in several.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"cannot read {several}: {error}") from error
+        lines = [line.strip() for line in several.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise ConfigError(f"cannot read {several}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{several} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if not any(lines):
-        raise click.UsageError(f"{several} has no line to read; wanted one {subject} a line")
+        raise ConfigError(f"{several} has no line to read; wanted one {subject} a line")
     return [line for line in lines if line]
 
 
-def _target(out: Path, many: bool) -> Path:
-    """The file or folder to write to, checked before any work is done; a folder for several is made."""
-    folder = out if many and not out.suffix else out.parent
-    if many and not out.suffix:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(f"cannot make the folder {out}: {error.strerror}") from error
-    if not folder.is_dir():
-        raise click.UsageError(f"the folder {folder} does not exist; make it first or choose another --out")
-    if out.is_dir() and not many:
-        raise click.UsageError(f"{out} is a folder; name a file in it, for example {out / 'result.png'}")
-    try:
-        probe = folder / f".{out.name}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise click.UsageError(f"cannot write in the folder {folder}: {error.strerror}") from error
-    return out
-
-
 def _requests(
-    session: Session, subject: str | None, given: dict[str, Any], lines: list[str] | None
+    settings_type: type[Request], subject: str | None, given: dict[str, Any], lines: list[str] | None
 ) -> list[Request]:
+    """One request an answer: the k-th of a `count` has the seed + k, and each line has seeds of its own."""
     if lines is None or subject is None:
-        return [session.request(**given)]
-    count, seed = int(given.get("count", 1)), int(given.get("seed", 0))
-    # each line has seeds of its own, so that no two of its neighbours share their noise
-    return [session.request(**{**given, subject: line, "seed": seed + k * count}) for k, line in enumerate(lines)]
+        asked = [settings_type.read(given, "request")]
+    else:
+        step = int(given.get("count", 1))
+        seeds = range(int(given.get("seed", 0)), int(given.get("seed", 0)) + step * len(lines), step or 1)
+        asked = [
+            settings_type.read({**given, subject: line, "seed": seed}, f"line {place}")
+            for place, (line, seed) in enumerate(zip(lines, seeds, strict=False), 1)
+        ]
+    return [r.model_copy(update={"seed": r.seed + k, "count": 1}) for r in asked for k in range(r.count)]
 
 
-def _answered(session: Session, requests: list[Request], target: Path, quiet: bool) -> tuple[list[Path], list[Answer]]:
+def _answered(session: Session, requests: list[Request], paths: list[Path], quiet: bool) -> list[Answer]:
+    from rich.console import Console
     from rich.progress import Progress
 
-    paths: list[Path] = []
     answers: list[Answer] = []
-    total = sum(request.count for request in requests)
-    share = max(1, BATCH // requests[0].count)
-    with Progress(disable=quiet, transient=True) as bar:
-        task = bar.add_task("generating", total=total)
-        for start in range(0, len(requests), share):
-            for answer in session.ask_all(requests[start : start + share]):
-                paths.append(answer.save(_path(target, len(paths), total)))
+    for note in dict.fromkeys(note for request in requests for note in session.notes(request)):
+        click.echo(f"Note: {note}", err=True)
+    with Progress(disable=quiet, transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("generating", total=len(requests))
+        for start in range(0, len(requests), BATCH):
+            for answer in session.ask_all(requests[start : start + BATCH]):
+                make_folder(paths[len(answers)].parent)
+                answer.save(paths[len(answers)])
                 answers.append(answer)
                 bar.advance(task)
-    return paths, answers
+    return answers
 
 
-def _path(target: Path, place: int, total: int) -> Path:
-    if target.is_dir():
-        return target / f"{place:05d}.png"
-    return target if total == 1 else target.with_name(f"{target.stem}-{place}{target.suffix}")
-
-
-def _told(paths: list[Path], answers: list[Answer], seconds: float) -> dict[str, Any]:
-    record = {key: value for key, value in answers[0].record.items() if key != "seconds"}
-    seeds = [answer.record["seed"] for answer in answers]
-    return {**record, "paths": [str(path) for path in paths], "seeds": seeds, "seconds": round(seconds, 3)}
+def _told(paths: list[Path], answers: list[Answer]) -> dict[str, Any]:
+    """What was written and how; what differs from answer to answer is a list under the plural of its name."""
+    records = [answer.record for answer in answers]
+    told: dict[str, Any] = {"paths": [str(path) for path in paths], **records[0]}
+    differing = [key for key in records[0] if any(record[key] != records[0][key] for record in records)]
+    return told | {f"{key}s": [record[key] for record in records] for key in ("seed", *differing)}

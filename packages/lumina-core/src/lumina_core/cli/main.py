@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 import traceback
-from typing import Any
 
 import click
 
@@ -42,14 +41,16 @@ class Lumina(click.Group):
             from lumina_core.cli.ask import task_command
 
             return task_command(cmd_name, entry.name, entry.summary)
-        module, _, attribute = entry.target.partition(":")
-        return _attribute(module, attribute)
+        command: click.Command = load().find("command", cmd_name)
+        return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but an unknown word is answered with the nearest command."""
         known = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in known:
-            raise click.UsageError(f"there is no command '{args[0]}'{near(args[0], known)} See: lumina --help")
+            raise click.UsageError(f"there is no command '{args[0]}'{near(args[0], known) or '.'} See: lumina --help")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -82,7 +83,9 @@ def main() -> None:
     """Run the command line; every error a user can cause ends in one line and a non-zero status."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    sys.exit(run(arguments, debug))
+    status = run(arguments, debug)
+    sys.stdout = sys.stderr  # what a plugin says at exit must not follow what was printed for other programs
+    sys.exit(status)
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
@@ -117,5 +120,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _attribute(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
+def _attribute(module: str, name: str) -> click.Command:
+    command: click.Command = getattr(importlib.import_module(module), name)
+    return command

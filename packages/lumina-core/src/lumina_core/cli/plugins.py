@@ -9,10 +9,8 @@ import click
 
 from lumina_core.errors import PluginError
 from lumina_core.plugins.loader import load
-from lumina_core.plugins.offers import Entry, near
+from lumina_core.plugins.offers import NOT_PARTS, Entry, near
 from lumina_core.plugins.registry import Registry
-
-KINDS_BESIDE = ("kind", "recipe", "model", "command")
 
 
 @click.command(epilog="Example:  lumina plugins image")
@@ -23,7 +21,7 @@ def plugins(name: str | None, as_json: bool) -> None:
     registry = load()
     known = [*registry.sources, *registry.failures]
     if name is not None and name not in known:
-        raise PluginError(f"no plugin is called '{name}'{near(name, known)} Installed: {', '.join(known)}")
+        raise PluginError(f"no plugin is called '{name}'{near(name, known) or '.'} Installed: {', '.join(known)}")
     if as_json:
         click.echo(json.dumps(_as_data(registry, name), ensure_ascii=False))
         return
@@ -34,13 +32,15 @@ def plugins(name: str | None, as_json: bool) -> None:
                 click.echo(f"  {entry.kind:12} {entry.name:24} {entry.summary}")
     for plugin, failure in registry.failures.items():
         if name in (None, plugin):
-            click.echo(f"{plugin}  ({failure.source.distribution} {failure.source.version})  LEFT OUT: {failure.reason}")
+            click.echo(
+                f"{plugin}  ({failure.source.distribution} {failure.source.version})  LEFT OUT: {failure.reason}"
+            )
             if name is not None:
                 click.echo(failure.trace)
 
 
 def _brought(registry: Registry, plugin: str) -> list[Entry]:
-    kinds = dict.fromkeys((*registry.kinds(), *KINDS_BESIDE))
+    kinds = dict.fromkeys((*registry.kinds(), *NOT_PARTS))
     return [entry for kind in kinds for entry in registry.entries(kind).values() if entry.plugin == plugin]
 
 

@@ -18,13 +18,17 @@ def asked_recipe(registry: Registry, name: str, settings: tuple[str, ...]) -> Re
         ConfigError: there is neither; a setting does not fit.
     """
     from lumina_core.config import nearest, read_file, read_text, with_setting
-    from lumina_core.errors import ConfigError
+    from lumina_core.errors import ConfigError, PluginError
     from lumina_core.recipe import read_recipe
 
     installed = registry.recipes()
     if name in installed:
         package, _, path = installed[name].target.partition(":")
-        values = read_text((files(package) / path).read_text(encoding="utf-8"), f"recipe {name}")
+        try:
+            text = (files(package) / path).read_text(encoding="utf-8")
+        except (OSError, ImportError, TypeError, UnicodeDecodeError) as error:
+            raise PluginError(f"the recipe {name} cannot be read from {installed[name].target}: {error}") from error
+        values = read_text(text, f"recipe {name}")
     elif Path(name).suffix in {".yaml", ".yml", ".json"}:
         values = read_file(Path(name))
     else:

@@ -11,10 +11,16 @@ from lumina_core.cli.recipes import asked_recipe
 
 @click.command(epilog="Example:  lumina train image.emoji --out runs/emoji --set training.steps=2000")
 @click.argument("recipe")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run: checkpoints, log, samples.")
-@click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run: checkpoints, log, samples."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated."
+)
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, with the same numbers.")
-@click.option("--init", type=click.Path(path_type=Path), metavar="MODEL", help="Begin from the weights of another model.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), metavar="MODEL", help="Begin from the weights of another model."
+)
 @click.option("--device", help="cpu, cuda, mps ...  [default: the best there is]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(
@@ -25,7 +31,8 @@ def train(
     Several processes: torchrun --nproc-per-node 2 -m lumina_core train RECIPE --out DIR
     """
     from lumina_core.plugins.loader import load
-    from lumina_core.train.loop import Asked, train as run
+    from lumina_core.train.loop import Asked
+    from lumina_core.train.loop import train as run
 
     registry = load()
     finished = run(asked_recipe(registry, recipe, settings), registry, Asked(out, resume, init, device, quiet))
@@ -34,7 +41,9 @@ def train(
 
 @click.command(epilog="Example:  lumina check image.emoji --set backbone.width=384")
 @click.argument("recipe")
-@click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated."
+)
 def check(recipe: str, settings: tuple[str, ...]) -> None:
     """Try RECIPE without training: parts, shapes, parameter counts, memory, one batch through."""
     from lumina_core.plugins.loader import load
@@ -48,4 +57,7 @@ def check(recipe: str, settings: tuple[str, ...]) -> None:
         click.echo(f"{name:24} {count:>13,} parameters")
     click.echo(f"{'trained':24} {found.trained:>13,}")
     click.echo(f"examples {found.examples}, each {found.data_shape} -> tokens {found.token_shape}")
-    click.echo(f"memory about {found.memory_bytes / 2**30:.2f} GiB; one small batch: loss {found.loss:.4f}, {found.seconds:.2f} s")
+    click.echo(
+        f"memory about {found.memory_bytes / 2**30:.2f} GiB; "
+        f"one small batch: loss {found.loss:.4f}, {found.seconds:.2f} s"
+    )

@@ -26,10 +26,10 @@ class FlowMatching:
     class Config(Settings):
         """What is predicted and compared; path and times are parts of their own."""
 
-        path: Use = Use(use="core.linear")
-        times: Use = Use(use="core.uniform")
-        prediction: Prediction = "velocity"
-        compare: Literal["velocity", "prediction"] = "velocity"
+        path: Use = Field(Use(use="core.linear"), description="the road between noise and data")
+        times: Use = Field(Use(use="core.uniform"), description="the draw of times")
+        prediction: Prediction = Field("velocity", description="what the network answers")
+        compare: Literal["velocity", "prediction"] = Field("velocity", description="what the loss is taken of")
         floor: float = Field(0.05, ge=0, lt=0.5, description="alpha and sigma count as at least this in conversions")
 
     def __init__(self, config: Config, path: Path_, times: Draw) -> None:
@@ -64,13 +64,15 @@ class FlowMatching:
         if self.config.prediction == "noise":
             return noise
         velocity = velocity_between(self.path, noise, data, time)
-        return velocity if self.config.prediction == "velocity" else convert(
-            self.path, noise, x, time, "noise", "score", self.config.floor
+        return (
+            velocity
+            if self.config.prediction == "velocity"
+            else convert(self.path, noise, x, time, "noise", "score", self.config.floor)
         )
 
 
 def noise_like(batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
-    """(B, N, D) standard normal noise; each item's own length is drawn from its own generator, on the CPU, padding is 0."""
+    """(B, N, D) standard normal noise; each item's own length is drawn from its own generator (CPU), padding is 0."""
     values, mask = batch.tokens.values, batch.tokens.mask
     noise = torch.zeros(values.shape)
     lengths = [values.shape[1]] * len(noise) if mask is None else mask.sum(dim=1).tolist()

@@ -6,6 +6,7 @@ import math
 from typing import Literal, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
@@ -75,8 +76,8 @@ class VP:
     class Config(Settings):
         """The ends of beta."""
 
-        beta_min: float = 0.1
-        beta_max: float = 20.0
+        beta_min: float = Field(0.1, description="beta at data (t = 1)")
+        beta_max: float = Field(20.0, description="beta at noise (t = 0)")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -126,8 +127,8 @@ def convert(
     """What a network predicted at x (B, ...) and time (B,) as another prediction.
 
     All of them follow from one linear system: x = alpha data + sigma noise and v = alpha' data + sigma' noise, with
-    score = -noise / sigma. Where a coefficient vanishes at an end of the path the answer is infinite, unless `floor` keeps
-    alpha or sigma away from 0 (JiT, arXiv 2511.13720, takes 0.05 for data -> velocity).
+    score = -noise / sigma. Where a coefficient vanishes at an end of the path the answer is infinite, unless `floor`
+    keeps alpha or sigma away from 0 (JiT, arXiv 2511.13720, takes 0.05 for data -> velocity).
 
     Raises:
         ConfigError: a prediction has an unknown name.
@@ -148,9 +149,7 @@ def convert(
     return path.alpha_slope(at) * data + path.sigma_slope(at) * noise
 
 
-def _ends(
-    path: Path_, value: Tensor, x: Tensor, at: Tensor, source: Prediction, floor: float
-) -> tuple[Tensor, Tensor]:
+def _ends(path: Path_, value: Tensor, x: Tensor, at: Tensor, source: Prediction, floor: float) -> tuple[Tensor, Tensor]:
     """(data, noise) that a prediction at x speaks of."""
     alpha, sigma = path.alpha(at), path.sigma(at)
     if source == "data":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def integrate(velocity: Velocity, x: Tensor, grid: Tensor, step: Solver, on_step
 
     # times stay on the CPU in float64: no sync with a device, no rounding before the network's own
     times, done = grid.unbind(), 0
-    for done, (t, u) in enumerate(zip(times, times[1:], strict=False), start=1):
+    for done, (t, u) in enumerate(pairwise(times), start=1):
         x = step(counted, x, t, u)
         if on_step is not None and on_step(done, float(u), x):
             break

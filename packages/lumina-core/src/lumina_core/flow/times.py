@@ -33,8 +33,8 @@ class LogitNormal:
     class Config(Settings):
         """Of the normal number; below 0 leans to noise, above to data."""
 
-        mean: float = 0.0
-        std: float = Field(1.0, gt=0)
+        mean: float = Field(0.0, description="below 0: nearer noise, above: nearer data")
+        std: float = Field(1.0, gt=0, description="how widely the times are spread")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -53,7 +53,7 @@ class Shifted:
     class Config(Settings):
         """How far."""
 
-        shift: float = Field(gt=0)
+        shift: float = Field(gt=0, description="1 changes nothing; more: nearer data")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -69,9 +69,9 @@ class Within:
     class Config(Settings):
         """The interval, and the draw (uniform where none is named)."""
 
-        start: float = Field(0.0, ge=0, le=1)
-        stop: float = Field(1.0, ge=0, le=1)
-        times: Use = Use(use="core.uniform")
+        start: float = Field(0.0, ge=0, le=1, description="earliest time")
+        stop: float = Field(1.0, ge=0, le=1, description="latest time")
+        times: Use = Field(Use(use="core.uniform"), description="the draw that is squeezed")
 
     def __init__(self, config: Config, times: Draw) -> None:
         if config.start >= config.stop:
@@ -96,12 +96,12 @@ class UniformGrid:
 
 
 class ShiftGrid:
-    """The rational grid t / (t + s - s t): finer near noise for s > 1, equal steps for s = 1 (`time_shifting_factor`)."""
+    """The rational grid t / (t + s - s t): finer near noise for s > 1, equal for s = 1 (`time_shifting_factor`)."""
 
     class Config(Settings):
         """How far; the published scripts take 4."""
 
-        shift: float = Field(4.0, gt=0)
+        shift: float = Field(4.0, gt=0, description="1: equal steps; more: finer near noise")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -116,7 +116,7 @@ class GivenGrid:
     class Config(Settings):
         """Rising, the first 0, the last 1."""
 
-        values: tuple[float, ...] = Field(min_length=2)
+        values: tuple[float, ...] = Field(min_length=2, description="the times; one more than steps")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -140,7 +140,8 @@ def equal_steps(steps: int) -> Tensor:
 
 def toward_noise(time: Tensor, shift: float) -> Tensor:
     """t / (t + s - s t): the sampling shift."""
-    return time / (time + shift - shift * time)
+    # in this order the end is exactly 1 for every s, and s = 1 changes no digit
+    return time / (time + shift * (1 - time))
 
 
 def toward_data(time: Tensor, shift: float) -> Tensor:

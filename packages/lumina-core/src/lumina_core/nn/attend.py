@@ -8,7 +8,7 @@ from torch import Tensor
 
 BACKENDS = ("auto", "fused", "matmul")
 SHORT = 512
-"""Keys up to which plain matrix products train faster on a CPU than the fused kernel, whose backward pass is slow there."""
+"""Keys up to which plain products train faster on a CPU than the fused kernel, whose backward pass is slow there."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, backend: str = "auto") -> Tensor:
@@ -35,4 +35,5 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: fl
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     mixed = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
-    return mixed.unflatten(2, (heads // shared, q.shape[2])).flatten(1, 2)
+    apart: Tensor = mixed.unflatten(2, (heads // shared, q.shape[2]))
+    return apart.flatten(1, 2)

@@ -23,9 +23,9 @@ class Memory:
 class Attention(nn.Module):
     """Self-attention with rotary positions, plus cross-attention that reads the memory with the same queries.
 
-    As published (lumina_next_t2i_mini/models/nextdit.py, class Attention): queries and keys are normalised over all heads
-    together before the rotation; memory keys are normalised but not turned; the memory's answer passes tanh of a gate a
-    head and is added before the output projection, which both share. Our projections of q, k, v are one matrix.
+    As published (lumina_next_t2i_mini/models/nextdit.py, class Attention): queries and keys are normalised over all
+    heads together before the rotation; memory keys are normalised but not turned; the memory's answer passes tanh of a
+    gate a head and is added before the output projection, which both share. Our projections of q, k, v are one matrix.
 
     Args:
         width: of the tokens.
@@ -78,7 +78,9 @@ class Attention(nn.Module):
         if memory is not None:
             read = attend(q, memory.keys, memory.values, memory.mask, usual, self.backend)
             mixed = mixed + read * self.gate.tanh()[:, None, None].to(read.dtype)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        answer: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return answer
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        apart: Tensor = x.unflatten(-1, (self.kv_heads, -1))
+        return apart.transpose(1, 2)

@@ -20,12 +20,19 @@ class RMSNorm(nn.Module):
         self.eps, self.width = eps, width
         self.weight = nn.Parameter(torch.ones(width)) if weighted else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
+    def forward(self, x: Tensor, by: Tensor | float = 1.0) -> Tensor:
+        """(..., width) -> (..., width), times `by`, a number or one that broadcasts to it."""
+        if x.dtype == torch.float32 and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            return self._in_two_passes(x, by)
         if x.dtype == torch.float32:
-            return F.rms_norm(x, (self.width,), self.weight, self.eps)
+            return F.rms_norm(x, (self.width,), self.weight, self.eps) * by
         normed = F.rms_norm(x.float(), (self.width,), None, self.eps).to(x.dtype)
-        return normed if self.weight is None else normed * self.weight.to(x.dtype)
+        return (normed if self.weight is None else normed * self.weight.to(x.dtype)) * by
+
+    def _in_two_passes(self, x: Tensor, by: Tensor | float) -> Tensor:
+        # eager F.rms_norm goes over x five times on a CPU; here weight and `by` are one vector before they meet x
+        rate: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square().div(self.width).add(self.eps).rsqrt()
+        return (x * rate).mul_(by if self.weight is None else self.weight * by)
 
 
 class FeedForward(nn.Module):
@@ -39,7 +46,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
         gate, up = self.up(x).chunk(2, dim=-1)
-        return self.out(F.silu(gate) * up)
+        answer: Tensor = self.out(F.silu(gate) * up)
+        return answer
 
 
 def hidden_width(width: int, multiple_of: int, multiplier: float | None) -> int:
@@ -51,7 +59,7 @@ def hidden_width(width: int, multiple_of: int, multiplier: float | None) -> int:
 
 
 class Block(nn.Module):
-    """x + tanh(gate) * norm2(branch(norm1(x) * (1 + scale))), for attention and feed-forward (Lumina-Next, section 2.1).
+    """x + tanh(gate) * norm2(branch(norm1(x) * (1 + scale))), attention then feed-forward (Lumina-Next, section 2.1).
 
     Args:
         attention, feed: the two branches.
@@ -85,10 +93,10 @@ class Block(nn.Module):
     ) -> Tensor:  # fmt: skip
         """x (B, N, width), modulation (B, A) already through SiLU, or None -> (B, N, width)."""
         scale_a, gate_a, scale_f, gate_f = self._modulated(modulation)
-        x = x + gate_a * self.attention_norm2(
-            self.attention(self.attention_norm1(x) * scale_a, turned, mask, memory, scale)
-        )
-        return x + gate_f * self.feed_norm2(self.feed(self.feed_norm1(x) * scale_f))
+        read = self.attention(self.attention_norm1(x, scale_a), turned, mask, memory, scale)
+        x = x + self.attention_norm2(read, gate_a)
+        fed: Tensor = self.feed_norm2(self.feed(self.feed_norm1(x, scale_f)), gate_f)
+        return x + fed
 
     def _modulated(self, modulation: Tensor | None) -> Sequence[Tensor | float]:
         if self.modulation is None or modulation is None:

@@ -27,7 +27,8 @@ class TimeEmbedding(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         """time (B,) -> (B, width)."""
         waves = time_waves(time).to(self.inner.weight.dtype)
-        return self.outer(torch.nn.functional.silu(self.inner(waves)))
+        embedded: Tensor = self.outer(torch.nn.functional.silu(self.inner(waves)))
+        return embedded
 
 
 def time_waves(time: Tensor) -> Tensor:
@@ -49,4 +50,5 @@ class SummaryEmbedding(nn.Module):
 
     def forward(self, summary: Tensor) -> Tensor:
         """(B, S) -> (B, width)."""
-        return self.linear(self.norm(summary))
+        embedded: Tensor = self.linear(self.norm(summary))
+        return embedded

@@ -28,8 +28,9 @@ def lumina_register_kinds(kinds: Kinds) -> None:
 def lumina_register_parts(parts: Parts) -> None:
     """Name parts: `parts.tokenizer("motion.joints", "lumina_motion.joints:Joints", "joints over time")`.
 
-    There is one method a kind (`parts.solver`, `parts.head` ...), also for kinds that plugins bring. A name begins with the
-    name of your entry point and a dot. `parts.task` also takes `command`, the word of its command line (`lumina motion`).
+    There is one method a kind (`parts.solver`, `parts.head` ...), also for kinds that plugins bring. A name begins with
+    the name of your entry point and a dot. `parts.task` also takes `command`, the word of its command line (`lumina
+    motion`).
     """
 
 
@@ -40,9 +41,9 @@ def lumina_register_recipes(recipes: Recipes) -> None:
 
 @hookspec
 def lumina_register_models(models: Models) -> None:
-    """Name trained models shipped in your package: `models.add("motion.walk", "lumina_motion:models/walk", "...", task=...)`."""
+    """Name trained models: `models.add("motion.walk", "lumina_motion:models/walk", "...", task=...)`."""
 
 
 @hookspec
 def lumina_register_commands(commands: Commands) -> None:
-    """Add a command: `commands.add("retarget", "lumina_motion.retarget:command", "...")`, a click command's import string."""
+    """Add a click command: `commands.add("retarget", "lumina_motion.retarget:command", "...")`."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pluggy
 
 from lumina_core import __version__
 from lumina_core.errors import PluginError
 from lumina_core.plugins import hookspecs
-from lumina_core.plugins.offers import Commands, Entry, Kinds, Models, Offer, Parts, Recipes, near
+from lumina_core.plugins.offers import Commands, Entry, Kinds, Models, Offer, Parts, Recipes, command_word, near
 from lumina_core.plugins.registry import Failure, Registry, Source
 
 GROUP = "lumina"
@@ -37,7 +39,7 @@ class Candidate:
 
 @functools.lru_cache(maxsize=1)
 def load() -> Registry:
-    """All installed plugins, once a process. LUMINA_PLUGINS=a,b loads only these (core always), LUMINA_STRICT=1 raises."""
+    """All installed plugins, once a process. LUMINA_PLUGINS=a,b: only these (core always); LUMINA_STRICT=1: raise."""
     chosen = os.environ.get("LUMINA_PLUGINS")
     only = None if chosen is None else {"core", *filter(None, chosen.split(","))}
     found = [c for c in candidates() if only is None or c.source.plugin in only]
@@ -45,9 +47,16 @@ def load() -> Registry:
 
 
 def candidates() -> list[Candidate]:
-    """What is installed, the core first, then by name, so that the order of installation decides nothing."""
-    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name != "core", point.name, point.value))
-    return [_candidate(point) for point in points]
+    """What is installed, the core first, then by name, so that the order of installation decides nothing.
+
+    Where two distributions claim one name, the one called `lumina-<name>` comes first.
+    """
+    found: dict[str, list[Candidate]] = {}
+    for distribution in distributions():
+        several = _candidates(distribution)
+        if several:  # a distribution that is twice on the path counts where Python would import it from
+            found.setdefault(_plain(several[0].source.distribution), several)
+    return sorted((candidate for several in found.values() for candidate in several), key=_rank)
 
 
 def load_from(found: Iterable[Candidate], strict: bool = False) -> Registry:
@@ -56,19 +65,57 @@ def load_from(found: Iterable[Candidate], strict: bool = False) -> Registry:
     for candidate in found:
         try:
             _load_one(candidate, registry)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also SystemExit, and what compiled modules throw past Exception
             if strict:
                 raise
             _leave_out(registry, candidate, error)
     return registry
 
 
-def _candidate(point: EntryPoint) -> Candidate:
-    distribution: Distribution | None = point.dist
-    name = distribution.metadata["Name"] if distribution is not None else "unknown"
-    version = distribution.version if distribution is not None else "unknown"
-    requirements = tuple(distribution.requires or ()) if distribution is not None else ()
-    return Candidate(Source(point.name, name, version), requirements, point.load)
+def _candidates(distribution: Distribution) -> list[Candidate]:
+    """The plugins of one distribution; one that cannot be read stands there as a candidate that fails to load."""
+    try:
+        if f"[{GROUP}]" not in "".join((distribution.read_text("entry_points.txt") or "").split()):
+            return []
+        points = list(distribution.entry_points.select(group=GROUP))
+        requirements = tuple(distribution.requires or ())
+    except Exception as error:
+        reason = f"what it says of itself cannot be read ({type(error).__name__}: {error})"
+        name = _metadata(distribution, "Name")
+        return [Candidate(_source(name, distribution), (), functools.partial(_refuse, reason))]
+    return [Candidate(_source(p.name, distribution), requirements, functools.partial(_module, p)) for p in points]
+
+
+def _rank(candidate: Candidate) -> tuple[bool, str, bool, str]:
+    plugin, owner = candidate.source.plugin, _plain(candidate.source.distribution)
+    return plugin != "core", plugin, owner != f"lumina-{_plain(plugin)}", owner
+
+
+def _source(plugin: str, distribution: Distribution) -> Source:
+    return Source(plugin, _metadata(distribution, "Name"), _metadata(distribution, "Version"))
+
+
+def _metadata(distribution: Distribution, key: str) -> str:
+    try:
+        return str(distribution.metadata[key] or "unknown")
+    except Exception:  # a half-installed distribution has no metadata; that is its own misfortune
+        return "unknown"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _module(point: EntryPoint) -> object:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", point.value):
+        _refuse(f"its entry point says '{point.name} = {point.value}'; wanted {point.name} = package.module")
+    return point.load()
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise PluginError(reason)
 
 
 def _load_one(candidate: Candidate, registry: Registry) -> None:
@@ -77,14 +124,15 @@ def _load_one(candidate: Candidate, registry: Registry) -> None:
         owner = registry.sources.get(plugin) or registry.failures[plugin].source
         raise PluginError(f"the name '{plugin}' is already taken by {owner.distribution} {owner.version}")
     _check_versions(candidate)
-    # what a plugin prints while it is imported must not mix with what a command prints for other programs
-    with redirect_stdout(sys.stderr):
+    # what a plugin prints while it is imported must not mix with what a command prints for other programs,
+    # and a filter that it sets for its warnings must not turn another plugin's warning into an error
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
         module = candidate.load()
         _check_hooks(module)
         entries = _asked(module, plugin, registry)
-    for entry in entries:
-        if entry.kind == "command" and entry.name in BUILT_IN_COMMANDS:
-            raise PluginError(f"the command '{entry.name}' belongs to lumina itself")
+    for word in filter(None, map(command_word, entries)):
+        if word in BUILT_IN_COMMANDS:
+            raise PluginError(f"the command '{word}' belongs to lumina itself")
     registry.join(candidate.source, entries)
 
 
@@ -110,7 +158,7 @@ def _check_hooks(module: object) -> None:
         raise PluginError(f"the entry point names a {type(module).__name__}; wanted a module")
     known = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("lumina_")}
     for name, function in vars(module).items():
-        marked = hasattr(function, "lumina_impl")
+        marked = isinstance(getattr(function, "lumina_impl", None), dict)
         if not (marked or name.startswith("lumina_register")):
             continue
         if name not in known:
@@ -132,15 +180,17 @@ def _check_versions(candidate: Candidate) -> None:
     from packaging.requirements import InvalidRequirement, Requirement  # only needed for plugins that state something
 
     for text in candidate.requirements:
-        if not text.replace("_", "-").lower().startswith("lumina-core"):
+        if not _plain(text).startswith("lumina-core"):
             continue
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
             raise PluginError(f"its requirement '{text}' cannot be read: {error}") from error
-        if requirement.name.replace("_", "-").lower() == "lumina-core" and not requirement.specifier.contains(
-            __version__, prereleases=True
+        if _plain(requirement.name) != "lumina-core" or (
+            requirement.marker and not requirement.marker.evaluate({"extra": ""})
         ):
+            continue
+        if not requirement.specifier.contains(__version__, prereleases=True):
             raise PluginError(f"it was made for lumina-core{requirement.specifier}, and this is {__version__}")
 
 

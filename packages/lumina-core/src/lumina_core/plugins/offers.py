@@ -1,4 +1,4 @@
-"""What a plugin is handed to say what it brings. Each checks what it is told at once, so that mistakes name their line."""
+"""What a plugin is handed to say what it brings. Each checks what it is told at once: mistakes name their line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ KINDS = (
     "task", "dataset", "metric",
 )  # fmt: skip
 """The kinds of part that are known without any plugin."""
+
+NOT_PARTS = ("kind", "recipe", "model", "command")
+"""What plugins bring besides parts; listed like kinds, but found by other roads."""
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _RESOURCE = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+")
@@ -36,6 +39,11 @@ def near(word: str, known: Iterable[str]) -> str:
     """A hint that ends a message: the nearest known word, or nothing."""
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def command_word(entry: Entry) -> str:
+    """The word of the command line that an entry brings, or nothing."""
+    return entry.name if entry.kind == "command" else entry.extra.get("command", "")
 
 
 class Offer:
@@ -61,7 +69,7 @@ class Offer:
 
     def own(self, kind: str, name: str) -> None:
         """Raise PluginError unless the name begins with this plugin's."""
-        if not isinstance(name, str) or not name.startswith(self.plugin + ".") or name.count(".") != 1:
+        if not isinstance(name, str) or not re.fullmatch(re.escape(self.plugin) + r"\.\w[\w-]*", name):
             raise PluginError(f"{kind} {name!r} must be called '{self.plugin}.<name>', after the plugin that brings it")
 
 
@@ -70,8 +78,10 @@ class Kinds(Offer):
 
     def add(self, name: str, contract: str, check: str, summary: str) -> None:
         """A kind called `name` (a plain word), its protocol and the check of its parts by import strings."""
-        if not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise PluginError(f"a kind is a plain lower-case word, got {name!r}")
+        if name in KINDS or name in NOT_PARTS:
+            raise PluginError(f"there is a kind called '{name}' already")
         if not _TARGET.fullmatch(check):
             raise PluginError(f"kind '{name}': check '{check}' is not of the form module:name")
         self.take(Entry("kind", name, contract, summary, self.plugin, {"check": check}))

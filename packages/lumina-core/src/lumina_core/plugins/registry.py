@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumina_core.errors import PluginError
-from lumina_core.plugins.offers import KINDS, Entry, near
+from lumina_core.plugins.offers import KINDS, NOT_PARTS, Entry, command_word, near
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,18 @@ class Registry:
             taken = self._entries.get((entry.kind, entry.name))
             if taken is not None:
                 raise PluginError(f"{entry.kind} '{entry.name}' is already brought by the plugin '{taken.plugin}'")
+        self._check_commands(entries)
         self.sources[source.plugin] = source
         self._entries |= {(entry.kind, entry.name): entry for entry in entries}
+
+    def _check_commands(self, entries: list[Entry]) -> None:
+        words = {word: entry.plugin for word, entry in self.commands().items()}
+        for entry in entries:
+            word = command_word(entry)
+            if word in words:
+                raise PluginError(f"the command '{word}' is already brought by the plugin '{words[word]}'")
+            if word:
+                words[word] = entry.plugin
 
     def kinds(self) -> tuple[str, ...]:
         """Every kind of part, the known ones first."""
@@ -69,8 +79,8 @@ class Registry:
 
     def commands(self) -> Mapping[str, Entry]:
         """Commands by name: those of plugins, and one for each task that has one."""
-        tasks = {e.extra["command"]: e for e in self.entries("task").values() if "command" in e.extra}
-        return {**tasks, **self.entries("command")}
+        every = [*self.entries("task").values(), *self.entries("command").values()]
+        return {command_word(entry): entry for entry in every if command_word(entry)}
 
     def owner(self, kind: str, name: str) -> tuple[str, str]:
         """(distribution, version) that a part comes from."""
@@ -81,8 +91,8 @@ class Registry:
         """The part itself, imported now if it was not before. `midpoint` finds `core.midpoint`.
 
         Raises:
-            PluginError: nothing is called so (the nearest name is offered), its plugin is not installed or was left out,
-                or the part cannot be imported.
+            PluginError: nothing is called so (the nearest name is offered), its plugin is not installed or was left
+                out, or the part cannot be imported.
         """
         entry = self._entry(kind, name)
         key = (entry.kind, entry.name)
@@ -95,14 +105,14 @@ class Registry:
         if name in named:
             return named[name]
         if "." not in name:
-            ends = [n for n in named if n.split(".", 1)[1] == name]
+            ends = [n for n in named if n.rpartition(".")[2] == name]
             first = f"core.{name}" if f"core.{name}" in ends else next(iter(ends), "")
             if first:
                 return named[first]
         raise PluginError(self._why_not(kind, name, named))
 
     def _why_not(self, kind: str, name: str, named: Mapping[str, Entry]) -> str:
-        if kind not in self.kinds():
+        if kind not in (*self.kinds(), *NOT_PARTS):
             return f"there is no kind of part called '{kind}'{near(kind, self.kinds())}"
         plugin, dot, _ = name.partition(".")
         if dot and plugin in self.failures:
@@ -110,8 +120,11 @@ class Registry:
             return f"the plugin '{plugin}' is installed but was left out: {reason}. See: lumina plugins {plugin}"
         if dot and plugin not in self.sources:
             hint = near(name, named)
-            return f"this uses {kind} '{name}', and no plugin called '{plugin}' is installed. Install it with: pip install lumina-{plugin}{hint}"
-        short = {n.split(".", 1)[1]: n for n in named}
+            return (
+                f"this uses {kind} '{name}', and no plugin called '{plugin}' is installed. "
+                f"Install it with: pip install lumina-{plugin}{hint}"
+            )
+        short = {n.rpartition(".")[2] for n in named}
         hint = near(name, named) if dot else near(name, short)
         return f"no {kind} is called '{name}'{hint or '; known: ' + (', '.join(named) or 'none')}"
 
@@ -120,8 +133,8 @@ def _imported(entry: Entry) -> Any:
     module, _, attribute = entry.target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{entry.kind} '{entry.name}' of the plugin '{entry.plugin}' cannot be imported from {entry.target}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lumina_core.conditions import choose
 from lumina_core.errors import ConfigError
-from lumina_core.model import Model
-from lumina_core.parts import Dataset
+from lumina_core.model import Model, spoken
+from lumina_core.parts import Conditioner, Dataset
 from lumina_core.train.order import Draw
-from lumina_core.types import Batch, Condition, Tokens, stack_tokens
+from lumina_core.types import Batch, Tokens, stack_tokens
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,27 @@ class Examples(TorchDataset[Raw]):
         return Raw(tuple(example[self._data_field] for example in read), values, tuple(draws))
 
 
-def make_batch(model: Model, raw: Raw, generators: Sequence[torch.Generator], drop: float) -> Batch:
+def make_batch(
+    model: Model,
+    raw: Raw,
+    generators: Sequence[torch.Generator],
+    drop: float,
+    speakers: Mapping[str, Conditioner] | None = None,
+) -> Batch:
     """Encode, tokenise and condition what was read, on the model's device.
 
     Args:
         generators: one an item; a number is drawn from each for whether its conditions are dropped.
         drop: share of the items that are told nothing.
+        speakers: the conditioners, some of them with a memory; None: the model's own.
     """
+    asked = model.speakers if speakers is None else speakers
     tokens = tokenised(model, raw.data)
-    condition = model.condition(raw.values, len(raw.draws))
-    return Batch(tokens, _dropped(model, condition, generators, drop))
+    condition = spoken(asked, raw.values, len(raw.draws))
+    kept = torch.stack([torch.rand((), generator=generator) for generator in generators]) >= drop
+    if not bool(kept.all()):
+        condition = choose(kept.to(model.device), condition, spoken(asked, {}, len(raw.draws)))
+    return Batch(tokens, condition)
 
 
 def tokenised(model: Model, data: Sequence[Tensor]) -> Tokens:
@@ -66,10 +77,3 @@ def tokenised(model: Model, data: Sequence[Tensor]) -> Tokens:
             return model.tokenizer.tokens(model.autoencoder.encode(torch.stack(list(data)).to(device)))
         encoded = [model.autoencoder.encode(item[None].to(device)) for item in data]
         return stack_tokens([model.tokenizer.tokens(latent) for latent in encoded])
-
-
-def _dropped(model: Model, condition: Condition, generators: Sequence[torch.Generator], drop: float) -> Condition:
-    kept = torch.stack([torch.rand((), generator=generator) for generator in generators]) >= drop
-    if bool(kept.all()):
-        return condition
-    return choose(kept.to(model.device), condition, model.nothing(len(generators)))

@@ -1,4 +1,4 @@
-"""Processes and devices: the only file that knows torch.distributed. One process needs nothing; torchrun starts many."""
+"""Processes and devices: the only file that knows torch.distributed. One process needs none; torchrun starts many."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Log:
-    """log.csv, tensorboard/ and the bar of one run. Rows after a resumed step are cut off, so that no step stands twice."""
+    """log.csv, tensorboard/ and the bar of one run. Rows after a resumed step are cut off: no step stands twice."""
 
     def __init__(self, out: Path, done: int, steps: int, quiet: bool) -> None:
         self._path, self._board = out / "log.csv", _board(out / "tensorboard", done)
@@ -24,7 +24,9 @@ class Log:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
         if self._board is not None:
             self._board.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lumina_core.checkpoint import WEIGHTS, fitting, model_folder, read_weights, save_model
-from lumina_core.errors import ConfigError
+from lumina_core.checkpoint import WEIGHTS, compare, fitting, model_folder, read_weights, save_model
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError
 from lumina_core.files import whole_file
 from lumina_core.model import Model, build_dataset, build_model
 from lumina_core.parts import Dataset
@@ -26,7 +27,6 @@ from lumina_core.train.order import Draw, Order, Reader
 from lumina_core.train.preview import draw_samples
 from lumina_core.train.state import Run, load_run, newest, prune, save_run
 from lumina_core.train.step import Average, Stepper
-
 
 SURVEYED = 4096
 """Examples at most that an objective may survey before a run."""
@@ -48,11 +48,14 @@ def train(recipe: Recipe, registry: Registry, asked: Asked) -> Path:
 
     Raises:
         ConfigError: the folder holds a run already and `resume` was not asked for.
-        CheckpointError: what is resumed or begun from does not fit.
+        CheckpointError: what is resumed or begun from does not fit, or a checkpoint cannot be written.
+        LuminaError: a step went wrong, or a file of the run cannot be written.
     """
     place = distributed.enter(asked.device)
     try:
         return _train(recipe, registry, asked, place)
+    except OSError as error:
+        raise LuminaError(f"the run in {asked.out} stopped: {error}; what was saved before is still whole") from error
     finally:
         distributed.leave()
 
@@ -60,7 +63,9 @@ def train(recipe: Recipe, registry: Registry, asked: Asked) -> Path:
 def _train(recipe: Recipe, registry: Registry, asked: Asked, place: Place) -> Path:
     begun = newest(asked.out)
     if begun is not None and not asked.resume:
-        raise ConfigError(f"{asked.out} holds a run already ({begun.name}); go on with --resume or choose another --out")
+        raise ConfigError(
+            f"{asked.out} holds a run already ({begun.name}); go on with --resume or choose another --out"
+        )
     asked.out.mkdir(parents=True, exist_ok=True)
     dataset = build_dataset(recipe, registry)
     run, done = _prepared(recipe, registry, asked, place, dataset, begun)
@@ -70,13 +75,14 @@ def _train(recipe: Recipe, registry: Registry, asked: Asked, place: Place) -> Pa
         prune(asked.out, recipe.training.keep)
         with whole_file(asked.out / "recipe.yaml") as partial:
             partial.write_text(write_recipe(recipe), encoding="utf-8")
-    with Log(asked.out, done, recipe.training.steps, asked.quiet or not place.first) as log:
+    # only the first process writes: two logs would cut each other's rows
+    with Log(asked.out, done, recipe.training.steps, asked.quiet) if place.first else nullcontext() as log:
         for number, raw in enumerate(_reader(run.model, dataset, done, place), start=done):
             began = time.perf_counter()
             report = stepper.step(number, raw)
             run.average.update(run.model, number)
             seconds = time.perf_counter() - began
-            if place.first:
+            if log is not None:
                 values = {"loss": report.loss, "gradient": report.gradient, "seconds": seconds, **report.terms}
                 log.write(number + 1, values)
                 _milestones(run, number + 1, asked.out, registry, log)
@@ -90,9 +96,9 @@ def _prepared(
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, registry)
     if begun is None:
-        _begin(model, dataset, asked)
+        _begin(model, dataset, asked, place)
     else:
-        model.load_state_dict(read_weights(begun / WEIGHTS))
+        _resume(model, begun)
     model.to(place.device)
     if hasattr(model.objective, "survey"):
         model.objective.survey(surveyed(model, dataset))
@@ -102,24 +108,35 @@ def _prepared(
 
 
 def surveyed(model: Model, dataset: Dataset) -> torch.Tensor:
-    """Clean tokens (M, N, D) of examples spread over the data set, for objectives that compare with more than the batch."""
+    """Clean tokens (M, N, D) from all over the data set, for objectives that compare with more than the batch."""
     places = range(0, len(dataset), -(-len(dataset) // SURVEYED))
     data = [dataset.example(index, Draw(index, index).python())[model.task.data_field] for index in places]
     return tokenised(model, data).values
 
 
-def _begin(model: Model, dataset: Dataset, asked: Asked) -> None:
+def _resume(model: Model, folder: Path) -> None:
+    weights = read_weights(folder / WEIGHTS)
+    misfit = compare(model, weights)
+    if misfit:
+        raise CheckpointError(f"{folder} does not fit this recipe: {misfit}; was the recipe changed since?")
+    model.load_state_dict(weights)
+
+
+def _begin(model: Model, dataset: Dataset, asked: Asked, place: Place) -> None:
     """A fresh run: weights of another model where asked for, then what parts must learn from the data once."""
     kept: dict[str, torch.Tensor] = {}
     if asked.init is not None:
-        kept = _taken_over(model, asked.init)
+        kept, said = _taken_over(model, asked.init)
+        if place.first:
+            print(said)
     for field, conditioner in model.speakers.items():
         prefix = f"conditioners.{field}."
         if hasattr(conditioner, "learn") and not any(name.startswith(prefix) for name in kept):
             conditioner.learn(dataset.values(field))
 
 
-def _taken_over(model: Model, folder: Path) -> dict[str, torch.Tensor]:
+def _taken_over(model: Model, folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Which weights of another model were put into this one, and a line that says so."""
     source = model_folder(folder)
     averaged = source / "ema.safetensors"
     kept = fitting(model, read_weights(averaged if averaged.is_file() else source / WEIGHTS))
@@ -128,8 +145,8 @@ def _taken_over(model: Model, folder: Path) -> dict[str, torch.Tensor]:
     model.load_state_dict(kept, strict=False)
     fresh = sorted({name.rsplit(".", 1)[0] for name in model.state_dict() if name not in kept})
     said = f"began from {len(kept)} tensors of {source}"
-    print(said + (f"; fresh: {', '.join(fresh[:4])}{' ...' if len(fresh) > 4 else ''}" if fresh else "; nothing is fresh"))
-    return kept
+    rest = f"fresh: {', '.join(fresh[:4])}{' ...' if len(fresh) > 4 else ''}" if fresh else "nothing is fresh"
+    return kept, f"{said}; {rest}"
 
 
 def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
@@ -151,7 +168,9 @@ def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
 def _reader(model: Model, dataset: Dataset, done: int, place: Place) -> DataLoader[Raw]:
     training = model.recipe.training
     if training.batch % place.world:
-        raise ConfigError(f"training.batch {training.batch} cannot be shared by {place.world} processes; take a multiple")
+        raise ConfigError(
+            f"training.batch {training.batch} cannot be shared by {place.world} processes; take a multiple"
+        )
     order = Order([dataset.weight(index) for index in range(len(dataset))], training.seed)
     steps = Reader(order, done, training.steps, training.batch, (place.rank, place.world))
     examples = Examples(dataset, model.task.data_field, list(model.speakers))

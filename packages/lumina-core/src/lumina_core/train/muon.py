@@ -11,8 +11,9 @@ from torch import Tensor
 class Muon(torch.optim.Optimizer):
     """For the matrices of hidden layers: every direction of the update gets the same length.
 
-    torch.optim.Muon exists since torch 2.9, iterates in bfloat16 always (very slow on processors without it) and treats a
-    fused projection as one matrix; here the iteration runs in float32 on the CPU, and matrices of one shape run together.
+    torch.optim.Muon exists since torch 2.9, iterates in bfloat16 always (very slow on processors without it) and treats
+    a fused projection as one matrix; here the iteration runs in float32 on the CPU, and matrices of one shape run
+    together.
 
     Args:
         parameters: matrices (out, in).
@@ -65,4 +66,5 @@ def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
     for _ in range(rounds):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    near: Tensor = x.mT if tall else x
+    return near.to(matrices.dtype)

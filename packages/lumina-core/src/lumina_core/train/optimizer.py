@@ -48,8 +48,10 @@ def make_optimizers(model: nn.Module, training: Training) -> Optimizers:
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trained:
         raise ConfigError("training.freeze leaves nothing to train")
-    turned = [p for name, p in trained if training.optimizer == "muon" and _hidden_matrix(name, p)]
-    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module.weight.requires_grad]
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.requires_grad]
+    looked_up = {id(p) for p in tables}
+    matrices = [p for name, p in trained if _hidden_matrix(name, p) and id(p) not in looked_up]
+    turned = matrices if training.optimizer == "muon" else []
     taken = {id(p) for p in [*turned, *tables]}
     rest = [p for _, p in trained if id(p) not in taken]
     members: list[torch.optim.Optimizer] = [_adamw(rest, training, training.rate)] if rest else []

@@ -1,4 +1,4 @@
-"""Which example comes when: decided by (seed, epoch, place) alone, so that neither workers nor ranks change anything."""
+"""Which example comes when: decided by (seed, epoch, place) alone; neither workers nor ranks change anything."""
 
 from __future__ import annotations
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina_core.checkpoint import AVERAGED, WEIGHTS, read_weights, stored, write_config
+from lumina_core.checkpoint import AVERAGED, WEIGHTS, read_weights, stored, write_config, writing
 from lumina_core.errors import CheckpointError
-from lumina_core.files import sweep, whole_folder
+from lumina_core.files import sweep
 from lumina_core.model import Model
 from lumina_core.plugins.registry import Registry
 from lumina_core.train.optimizer import Optimizers
@@ -33,9 +32,13 @@ class Run:
 
 
 def save_run(run: Run, done: int, out: Path, registry: Registry) -> Path:
-    """Write a checkpoint after `done` steps, whole or not at all."""
+    """Write a checkpoint after `done` steps, whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written; older checkpoints are as they were.
+    """
     folder = out / "checkpoints" / f"step-{done:08d}"
-    with whole_folder(folder) as partial:
+    with writing(folder) as partial:
         write_config(partial, run.model.recipe, registry)
         save_file(stored(run.model.state_dict(), None), partial / WEIGHTS)
         save_file(stored(run.average.state(run.model), None), partial / AVERAGED)
@@ -55,7 +58,7 @@ def load_run(run: Run, folder: Path) -> int:
         for name, weight in run.average.weights.items():
             weight.copy_(averaged[name])
         _put_together(run.optimizers, read_weights(folder / OPTIMIZER), state["optimizers"])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"{folder} does not fit this run ({error}); was the recipe changed since?") from error
     return int(state["done"])
 
@@ -68,7 +71,8 @@ def newest(out: Path) -> Path | None:
 
 def prune(out: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and what was left half-written."""
-    sweep(out / "checkpoints")
+    for place in (out, out / "checkpoints"):
+        sweep(place)
     for folder in sorted((out / "checkpoints").glob("step-*"))[:-keep]:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -90,12 +94,17 @@ def _taken_apart(optimizers: Optimizers) -> tuple[dict[str, Tensor], list[dict[s
 
 
 def _put_together(optimizers: Optimizers, tensors: dict[str, Tensor], numbers: list[dict[str, Any]]) -> None:
+    if len(numbers) != len(optimizers.members):
+        raise ValueError(f"it has the states of {len(numbers)} optimizers, this run has {len(optimizers.members)}")
     for place, member in enumerate(optimizers.members):
+        moved = [parameter for group in member.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Any]] = {}
         plain = {f"{place}.{key}": value for key, value in numbers[place].items()}
         for name, value in [*tensors.items(), *plain.items()]:
             owner, parameter, key = name.split(".", 2)
             if int(owner) == place:
-                states.setdefault(int(parameter), {})[key] = value.clone() if isinstance(value, torch.Tensor) else value
+                if isinstance(value, Tensor) and value.ndim and value.shape != moved[int(parameter)].shape:
+                    raise ValueError(f"the optimizer's state {name} is of another weight")
+                states.setdefault(int(parameter), {})[key] = value.clone() if isinstance(value, Tensor) else value
         whole = member.state_dict()
         member.load_state_dict({"state": states, "param_groups": whole["param_groups"]})

@@ -16,6 +16,7 @@ from lumina_core.recipe import Training
 from lumina_core.train import distributed
 from lumina_core.train.batch import Raw, make_batch
 from lumina_core.train.distributed import Place
+from lumina_core.train.features import remembered
 from lumina_core.train.optimizer import Optimizers, share_of_rate
 from lumina_core.train.watch import blame
 
@@ -27,13 +28,14 @@ class Losses(nn.Module):
         super().__init__()
         self.model, self.drop = model, training.drop
         self.dtype, self.device_of = resolve(training.precision, place.device), place.device
+        self.speakers = remembered(model.speakers, training.cache_bytes)
         self._predict = compiled(model.predict, place.device) if training.compile else model.predict
 
     def forward(self, raw: Raw, plain: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of the items, and its terms; `plain` leaves out the compiled form, whose layers cannot be watched."""
+        """The mean loss of the items, and its terms; `plain`: not compiled, so that layers can be watched."""
         generators = [draw.torch() for draw in raw.draws]
         with autocast(self.dtype, self.device_of):
-            batch = make_batch(self.model, raw, generators, self.drop)
+            batch = make_batch(self.model, raw, generators, self.drop, self.speakers)
             predict = self.model.predict if plain else self._predict
             loss = self.model.objective.loss(predict, batch, generators)
         return loss.total, loss.terms

@@ -1,0 +1,62 @@
+"""Where answers go: one file, numbered files or a folder. Checked before any work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lumina_core.errors import ConfigError
+
+
+def places(out: Path, total: int, folder: bool, suffix: str) -> list[Path]:
+    """The path of each of `total` answers.
+
+    A folder gets 00000.png and on, several answers for one file name heart-0.png and on. Nothing is written: a folder
+    that is not there is made by `make_folder`, when the first answer has come; the folder around it must exist.
+
+    Args:
+        out: what --out said.
+        folder: `out` is a folder, whatever its name looks like.
+        suffix: of the files that the task writes, with its dot; empty where any will do.
+
+    Raises:
+        ConfigError: it cannot be written there, or `out` has the suffix of other files.
+    """
+    if folder or (total > 1 and (out.is_dir() or not out.suffix)):
+        _check_folder(out)
+        return [out / f"{place:05d}{suffix}" for place in range(total)]
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file in it, for example {out / f'result{suffix}'}")
+    if suffix and out.suffix and out.suffix.lower() != suffix:
+        raise ConfigError(f"what is written are {suffix} files, and --out says {out.name}; try {out.stem}{suffix}")
+    _check_writable(out.parent, out.name)
+    if total == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{place}{out.suffix}") for place in range(total)]
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, unless it is there."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _check_folder(out: Path) -> None:
+    if out.is_dir():
+        _check_writable(out, "answers")
+    elif out.exists():
+        raise ConfigError(f"--out {out} is a file; several answers need a folder")
+    else:
+        _check_writable(out.parent, out.name)
+
+
+def _check_writable(folder: Path, name: str) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"the folder {folder} does not exist; make it first or choose another --out")
+    probe = folder / f".{name[:100]}.probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write in the folder {folder}: {error.strerror}; choose another --out") from error

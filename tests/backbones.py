@@ -1,0 +1,66 @@
+"""Small backbones with every weight drawn anew (a fresh one answers zero to everything), and what to ask them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lumina_core.nn.flag_dit import FlagDiT
+from lumina_core.nn.next_dit import NextDiT
+from lumina_core.types import Condition, Tokens
+
+SIZES: dict[str, Any] = {
+    "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "multiple_of": 16,
+    "token_width": 6, "memory_width": 12, "summary_width": 10,
+}  # fmt: skip
+
+
+def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def wake(module: nn.Module, seed: int = 1) -> nn.Module:
+    """Matrices of deviation 1/sqrt(fan in), vectors moved by 0.3, so that nothing is zero and everything matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+            else:
+                parameter.add_(0.3 * noise)
+    return module
+
+
+def next_dit(**options: Any) -> NextDiT:
+    sizes = {"axes": (0, 4, 4), "layout": "interleaved", **SIZES, **options}
+    model = NextDiT(NextDiT.Config.read(sizes, "test"))
+    wake(model)
+    return model
+
+
+def flag_dit(**options: Any) -> FlagDiT:
+    model = FlagDiT(FlagDiT.Config.read({**SIZES, **options}, "test"))
+    wake(model)
+    return model
+
+
+BACKBONES = {"next_dit": next_dit, "flag_dit": flag_dit}
+
+
+def picture(rows: int, columns: int, batch: int = 1, seed: int = 0) -> Tokens:
+    """Random tokens of width 6 at (0, row, column)."""
+    places = torch.tensor([(0, row, column) for row in range(rows) for column in range(columns)])
+    count = rows * columns
+    positions = places.float().expand(batch, -1, -1)
+    return Tokens(drawn((batch, count, 6), seed), positions, ((rows, columns),) * batch)
+
+
+def said(batch: int, entries: int = 5, seed: int = 7) -> Condition:
+    return Condition(memory=drawn((batch, entries, 12), seed), summary=drawn((batch, 10), seed + 1))
+
+
+def times(batch: int) -> Tensor:
+    return torch.linspace(0.2, 0.8, batch)

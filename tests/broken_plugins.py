@@ -1,0 +1,60 @@
+"""The source of a plugin that works, and of one for each way to be broken with a part of what is then said of it."""
+
+from __future__ import annotations
+
+GOOD = """
+from lumina_core import hookimpl
+@hookimpl
+def lumina_register_parts(parts):
+    parts.solver("{name}.step", "{name}_plugin:step", "a step")
+def step(velocity, x, t, u):
+    return x
+"""
+
+
+HOOK = "from lumina_core import hookimpl\n@hookimpl\ndef "
+BROKEN = {
+    "import error": ("raise RuntimeError('libsndfile is missing')", "RuntimeError: libsndfile is missing"),
+    "syntax error": ("def (", "SyntaxError"),
+    "missing dependency": ("import a_module_that_nobody_has", "No module named 'a_module_that_nobody_has'"),
+    "ends the program": ("raise SystemExit(3)", "tried to end the program (SystemExit 3)"),
+    "ends the program in its hook": (HOOK + "lumina_register_parts(parts):\n exit(0)", "tried to end the program"),
+    "throws past Exception": ("class Panic(BaseException): pass\nraise Panic('inner')", "Panic: inner"),
+    "wrong argument": (HOOK + "lumina_register_parts(part): pass", "has no argument 'part'; it has: parts"),
+    "misspelt hook": (HOOK + "lumina_register_part(parts): pass", "did you mean 'lumina_register_parts'?"),
+    "misspelt, unmarked hook": (
+        "def lumina_register_recipe(recipes): pass",
+        "did you mean 'lumina_register_recipes'?",
+    ),
+    "unmarked hook": ("def lumina_register_parts(parts): pass", "is not marked with @hookimpl"),
+    "misspelt kind": (
+        HOOK + "lumina_register_parts(parts):\n parts.solvr('bad.a', 'a:b', 'c')",
+        "no kind of part called 'solvr'; did you mean 'solver'?",
+    ),
+    "error half-way": (
+        HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', 'a:b', 'c')\n 1 / 0",
+        "ZeroDivisionError: division by zero",
+    ),
+    "stolen name": (HOOK + "lumina_register_parts(parts):\n parts.solver('core.euler', 'a:b', 'c')", "'bad.<name>'"),
+    "duplicate name": (
+        HOOK + "lumina_register_parts(parts):\n for _ in 'ab': parts.solver('bad.a', 'a:b', 'c')",
+        "registered twice",
+    ),
+    "malformed target": (
+        HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', 'no colon', 'c')",
+        "'no colon' is not of the form module:name",
+    ),
+    "no string": (HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', print, 'c')", "must be strings"),
+    "stolen command": (
+        HOOK + "lumina_register_commands(commands):\n commands.add('train', 'a:b', 'c')",
+        "the command 'train' belongs to lumina itself",
+    ),
+    "a task with a stolen command": (
+        HOOK + "lumina_register_parts(parts):\n parts.task('bad.t', 'a:b', 'c', command='plugins')",
+        "the command 'plugins' belongs to lumina itself",
+    ),
+    "a kind that there is": (
+        HOOK + "lumina_register_kinds(kinds):\n kinds.add('solver', 'a:b', 'a:b', 'c')",
+        "there is a kind called 'solver' already",
+    ),
+}

@@ -1,0 +1,112 @@
+"""The command `lumina`: light to start, and every error in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lumina_core.cli.main import run
+
+SPY = """
+import sys
+from lumina_core.cli.main import run
+print(run(sys.argv[1:]))
+print("MODULES", *sys.modules)
+"""
+HEAVY = {"torch", "numpy", "pydantic", "transformers", "safetensors", "sentencepiece", "yaml", "PIL", "rich"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("plugins",), ("plugins", "--json"), ("models",)])
+def test_starting_imports_nothing_heavy(arguments):
+    done = subprocess.run([sys.executable, "-c", SPY, *arguments], capture_output=True, text=True, check=True)
+    printed, _, modules = done.stdout.partition("MODULES ")
+    assert printed.rstrip().endswith("0"), done.stderr
+    assert not HEAVY & set(modules.split())
+
+
+def test_help_lists_tasks_first_and_says_how_to_begin(lumina, toy):
+    done = lumina("--help")
+    assert done.status == 0
+    assert done.out.index("numbers ") < done.out.index("train ") < done.out.index("plugins ")
+    assert "Numbers from a word." in done.out and "Example:" in done.out
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(lumina):
+    done = lumina("trian", "x")
+    assert done.status == 2
+    assert done.err == "Error: there is no command 'trian'; did you mean 'train'? See: lumina --help\n"
+    assert lumina("zzzzzz").err == "Error: there is no command 'zzzzzz'. See: lumina --help\n"
+
+
+def test_an_unknown_option_is_one_line(lumina):
+    done = lumina("train", "x", "--ouy", "y")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "--out" in done.err
+
+
+def test_a_command_of_a_plugin_runs(lumina, install):
+    plugin = """
+from lumina_core import hookimpl
+@hookimpl
+def lumina_register_commands(commands):
+    commands.add("sing", "sing_plugin:sing", "Sings.")
+    commands.add("hum", "sing_plugin:nothing", "Hums.")
+    commands.add("fail", "sing_plugin:fail", "Fails.")
+import click
+@click.command()
+def sing():
+    click.echo("la la")
+@click.command()
+def fail():
+    raise RuntimeError("two\\nlines")
+"""
+    install("lumina-sing", "sing = sing_plugin", {"sing_plugin": plugin})
+    assert lumina("sing").out == "la la\n"
+    broken = lumina("hum")
+    assert broken.status == 1
+    assert broken.err.startswith(
+        "Error: command 'hum' of the plugin 'sing' cannot be imported from sing_plugin:nothing"
+    )
+    unexpected = lumina("fail")
+    assert unexpected.status == 1
+    assert unexpected.err == "Error: unexpected RuntimeError: two lines (run again with --debug to see where)\n"
+
+
+def test_debug_shows_the_traceback_and_the_line(capsys):
+    assert run(["plugins", "nobody"], debug=True) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.splitlines()[-1].startswith("Error: no plugin is called 'nobody'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("check", "toy.smal"), "no recipe is called 'toy.smal', and it is no .yaml file; did you mean 'toy.small'?"),
+        (("check", "nowhere.yaml"), "cannot read nowhere.yaml"),
+        (("check", "toy.small", "--set", "backbone"), "--set wants a.b=c, got 'backbone'"),
+        (("check", "toy.small", "--set", "samplin.steps=3"), "unknown key 'samplin'; did you mean 'sampling'?"),
+        (("check", "toy.small", "--set", "sampling.step=3"), "unknown key 'sampling.step'; did you mean 'steps'?"),
+        (("check", "toy.small", "--set", "sampling.steps=0"), "sampling.steps: input should be greater than"),
+        (("check", "toy.small", "--set", "lumina=9"), "is of schema 9; this lumina-core reads up to 1"),
+        (("check", "toy.small"), "this recipe names no data set"),
+        (("models", "nowhere"), "there is no model folder nowhere"),
+        (("plugins", "tyo"), "no plugin is called 'tyo'; did you mean 'toy'?"),
+    ],
+)
+def test_a_wrong_recipe_or_name_is_one_clear_line(lumina, toy, arguments, said):
+    done = lumina(*arguments)
+    assert done.status in (1, 2)
+    assert said in done.err and done.err.count("\n") == 1 and done.err.startswith("Error: ")
+
+
+def test_a_recipe_that_its_package_does_not_ship_says_where_it_was_sought(lumina, install):
+    plugin = """
+from lumina_core import hookimpl
+@hookimpl
+def lumina_register_recipes(recipes):
+    recipes.add("lost.small", "lost_plugin:small.yaml", "not there")
+"""
+    install("lumina-lost", "lost = lost_plugin", {"lost_plugin": plugin})
+    assert "the recipe lost.small cannot be read from lost_plugin:small.yaml" in lumina("check", "lost.small").err

@@ -1,0 +1,58 @@
+"""`lumina plugins` tells what is there, from where, and why something was left out."""
+
+from __future__ import annotations
+
+import json
+
+import lumina_core
+
+
+def test_it_names_each_plugin_with_its_distribution_version_and_parts(lumina, toy):
+    done = lumina("plugins")
+    assert f"core  (lumina-core {lumina_core.__version__})" in done.out
+    assert "toy  (lumina-toy 1.0)" in done.out
+    assert "  tokenizer    toy.pairs                two numbers a token" in done.out
+    assert "  recipe       toy.small" in done.out
+
+
+def test_a_name_shows_one_plugin_alone(lumina, toy):
+    done = lumina("plugins", "toy")
+    assert "toy.pairs" in done.out and "core.euler" not in done.out
+
+
+def test_what_was_left_out_is_told_in_a_line_and_in_full_by_its_name(lumina, install):
+    install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise ImportError('libsndfile is missing')"})
+    line = "bad  (lumina-bad 1.0)  LEFT OUT: ImportError: libsndfile is missing\n"
+    everything, alone = lumina("plugins"), lumina("plugins", "bad")
+    assert everything.status == alone.status == 0
+    assert line in everything.out and "Traceback" not in everything.out
+    assert alone.out.startswith(line + "Traceback")
+    assert "Left out: bad. Why: lumina plugins" in lumina("--help").out
+
+
+def test_json_is_one_object_on_one_line(lumina, toy, install):
+    install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "1 / 0"})
+    (line,) = lumina("plugins", "--json").out.splitlines()
+    told = json.loads(line)
+    assert told["left_out"] == {"bad": "ZeroDivisionError: division by zero"}
+    assert told["plugins"]["toy"]["distribution"] == "lumina-toy"
+    brought = {"kind": "autoencoder", "name": "toy.same", "summary": "the numbers themselves"}
+    assert brought in told["plugins"]["toy"]["brings"]
+
+
+def test_a_kind_of_a_plugins_own_and_commands_are_listed(lumina, install):
+    plugin = """
+from lumina_core import hookimpl
+@hookimpl
+def lumina_register_kinds(kinds):
+    kinds.add("vocoder", "a:b", "a:b", "numbers to a wave")
+@hookimpl
+def lumina_register_parts(parts):
+    parts.vocoder("sound.sine", "a:b", "one sine")
+@hookimpl
+def lumina_register_commands(commands):
+    commands.add("sing", "a:b", "Sings.")
+"""
+    install("lumina-sound", "sound = sound_plugin", {"sound_plugin": plugin})
+    kinds = [line.split()[0] for line in lumina("plugins", "sound").out.splitlines()[1:]]
+    assert kinds == ["vocoder", "kind", "command"]

@@ -1,0 +1,36 @@
+"""Guidance: a line through two velocities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.flow.guidance import guided
+
+SAID, SILENT = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.randn(2, 3, 4)
+
+
+def test_a_scale_of_one_is_exactly_what_was_said():
+    assert torch.equal(guided(SAID, SILENT, 1), SAID)
+    assert torch.equal(guided(SAID, SILENT, 1.0, slice(0, 2)), SAID)
+
+
+def test_a_scale_of_zero_is_silence():
+    assert guided(SAID, SILENT, 0.0).numpy() == pytest.approx(SILENT.numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0, 7.5])
+def test_guidance_strengthens_the_difference_from_silence(scale):
+    assert guided(SAID, SILENT, scale).numpy() == pytest.approx((SILENT + scale * (SAID - SILENT)).numpy(), abs=1e-4)
+
+
+def test_only_some_numbers_are_guided_and_the_others_stay_as_said():
+    mixed = guided(SAID, SILENT, 4.0, slice(0, 3))
+    assert torch.equal(mixed[..., :3], guided(SAID, SILENT, 4.0)[..., :3])
+    assert torch.equal(mixed[..., 3], SAID[..., 3])
+
+
+def test_what_was_said_is_left_as_it_was():
+    before = SAID.clone()
+    guided(SAID, SILENT, 4.0, slice(0, 3))
+    assert torch.equal(SAID, before)

@@ -1,0 +1,63 @@
+"""Attention in several ways that must give the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backbones import drawn
+
+from lumina_core.nn.attend import BACKENDS, attend
+
+MASK = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0]]).bool()[:, None, None]
+
+
+def asked(shared: int, keys: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return drawn((2, 4, 5, 8), 1), drawn((2, shared, keys, 8), 2), drawn((2, shared, keys, 8), 3)
+
+
+def by_hand(q, k, v, mask, scale):
+    """One query at a time, in float64; key head j serves query heads j * r to (j + 1) * r - 1, as published."""
+    answer = torch.zeros(q.shape, dtype=torch.float64)
+    for item in range(q.shape[0]):
+        for head in range(q.shape[1]):
+            key_head = head // (q.shape[1] // k.shape[1])
+            for place in range(q.shape[2]):
+                real = torch.ones(k.shape[2], dtype=torch.bool) if mask is None else mask[item, 0, 0]
+                scores = k[item, key_head, real].double() @ q[item, head, place].double() * scale
+                answer[item, head, place] = (scores.exp() / scores.exp().sum()) @ v[item, key_head, real].double()
+    return answer
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shared", [4, 2, 1])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "masked"])
+def test_every_way_gives_the_softmax_done_by_hand(backend, shared, mask):
+    q, k, v = asked(shared)
+    got = attend(q, k, v, mask, 0.3, backend)
+    assert torch.allclose(got.double(), by_hand(q, k, v, mask, 0.3), atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shared", [4, 1])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "masked"])
+def test_every_way_gives_the_same_gradients(backend, shared, mask):
+    inputs = [tensor.requires_grad_() for tensor in asked(shared)]
+    copies = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    attend(*inputs, mask, 0.3, backend).square().sum().backward()
+    by_hand(*copies, mask, 0.3).square().sum().backward()
+    for ours, theirs in zip(inputs, copies, strict=True):
+        assert torch.allclose(ours.grad.double(), theirs.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_stands_under_the_mask_weighs_exactly_nothing(backend):
+    q, k, v = asked(2)
+    under = ~MASK[:, :, 0, :, None]
+    garbage = attend(q, k.masked_fill(under, 1e4), v.masked_fill(under, -1e4), MASK, 0.3, backend)
+    assert torch.equal(garbage, attend(q, k, v, MASK, 0.3, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_huge_scores_do_not_overflow(backend):
+    q, k, v = asked(4)
+    assert attend(1e4 * q, 1e4 * k, v, None, 1.0, backend).isfinite().all()

@@ -1,0 +1,160 @@
+"""A broken plugin of any kind is left out with its reason, and never stops another."""
+
+from __future__ import annotations
+
+import types
+import warnings
+
+import pytest
+from broken_plugins import BROKEN, GOOD, HOOK
+
+from lumina_core import hookimpl
+from lumina_core.errors import PluginError
+from lumina_core.plugins.loader import Candidate, load_from
+from lumina_core.plugins.registry import Source
+
+
+def module_of(text: str, name: str = "plugin"):
+    """A loader of a module with this source, as an entry point is one."""
+
+    def imported() -> object:
+        module = types.ModuleType(name)
+        exec(compile(text, f"<{name}>", "exec"), module.__dict__)
+        return module
+
+    return imported
+
+
+def candidate(name: str, text: str, *requirements: str) -> Candidate:
+    return Candidate(Source(name, f"lumina-{name}", "1.0"), requirements, module_of(text, f"{name}_plugin"))
+
+
+def good(name: str) -> Candidate:
+    return candidate(name, GOOD.format(name=name))
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_plugin_registers_nothing_says_why_and_stops_no_other(what):
+    text, reason = BROKEN[what]
+    registry = load_from([good("alpha"), candidate("bad", text), good("zeta")])
+    assert list(registry.sources) == ["alpha", "zeta"]
+    assert list(registry.entries("solver")) == ["alpha.step", "zeta.step"]
+    assert reason in registry.failures["bad"].reason
+    assert "\n" not in registry.failures["bad"].reason
+    assert "Traceback" in registry.failures["bad"].trace
+
+
+def test_half_way_registers_nothing_of_any_kind():
+    text = f"""{HOOK}lumina_register_kinds(kinds):
+    kinds.add("vocoder", "a:b", "a:b", "c")
+@hookimpl
+def lumina_register_parts(parts):
+    parts.vocoder("bad.voice", "a:b", "c")
+@hookimpl
+def lumina_register_commands(commands):
+    commands.add("sing", "a:b", "c")
+    raise ValueError("too late")
+"""
+    registry = load_from([candidate("bad", text)])
+    assert "vocoder" not in registry.kinds()
+    assert not registry.entries("vocoder") and not registry.commands()
+
+
+def test_a_plugin_brings_a_kind_of_its_own_and_parts_of_it():
+    text = f"""{HOOK}lumina_register_kinds(kinds):
+    kinds.add("vocoder", "sound.contract:Vocoder", "sound.kit:check_vocoder", "numbers to a wave")
+@hookimpl
+def lumina_register_parts(parts):
+    parts.vocoder("sound.griffin", "sound.griffin:Griffin", "by iteration")
+"""
+    other = f"{HOOK}lumina_register_parts(parts):\n parts.vocoder('tone.sine', 'tone:Sine', 'one sine')"
+    registry = load_from([candidate("sound", text), candidate("tone", other)])
+    assert not registry.failures
+    assert registry.kinds()[-1] == "vocoder"
+    assert registry.entries("kind")["vocoder"].extra == {"check": "sound.kit:check_vocoder"}
+    assert list(registry.entries("vocoder")) == ["sound.griffin", "tone.sine"]
+
+
+def test_an_entry_point_that_names_no_module_is_left_out():
+    registry = load_from([Candidate(Source("bad", "bad", "1.0"), (), lambda: 42), good("zeta")])
+    assert registry.failures["bad"].reason == "the entry point names a int; wanted a module"
+    assert "zeta" in registry.sources
+
+
+def test_the_second_of_two_plugins_of_one_name_is_left_out_and_the_first_stays():
+    second = Candidate(Source("alpha", "thief", "6.6"), (), module_of(GOOD.format(name="alpha")))
+    registry = load_from([good("alpha"), second])
+    assert registry.sources["alpha"].distribution == "lumina-alpha"
+    (name,) = registry.failures
+    assert name == "alpha (thief)"
+    assert registry.failures[name].reason == "the name 'alpha' is already taken by lumina-alpha 1.0"
+
+
+@pytest.mark.parametrize("kind", ["task", "command"])
+def test_two_plugins_cannot_bring_one_command(kind):
+    task = f"{HOOK}lumina_register_parts(parts):\n parts.task('%s.t', 'a:b', 'c', command='sing')"
+    command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
+    second = task % "zeta" if kind == "task" else command
+    registry = load_from([candidate("alpha", task % "alpha"), candidate("zeta", second)])
+    assert registry.commands()["sing"].plugin == "alpha"
+    assert registry.failures["zeta"].reason == "the command 'sing' is already brought by the plugin 'alpha'"
+
+
+@pytest.mark.parametrize("requirement", ["lumina-core>=2,<3", "Lumina_Core<0.1", "lumina.core==0.0.1"])
+def test_a_plugin_made_for_another_core_is_left_out_before_it_is_imported(requirement):
+    never = Candidate(Source("old", "lumina-old", "1.0"), (requirement,), lambda: pytest.fail("it was imported"))
+    reason = load_from([never]).failures["old"].reason
+    assert reason.startswith("it was made for lumina-core") and reason.endswith("and this is 0.1.0")
+
+
+@pytest.mark.parametrize(
+    "requirement", ["lumina-core>=0.1", "lumina-core-extras>=9", "torch>=99", "lumina-core>=9; python_version<'3'"]
+)
+def test_requirements_that_do_not_exclude_this_core_are_no_hindrance(requirement):
+    registry = load_from([candidate("alpha", GOOD.format(name="alpha"), requirement)])
+    assert not registry.failures
+
+
+def test_a_requirement_that_cannot_be_read_is_told():
+    registry = load_from([candidate("alpha", GOOD.format(name="alpha"), "lumina-core>=>1")])
+    assert "its requirement 'lumina-core>=>1' cannot be read" in registry.failures["alpha"].reason
+
+
+def test_what_a_plugin_prints_at_import_goes_to_stderr(capsys):
+    load_from([candidate("alpha", "print('hello')\n" + GOOD.format(name="alpha"))])
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_a_plugin_that_turns_warnings_into_errors_does_so_for_itself_alone():
+    strict = "import warnings\nwarnings.simplefilter('error')\n" + GOOD.format(name="alpha")
+    warner = "import warnings\nwarnings.warn('old news')\n" + GOOD.format(name="zeta")
+    before = list(warnings.filters)
+    with pytest.warns(UserWarning, match="old news"):
+        registry = load_from([candidate("alpha", strict), candidate("zeta", warner)])
+    assert warnings.filters == before
+    assert list(registry.sources) == ["alpha", "zeta"]
+
+
+def test_objects_that_have_every_attribute_are_no_hooks():
+    registry = load_from([candidate("alpha", "from unittest.mock import call\n" + GOOD.format(name="alpha"))])
+    assert not registry.failures
+
+
+def test_strict_raises_what_would_have_been_recorded():
+    with pytest.raises(PluginError, match="no kind of part"):
+        load_from([candidate("bad", BROKEN["misspelt kind"][0])], strict=True)
+
+
+def test_the_stop_key_stops():
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_from([Candidate(Source("slow", "slow", "1.0"), (), stopped)])
+
+
+def test_hookimpl_marks_a_function_without_changing_it():
+    def lumina_register_parts(parts):
+        return parts
+
+    assert hookimpl(lumina_register_parts)(3) == 3

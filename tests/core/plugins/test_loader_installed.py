@@ -1,0 +1,121 @@
+"""Plugins as they are installed: found one by one, whatever their distributions look like."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from broken_plugins import BROKEN, GOOD
+from making import write_distribution
+
+from lumina_core.plugins.loader import candidates, load
+from lumina_core.plugins.registry import Source
+
+
+def test_installed_plugins_are_found_and_the_core_is_first(install):
+    install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
+    registry = load()
+    assert next(iter(registry.sources)) == "core"
+    assert registry.sources["alpha"] == Source("alpha", "lumina-alpha", "1.0")
+    assert registry.find("solver", "alpha.step")(None, 5, 0, 1) == 5
+
+
+def test_a_distribution_that_takes_the_name_of_another_comes_after_it(install):
+    thief = {"a_thief": GOOD.format(name="core")}
+    install("a-thief", "core = a_thief", thief)
+    registry = load()
+    assert registry.sources["core"].distribution == "lumina-core"
+    assert "already taken by lumina-core" in registry.failures["core (a-thief)"].reason
+
+
+@pytest.mark.parametrize("line", ["bad = not a module!", "bad = bad_plugin:thing", "bad = ", "bad = .relative"])
+def test_a_malformed_entry_point_is_left_out_with_what_was_wanted(install, line):
+    install("lumina-bad", line)
+    assert "wanted bad = package.module" in load().failures["bad"].reason
+
+
+def test_entry_points_that_cannot_be_parsed_are_left_out_under_their_distribution(install):
+    install("lumina-bad", "this line has no sign")
+    install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
+    registry = load()
+    assert "cannot be read" in registry.failures["lumina-bad"].reason
+    assert {"core", "alpha"} <= set(registry.sources)
+
+
+def test_a_distribution_without_metadata_is_found_and_called_unknown(install):
+    folder = install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
+    (folder / "lumina_alpha-1.0.dist-info" / "METADATA").unlink()
+    found = {c.source.plugin: c.source for c in candidates()}
+    assert found["core"].distribution == "lumina-core"
+    assert "alpha" in found and load().sources["alpha"].plugin == "alpha"
+
+
+def test_the_environment_chooses_which_plugins_are_loaded(install, monkeypatch):
+    install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
+    monkeypatch.setenv("LUMINA_PLUGINS", "")
+    assert list(load().sources) == ["core"]
+    load.cache_clear()
+    monkeypatch.setenv("LUMINA_PLUGINS", "alpha")
+    assert list(load().sources) == ["core", "alpha"]
+
+
+NOISY = """
+import atexit, logging, sys, warnings
+print("printed at import")
+warnings.warn("warned at import")
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
+logging.getLogger("noisy").error("logged at import")
+atexit.register(print, "printed at exit")
+""" + GOOD.format(name="noisy")
+SPY = """import sys
+from lumina_core.cli.main import run
+print(run(sys.argv[1:]), *sorted(m for m in sys.modules if '.' not in m))
+"""
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """A folder with one installed distribution for each way to be broken, and a good one; as PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("zoo")
+    for number, (text, _) in enumerate(BROKEN.values()):
+        write_distribution(folder, f"zoo-{number}", f"bad{number} = zoo{number}", {f"zoo{number}": text})
+    write_distribution(folder, "zoo-form", "form = not a module!", {})
+    write_distribution(folder, "zoo-parse", "no sign at all", {})
+    write_distribution(folder, "zoo-old", "old = old_one", {"old_one": ""}, "Requires-Dist: lumina-core>=7\n")
+    write_distribution(folder, "zoo-noisy", "noisy = noisy_plugin", {"noisy_plugin": NOISY})
+    write_distribution(folder, "zoo-good", "good = good_plugin", {"good_plugin": GOOD.format(name="good")})
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def called(zoo, *code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *code], env=zoo, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_lives_with_every_broken_plugin_at_once_and_names_them_in_one_line(zoo):
+    done = called(zoo, "-c", SPY, "--help")
+    lines = done.stdout.splitlines()
+    assert lines[-2].startswith("0 ") or lines[-1].startswith("0 "), done.stderr
+    assert "Left out:" in done.stdout and "Why: lumina plugins" in done.stdout
+    assert not {"torch", "pydantic", "transformers", "numpy"} & set(done.stdout.split())
+
+
+def test_plugins_tells_of_every_broken_one_why_and_imports_nothing_heavy(zoo):
+    done = called(zoo, "-c", SPY, "plugins")
+    for number, (_, reason) in enumerate(BROKEN.values()):
+        line = next(line for line in done.stdout.splitlines() if line.startswith(f"bad{number} "))
+        assert f"(zoo-{number} 1.0)  LEFT OUT: " in line
+        assert reason.replace("bad.<name>", f"bad{number}.<name>") in line or f"'bad{number}.<name>'" in line
+    assert "good  (zoo-good 1.0)" in done.stdout and "noisy  (zoo-noisy 1.0)" in done.stdout
+    assert not {"torch", "pydantic", "transformers", "numpy"} & set(done.stdout.split())
+
+
+def test_what_noisy_plugins_say_does_not_mix_with_what_is_printed_for_other_programs(zoo):
+    done = called(zoo, "-m", "lumina_core", "plugins", "--json")
+    assert done.returncode == 0
+    assert "noisy" in json.loads(done.stdout)["plugins"]
+    for said in ("printed at import", "warned at import", "logged at import", "printed at exit"):
+        assert said in done.stderr

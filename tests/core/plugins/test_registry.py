@@ -1,0 +1,99 @@
+"""The registry answers by name, and a wrong question kindly."""
+
+from __future__ import annotations
+
+import pytest
+
+from lumina_core.errors import PluginError
+from lumina_core.plugins.offers import Entry
+from lumina_core.plugins.registry import Failure, Registry, Source
+
+
+@pytest.fixture
+def registry() -> Registry:
+    made = Registry()
+    core = [
+        Entry("solver", "core.midpoint", "lumina_core.errors:ShapeError", "second order", "core"),
+        Entry("solver", "core.heun", "lumina_core.errors:ShapeError", "second order", "core"),
+        Entry("head", "core.gone", "lumina_core.errors:Nothing", "not there", "core"),
+        Entry("head", "core.nowhere", "lumina_nowhere:Nothing", "not there", "core"),
+    ]
+    made.join(Source("core", "lumina-core", "0.1.0"), core)
+    other = [
+        Entry("solver", "zeta.midpoint", "lumina_core.errors:ConfigError", "another", "zeta"),
+        Entry("solver", "zeta.quick", "lumina_core.errors:ConfigError", "another", "zeta"),
+        Entry("command", "sing", "zeta.sing:sing", "sings", "zeta"),
+        Entry("task", "zeta.speak", "zeta.speak:Speak", "speaks", "zeta", {"command": "speak"}),
+    ]
+    made.join(Source("zeta", "lumina-zeta", "3.1"), other)
+    made.failures["audio"] = Failure(Source("audio", "lumina-audio", "0.1"), "ImportError: libsndfile is missing")
+    return made
+
+
+def test_a_part_is_imported_when_it_is_asked_for_and_once(registry):
+    found = registry.find("solver", "core.midpoint")
+    assert found.__name__ == "ShapeError" and registry.find("solver", "core.midpoint") is found
+
+
+def test_a_short_name_finds_the_cores_part_first_and_then_any(registry):
+    assert registry.find("solver", "midpoint") is registry.find("solver", "core.midpoint")
+    assert registry.find("solver", "quick") is registry.find("solver", "zeta.quick")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("solver", "core.midpont", "no solver is called 'core.midpont'; did you mean 'core.midpoint'?"),
+        ("solver", "midpont", "no solver is called 'midpont'; did you mean 'midpoint'?"),
+        ("solver", "xyz", "no solver is called 'xyz'; known: core.midpoint, core.heun, zeta.midpoint, zeta.quick"),
+        ("path", "core.linear", "no path is called 'core.linear'; known: none"),
+        ("solvr", "core.heun", "no kind of part called 'solvr'; did you mean 'solver'?"),
+        ("command", "sng", "no command is called 'sng'; did you mean 'sing'?"),
+    ],
+)
+def test_a_name_that_nobody_has_is_answered_with_the_nearest(registry, kind, name, said):
+    with pytest.raises(PluginError) as error:
+        registry.find(kind, name)
+    assert said in str(error.value)
+
+
+def test_a_part_of_a_plugin_that_is_not_installed_names_what_to_install(registry):
+    with pytest.raises(PluginError, match=r"no plugin called 'motion' is installed.*pip install lumina-motion"):
+        registry.find("tokenizer", "motion.joints")
+
+
+def test_a_part_of_a_plugin_that_was_left_out_names_the_reason(registry):
+    with pytest.raises(PluginError, match=r"'audio' is installed but was left out: ImportError: libsndfile is missing"):
+        registry.find("tokenizer", "audio.frames")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("core.gone", "AttributeError"), ("core.nowhere", "ModuleNotFoundError")])
+def test_a_part_that_cannot_be_imported_says_from_where_and_why(registry, name, reason):
+    with pytest.raises(PluginError, match=f"'{name}' of the plugin 'core' cannot be imported from .*{reason}"):
+        registry.find("head", name)
+
+
+def test_a_part_that_ends_the_program_at_import_does_not(registry, tmp_path, monkeypatch):
+    (tmp_path / "an_ending.py").write_text("raise SystemExit(5)", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.join(Source("bad", "bad", "1"), [Entry("head", "bad.end", "an_ending:x", "", "bad")])
+    with pytest.raises(PluginError, match="SystemExit: 5"):
+        registry.find("head", "bad.end")
+
+
+def test_a_taken_name_keeps_everything_of_the_newcomer_out(registry):
+    newcomers = [
+        Entry("head", "core.new", "a:b", "", "core"),
+        Entry("solver", "core.heun", "a:b", "", "core"),
+    ]
+    with pytest.raises(PluginError, match=r"solver 'core.heun' is already brought by the plugin 'core'"):
+        registry.join(Source("thief", "thief", "1"), newcomers)
+    assert "thief" not in registry.sources and "core.new" not in registry.entries("head")
+
+
+def test_commands_are_those_of_tasks_and_of_plugins(registry):
+    assert {word: entry.name for word, entry in registry.commands().items()} == {"speak": "zeta.speak", "sing": "sing"}
+
+
+def test_the_owner_of_a_part_is_its_distribution(registry):
+    assert registry.owner("solver", "quick") == ("lumina-zeta", "3.1")

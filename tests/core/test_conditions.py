@@ -1,0 +1,71 @@
+"""Conditions are put together item by item, and a mask is made only where it is needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.conditions import choose, join, pooled, select, stack
+from lumina_core.errors import ShapeError
+from lumina_core.types import Condition, Tokens
+
+
+def memory(batch: int, length: int, start: float = 0.0, width: int = 2) -> torch.Tensor:
+    return torch.arange(batch * length * width, dtype=torch.float32).reshape(batch, length, width) + start
+
+
+def context(batch: int) -> Tokens:
+    return Tokens(memory(batch, 3), torch.zeros(batch, 3, 3), ((3,),) * batch)
+
+
+def test_two_conditioners_put_memories_one_after_another_and_summaries_side_by_side():
+    said = join(
+        [
+            Condition(memory(2, 3), summary=memory(2, 1)[:, 0]),
+            Condition(memory(2, 1, 50.0)),
+            Condition(summary=memory(2, 2)[:, 1]),
+        ]
+    )
+    assert torch.equal(said.memory, torch.cat([memory(2, 3), memory(2, 1, 50.0)], 1))
+    assert said.memory_mask is None and said.summary.shape == (2, 4)
+
+
+def test_one_mask_among_joined_memories_makes_the_others_real():
+    mask = torch.tensor([[True, False]])
+    said = join([Condition(memory(1, 2), mask), Condition(memory(1, 3))])
+    assert said.memory_mask.tolist() == [[True, False, True, True, True]]
+
+
+def test_joined_conditions_must_agree():
+    with pytest.raises(ShapeError, match=r"memory widths \[2, 3\]"):
+        join([Condition(memory(1, 2)), Condition(memory(1, 2, width=3))])
+    with pytest.raises(ShapeError, match="got 2 contexts"):
+        join([Condition(context=context(1)), Condition(context=context(1))])
+
+
+def test_stacked_memories_of_one_length_need_no_mask_and_of_several_are_padded_under_one():
+    assert stack([Condition(memory(1, 3)), Condition(memory(2, 3))]).memory_mask is None
+    both = stack([Condition(memory(1, 1)), Condition(memory(2, 3))])
+    assert both.memory.shape == (3, 3, 2) and not both.memory[0, 1:].any()
+    assert both.memory_mask.tolist() == [[True, False, False], [True] * 3, [True] * 3]
+
+
+def test_a_batch_comes_through_the_same_doors():
+    with pytest.raises(ShapeError, match="same doors"):
+        stack([Condition(memory(1, 1)), Condition(summary=torch.zeros(1, 2))])
+
+
+def test_items_are_chosen_and_selected_row_by_row_through_every_door():
+    one = Condition(memory(2, 2), summary=torch.ones(2, 1), context=context(2))
+    other = Condition(memory(2, 2, 100.0), summary=torch.zeros(2, 1), context=context(2))
+    mixed = choose(torch.tensor([True, False]), one, other)
+    assert mixed.memory[:, 0, 0].tolist() == [0.0, 104.0] and mixed.summary[:, 0].tolist() == [1.0, 0.0]
+    turned = select(mixed, torch.tensor([1, 0, 1]))
+    assert turned.memory[:, 0, 0].tolist() == [104.0, 0.0, 104.0]
+    assert turned.context.values.shape[0] == 3 and len(turned.context.extents) == 3
+
+
+def test_the_pooled_memory_is_the_mean_of_its_real_entries():
+    rows = torch.tensor([[[1.0], [3.0], [100.0]]])
+    assert pooled(rows[:, :2], None).item() == 2.0
+    assert pooled(rows, torch.tensor([[True, True, False]])).item() == 2.0

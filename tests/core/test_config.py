@@ -1,0 +1,105 @@
+"""Settings explain what is wrong with what they are given."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import Field, ValidationError
+
+from lumina_core.config import Config, Use, nearest, read_file, read_text, with_setting
+from lumina_core.errors import ConfigError
+
+
+class Inner(Config):
+    steps: int = Field(3, ge=1)
+
+
+class Outer(Config):
+    name: str
+    rate: float = Field(0.1, gt=0)
+    inner: Inner = Inner()
+
+
+def said(values: dict) -> str:
+    with pytest.raises(ConfigError) as error:
+        Outer.read(values, "here")
+    return str(error.value)
+
+
+def test_settings_are_frozen_and_round_trip_through_plain_data():
+    read = Outer.read({"name": "a", "inner": {"steps": 5}}, "here")
+    assert Outer.read(read.model_dump(mode="json"), "again") == read
+    with pytest.raises(ValidationError):
+        read.rate = 3.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "here: the key 'name' is missing"),
+        ({"name": "a", "rat": 1}, "here: unknown key 'rat'; did you mean 'rate'?"),
+        ({"name": "a", "zzz": 1}, "here: unknown key 'zzz'; known: inner, name, rate"),
+        ({"name": "a", "inner": {"step": 1}}, "here: unknown key 'inner.step'; did you mean 'steps'?"),
+        ({"name": "a", "rate": 0}, "here: rate: input should be greater than 0 (got 0)"),
+        ({"name": "a", "inner": {"steps": 0}}, "here: inner.steps: input should be greater than or equal to 1 (got 0)"),
+        ({"name": "a", "rate": "fast"}, "here: rate: input should be a valid number"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place_and_what_was_wanted(values, message):
+    assert said(values).startswith(message)
+
+
+def test_a_long_wrong_value_is_not_repeated_in_full():
+    assert len(said({"name": "a", "rate": "x" * 100_000})) < 300
+
+
+def test_a_number_that_yaml_takes_for_a_word_becomes_a_number():
+    assert Outer.read(read_text("{name: a, rate: 1e-4}", "x"), "x").rate == 1e-4
+
+
+def test_a_part_keeps_its_options_free_and_hands_them_out_as_plain_data():
+    use = Use.model_validate({"use": "toy.pairs", "width": 3, "path": {"use": "core.linear"}})
+    assert use.options == {"width": 3, "path": {"use": "core.linear"}}
+    assert Use.model_validate(use.model_dump()) == use
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("a.b=2", {"a": {"b": 2}, "list": [{"x": 1}, 5]}),
+        ("a.c=1e-3", {"a": {"b": 1, "c": "1e-3"}, "list": [{"x": 1}, 5]}),
+        ("new.deep=[1, 2]", {"a": {"b": 1}, "list": [{"x": 1}, 5], "new": {"deep": [1, 2]}}),
+        ("list.0.x=no such thing", {"a": {"b": 1}, "list": [{"x": "no such thing"}, 5]}),
+        ("list.1=null", {"a": {"b": 1}, "list": [{"x": 1}, None]}),
+        ("a=b=c", {"a": "b=c", "list": [{"x": 1}, 5]}),
+    ],
+)
+def test_one_setting_changes_one_place_and_not_the_original(setting, expected):
+    values = {"a": {"b": 1}, "list": [{"x": 1}, 5]}
+    assert with_setting(values, setting) == expected
+    assert values == {"a": {"b": 1}, "list": [{"x": 1}, 5]}
+
+
+@pytest.mark.parametrize("setting", ["a", "=3", "a.b.c=1", "list.7=1", "list.x=1", "list.1.x=1"])
+def test_a_setting_that_leads_nowhere_is_refused(setting):
+    with pytest.raises(ConfigError, match="--set"):
+        with_setting({"a": {"b": 1}, "list": [{"x": 1}, 5]}, setting)
+
+
+def test_a_file_that_is_missing_no_text_no_yaml_or_no_mapping_is_told_with_its_name(tmp_path):
+    for name, content in {"bytes.yaml": b"\xff\xfe\xff", "broken.yaml": b"a: [1,", "list.yaml": b"- 1"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=name):
+            read_file(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        read_file(tmp_path / "nowhere.yaml")
+
+
+def test_yaml_cannot_make_objects():
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        read_text("!!python/object/apply:os.getcwd []", "a recipe")
+
+
+def test_the_hint_names_the_nearest_or_all_or_nothing():
+    assert nearest("sid", ["side", "rate"]) == "; did you mean 'side'?"
+    assert nearest("zzz", ["side", "rate"]) == "; known: rate, side"
+    assert nearest("zzz", []) == ""

@@ -1,0 +1,51 @@
+"""The dry run: it counts, tries one batch, and writes nothing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from core.toy import LENGTH, recipe, registry, values
+
+from lumina_core.errors import ConfigError, PluginError
+from lumina_core.model import build_model
+from lumina_core.recipe import read_recipe
+from lumina_core.train.check import check, memory
+
+
+def test_it_says_parts_shapes_and_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = recipe("word", freeze=["conditioners.word"])
+    found = check(asked, registry())
+    model = build_model(asked, registry())
+    assert found.parts == tuple(asked.used())
+    # by hand: a table of 128 rows of 8 and a linear layer of 8 by 8 with a bias
+    assert found.parameters["conditioners.word"] == 128 * 8 + 8 * 8 + 8
+    assert sum(found.parameters.values()) == sum(p.numel() for p in model.parameters())
+    assert found.trained == sum(found.parameters.values()) - found.parameters["conditioners.word"]
+    assert (found.examples, found.data_shape, found.token_shape) == (7, (2, LENGTH), (LENGTH, 2))
+    assert found.loss > 0
+    assert found.seconds > 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_memory_grows_with_the_share_of_the_batch_that_is_held_at_once():
+    model = build_model(recipe(), registry())
+    whole, halves = (memory(model, recipe(batch=64, accumulate=parts), 6) for parts in (1, 2))
+    weights = 4 * 5 * sum(p.numel() for p in model.parameters())
+    assert whole > halves > weights
+    assert whole - weights == 2 * (halves - weights)
+
+
+def test_a_recipe_without_data_or_with_an_unknown_part_is_refused_as_by_the_run():
+    with pytest.raises(ConfigError, match="names no data set"):
+        check(read_recipe({**values(), "dataset": None}, "toy"), registry())
+    with pytest.raises(PluginError, match=r"did you mean 'core\.next_dit'"):
+        check(read_recipe({**values(), "backbone": {"use": "core.next_dti"}}, "toy"), registry())
+
+
+def test_a_backbone_option_that_does_not_exist_is_named_with_its_nearest():
+    plain = values()
+    plain["backbone"]["widht"] = 3
+    with pytest.raises(ConfigError, match="'widht'; did you mean 'width'"):
+        check(read_recipe(plain, "toy"), registry())

@@ -1,0 +1,229 @@
+"""A whole run: killed at any moment it goes on with the same numbers, and what it leaves is whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from core import toy
+from core.toy import recipe, registry, values
+
+from lumina_core.checkpoint import load_model, read_weights
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError
+from lumina_core.model import build_model
+from lumina_core.train import state
+from lumina_core.train.loop import Asked, train
+
+PATIENCE = 120
+"""Seconds to wait for another process."""
+
+
+def run(folder, asked=None, **how):
+    return train(asked or recipe("word"), registry(), Asked(folder, quiet=True, device="cpu", **how))
+
+
+def rows(folder):
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def same(one, other):
+    """Whether two folders hold the same weights bit for bit."""
+    first, second = read_weights(one / "model.safetensors"), read_weights(other / "model.safetensors")
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def process(folder, **environment):
+    """`lumina train` of the toy recipe in a process of its own."""
+    (folder.parent / "recipe.json").write_text(json.dumps(values("word")))
+    said = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, str(Path(toy.__file__).with_name("toy_run.py")), "train"]
+    command += [str(folder.parent / "recipe.json"), "--out", str(folder), "--quiet", "--device", "cpu"]
+    return subprocess.Popen(command, env=said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kill_when(started, ready):
+    """Kill a process with a signal that it cannot catch, once `ready()` is true."""
+    until = time.monotonic() + PATIENCE
+    while not ready():
+        assert started.poll() is None, started.communicate()[0]
+        assert time.monotonic() < until, "the process never came so far"
+        time.sleep(0.02)
+    os.kill(started.pid, signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
+    started.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    run(folder)
+    return folder
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_numbers(tmp_path, unbroken):
+    out = tmp_path / "run"
+    started = process(out, TOY_DELAY="0.02")
+    kill_when(started, lambda: (out / "log.csv").is_file() and len((out / "log.csv").read_text().splitlines()) > 6)
+    assert state.newest(out).name in {"step-00000004", "step-00000008"}
+    run(out, resume=True)
+    assert same(out / "model", unbroken / "model")
+    assert rows(out) == rows(unbroken)
+
+
+def test_a_run_that_was_killed_while_saving_goes_on_with_the_same_numbers(tmp_path, unbroken):
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    kill_when(process(out, TOY_SLEEP_IN="step-00000008", TOY_MARK=str(mark)), mark.exists)
+    assert [p.name for p in (out / "checkpoints").glob("step-*")] == ["step-00000004"]
+    assert len(list((out / "checkpoints").glob(".step-00000008*partial"))) == 1
+    run(out, resume=True)
+    assert same(out / "model", unbroken / "model")
+    assert rows(out) == rows(unbroken)
+    assert not list(out.rglob("*.partial*"))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"optimizer": "muon", "accumulate": 2}, {"workers": 1, "ema": 0.5, "decay": "cosine"}]
+)
+def test_a_run_that_stopped_goes_on_with_the_same_numbers_whatever_the_recipe(tmp_path, monkeypatch, asked):
+    wanted = recipe("costly", {"mixed": True, "weighted": True}, freeze=["conditioners.word"], drop=0.3, **asked)
+    run(tmp_path / "whole", wanted)
+    with monkeypatch.context() as patched:
+        patched.setattr("lumina_core.train.loop._milestones", _stop_after(8, patched))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", wanted)
+    run(tmp_path / "cut", wanted, resume=True)
+    assert same(tmp_path / "cut" / "model", tmp_path / "whole" / "model")
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def _stop_after(step, patched):
+    from lumina_core.train import loop
+
+    usual = loop._milestones
+
+    def milestones(run, done, *rest):
+        usual(run, done, *rest)
+        if done == step + 1:
+            raise KeyboardInterrupt
+
+    return milestones
+
+
+def test_resuming_where_there_is_no_run_begins_one(tmp_path, unbroken):
+    assert same(run(tmp_path / "new", resume=True), unbroken / "model")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, unbroken):
+    run(unbroken, resume=True)
+    assert len(rows(unbroken)) == 12
+    assert same(unbroken / "model", run(tmp_path / "again"))
+
+
+def test_a_folder_with_a_run_in_it_is_not_overwritten(unbroken):
+    before = (unbroken / "log.csv").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds a run already .*--resume"):
+        run(unbroken)
+    assert (unbroken / "log.csv").read_bytes() == before
+
+
+def test_resuming_with_another_architecture_is_refused_in_one_line(unbroken):
+    plain = values("word")
+    plain["backbone"]["depth"] = 3
+    with pytest.raises(CheckpointError, match=r"does not fit this recipe: missing backbone.blocks.2") as raised:
+        run(unbroken, recipe().read(plain, "toy"), resume=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_leaves_a_model_of_averaged_weights_that_opens(unbroken):
+    model = load_model(unbroken / "model", registry())
+    averaged = read_weights(state.newest(unbroken) / "ema.safetensors")
+    assert all(torch.equal(tensor, averaged[name]) for name, tensor in model.state_dict().items())
+    assert len(rows(unbroken)) == 12
+    assert sorted(p.name for p in (unbroken / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
+
+
+def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(tmp_path, monkeypatch, unbroken):
+    usual = state.save_file
+
+    def full(tensors, path):
+        if "step-00000008" in str(path):
+            raise OSError(28, "No space left on device")
+        usual(tensors, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "save_file", full)
+        with pytest.raises(CheckpointError, match="No space left"):
+            run(tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    run(tmp_path, resume=True)
+    assert same(tmp_path / "model", unbroken / "model")
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LuminaError, match=r"the run in .*file stopped"):
+        run(tmp_path / "file")
+
+
+def test_nan_stops_the_run_and_overwrites_nothing(tmp_path, monkeypatch):
+    run(tmp_path, recipe("word", steps=4))
+    saved = {p: p.read_bytes() for p in tmp_path.rglob("*.safetensors")}
+    example = toy.Signals.example
+
+    def broken(self, index, draw):
+        found = dict(example(self, index, draw))
+        found["signal"] = found["signal"] * float("nan")
+        return found
+
+    monkeypatch.setattr(toy.Signals, "example", broken)
+    with pytest.raises(LuminaError, match=r"step 5: NaN or Inf, first made by backbone\.embed"):
+        run(tmp_path, recipe("word", steps=8), resume=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.safetensors")} == saved
+
+
+def test_beginning_from_another_model_takes_what_fits_and_says_what_is_fresh(tmp_path, unbroken, capsys):
+    plain = values("word", steps=1, rate=1e-12, warmup=0)
+    plain["backbone"]["depth"] = 3
+    run(tmp_path, recipe().read(plain, "toy"), init=unbroken)
+    said = capsys.readouterr().out
+    assert "began from " in said
+    assert "fresh: backbone.blocks.2" in said
+    old, new = (read_weights(f / "model" / "model.safetensors") for f in (unbroken, tmp_path))
+    assert all(float((new[name] - old[name]).abs().max()) < 1e-9 for name in old)
+    assert not set(new) - set(old) - {name for name in new if name.startswith("backbone.blocks.2.")}
+
+
+def test_beginning_from_a_model_of_which_nothing_fits_is_refused(tmp_path, unbroken):
+    plain = values("label")
+    plain["backbone"] |= {"width": 24, "axes": [12, 0, 0]}
+    plain["backbone"]["multiple_of"] = 128
+    plain["tokenizer"] = {"use": "toy.steps"}
+    made = build_model(recipe().read(plain, "toy"), registry()).state_dict()
+    fits = [
+        n
+        for n, w in read_weights(unbroken / "model" / "model.safetensors").items()
+        if n in made and w.shape == made[n].shape
+    ]
+    if fits:  # a bias as wide as a token always fits
+        assert fits == ["head.linear.bias"]
+        return
+    with pytest.raises(ConfigError, match="none of its weights fits"):
+        run(tmp_path, recipe().read(plain, "toy"), init=unbroken)
+
+
+def test_grids_of_samples_are_written_and_touch_no_weight(tmp_path, unbroken):
+    samples = [{"word": "low", "seed": 1}, {"word": "high", "seed": 2}]
+    run(tmp_path, recipe("word", sample_every=5, samples=samples))
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step-00000005.json", "step-00000010.json"]
+    assert len(json.loads((tmp_path / "samples" / "step-00000005.json").read_text())) == 2
+    assert same(tmp_path / "model", unbroken / "model")
+    assert rows(tmp_path) == rows(unbroken)

@@ -1,0 +1,75 @@
+"""Imports only go down the floors: the contracts of pyproject.toml hold, and what they cannot say is said here."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "packages/lumina-core/src/lumina_core"
+PACKAGES = sorted(folder.name for folder in ROOT.glob("packages/*/src/*") if (folder / "__init__.py").is_file())
+
+
+def _imports(file: Path) -> set[str]:
+    """Every module that a file names in an import, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: one name, one address: no relative imports"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("importlinter") is None, reason="import-linter is not installed")
+def test_the_contracts_of_the_floors_are_kept() -> None:
+    sources = os.pathsep.join(str(folder) for folder in ROOT.glob("packages/*/src"))
+    environment = {**os.environ, "PYTHONPATH": sources, "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    done = subprocess.run([*command, "--no-cache"], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_only_one_file_knows_processes_and_devices_that_talk_to_each_other() -> None:
+    known = {file.name for file in CORE.rglob("*.py") if any("torch.distributed" in name for name in _imports(file))}
+    assert known <= {"distributed.py"}
+
+
+def test_the_core_imports_and_looks_up_no_modality() -> None:
+    others = [package for package in PACKAGES if package != "lumina_core"]
+    assert others, "no modality was found beside the core; the search is wrong"
+    named = [
+        f"{file.name} names {other}"
+        for file in CORE.rglob("*.py")
+        for other in others
+        if other in file.read_text(encoding="utf-8")
+    ]
+    assert named == []
+
+
+def test_modalities_do_not_know_each_other() -> None:
+    known = [
+        f"{file.name} imports {name}"
+        for package in PACKAGES
+        for file in ROOT.glob(f"packages/*/src/{package}/**/*.py")
+        for name in _imports(file)
+        if name.startswith("lumina_") and name.split(".")[0] not in ("lumina_core", package)
+    ]
+    assert known == []
+
+
+def test_packages_hand_nothing_on_that_is_defined_elsewhere() -> None:
+    # one name, one address: the face of the core is the only __init__ that holds more than a version
+    handed = [str(file) for file in ROOT.glob("packages/*/src/**/__init__.py") if _imports(file) - _FACE]
+    assert handed == []
+
+
+_FACE = {"pluggy", "__future__", "__future__.annotations"}

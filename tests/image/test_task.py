@@ -1,0 +1,144 @@
+"""From `lumina image` to a PNG, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lumina_image.task import PictureRequest, TextToImage, to_picture
+from PIL import Image
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def record(path: Path | str) -> dict:
+    with Image.open(path) as picture:
+        return json.loads(picture.text["lumina"])
+
+
+def test_a_sentence_becomes_a_png_of_the_models_own_size_with_the_request_in_it(ask, tmp_path):
+    out = tmp_path / "heart.png"
+    done = ask("a red ❤️", "--out", out, "--seed", 1)
+    assert (done.status, done.out, done.err) == (0, f"{out}\n", "")
+    with Image.open(out) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (32, 32))
+    usual = {"steps": 8, "solver": "core.midpoint", "grid": "core.uniform_grid", "guidance": 2.0}
+    assert record(out) == {"prompt": "a red ❤️", "seed": 1, "evaluations": 16, "settings": usual}
+    assert os.listdir(tmp_path) == ["heart.png"]
+
+
+def test_every_option_at_once_and_all_of_it_is_in_the_file_and_in_the_json(ask, tmp_path):
+    options = [
+        "--size",
+        "40x24",
+        "--count",
+        4,
+        "--steps",
+        3,
+        "--solver",
+        "midpoint",
+        "--grid",
+        "shift",
+        "--guidance",
+        3,
+    ]
+    done = ask("a red heart", "--out", tmp_path / "h.png", "--seed", 1, *options, "--negative", "blue", "--json")
+    told = json.loads(done.out.splitlines()[-1])
+    assert [Path(path).name for path in told["paths"]] == ["h-0.png", "h-1.png", "h-2.png", "h-3.png"]
+    assert told["seed"] == 1 and told["seeds"] == [1, 2, 3, 4] and told["evaluations"] == 6 and told["seconds"] > 0
+    assert told["settings"] == {"steps": 3, "solver": "midpoint", "grid": "core.shift_grid", "guidance": 3.0} or told[
+        "settings"
+    ]["grid"].startswith("shift")
+    assert record(told["paths"][3])["seed"] == 4 and record(told["paths"][3])["negative"] == "blue"
+    assert record(told["paths"][0])["size"] == [40, 24]
+    with Image.open(told["paths"][0]) as picture:
+        assert picture.size == (40, 24)
+
+
+def test_the_same_request_gives_the_same_bytes(ask, tmp_path):
+    for name in "ab":
+        ask("a red heart", "--out", tmp_path / f"{name}.png", "--seed", 3)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--seed", 4),
+        ("--negative", "blue cat"),
+        ("--guidance", 1),
+        ("--guidance", 5),
+        ("--solver", "euler"),
+        ("--grid", "shift"),
+        ("--steps", 2),
+    ],
+)
+def test_every_option_changes_the_picture(ask, tmp_path, options):
+    ask("a red heart", "--out", tmp_path / "plain.png")
+    assert ask("a red heart", "--out", tmp_path / "other.png", *options).status == 0
+    assert (pixels(tmp_path / "plain.png") != pixels(tmp_path / "other.png")).any()
+
+
+def test_an_emoji_is_the_same_as_its_name(ask, tmp_path):
+    ask("❤️", "--out", tmp_path / "emoji.png")
+    ask("red heart", "--out", tmp_path / "name.png")
+    assert (pixels(tmp_path / "emoji.png") == pixels(tmp_path / "name.png")).all()
+
+
+def test_an_empty_negative_is_the_same_as_none(ask, tmp_path):
+    ask("a cat", "--out", tmp_path / "a.png", "--negative", "")
+    ask("a cat", "--out", tmp_path / "b.png")
+    assert (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
+
+
+def test_prompts_of_a_file_are_the_same_as_asked_alone(ask, tmp_path):
+    prompts = ["a red heart", "a black cat", "太陽", "a very much longer prompt about a house and the moon", "🚀"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts), encoding="utf-8")
+    out = tmp_path / "pictures.v1"
+    done = ask("--prompts", tmp_path / "prompts.txt", "--out", out, "--seed", 10)
+    assert done.status == 0
+    assert sorted(os.listdir(out)) == [f"{place:05d}.png" for place in range(5)]
+    for place, prompt in enumerate(prompts):
+        ask(prompt, "--out", tmp_path / "one.png", "--seed", 10 + place)
+        assert abs(pixels(out / f"{place:05d}.png") - pixels(tmp_path / "one.png")).max() <= 1
+        assert record(out / f"{place:05d}.png") == record(tmp_path / "one.png")
+
+
+def test_more_prompts_than_one_batch_holds_are_all_answered(ask, tmp_path):
+    (tmp_path / "p").write_text("a cat\n" * 18, encoding="utf-8")
+    ask("--prompts", tmp_path / "p", "--out", tmp_path / "o", "--steps", 1, "--solver", "euler", "--seed", 2)
+    assert len(os.listdir(tmp_path / "o")) == 18 and record(tmp_path / "o" / "00017.png")["seed"] == 19
+
+
+def test_the_installed_command_prints_one_object_last(tiny_folder, tmp_path):
+    out = tmp_path / "heart.png"
+    command = ["image", "a red heart", "--out", str(out), "--model", str(tiny_folder), "--json"]
+    done = subprocess.run([sys.executable, "-m", "lumina_core", *command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["paths"] == [str(out)] and out.is_file()
+
+
+def test_levels_are_the_nearest_and_what_lies_outside_is_clipped():
+    item = torch.tensor([-3.0, -1.0, -0.001, 0.003, 1.0, 7.0]).expand(3, 1, 6)
+    assert [level[0] for level in np.asarray(to_picture(item))[0].tolist()] == [0, 0, 127, 128, 255, 255]
+
+
+def test_width_comes_first_in_a_size_and_rows_first_in_an_extent():
+    task = TextToImage(TextToImage.Config(side=48))
+    assert task.extent(PictureRequest(prompt="a", size="64×32")) == (32, 64)
+    assert task.extent(PictureRequest(prompt="a")) == (48, 48)
+
+
+def test_several_pictures_at_a_glance_stand_in_rows_of_eight(tmp_path):
+    task = TextToImage(TextToImage.Config())
+    path = task.save_grid([torch.zeros(3, 8, 8)] * 10, tmp_path / "samples", "step")
+    with Image.open(path) as sheet:
+        assert sheet.size == (80, 20)

@@ -1,0 +1,55 @@
+"""What tests make for themselves: installed distributions, and model folders whose weights were never trained."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from lumina_core.plugins.loader import Candidate, load_from
+from lumina_core.plugins.registry import Registry, Source
+
+_THINGS = ["heart", "cat", "dog", "flag of Japan", "grinning face", "house", "rocket", "apple", "moon", "sun"]
+CAPTIONS = [f"{colour} {thing}" for colour in ("red", "blue", "green", "yellow", "black") for thing in _THINGS]
+"""Enough words for a vocabulary."""
+
+
+def write_distribution(folder: Path, name: str, entry_points: str, modules: dict[str, str], metadata: str = "") -> None:
+    """A distribution as pip would have installed it into `folder`."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[lumina]\n{entry_points}\n", encoding="utf-8")
+    for module, text in modules.items():
+        (folder / f"{module}.py").write_text(text, encoding="utf-8")
+
+
+def registry_of(*plugins: str) -> Registry:
+    """The core and these plugins of ours (`toy`, `image`), and nothing else that is installed."""
+    modules = {"core": "lumina_core.builtin.plugin", **{name: f"lumina_{name}.plugin" for name in plugins}}
+    sources = {name: Source(name, f"lumina-{name}", "0.1.0") for name in modules}
+    return load_from(
+        (
+            Candidate(sources[name], (), lambda module=module: importlib.import_module(module))
+            for name, module in modules.items()
+        ),
+        strict=True,
+    )
+
+
+def make_model(recipe: str, folder: Path, registry: Registry) -> Path:
+    """Save a model of an installed recipe whose weights are small random numbers."""
+    import torch
+
+    from lumina_core.checkpoint import save_model
+    from lumina_core.cli.recipes import asked_recipe
+    from lumina_core.model import build_model
+
+    torch.manual_seed(0)
+    model = build_model(asked_recipe(registry, recipe, ()), registry)
+    with torch.no_grad():
+        for weight in model.parameters():  # heads and gates begin at zero; then nothing would be seen of the words
+            weight.add_(0.1 * torch.randn_like(weight))
+    for conditioner in model.speakers.values():
+        conditioner.learn(CAPTIONS)
+    save_model(model, registry, folder)
+    return folder
