@@ -40,7 +40,7 @@ def main() -> None:
     record = {
         "language": asked.language, "split": asked.split, "count": len(places), "among": len(real),
         "top1": round(float(top(ranks, 1)), 4), "top5": round(float(top(ranks, 5)), 4), "seconds": round(seconds, 1),
-        **{key: answers[0].record[key] for key in ("steps", "solver", "grid", "guidance", "evaluations")},
+        "evaluations": answers[0].record["evaluations"], **answers[0].record["settings"],
     }  # fmt: skip
     print(json.dumps(record))
     if asked.json:

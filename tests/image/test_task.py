@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lumina_image.task import PictureRequest, TextToImage, to_picture
 from PIL import Image
+
+from lumina_image.task import PictureRequest, TextToImage, to_picture
 
 
 def pixels(path: Path | str) -> np.ndarray:
@@ -55,9 +56,7 @@ def test_every_option_at_once_and_all_of_it_is_in_the_file_and_in_the_json(ask, 
     told = json.loads(done.out.splitlines()[-1])
     assert [Path(path).name for path in told["paths"]] == ["h-0.png", "h-1.png", "h-2.png", "h-3.png"]
     assert told["seed"] == 1 and told["seeds"] == [1, 2, 3, 4] and told["evaluations"] == 6 and told["seconds"] > 0
-    assert told["settings"] == {"steps": 3, "solver": "midpoint", "grid": "core.shift_grid", "guidance": 3.0} or told[
-        "settings"
-    ]["grid"].startswith("shift")
+    assert told["settings"] == {"steps": 3, "solver": "midpoint", "grid": "shift_grid", "guidance": 3.0}
     assert record(told["paths"][3])["seed"] == 4 and record(told["paths"][3])["negative"] == "blue"
     assert record(told["paths"][0])["size"] == [40, 24]
     with Image.open(told["paths"][0]) as picture:

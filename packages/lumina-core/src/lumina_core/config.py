@@ -128,7 +128,8 @@ def _step(place: Any, key: str, setting: str) -> Any:
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    # a misspelt key is often a missing one too; the misspelling tells more
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), _keys_at(model, first['loc'][:-1]))}"

@@ -21,6 +21,13 @@ def places(out: Path, total: int, folder: bool, suffix: str) -> list[Path]:
     Raises:
         ConfigError: it cannot be written there, or `out` has the suffix of other files.
     """
+    try:
+        return _places(out, total, folder, suffix)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ConfigError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+
+
+def _places(out: Path, total: int, folder: bool, suffix: str) -> list[Path]:
     if folder or (total > 1 and (out.is_dir() or not out.suffix)):
         _check_folder(out)
         return [out / f"{place:05d}{suffix}" for place in range(total)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,10 @@ def shared(module: nn.Module, place: Place) -> nn.Module:
         return module
     devices = [place.device] if place.device.type == "cuda" else None
     # vocabularies and scales are learnt alike in every process, and differ in length from a fresh module's
-    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+    with warnings.catch_warnings():
+        # newer torch has another name for broadcast_buffers, which the oldest that we take does not know
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def mean(value: Tensor, place: Place) -> Tensor:

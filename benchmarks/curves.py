@@ -1,0 +1,49 @@
+"""Draws the logs of runs, one panel a run: the loss by step, plain and smoothed.
+
+    python benchmarks/curves.py docs/models/emoji/words.csv docs/models/emoji/pictures.csv --out docs/pictures/curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    figure, panels = plt.subplots(1, len(asked.logs), figsize=(5 * len(asked.logs), 3.2), squeeze=False)
+    for panel, log in zip(panels[0], asked.logs, strict=True):
+        steps, losses, seconds = _read(log)
+        panel.plot(steps, losses, color="#c9d6e8", linewidth=0.8)
+        panel.plot(steps, _smooth(losses), color="#1f4e8c")
+        panel.set(title=f"{log.stem}: {len(steps)} steps, {seconds / 60:.0f} min", xlabel="step", ylabel="loss", yscale="log")
+        panel.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(asked.out, dpi=110)
+
+
+def _read(log: Path) -> tuple[list[int], list[float], float]:
+    with log.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], sum(float(r["seconds"]) for r in rows)
+
+
+def _smooth(values: list[float], share: float = 0.95) -> list[float]:
+    smoothed, current = [], values[0]
+    for value in values:
+        current = share * current + (1 - share) * value
+        smoothed.append(current)
+    return smoothed
+
+
+if __name__ == "__main__":
+    main()
