@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from core.toy import LENGTH, ToyRequest, recipe, registry, values
+
 from lumina_core.config import Use
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.generate import generate
@@ -116,7 +117,9 @@ def test_a_fresh_model_of_any_prediction_gives_finite_data(prediction):
     assert bool(generate(made, registry(), [ToyRequest(label=1)]).data.isfinite().all())
 
 
-@pytest.mark.parametrize("change", [{"steps": 4}, {"guidance": 1.0}, {"solver": "euler"}, {"grid": "shift"}, {"length": 4}])
+@pytest.mark.parametrize(
+    "change", [{"steps": 4}, {"guidance": 1.0}, {"solver": "euler"}, {"grid": "shift"}, {"length": 4}]
+)
 def test_requests_that_disagree_are_refused(change):
     with pytest.raises(ConfigError, match="must agree"):
         ask({"word": "low"}, {"word": "low", **change})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lumina_core import precision
 from lumina_core.precision import autocast, resolve
 

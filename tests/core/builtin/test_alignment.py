@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from lumina_core.builtin.alignment import Alignment
 from lumina_core.errors import ConfigError
 from lumina_core.types import Batch, Condition, Tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lumina_core.builtin.label import LabelConditioner
 from lumina_core.errors import ConfigError
 

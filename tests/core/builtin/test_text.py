@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lumina_core.builtin.text import TextConditioner
 from lumina_core.errors import CheckpointError, ConfigError
 
@@ -13,7 +14,16 @@ STRANGE = ["", "❤️‍🔥", "红心", "сердце", "قلب", "हृद�
 
 
 def encoder(**settings):
-    usual = {"vocabulary": 400, "width": 16, "heads": 2, "hidden": 24, "slots": 3, "memory": 8, "foretold": 5, "length": 12}
+    usual = {
+        "vocabulary": 400,
+        "width": 16,
+        "heads": 2,
+        "hidden": 24,
+        "slots": 3,
+        "memory": 8,
+        "foretold": 5,
+        "length": 12,
+    }
     torch.manual_seed(0)
     return TextConditioner(TextConditioner.Config(**{**usual, **settings})).eval()
 

@@ -69,12 +69,18 @@ def test_norms_gates_and_biases_do_not_decay():
                 assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
 
 
-def test_tables_that_are_looked_up_can_have_a_rate_of_their_own():
-    model = build_model(recipe(rate=1e-3, embedding_rate=5e-2), registry())
+def test_weights_can_have_a_rate_of_their_own_by_a_part_of_their_name():
+    model = build_model(recipe(rate=1e-3, rates={"table": 5e-2}), registry())
     rates = {id(p): group["lr"] for m in make_optimizers(model, model.recipe.training).members
              for group in m.param_groups for p in group["params"]}  # fmt: skip
     assert rates[id(model.conditioners["label"].table.weight)] == 5e-2
     assert rates[id(model.backbone.embed.weight)] == 1e-3
+
+
+def test_a_rate_for_a_name_that_no_weight_has_is_refused():
+    model = build_model(recipe(rates={"gaet": 1e-2}), registry())
+    with pytest.raises(ConfigError, match="gaet"):
+        make_optimizers(model, model.recipe.training)
 
 
 def test_a_share_is_of_the_peak_and_not_of_the_last_rate():

@@ -67,7 +67,11 @@ class Autoencoder(Protocol):
 
 
 class Conditioner(Protocol):
-    """What the user says -> Condition. Owns its own silence."""
+    """What the user says -> Condition. Owns its own silence.
+
+    One that is slow to ask (a large pretrained network) says so by an attribute `costly = True`: frozen in a training, it
+    is asked once for each value. One that cuts long values may have `unread(value) -> int`, for a word of warning.
+    """
 
     memory_width: int
     """W' of the memory it makes; 0 for none."""

@@ -42,8 +42,8 @@ class Training(Config):
     accumulate: int = Field(1, ge=1, description="parts that a process cuts its share of the batch into")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon turns matrices, adamw does the rest")
     rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
-    embedding_rate: float | None = Field(
-        None, gt=0, description="peak rate of looked-up tables, which are touched rarely; None: `rate`"
+    rates: dict[str, float] = Field(
+        {}, description="other peak rates of AdamW, by a part of the weights' names: {embedding: 1e-2, gate: 1e-2}"
     )
     muon_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
     betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -81,17 +83,17 @@ class SmallAutoencoder(nn.Module):
         decoded: Tensor = self.decoder(latent)
         return decoded
 
-    def loss(self, data: Tensor, generator: torch.Generator | None = None) -> Loss:
+    def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
         """Mean absolute plus mean squared error of what comes back; also moves the running mean and variance.
 
         Args:
             data: (B, colours, H, W) in [-1, 1].
-            generator: of the noise, on the device of the data.
+            generators: of the noise, one an item, on the CPU.
         """
         raw = self._raw(data)
         latent = F.batch_norm(raw, self.mean, self.variance, training=True, momentum=0.1)
-        noise = torch.randn(latent.shape, generator=generator, device=latent.device, dtype=latent.dtype)
-        error = self.decode(latent + self.config.noise * noise) - data
+        noise = torch.stack([torch.randn(latent.shape[1:], generator=generator) for generator in generators])
+        error = self.decode(latent + self.config.noise * noise.to(latent)) - data
         absolute, squared = error.abs().mean(), error.square().mean()
         return Loss(absolute + squared, {"absolute": absolute.detach(), "squared": squared.detach()})
 

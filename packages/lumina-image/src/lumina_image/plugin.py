@@ -29,6 +29,7 @@ def lumina_register_recipes(recipes: Recipes) -> None:
     recipes.add(
         "image.emoji_words", "lumina_image:recipes/emoji_words.yaml", "its first half: what words look like, coarsely"
     )
+    recipes.add("image.emoji_latents", "lumina_image:recipes/emoji_latents.yaml", "an autoencoder for the emoji, alone")
     recipes.add("image.tiny", "lumina_image:recipes/tiny.yaml", "a very small model that trains in a minute on a CPU")
     recipes.add(
         "image.600m_imagenet", "lumina_image:recipes/600m_imagenet.yaml", "the paper's 600M size, one of 1000 classes"

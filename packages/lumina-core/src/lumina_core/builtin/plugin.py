@@ -24,6 +24,9 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.objective(
         "core.alignment", "lumina_core.builtin.alignment:Alignment", "teaches a conditioner before the backbone"
     )
+    parts.objective(
+        "core.reconstruction", "lumina_core.builtin.reconstruction:Reconstruction", "trains an autoencoder alone"
+    )
     parts.path("core.linear", "lumina_core.flow.path:Linear", "straight lines, the path of Lumina-Next")
     parts.path("core.gvp", "lumina_core.flow.path:GVP", "sine and cosine, constant variance")
     parts.path("core.vp", "lumina_core.flow.path:VP", "variance-preserving diffusion, time turned round")

@@ -43,20 +43,22 @@ def make_optimizers(model: nn.Module, training: Training) -> Optimizers:
     """AdamW for all, or Muon for the backbone's matrices and AdamW for the rest; norms, gates and biases do not decay.
 
     Raises:
-        ConfigError: everything is frozen.
+        ConfigError: everything is frozen, or a word of `training.rates` names nothing.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trained:
         raise ConfigError("training.freeze leaves nothing to train")
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.requires_grad]
-    looked_up = {id(p) for p in tables}
-    matrices = [p for name, p in trained if _hidden_matrix(name, p) and id(p) not in looked_up]
-    turned = matrices if training.optimizer == "muon" else []
-    taken = {id(p) for p in [*turned, *tables]}
-    rest = [p for _, p in trained if id(p) not in taken]
-    members: list[torch.optim.Optimizer] = [_adamw(rest, training, training.rate)] if rest else []
-    if tables:
-        members.append(_adamw(tables, training, training.embedding_rate or training.rate))
+    unused = [word for word in training.rates if not any(word in name for name, _ in trained)]
+    if unused:
+        raise ConfigError(f"training.rates names '{unused[0]}', and no trained weight is called so")
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    muon = training.optimizer == "muon"
+    turned = [
+        p for n, p in trained if muon and _hidden_matrix(n, p) and id(p) not in tables and not _named(n, training)
+    ]
+    taken = {id(p) for p in turned}
+    rest = [(name, p) for name, p in trained if id(p) not in taken]
+    members: list[torch.optim.Optimizer] = [_adamw(rest, training)] if rest else []
     if turned:
         members.append(Muon(turned, training.muon_rate, weight_decay=training.weight_decay))
     return Optimizers(members)
@@ -79,11 +81,17 @@ def _hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and not any(word in name for word in outer)
 
 
-def _adamw(parameters: Iterable[Tensor], training: Training, rate: float) -> torch.optim.Optimizer:
-    several = list(parameters)
-    groups = [
-        {"params": [p for p in several if p.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in several if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    filled = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(filled, lr=rate, betas=training.betas, fused=True)
+def _named(name: str, training: Training) -> str | None:
+    """The first word of `training.rates` that is part of a weight's name."""
+    return next((word for word in training.rates if word in name), None)
+
+
+def _adamw(named: Iterable[tuple[str, Tensor]], training: Training) -> torch.optim.Optimizer:
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in named:
+        word = _named(name, training)
+        rate = training.rate if word is None else training.rates[word]
+        decay = training.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    several = [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
+    return torch.optim.AdamW(several, lr=training.rate, betas=training.betas, fused=True)

@@ -34,7 +34,11 @@ class Losses(nn.Module):
     def forward(self, raw: Raw, plain: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of the items, and its terms; `plain`: not compiled, so that layers can be watched."""
         generators = [draw.torch() for draw in raw.draws]
+        rebuild = getattr(self.model.objective, "rebuild", None)
         with autocast(self.dtype, self.device_of):
+            if rebuild is not None:
+                rebuilt = rebuild(self.model.autoencoder, torch.stack(raw.data).to(self.device_of), generators)
+                return rebuilt.total, rebuilt.terms
             batch = make_batch(self.model, raw, generators, self.drop, self.speakers)
             predict = self.model.predict if plain else self._predict
             loss = self.model.objective.loss(predict, batch, generators)

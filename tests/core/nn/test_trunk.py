@@ -1,0 +1,239 @@
+"""What both backbones promise: batches equal their items, padding leaks nothing, every road gives the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from backbones import BACKBONES, drawn, flag_dit, next_dit, picture, said, times
+
+from lumina_core.builtin.velocity import VelocityHead
+from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.nn.flag_dit import FlagDiT
+from lumina_core.types import Condition, Tokens, stack_tokens
+
+both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
+
+
+def mixed() -> tuple[Tokens, Condition]:
+    """Three pictures of different sizes, and captions of different lengths."""
+    items = [picture(3, 4, seed=1), picture(2, 2, seed=2), picture(1, 5, seed=3)]
+    real = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
+    return stack_tokens(items), replace(said(3), memory_mask=real)
+
+
+def item(condition: Condition, place: int) -> Condition:
+    """What was said of one item, without padding."""
+    real = condition.memory_mask[place]
+    return Condition(memory=condition.memory[place : place + 1, real], summary=condition.summary[place : place + 1])
+
+
+@both
+@pytest.mark.parametrize("backend", ["fused", "matmul"])
+@torch.no_grad()
+def test_a_batch_of_different_sizes_equals_its_items_one_by_one(build, backend):
+    model = build(backend=backend)
+    tokens, condition = mixed()
+    together = tokens.with_values(model(tokens, times(3), condition).values).items()
+    for place, alone in enumerate(tokens.items()):
+        wanted = model(alone, times(3)[place : place + 1], item(condition, place)).values
+        assert torch.allclose(together[place].values, wanted, atol=1e-5)
+
+
+@both
+@pytest.mark.parametrize("backend", ["fused", "matmul"])
+@torch.no_grad()
+def test_garbage_under_the_masks_changes_no_bit(build, backend):
+    model = build(backend=backend)
+    tokens, condition = mixed()
+    spoilt = tokens.with_values(tokens.values.masked_fill(~tokens.mask[..., None], 1e3))
+    lies = replace(condition, memory=condition.memory.masked_fill(~condition.memory_mask[..., None], -1e3))
+    wanted, got = model(tokens, times(3), condition).values, model(spoilt, times(3), lies).values
+    assert torch.equal(got[tokens.mask], wanted[tokens.mask])
+
+
+@both
+@torch.no_grad()
+def test_what_was_prepared_once_gives_the_same_bits(build):
+    model = build()
+    tokens, condition = mixed()
+    prepared = model.prepare(tokens, condition)
+    for time in (times(3), times(3) / 2):
+        wanted = model(tokens, time, condition)
+        got = model(tokens, time, condition, prepared=prepared)
+        assert torch.equal(got.values, wanted.values)
+        assert torch.equal(got.modulation, wanted.modulation)
+
+
+@both
+def test_without_padding_no_mask_exists(build):
+    prepared = build().prepare(stack_tokens([picture(2, 3), picture(3, 2)]), said(2))
+    assert prepared.mask is None
+    assert all(memory.mask is None for memory in prepared.memories)
+
+
+@both
+def test_a_new_model_answers_exactly_zero(build):
+    model = type(build())(build().config)  # as it is made, not awake
+    head = VelocityHead(VelocityHead.Config(width=32, token_width=6, modulation_width=model.modulation_width))
+    tokens = picture(3, 3, batch=2)
+    answer = head(model(tokens, times(2), said(2)), tokens)
+    assert torch.equal(answer, torch.zeros(2, 9, 6))
+
+
+@both
+def test_gradients_are_the_same_when_blocks_are_computed_twice(build):
+    once, twice = build(), build(checkpoint_blocks=True)
+    tokens, condition = mixed()
+    for model in (once, twice):
+        model(tokens, times(3), condition).values.square().mean().backward()
+    for (name, ours), theirs in zip(once.named_parameters(), twice.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-7), name
+
+
+@both
+def test_a_model_compiles_as_one_graph_with_the_same_numbers(build):
+    torch._dynamo.reset()
+    model = build(depth=1)
+    tokens, condition = mixed()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    got, wanted = compiled(tokens, times(3), condition), model(tokens, times(3), condition)
+    assert torch.allclose(got.values, wanted.values, atol=1e-5)
+    with torch.no_grad():
+        got = compiled(tokens, times(3), condition, prepared=model.prepare(tokens, condition))
+    assert torch.allclose(got.values, wanted.values, atol=1e-5)
+
+
+@both
+def test_numbers_are_the_same_with_and_without_gradients(build):
+    model = build()
+    tokens, condition = mixed()
+    with_gradients = model(tokens, times(3), condition).values
+    with torch.inference_mode():
+        without = model(tokens, times(3), condition).values
+    assert torch.allclose(without, with_gradients, atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_an_item_whose_caption_is_wholly_masked_reads_zeros(build):
+    model = build()
+    tokens, condition = picture(2, 3, batch=2), said(2)
+    silent = replace(condition, memory_mask=torch.tensor([[True] * 5, [False] * 5]))
+    got = model(tokens, times(2), silent).values
+    for block in model.blocks:
+        block.attention.gate.zero_()  # the answer of one who hears nothing
+    wanted = model(tokens, times(2), condition).values
+    assert got.isfinite().all()
+    assert torch.allclose(got[1], wanted[1], atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_without_time_there_is_no_modulation_and_the_memory_is_still_read(build):
+    model = build(timed=False, summary_width=0)
+    tokens = picture(2, 3, batch=2)
+    hidden = model(tokens, None, Condition())
+    assert hidden.modulation is None
+    assert not any("modulation" in name or name.startswith("time") for name, _ in model.named_parameters())
+    heard = model(tokens, None, Condition(memory=said(2).memory)).values
+    assert (heard - hidden.values).abs().max() > 1e-2
+
+
+@both
+@torch.no_grad()
+def test_time_summary_and_memory_each_matter(build):
+    model = build()
+    tokens, condition = picture(2, 3), said(1)
+    base = model(tokens, torch.tensor([0.3]), condition).values
+    others = [
+        model(tokens, torch.tensor([0.7]), condition),
+        model(tokens, torch.tensor([0.3]), replace(condition, summary=-condition.summary)),
+        model(tokens, torch.tensor([0.3]), replace(condition, memory=-condition.memory)),
+        model(tokens, torch.tensor([0.3]), replace(condition, summary=None)),
+    ]
+    assert all((other.values - base).abs().max() > 1e-2 for other in others)
+
+
+@both
+@torch.no_grad()
+def test_context_is_attended_to_but_not_handed_back(build):
+    model = build()
+    tokens, condition = picture(2, 3), said(1)
+    alone = model(tokens, times(1), condition).values
+    beside = model(tokens, times(1), replace(condition, context=picture(2, 2, seed=5))).values
+    assert beside.shape == alone.shape
+    assert (beside - alone).abs().max() > 1e-2
+
+
+@both
+@torch.no_grad()
+def test_padding_between_tokens_and_context_changes_nothing(build):
+    model = build()
+    context = picture(2, 2, batch=2, seed=5)
+    tokens = stack_tokens([picture(3, 4, seed=1), picture(2, 2, seed=2)])
+    got = model(tokens, times(2), replace(said(2), context=context)).values[1:, :4]
+    second = Condition(said(2).memory[1:], None, said(2).summary[1:], context.items()[1])
+    wanted = model(picture(2, 2, seed=2), times(2)[1:], second).values
+    assert torch.allclose(got, wanted, atol=1e-5)
+
+
+@both
+def test_wrong_widths_are_named(build):
+    model = build()
+    tokens, condition = picture(2, 3), said(1)
+    wide = tokens.with_values(drawn((1, 6, 7)))
+    for bad_tokens, bad, word in (
+        (wide, condition, "tokens: 7"),
+        (tokens, replace(condition, memory=drawn((1, 5, 13))), "memory: 13"),
+        (tokens, replace(condition, summary=drawn((1, 11))), "summary: 11"),
+        (tokens, replace(condition, context=wide), "context: 7"),
+    ):
+        with pytest.raises(ShapeError, match=word):
+            model(bad_tokens, times(1), bad)
+    with pytest.raises(ShapeError, match="takes none"):
+        build(memory_width=0)(tokens, times(1), condition)
+    with pytest.raises(ShapeError, match="time"):
+        model(tokens, None, condition)
+
+
+@both
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"heads": 5}, "multiple of heads 5"),
+        ({"kv_heads": 3}, "kv_heads 3"),
+        ({"token_width": 0}, "token_width is 0"),
+        ({"summary": "plain"}, "32 wide"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(build, options, word):
+    with pytest.raises(ConfigError, match=word):
+        build(**options)
+
+
+@both
+@torch.no_grad()
+def test_a_plain_summary_is_added_to_the_time_as_it_is(build):
+    model = build(summary="plain", summary_width=32)
+    tokens, summary = picture(2, 2), drawn((1, 32), 3)
+    hidden = model(tokens, times(1), Condition(summary=summary))
+    bare = model(tokens, times(1), Condition())
+    assert torch.allclose(hidden.modulation, bare.modulation + summary, atol=1e-6)
+
+
+@both
+@torch.no_grad()
+def test_half_precision_stays_near(build):
+    model = build()
+    tokens, condition = picture(3, 3), said(1)
+    wanted = model(tokens, times(1), condition).values
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = model(tokens, times(1), condition).values
+    assert (got - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_the_baseline_differs_from_its_successor():
+    assert type(flag_dit()) is FlagDiT
+    assert {name for name, _ in flag_dit().named_parameters()} != {name for name, _ in next_dit().named_parameters()}
