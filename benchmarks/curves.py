@@ -1,6 +1,6 @@
 """Draws the logs of runs, one panel a run: the loss by step, plain and smoothed.
 
-python benchmarks/curves.py docs/models/emoji/words.csv docs/models/emoji/pictures.csv --out docs/pictures/curves.png
+python benchmarks/curves.py docs/models/emoji/*.csv --out docs/pictures/curves.png
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ def main() -> None:
         steps, losses, seconds = _read(log)
         panel.plot(steps, losses, color="#c9d6e8", linewidth=0.8)
         panel.plot(steps, _smooth(losses), color="#1f4e8c")
-        panel.set(
-            title=f"{log.stem}: {len(steps)} steps, {seconds / 60:.0f} min", xlabel="step", ylabel="loss", yscale="log"
-        )
+        panel.set(title=f"{log.stem}: {len(steps)} steps, {seconds / 60:.0f} min")
+        panel.set(xlabel="step", ylabel="loss", yscale="log")
         panel.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(asked.out, dpi=110)

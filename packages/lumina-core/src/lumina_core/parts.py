@@ -69,8 +69,8 @@ class Autoencoder(Protocol):
 class Conditioner(Protocol):
     """What the user says -> Condition. Owns its own silence.
 
-    One that is slow to ask (a large pretrained network) says so by an attribute `costly = True`: frozen in a training, it
-    is asked once for each value. One that cuts long values may have `unread(value) -> int`, for a word of warning.
+    One that is slow to ask (a large pretrained network) says so by an attribute `costly = True`: frozen in a training,
+    it is asked once for each value. One that cuts long values may have `unread(value) -> str`: the end it cuts off.
     """
 
     memory_width: int

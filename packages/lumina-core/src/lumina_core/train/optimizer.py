@@ -52,10 +52,9 @@ def make_optimizers(model: nn.Module, training: Training) -> Optimizers:
     if unused:
         raise ConfigError(f"training.rates names '{unused[0]}', and no trained weight is called so")
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    muon = training.optimizer == "muon"
-    turned = [
-        p for n, p in trained if muon and _hidden_matrix(n, p) and id(p) not in tables and not _named(n, training)
-    ]
+    apart = tables | {id(p) for name, p in trained if _named(name, training)}
+    matrices = [p for name, p in trained if _hidden_matrix(name, p) and id(p) not in apart]
+    turned = matrices if training.optimizer == "muon" else []
     taken = {id(p) for p in turned}
     rest = [(name, p) for name, p in trained if id(p) not in taken]
     members: list[torch.optim.Optimizer] = [_adamw(rest, training)] if rest else []
