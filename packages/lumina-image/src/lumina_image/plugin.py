@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lumina_core import hookimpl
 
 if TYPE_CHECKING:
-    from lumina_core.plugins.offers import Parts, Recipes
+    from lumina_core.plugins.offers import Models, Parts, Recipes
 
 
 @hookimpl
@@ -38,3 +38,11 @@ def lumina_register_recipes(recipes: Recipes) -> None:
     recipes.add("image.2b_gqa", "lumina_image:recipes/2b_gqa.yaml", "the paper's 2B size as released, shared key heads")
     recipes.add("image.3b", "lumina_image:recipes/3b.yaml", "the paper's 3B size")
     recipes.add("image.7b", "lumina_image:recipes/7b.yaml", "the paper's 7B size")
+
+
+@hookimpl
+def lumina_register_models(models: Models) -> None:
+    """Trained here, shipped in the package."""
+    models.add(
+        "image.emoji", "lumina_image:models/emoji", "emoji from words in 18 languages, 64 px", task="image.text_to_image"
+    )
