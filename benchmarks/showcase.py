@@ -1,6 +1,6 @@
 """The sheet of pictures at the head of the README: prompts in several languages, with the built-in model as it comes.
 
-    python benchmarks/showcase.py --out docs/pictures/showcase.png
+python benchmarks/showcase.py --out docs/pictures/showcase.png
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", help="folder; the built-in model where left out")
     parser.add_argument("--prompts", type=Path, help="other prompts, one a line")
-    parser.add_argument("--font", default="DejaVuSans.ttf", help="for the words below; Pillow's own where it is missing")
+    parser.add_argument(
+        "--font", default="DejaVuSans.ttf", help="for the words below; Pillow's own where it is missing"
+    )
     asked = parser.parse_args()
     prompts = asked.prompts.read_text(encoding="utf-8").split("\n") if asked.prompts else PROMPTS
     session = open_model(asked.model)

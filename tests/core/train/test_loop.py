@@ -45,7 +45,8 @@ def same(one, other):
 def process(folder, **environment):
     """`lumina train` of the toy recipe in a process of its own."""
     (folder.parent / "recipe.json").write_text(json.dumps(values("word")))
-    said = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    # threads as here: their number decides how sums are cut
+    said = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
     command = [sys.executable, str(Path(toy.__file__).with_name("toy_run.py")), "train"]
     command += [str(folder.parent / "recipe.json"), "--out", str(folder), "--quiet", "--device", "cpu"]
     return subprocess.Popen(command, env=said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

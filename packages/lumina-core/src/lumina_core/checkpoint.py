@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lumina_core.config import nearest
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
@@ -65,6 +66,21 @@ def stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, 
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out every filling of fresh weights, which are about to be replaced.
+
+    Drawing them on the meta device would make torch import its compiler, which takes longer than a picture.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
+
+
 def load_model(folder: Path, registry: Registry, device: str | torch.device = "cpu") -> Model:
     """A model from its folder (or a run's folder: its newest checkpoint), averaged weights first, ready to be asked.
 
@@ -76,8 +92,7 @@ def load_model(folder: Path, registry: Registry, device: str | torch.device = "c
     recipe, plugins = read_config(folder)
     weights = folder / AVERAGED if (folder / AVERAGED).is_file() else folder / WEIGHTS
     try:
-        # on the meta device: weights that are about to be replaced are neither drawn nor held
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             model = build_model(recipe, registry)
     except PluginError as error:
         made_with = ", ".join(f"{name} {version}" for name, version in plugins.items())

@@ -44,5 +44,8 @@ def lumina_register_recipes(recipes: Recipes) -> None:
 def lumina_register_models(models: Models) -> None:
     """Trained here, shipped in the package."""
     models.add(
-        "image.emoji", "lumina_image:models/emoji", "emoji from words in 18 languages, 64 px", task="image.text_to_image"
+        "image.emoji",
+        "lumina_image:models/emoji",
+        "emoji from words in 18 languages, 64 px",
+        task="image.text_to_image",
     )
