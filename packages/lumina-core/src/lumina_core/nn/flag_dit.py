@@ -91,7 +91,7 @@ class FlagDiT(Trunk):
         positions = tokens.positions if context is None else torch.cat([tokens.positions, context.positions], dim=1)
         if config.place == "index":
             positions = _running(positions, real)
-        own = frequencies((config.width // config.heads, 0, 0), config.base)
+        own = frequencies((config.width // config.heads, 0, 0), config.base, positions.device)
         return turn(positions, own if rates is None else rates, "blocks")
 
 

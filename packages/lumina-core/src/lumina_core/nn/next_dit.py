@@ -42,7 +42,7 @@ class NextDiT(Trunk):
     ) -> Turn:
         config = self.config
         positions = tokens.positions if context is None else torch.cat([tokens.positions, context.positions], dim=1)
-        return turn(positions, rates or frequencies(config.axes, config.base), config.layout)
+        return turn(positions, rates or frequencies(config.axes, config.base, positions.device), config.layout)
 
 
 def _block(config: NextDiT.Config, modulation_width: int) -> Block:

@@ -19,7 +19,7 @@ class Turn:
     sin: Tensor
 
 
-def frequencies(axes: Sequence[int], base: float = 10000.0) -> tuple[Tensor, ...]:
+def frequencies(axes: Sequence[int], base: float = 10000.0, device: torch.device | None = None) -> tuple[Tensor, ...]:
     """For each axis base^(-2k / axis width), k < axis width / 2.
 
     With two equal axes that is base^(-4k / head width), with three base^(-6k / head width): Lumina-Next, section 2.2
@@ -27,8 +27,12 @@ def frequencies(axes: Sequence[int], base: float = 10000.0) -> tuple[Tensor, ...
 
     Args:
         axes: channels of a head that each axis turns; even numbers, 0 for an axis that is not used.
+        device: where the positions are; made there, they keep no forward pass waiting for a copy. None: the CPU.
     """
-    return tuple(base ** (-torch.arange(0, width, 2, dtype=torch.float64) / max(width, 1)) for width in axes)
+    if device is None or device.type == "mps":  # which knows no float64
+        device = torch.device("cpu")
+    steps = (torch.arange(0, width, 2, dtype=torch.float64, device=device) / max(width, 1) for width in axes)
+    return tuple(base**-step for step in steps)
 
 
 def check_split(axes: Sequence[int], head_width: int, layout: str) -> None:
