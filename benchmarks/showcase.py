@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from PIL import Image, ImageDraw, ImageFont
+
 from lumina_core.session import open_model
 from lumina_image.task import to_picture
-from PIL import Image, ImageDraw, ImageFont
 
 PROMPTS = (
     "red heart",
