@@ -6,50 +6,66 @@ import re
 from typing import Any
 
 import torch
-from goldens_read import Golden, Unsupported, worst
+from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor
 
 from lumina_core.flow.diffusion import diffusion, drift
 from lumina_core.flow.objective import FlowMatching
 from lumina_core.flow.path import GVP, VP, Linear, convert, mix, velocity_between
-from lumina_core.flow.times import Uniform, toward_noise
-from lumina_core.types import Batch, Condition, Tokens
+from lumina_core.flow.times import Uniform, toward_data, toward_noise
+from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 
 CONVERSIONS = 0.1
 """The notes allow the conversions ten times the error of the rest: they count a tenth."""
 
+NORM = r"norm=(\d+(?:\.\d+)?)"
+
 
 def losses(golden: Golden) -> float:
-    """The objective of a closed-form velocity, for one size and for a list of sizes."""
-    pairs: list[tuple[Tensor, Tensor]] = []
-    a, x0, x1, time = (golden.tensors[f"input.{name}"] for name in ("a", "x0", "x1", "t"))
-    pairs.append((_items(a, x0, x1, time), golden.tensors["output.loss"]))
+    """The objective of a closed-form velocity, for items of one size and for a list of sizes."""
+    known = {name: got for prefix in ("", "list") for name, got in _known(golden, prefix).items()}
+    wanted = golden.group("output")
+    if not wanted or not wanted.keys() <= known.keys():
+        raise Unsupported
+    return worst([(known[name], tensor) for name, tensor in wanted.items()])
+
+
+def _known(golden: Golden, prefix: str) -> dict[str, Tensor]:
+    """What can be compared, by its name in the file: of items stored as one tensor, or as a list."""
+    front = f"input.{prefix}." if prefix else "input."
+    if f"{front}t" not in golden.tensors:
+        return {}
+    time = golden.tensors[f"{front}t"]
+    a, x0, x1 = (golden.one_or_list(front + name) for name in ("a", "x0", "x1"))
+    # one `a` for a tensor of items, one each for a list
+    items = _items([a] * len(x1) if isinstance(a, Tensor) else a, list(x0), list(x1), time)
+    if prefix or not (isinstance(x0, Tensor) and isinstance(x1, Tensor) and isinstance(a, Tensor)):
+        return {f"{prefix}_loss".lstrip("_"): items}
     path = Linear(Linear.Config())
     x = mix(path, x0, x1, time)
-    for name, got in (("xt", x), ("ut", velocity_between(path, x0, x1, time)), ("model_output", _closed(x, time, a))):
-        if f"output.{name}" in golden.tensors:
-            pairs.append((got, golden.tensors[f"output.{name}"]))
-    if "output.list_loss" in golden.tensors:
-        parts = [golden.one_or_list(f"input.list.{name}") for name in ("a", "x0", "x1")]
-        times = golden.tensors["input.list.t"]
-        listed = [
-            _items(a, x0[None], x1[None], times[k : k + 1]) for k, (a, x0, x1) in enumerate(zip(*parts, strict=True))
-        ]
-        pairs.append((torch.cat(listed), golden.tensors["output.list_loss"]))
-    return worst(pairs)
+    return {
+        "loss": items, "xt": x, "ut": velocity_between(path, x0, x1, time), "model_output": _closed(x, time, a)
+    }  # fmt: skip
 
 
-def _items(a: Tensor, x0: Tensor, x1: Tensor, time: Tensor) -> Tensor:
-    """Each item's loss, its numbers as tokens of one number."""
+def _items(a: list[Tensor], x0: list[Tensor], x1: list[Tensor], time: Tensor) -> Tensor:
+    """Each item's loss in one padded batch, its numbers as tokens of one number."""
     objective = FlowMatching(FlowMatching.Config(), Linear(Linear.Config()), Uniform(Uniform.Config()))
-    values = x1.flatten(1)[..., None]
-    tokens = Tokens(values, torch.zeros(*values.shape[:2], 3), ((values.shape[1],),) * len(values))
+    tokens, noise = (stack_tokens([_flat(item) for item in items]) for items in (x1, x0))
 
     def predict(noisy: Tokens, when: Tensor | None, condition: Condition) -> Tensor:
         assert when is not None
-        return _closed(noisy.values[..., 0].view_as(x1), when, a).flatten(1)[..., None]
+        answer = torch.full_like(noisy.values, 7.0)  # in the padding too, where it must not count
+        for row, (one, item) in enumerate(zip(noisy.items(), a, strict=True)):
+            seen = one.values.view(1, *x1[row].shape)
+            answer[row, : item.numel()] = _closed(seen, when[row : row + 1], item).view(-1, 1)
+        return answer
 
-    return objective.items(predict, Batch(tokens, Condition()), time, x0.flatten(1)[..., None])
+    return objective.items(predict, Batch(tokens, Condition()), time, noise.values)
+
+
+def _flat(item: Tensor) -> Tokens:
+    return Tokens(item.reshape(1, -1, 1), torch.zeros(1, item.numel(), 3), ((item.numel(),),))
 
 
 def _closed(x: Tensor, time: Tensor, a: Tensor) -> Tensor:
@@ -59,31 +75,36 @@ def _closed(x: Tensor, time: Tensor, a: Tensor) -> Tensor:
 
 def plans(golden: Golden) -> float:
     """Every plan of the file, relative to the size of what is wanted."""
-    norm = float(next(iter(re.findall(r"norm=([\d.]+)", golden.config.get("note", ""))), 1.0))
-    found = [_plan(golden, name, text, norm) for name, text in golden.config["plans"].items()]
-    return max(found)
+    said = re.search(NORM, golden.config.get("note", ""))
+    norm = float(golden.config.get("norm", said[1] if said else 1.0))
+    return largest([_plan(golden, name, text, norm) for name, text in golden.config["plans"].items()])
 
 
-def _path(name: str, text: str) -> Linear | GVP | VP:
-    if name == "VP":
-        ends = {key: float(value) for key, value in re.findall(r"(sigma_m\w+)=([\d.]+)", text)}
-        return VP(VP.Config(beta_min=ends.get("sigma_min", 0.1), beta_max=ends.get("sigma_max", 20.0)))
-    if name not in ("Linear", "GVP"):
+def _path(text: str) -> Linear | GVP | VP:
+    """The path of a published class and its arguments, such as `VPCPlan(sigma_min=0.1, sigma_max=20.0)`."""
+    name, _, arguments = text.partition("(")
+    if name == "VPCPlan":
+        ends = {"sigma_min": 0.1, "sigma_max": 20.0}
+        for place, argument in enumerate(filter(None, arguments.rstrip(") ").split(","))):
+            key, _, value = argument.rpartition("=")
+            ends[key.strip() or list(ends)[place]] = float(value)
+        return VP(VP.Config(beta_min=ends["sigma_min"], beta_max=ends["sigma_max"]))
+    if name not in ("ICPlan", "GVPCPlan"):
         raise Unsupported
-    return Linear(Linear.Config()) if name == "Linear" else GVP(GVP.Config())
+    return Linear(Linear.Config()) if name == "ICPlan" else GVP(GVP.Config())
 
 
 def _plan(golden: Golden, name: str, text: str, norm: float) -> float:
-    path = _path(name, text)
+    path = _path(text)
     values = _values(path, golden, norm)
     errors = []
     for key, wanted in golden.group(f"output.{name}").items():
         if key not in values:
             raise Unsupported
         share = CONVERSIONS if "_from_" in key else 1.0
-        got = values[key].reshape(wanted.shape)
-        errors.append(share * float(((got - wanted).abs() / wanted.abs().clamp_min(1)).max()))
-    return max(errors)
+        scale = wanted.abs().clamp_min(1)
+        errors.append(share * worst([(values[key].reshape(wanted.shape) / scale, wanted / scale)]))
+    return largest(errors)
 
 
 def _values(path: Linear | GVP | VP, golden: Golden, norm: float) -> dict[str, Tensor]:
@@ -120,10 +141,11 @@ def grids(golden: Golden) -> float:
 
 def _grid(asked: dict[str, Any]) -> Tensor:
     start, stop = float(asked.get("t0", 0.0)), float(asked.get("t1", 1.0))
-    points = torch.linspace(start, stop, asked["num_steps"], dtype=torch.float64)
+    turned = bool(asked.get("use_sd3"))  # from 1 (noise) to 0 (data): the same shift is the other map there
+    ends = (stop, start) if turned else (start, stop)
+    points = torch.linspace(*ends, asked["num_steps"], dtype=torch.float64)
     shift = asked.get("time_shifting_factor")
-    shifted = toward_noise(points, float(shift)) if shift else points
-    # the sd3 convention runs from 1 (noise) to 0 (data)
-    turned = 1 - shifted if asked.get("use_sd3") else shifted
+    if shift:
+        points = (toward_data if turned else toward_noise)(points, float(shift))
     strength = asked.get("strength")
-    return turned if strength is None else turned[int(asked["num_steps"] * (1 - float(strength))) :]
+    return points if strength is None else points[int(asked["num_steps"] * (1 - float(strength))) :]

@@ -1,14 +1,13 @@
-"""Golden cases of the backbone: forward, guidance, gradients, and the manifests of the published sizes."""
+"""Golden cases of the backbone: forward, guidance and gradients."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from goldens_read import Golden, Unsupported, worst
+from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor, nn
 
-from lumina_core.builtin.label import LabelConditioner
 from lumina_core.builtin.velocity import VelocityHead
 from lumina_core.conditions import pooled
 from lumina_core.flow.guidance import guided
@@ -20,13 +19,17 @@ from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 from lumina_image.patches import Patches
 from lumina_image.released import from_original, options_from_original, to_original
 
+BASE = 10000.0
+"""Of the published rotary frequencies."""
+
 
 class Network(nn.Module):
     """Backbone and head under the names that checkpoints use."""
 
-    def __init__(self, constructor: dict[str, Any], imagenet: bool = False) -> None:
+    def __init__(self, constructor: dict[str, Any], imagenet: bool = False, base: float = BASE) -> None:
         super().__init__()
         options = options_from_original(constructor, imagenet=imagenet)
+        options["backbone"]["base"] = base
         self.backbone = NextDiT(NextDiT.Config.read(options["backbone"], "golden"))
         self.head = VelocityHead(VelocityHead.Config.read(options["head"], "golden"))
 
@@ -34,9 +37,9 @@ class Network(nn.Module):
         return self.head(self.backbone(tokens, time, condition), tokens)
 
 
-def _built(golden: Golden) -> tuple[Network, Patches]:
+def _built(golden: Golden, base: float = BASE) -> tuple[Network, Patches]:
     constructor = golden.config["constructor"]
-    network = Network(constructor)
+    network = Network(constructor, base=base)
     channels, patch = constructor.get("in_channels", 4), constructor.get("patch_size", 2)
     state = from_original(golden.group("weights"), channels, patch)
     state.pop("pad_token", None)
@@ -71,10 +74,18 @@ def _plain(asked: dict[str, Any]) -> None:
         raise Unsupported
 
 
+def answer(golden: Golden) -> float:
+    """The published `forward`, or `forward_with_cfg`, whichever the file has called."""
+    methods = {"forward": forward, "forward_with_cfg": cfg}
+    method = golden.config["call"]["method"]
+    if method not in methods:
+        raise Unsupported
+    return methods[method](golden)
+
+
 def forward(golden: Golden) -> float:
-    if golden.config["call"]["method"] != "forward":
-        return cfg(golden)
-    network, patches = _built(golden)
+    # the published constructor takes its scale as a factor of the base (NOTES 3.17); forward_with_cfg overrides it
+    network, patches = _built(golden, BASE * float(golden.config["constructor"].get("scale_factor") or 1.0))
     asked = _asked(golden)
     tokens = _tokens(patches, asked["x"])
     with torch.no_grad():
@@ -114,57 +125,10 @@ def gradients(golden: Golden) -> float:
     wanted = golden.group("output.grad")
     # pad_token has no place in our model: its gradient must be the zero that it has there
     pairs = [(theirs.get(name, torch.zeros_like(tensor)), tensor) for name, tensor in wanted.items()]
-    error = max(worst(pairs), 10 * worst([(items.detach(), golden.tensors["output.loss"])]))
+    # the notes ask ten times as much of the loss as of the gradients
+    errors = [worst(pairs), 10 * worst([(items.detach(), golden.tensors["output.loss"])])]
     norm = golden.tensors.get("output.grad_norm")
-    if norm is None:
-        return error
-    total = torch.stack([gradient.norm() for gradient in got.values()]).norm()
-    return max(error, worst([(total.reshape(norm.shape), norm)]))
-
-
-def manifest(content: dict[str, Any]) -> float:
-    shapes: dict[str, list[int]] = content["shapes"]
-    if "x_embedder.weight" not in shapes or "layers.0.attention.wq.weight" not in shapes:
-        raise Unsupported
-    imagenet = "y_embedder.embedding_table.weight" in shapes
-    if not imagenet and "layers.0.attention_norm1.weight" not in shapes:
-        raise Unsupported
-    got = _published_shapes(shapes, imagenet)
-    if "pad_token" in shapes:
-        got["pad_token"] = shapes["pad_token"]  # see released.PAD
-    count = sum(torch.Size(shape).numel() for shape in got.values())
-    return float(got != shapes or count != content["parameters"] or len(got) != content["tensors"])
-
-
-def _published_shapes(shapes: dict[str, list[int]], imagenet: bool) -> dict[str, list[int]]:
-    constructor = _constructor(shapes)
-    with torch.device("meta"):
-        network = Network(constructor, imagenet)
-        state = dict(network.state_dict())
-        if imagenet:
-            rows, width = shapes["y_embedder.embedding_table.weight"]
-            label = LabelConditioner(LabelConditioner.Config(classes=rows - 1, width=width))
-            state |= {f"conditioners.label.{name}": tensor for name, tensor in label.state_dict().items()}
-        theirs = to_original(state, constructor["in_channels"], constructor["patch_size"], imagenet=imagenet)
-    return {name: list(tensor.shape) for name, tensor in theirs.items()}
-
-
-def _constructor(shapes: dict[str, list[int]]) -> dict[str, Any]:
-    dim, numbers = shapes["x_embedder.weight"]
-    heads = shapes.get("layers.0.attention.gate", [32])[0]
-    head_width = dim // heads
-    hidden = shapes["layers.0.feed_forward.w1.weight"][0]
-    usual = 256 * -(-int(2 * (4 * dim) / 3) // 256)
-    return {
-        "dim": dim,
-        "n_layers": len({name.split(".")[1] for name in shapes if name.startswith("layers.")}),
-        "n_heads": heads,
-        "n_kv_heads": shapes["layers.0.attention.wk.weight"][0] // head_width,
-        "qk_norm": "layers.0.attention.q_norm.weight" in shapes,
-        "in_channels": 4 if numbers % 4 == 0 else numbers,
-        "patch_size": int((numbers // 4) ** 0.5) if numbers % 4 == 0 else 1,
-        "learn_sigma": shapes["final_layer.linear.weight"][0] == 2 * numbers,
-        "multiple_of": 256 if usual == hidden else 1,
-        "ffn_dim_multiplier": None if usual == hidden else (hidden + 0.5) / int(2 * (4 * dim) / 3),
-        "cap_feat_dim": shapes.get("layers.0.attention.wk_y.weight", [0, 0])[1],
-    }
+    if norm is not None:
+        total = torch.stack([gradient.norm() for gradient in got.values()]).norm()
+        errors.append(worst([(total.reshape(norm.shape), norm)]))
+    return largest(errors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -33,7 +34,12 @@ class Golden:
 
 
 def worst(pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """The largest absolute difference; infinite where shapes differ."""
+    """The largest absolute difference; infinite where shapes differ, NaN where one is NaN."""
     if any(got.shape != wanted.shape for got, wanted in pairs):
         return float("inf")
-    return max(((got - wanted).abs().max().item() for got, wanted in pairs if got.numel()), default=0.0)
+    return largest([(got - wanted).abs().max().item() for got, wanted in pairs if got.numel()])
+
+
+def largest(errors: list[float]) -> float:
+    """The largest of the errors; NaN if one is, which Python's `max` would pass over."""
+    return float(torch.tensor(errors or [0.0], dtype=torch.float64).max())
