@@ -26,6 +26,19 @@ BROKEN = {
         "def lumina_register_recipe(recipes): pass",
         "did you mean 'lumina_register_recipes'?",
     ),
+    "misspelt, unmarked hook of no known beginning": (
+        "def lumina_regster_parts(parts): pass",
+        "did you mean 'lumina_register_parts'?",
+    ),
+    "asynchronous hook": (
+        "from lumina_core import hookimpl\n@hookimpl\nasync def lumina_register_parts(parts): pass",
+        "must be a plain function",
+    ),
+    "generator as hook": (HOOK + "lumina_register_parts(parts):\n yield", "must be a plain function"),
+    "argument left out": (
+        HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', 'a:b')",
+        "parts.solver() missing 1 required positional argument: 'summary'",
+    ),
     "unmarked hook": ("def lumina_register_parts(parts): pass", "is not marked with @hookimpl"),
     "misspelt kind": (
         HOOK + "lumina_register_parts(parts):\n parts.solvr('bad.a', 'a:b', 'c')",

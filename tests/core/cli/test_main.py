@@ -40,6 +40,13 @@ def test_an_unknown_command_is_answered_with_the_nearest(lumina):
     assert lumina("zzzzzz").err == "Error: there is no command 'zzzzzz'. See: lumina --help\n"
 
 
+def test_the_command_of_a_plugin_that_was_left_out_says_why(lumina, install):
+    install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise ImportError('libsndfile is missing')"})
+    done = lumina("bad", "a song")
+    assert done.status == 2
+    assert "there is no command 'bad': the plugin 'bad' is installed but was left out: ImportError: lib" in done.err
+
+
 def test_an_unknown_option_is_one_line(lumina):
     done = lumina("train", "x", "--ouy", "y")
     assert (done.status, done.err.count("\n")) == (2, 1)

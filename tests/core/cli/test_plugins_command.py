@@ -34,7 +34,8 @@ def test_json_is_one_object_on_one_line(lumina, toy, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "1 / 0"})
     (line,) = lumina("plugins", "--json").out.splitlines()
     told = json.loads(line)
-    assert told["left_out"] == {"bad": "ZeroDivisionError: division by zero"}
+    reason = "ZeroDivisionError: division by zero"
+    assert told["left_out"] == {"bad": {"distribution": "lumina-bad", "version": "1.0", "reason": reason}}
     assert told["plugins"]["toy"]["distribution"] == "lumina-toy"
     brought = {"kind": "autoencoder", "name": "toy.same", "summary": "the numbers themselves"}
     assert brought in told["plugins"]["toy"]["brings"]

@@ -75,6 +75,34 @@ def lumina_register_parts(parts):
     assert list(registry.entries("vocoder")) == ["sound.griffin", "tone.sine"]
 
 
+VOCODER = f"{HOOK}lumina_register_kinds(kinds):\n kinds.add('vocoder', 'a:b', 'a:b', 'c')\n"
+VOICE = f"{HOOK}lumina_register_parts(parts):\n parts.vocoder('%s.voice', 'a:b', 'c')"
+
+
+@pytest.mark.parametrize("user", ["alpha", "zeta"])
+def test_a_kind_can_be_used_by_plugins_before_and_after_the_one_that_brings_it(user):
+    registry = load_from(
+        [candidate(name, VOICE % name if name == user else VOCODER) for name in sorted(("sound", user))]
+    )
+    assert not registry.failures
+    assert list(registry.entries("vocoder")) == [f"{user}.voice"]
+
+
+def test_a_kind_of_a_plugin_that_fails_half_way_is_of_no_use_to_another():
+    registry = load_from([candidate("alpha", VOICE % "alpha"), candidate("sound", f"{VOCODER} 1 / 0")])
+    assert set(registry.failures) == {"alpha", "sound"}
+    assert "no kind of part called 'vocoder'" in registry.failures["alpha"].reason
+
+
+@pytest.mark.parametrize("name", ["alpha", "zeta"])
+def test_the_command_of_a_plugins_name_is_its_own_whoever_comes_first(name):
+    image = f"{HOOK}lumina_register_parts(parts):\n parts.task('image.t', 'a:b', 'c', command='image')"
+    thief = f"{HOOK}lumina_register_commands(commands):\n commands.add('image', 'a:b', 'c')"
+    registry = load_from([candidate(n, thief if n == name else image) for n in sorted(("image", name))])
+    assert registry.commands()["image"].plugin == "image"
+    assert registry.failures[name].reason == "the command 'image' belongs to the plugin of that name"
+
+
 def test_an_entry_point_that_names_no_module_is_left_out():
     registry = load_from([Candidate(Source("bad", "bad", "1.0"), (), lambda: 42), good("zeta")])
     assert registry.failures["bad"].reason == "the entry point names a int; wanted a module"
@@ -141,8 +169,10 @@ def test_objects_that_have_every_attribute_are_no_hooks():
 
 
 def test_strict_raises_what_would_have_been_recorded():
-    with pytest.raises(PluginError, match="no kind of part"):
+    with pytest.raises(PluginError, match=r"the plugin 'bad' \(lumina-bad 1.0\) is broken: .*no kind of part"):
         load_from([candidate("bad", BROKEN["misspelt kind"][0])], strict=True)
+    with pytest.raises(PluginError, match="SystemExit 3"):
+        load_from([candidate("bad", BROKEN["ends the program"][0])], strict=True)
 
 
 def test_the_stop_key_stops():

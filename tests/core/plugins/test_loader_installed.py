@@ -11,6 +11,7 @@ import pytest
 from broken_plugins import BROKEN, GOOD
 from making import write_distribution
 
+from lumina_core.errors import PluginError
 from lumina_core.plugins.loader import candidates, load
 from lumina_core.plugins.registry import Source
 
@@ -58,8 +59,26 @@ def test_the_environment_chooses_which_plugins_are_loaded(install, monkeypatch):
     monkeypatch.setenv("LUMINA_PLUGINS", "")
     assert list(load().sources) == ["core"]
     load.cache_clear()
-    monkeypatch.setenv("LUMINA_PLUGINS", "alpha")
+    assert load().absence("alpha") == "the plugin 'alpha' is installed, but LUMINA_PLUGINS leaves it out"
+    load.cache_clear()
+    monkeypatch.setenv("LUMINA_PLUGINS", " alpha, core ")
     assert list(load().sources) == ["core", "alpha"]
+
+
+def test_a_chosen_plugin_that_is_not_there_is_told_with_the_nearest(install, monkeypatch):
+    install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
+    monkeypatch.setenv("LUMINA_PLUGINS", "alhpa")
+    told = load().failures["alhpa"].reason
+    assert told == "LUMINA_PLUGINS names it, and no such plugin is installed; did you mean 'alpha'?"
+    with pytest.raises(PluginError, match="no plugin called 'alhpa' is installed"):
+        load().find("solver", "alhpa.step")
+
+
+def test_everything_that_the_core_names_is_there():
+    registry = load()
+    named = [(kind, n) for kind in registry.kinds() for n, e in registry.entries(kind).items() if e.plugin == "core"]
+    assert len(named) > 20
+    assert all(callable(registry.find(kind, name)) for kind, name in named)
 
 
 NOISY = """

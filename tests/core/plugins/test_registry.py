@@ -40,6 +40,12 @@ def test_a_short_name_finds_the_cores_part_first_and_then_any(registry):
     assert registry.find("solver", "quick") is registry.find("solver", "zeta.quick")
 
 
+def test_a_short_name_that_two_plugins_have_is_not_guessed(registry):
+    registry.join(Source("beta", "lumina-beta", "1"), [Entry("solver", "beta.quick", "a:b", "", "beta")])
+    with pytest.raises(PluginError, match=r"several .* are called 'quick': say zeta.quick or beta.quick"):
+        registry.find("solver", "quick")
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
@@ -48,6 +54,8 @@ def test_a_short_name_finds_the_cores_part_first_and_then_any(registry):
         ("solver", "xyz", "no solver is called 'xyz'; known: core.midpoint, core.heun, zeta.midpoint, zeta.quick"),
         ("path", "core.linear", "no path is called 'core.linear'; known: none"),
         ("solvr", "core.heun", "no kind of part called 'solvr'; did you mean 'solver'?"),
+        ("solver", "zta.quick", "no solver is called 'zta.quick'; did you mean 'zeta.quick'?"),
+        ("path", "core.heun", "'core.heun' is of the kind solver, and this asks for the kind path"),
         ("command", "sng", "no command is called 'sng'; did you mean 'sing'?"),
     ],
 )

@@ -50,7 +50,9 @@ class Lumina(click.Group):
         """As click does, but an unknown word is answered with the nearest command."""
         known = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in known:
-            raise click.UsageError(f"there is no command '{args[0]}'{near(args[0], known) or '.'} See: lumina --help")
+            absence = load().absence(args[0])
+            hint = f": {absence}" if absence else f"{near(args[0], known) or '.'} See: lumina --help"
+            raise click.UsageError(f"there is no command '{args[0]}'{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

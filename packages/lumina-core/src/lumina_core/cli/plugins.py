@@ -21,6 +21,8 @@ def plugins(name: str | None, as_json: bool) -> None:
     registry = load()
     known = [*registry.sources, *registry.failures]
     if name is not None and name not in known:
+        if registry.absence(name):
+            raise PluginError(registry.absence(name))
         raise PluginError(f"no plugin is called '{name}'{near(name, known) or '.'} Installed: {', '.join(known)}")
     if as_json:
         click.echo(json.dumps(_as_data(registry, name), ensure_ascii=False))
@@ -54,5 +56,13 @@ def _as_data(registry: Registry, name: str | None) -> dict[str, Any]:
         for plugin, source in registry.sources.items()
         if name in (None, plugin)
     }
-    left_out = {p: failure.reason for p, failure in registry.failures.items() if name in (None, p)}
+    left_out = {
+        plugin: {
+            "distribution": failure.source.distribution,
+            "version": failure.source.version,
+            "reason": failure.reason,
+        }
+        for plugin, failure in registry.failures.items()
+        if name in (None, plugin)
+    }
     return {"plugins": there, "left_out": left_out}

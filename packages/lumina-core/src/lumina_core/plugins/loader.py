@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
@@ -40,10 +40,16 @@ class Candidate:
 @functools.lru_cache(maxsize=1)
 def load() -> Registry:
     """All installed plugins, once a process. LUMINA_PLUGINS=a,b: only these (core always); LUMINA_STRICT=1: raise."""
-    chosen = os.environ.get("LUMINA_PLUGINS")
-    only = None if chosen is None else {"core", *filter(None, chosen.split(","))}
-    found = [c for c in candidates() if only is None or c.source.plugin in only]
-    return load_from(found, strict=os.environ.get("LUMINA_STRICT") == "1")
+    found, chosen = candidates(), os.environ.get("LUMINA_PLUGINS")
+    installed = {candidate.source.plugin: candidate.source for candidate in found}
+    only = set(installed) if chosen is None else {"core", *filter(None, map(str.strip, chosen.split(",")))}
+    strict = os.environ.get("LUMINA_STRICT") == "1"
+    registry = load_from([candidate for candidate in found if candidate.source.plugin in only], strict)
+    registry.unchosen.update({name: source for name, source in installed.items() if name not in only})
+    for name in sorted(only - set(installed)):
+        reason = f"LUMINA_PLUGINS names it, and no such plugin is installed{near(name, installed)}"
+        registry.failures[name] = Failure(Source(name, f"lumina-{name}", "not installed"), reason, installed=False)
+    return registry
 
 
 def candidates() -> list[Candidate]:
@@ -60,18 +66,36 @@ def candidates() -> list[Candidate]:
 
 
 def load_from(found: Iterable[Candidate], strict: bool = False) -> Registry:
-    """A registry of these plugins alone."""
-    registry = Registry()
-    for candidate in found:
-        try:
-            _load_one(candidate, registry)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # also SystemExit, and what compiled modules throw past Exception
-            if strict:
-                raise
-            _leave_out(registry, candidate, error)
+    """A registry of these plugins alone; of several with one name the first counts.
+
+    Raises:
+        PluginError: `strict`, and one of them is broken.
+    """
+    everyone, registry = list(found), Registry()
+    owners = {candidate.source.plugin: candidate for candidate in reversed(everyone)}
+    errors: dict[int, BaseException] = {}
+    waiting = list(range(len(everyone)))
+    known: tuple[str, ...] = ()
+    while waiting and known != registry.kinds():  # whoever was refused may have needed a kind that a later one brings
+        known = registry.kinds()
+        tried = {index: _attempt(everyone[index], registry, owners) for index in waiting}
+        errors |= {index: error for index, error in tried.items() if error is not None}
+        for index in (index for index, error in tried.items() if error is None):
+            errors.pop(index, None)
+        waiting = [index for index in waiting if isinstance(errors.get(index), PluginError)]
+    for index, broken in sorted(errors.items()):
+        _leave_out(registry, everyone[index].source, broken, strict)
     return registry
+
+
+def _attempt(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> BaseException | None:
+    try:
+        _load_one(candidate, registry, owners)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit, and what compiled modules throw past Exception
+        return error
+    return None
 
 
 def _candidates(distribution: Distribution) -> list[Candidate]:
@@ -118,10 +142,10 @@ def _refuse(reason: str) -> NoReturn:
     raise PluginError(reason)
 
 
-def _load_one(candidate: Candidate, registry: Registry) -> None:
+def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> None:
     plugin = candidate.source.plugin
-    if plugin in registry.sources or plugin in registry.failures:
-        owner = registry.sources.get(plugin) or registry.failures[plugin].source
+    if owners[plugin] is not candidate:
+        owner = owners[plugin].source
         raise PluginError(f"the name '{plugin}' is already taken by {owner.distribution} {owner.version}")
     _check_versions(candidate)
     # what a plugin prints while it is imported must not mix with what a command prints for other programs,
@@ -133,6 +157,8 @@ def _load_one(candidate: Candidate, registry: Registry) -> None:
     for word in filter(None, map(command_word, entries)):
         if word in BUILT_IN_COMMANDS:
             raise PluginError(f"the command '{word}' belongs to lumina itself")
+        if word != plugin and word in owners:  # else the first in the alphabet could take `image` from its plugin
+            raise PluginError(f"the command '{word}' belongs to the plugin of that name")
     registry.join(candidate.source, entries)
 
 
@@ -159,7 +185,8 @@ def _check_hooks(module: object) -> None:
     known = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("lumina_")}
     for name, function in vars(module).items():
         marked = isinstance(getattr(function, "lumina_impl", None), dict)
-        if not (marked or name.startswith("lumina_register")):
+        own = inspect.isfunction(function) and function.__module__ == module.__name__
+        if not (marked or name.startswith("lumina_register") or (own and name.startswith("lumina_"))):
             continue
         if name not in known:
             raise PluginError(f"no hook is called '{name}'{near(name, known)}")
@@ -169,6 +196,9 @@ def _check_hooks(module: object) -> None:
 
 
 def _check_arguments(name: str, function: Any, spec: Any) -> None:
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(function) for is_kind in kinds):
+        raise PluginError(f"hook '{name}' must be a plain function, without async and yield: nothing would run it")
     given, wanted = list(inspect.signature(function).parameters), list(inspect.signature(spec).parameters)
     wrong = [argument for argument in given if argument not in wanted]
     if wrong:
@@ -194,8 +224,10 @@ def _check_versions(candidate: Candidate) -> None:
             raise PluginError(f"it was made for lumina-core{requirement.specifier}, and this is {__version__}")
 
 
-def _leave_out(registry: Registry, candidate: Candidate, error: BaseException) -> None:
-    source = candidate.source
+def _leave_out(registry: Registry, source: Source, error: BaseException, strict: bool) -> None:
+    if strict:
+        owner = f"{source.distribution} {source.version}"
+        raise PluginError(f"the plugin '{source.plugin}' ({owner}) is broken: {_reason(error)}") from error
     key = source.plugin
     while key in registry.sources or key in registry.failures:
         key = f"{key} ({source.distribution})"

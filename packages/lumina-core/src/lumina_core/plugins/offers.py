@@ -35,9 +35,9 @@ class Entry:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """A hint that ends a message: the nearest known word, or nothing."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+def near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """A hint that ends a message: the nearest known word, or nothing below the likeness `cutoff` (1: the same)."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -104,6 +104,7 @@ class Parts(Offer):
                 raise PluginError(f"{kind} '{name}': only a task has a command, and it is a plain lower-case word")
             self.take(Entry(kind, name, target, summary, self.plugin, {"command": command} if command else {}))
 
+        add.__qualname__ = f"parts.{kind}"  # what Python calls it where an argument is missing
         return add
 
 

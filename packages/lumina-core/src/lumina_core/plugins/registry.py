@@ -22,11 +22,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Failure:
-    """A plugin that was left out, and why; `trace` is its traceback, for `lumina plugins NAME`."""
+    """A plugin that was left out, and why; `trace` is its traceback, for `lumina plugins NAME`.
+
+    `installed` is False for one that was asked for by name and is not there at all.
+    """
 
     source: Source
     reason: str
     trace: str = ""
+    installed: bool = True
 
 
 class Registry:
@@ -35,6 +39,7 @@ class Registry:
     def __init__(self) -> None:
         self.sources: dict[str, Source] = {}
         self.failures: dict[str, Failure] = {}
+        self.unchosen: dict[str, Source] = {}
         self._entries: dict[tuple[str, str], Entry] = {}
         self._found: dict[tuple[str, str], Any] = {}
 
@@ -87,12 +92,21 @@ class Registry:
         source = self.sources[self._entry(kind, name).plugin]
         return source.distribution, source.version
 
+    def absence(self, plugin: str) -> str:
+        """Why an installed plugin of this name brings nothing, in words; empty where there is none, or it is well."""
+        if plugin in self.failures and self.failures[plugin].installed:
+            reason = self.failures[plugin].reason
+            return f"the plugin '{plugin}' is installed but was left out: {reason}. See: lumina plugins {plugin}"
+        if plugin in self.unchosen:
+            return f"the plugin '{plugin}' is installed, but LUMINA_PLUGINS leaves it out"
+        return ""
+
     def find(self, kind: str, name: str) -> Any:
         """The part itself, imported now if it was not before. `midpoint` finds `core.midpoint`.
 
         Raises:
-            PluginError: nothing is called so (the nearest name is offered), its plugin is not installed or was left
-                out, or the part cannot be imported.
+            PluginError: nothing is called so (the nearest name is offered), several are and none of them is the
+                core's, its plugin is not installed or was left out, or the part cannot be imported.
         """
         entry = self._entry(kind, name)
         key = (entry.kind, entry.name)
@@ -106,23 +120,27 @@ class Registry:
             return named[name]
         if "." not in name:
             ends = [n for n in named if n.rpartition(".")[2] == name]
-            first = f"core.{name}" if f"core.{name}" in ends else next(iter(ends), "")
-            if first:
-                return named[first]
+            if f"core.{name}" in ends or len(ends) == 1:
+                return named[f"core.{name}" if f"core.{name}" in ends else ends[0]]
+            if ends:
+                raise PluginError(f"several parts of the kind {kind} are called '{name}': say {' or '.join(ends)}")
         raise PluginError(self._why_not(kind, name, named))
 
     def _why_not(self, kind: str, name: str, named: Mapping[str, Entry]) -> str:
         if kind not in (*self.kinds(), *NOT_PARTS):
             return f"there is no kind of part called '{kind}'{near(kind, self.kinds())}"
         plugin, dot, _ = name.partition(".")
-        if dot and plugin in self.failures:
-            reason = self.failures[plugin].reason
-            return f"the plugin '{plugin}' is installed but was left out: {reason}. See: lumina plugins {plugin}"
-        if dot and plugin not in self.sources:
-            hint = near(name, named)
+        others = [of for of, other in self._entries if other == name]
+        if others:
+            return f"'{name}' is of the kind {others[0]}, and this asks for the kind {kind}"
+        if dot and self.absence(plugin):
+            return self.absence(plugin)
+        # nobody is sent to install a slip of the pen: one letter away from a plugin that is there is a misspelling
+        slip = near(plugin, self.sources, cutoff=0.85)
+        if dot and plugin not in self.sources and not slip:
             return (
                 f"this uses {kind} '{name}', and no plugin called '{plugin}' is installed. "
-                f"Install it with: pip install lumina-{plugin}{hint}"
+                f"Install it with: pip install lumina-{plugin}"
             )
         short = {n.rpartition(".")[2] for n in named}
         hint = near(name, named) if dot else near(name, short)
