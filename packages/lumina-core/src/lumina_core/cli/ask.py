@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def _answered(session: Session, requests: list[Request], paths: list[Path], quie
     answers: list[Answer] = []
     for note in dict.fromkeys(note for request in requests for note in session.notes(request)):
         click.echo(f"Note: {note}", err=True)
-    with Progress(disable=quiet, transient=True, console=Console(stderr=True)) as bar:
+    with Progress(disable=quiet or not sys.stderr.isatty(), transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("generating", total=len(requests))
         for start in range(0, len(requests), BATCH):
             for answer in session.ask_all(requests[start : start + BATCH]):
