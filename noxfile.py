@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent
 PACKAGES = ("lumina-core", "lumina-image")
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14")
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
-"""torch lives here once; every session's environment looks into it. Its wheels are gigabytes on some machines."""
+"""torch lives here once, with the torchvision that fits it (timm needs one); every session's environment looks into it.
+Its wheels are gigabytes on some machines."""
 
 
 def share_torch(session: nox.Session) -> None:
@@ -26,7 +27,7 @@ def share_torch(session: nox.Session) -> None:
     if not (SHARED / "whole").is_file():
         session.run(sys.executable, "-m", "venv", "--clear", str(SHARED), external=True)
         pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        session.run(*pip, "-c", "constraints.txt", "torch", "numpy", external=True)
+        session.run(*pip, "-c", "constraints.txt", "torch", "torchvision", "numpy", external=True)
         (SHARED / "whole").touch()
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     shared = str(session.run(str(python), "-c", where, external=True, silent=True)).strip()

@@ -111,7 +111,7 @@ def test_the_label_is_the_place_in_the_whole_pack():
 
 
 def test_shares_of_english_and_of_names_are_as_asked():
-    data = dataset(english_share=0.5, name_share=0.8)
+    data = dataset(english_share=0.5, name_share=0.8, article_share=0.0)
     drawn = captions_of(data, 2000)
     english = [said == data.captions(place)["en"]["name"] for place, said in drawn]
     names = [said in {one["name"] for one in data.captions(place).values()} for place, said in drawn]
@@ -119,8 +119,19 @@ def test_shares_of_english_and_of_names_are_as_asked():
     assert sum(names) / len(drawn) == pytest.approx(0.8, abs=0.05)
 
 
+def test_english_names_come_with_articles_as_often_as_asked_and_other_languages_without():
+    data = dataset(languages=["en"], name_share=1.0, article_share=0.5)
+    drawn = captions_of(data, 1000)
+    assert sum(said != data.captions(place)["en"]["name"] for place, said in drawn) / 1000 == pytest.approx(
+        0.5, abs=0.05
+    )
+    assert {said.removesuffix(data.captions(place)["en"]["name"]) for place, said in drawn} == {"", "a ", "an ", "the "}
+    german = dataset(languages=["de"], name_share=1.0, article_share=1.0)
+    assert all(said == german.captions(place)["de"]["name"] for place, said in captions_of(german, 100))
+
+
 def test_every_caption_is_made_of_listed_values():
-    data = dataset(languages=["en", "ja"], name_share=0.2)
+    data = dataset(languages=["en", "ja"], name_share=0.2, article_share=0.0)
     values = data.values("caption")
     assert len(values) == len(set(values))
     known = set(values)
@@ -130,7 +141,7 @@ def test_every_caption_is_made_of_listed_values():
 
 
 def test_a_variant_is_never_described_without_its_name():
-    data = dataset(languages=["en"], name_share=0.0)
+    data = dataset(languages=["en"], name_share=0.0, article_share=0.0)
     for place, said in captions_of(data, 800):
         if data.records()[place]["skin"]:
             assert said.startswith(data.captions(place)["en"]["name"])

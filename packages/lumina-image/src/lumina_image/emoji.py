@@ -34,6 +34,7 @@ class EmojiDataset:
         languages: tuple[str, ...] = Field((), description="languages of the captions; none named: all of the pack")
         english_share: float = Field(0.35, ge=0, le=1, description="share of English captions, the rest evenly others")
         name_share: float = Field(0.7, ge=0, le=1, description="share of captions that are the plain name")
+        article_share: float = Field(0.25, ge=0, le=1, description="share of English names written `a red heart`")
         variant_weight: float = Field(0.35, gt=0, le=10, description="how often a variant, beside 1 for a base")
 
     def __init__(self, config: Config) -> None:
@@ -95,6 +96,8 @@ class EmojiDataset:
         language = self._language(draw)
         said = record["captions"][language]
         name, words = str(said["name"]), said["keywords"]
+        if language == "en" and draw.random() < self.config.article_share:
+            name = _with_article(name, draw)
         if draw.random() < self.config.name_share or not words:
             return name
         telling = [] if record["skin"] else [word for word in words if word in self._telling(language)]
@@ -115,3 +118,8 @@ class EmojiDataset:
             counts = Counter(word for record in bases for word in record["captions"][language]["keywords"])
             self._telling_words[language] = frozenset(word for word, count in counts.items() if count <= FEW)
         return self._telling_words[language]
+
+
+def _with_article(name: str, draw: random.Random) -> str:
+    article = "an" if name[0].lower() in "aeiou" else "a"
+    return f"{draw.choice((article, 'the'))} {name}"
