@@ -12,7 +12,10 @@ from pydantic.fields import FieldInfo
 
 PAGE = Path(__file__).with_name("recipes.md")
 OURS = ("core", "image")
-KINDS = ("task", "dataset", "autoencoder", "tokenizer", "conditioner", "backbone", "head", "objective", "path", "times")
+KINDS = (
+    "task", "dataset", "autoencoder", "tokenizer", "conditioner", "backbone", "head", "objective", "path", "times",
+    "extrapolation",
+)  # fmt: skip
 SIGNS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"), ("multiple_of", "a multiple of"))
 
 

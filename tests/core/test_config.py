@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import Field, ValidationError
 
-from lumina_core.config import Config, Use, nearest, read_file, read_text, with_setting
+from lumina_core.config import Config, Use, named, nearest, read_file, read_text, with_setting
 from lumina_core.errors import ConfigError
 
 
@@ -103,3 +103,15 @@ def test_the_hint_names_the_nearest_or_all_or_nothing():
     assert nearest("sid", ["side", "rate"]) == "; did you mean 'side'?"
     assert nearest("zzz", ["side", "rate"]) == "; known: rate, side"
     assert nearest("zzz", []) == ""
+
+
+def test_a_part_with_options_is_named_in_one_word():
+    assert named("shift") == Use(use="shift")
+    assert named("watershed:watershed=0.5,isotropic=true") == Use(use="watershed", watershed=0.5, isotropic=True)
+    assert named("given:values=[0, 0.3, 1]") == Use(use="given", values=[0, 0.3, 1])
+
+
+@pytest.mark.parametrize("text", ["", ":a=1", "shift:shift", "shift:shift=", "shift:[", "shift:3=4", "a:use=b"])
+def test_options_of_another_form_are_refused(text):
+    with pytest.raises(ConfigError, match="NAME:key=value"):
+        named(text)

@@ -141,3 +141,18 @@ def test_several_pictures_at_a_glance_stand_in_rows_of_eight(tmp_path):
     path = task.save_grid([torch.zeros(3, 8, 8)] * 10, tmp_path / "samples", "step")
     with Image.open(path) as sheet:
         assert sheet.size == (80, 20)
+
+
+def test_the_trained_sides_are_known_to_what_scales_positions(tmp_path):
+    """The published switch needs them; here both sides are doubled, and nobody says at which size it was trained."""
+    from lumina_core.session import open_model
+
+    session = open_model("image.emoji")
+    answers = [
+        session.ask(prompt="red heart", size="128x128", steps=1, guidance=1, extrapolation=name)[0].data
+        for name in ("none", "interpolation", "interpolation:trained=64", "interpolation:trained=128")
+    ]
+    none, known, said, grown = answers
+    assert (known == said).all()
+    assert (none == grown).all()
+    assert float((none - known).abs().max()) > 1e-3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from backbones import drawn
 
-from lumina_core.nn.attend import BACKENDS, attend
+from lumina_core.nn.attend import BACKENDS, attend, proportional
 
 MASK = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0]]).bool()[:, None, None]
 
@@ -35,6 +35,21 @@ def test_every_way_gives_the_softmax_done_by_hand(backend, shared, mask):
     q, k, v = asked(shared)
     got = attend(q, k, v, mask, 0.3, backend)
     assert torch.allclose(got.double(), by_hand(q, k, v, mask, 0.3), atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_item_may_have_a_scale_of_its_own(backend):
+    q, k, v = asked(2)
+    got = attend(q, k, v, MASK, torch.tensor([0.2, 0.5]).view(2, 1, 1, 1), backend)
+    for item, scale in enumerate((0.2, 0.5)):
+        assert torch.allclose(got[item].double(), by_hand(q, k, v, MASK, scale)[item], atol=1e-6)
+
+
+def test_proportional_attention_is_the_usual_at_the_trained_length_and_sharper_beyond():
+    assert proportional(4096, 4096, 72) == pytest.approx(72**-0.5)
+    # 2048 x 2048 pixels: ln 16384 / ln 4096 = 7 / 6
+    assert proportional(16384, 4096, 72) / proportional(4096, 4096, 72) == pytest.approx((7 / 6) ** 0.5)
+    assert proportional(torch.tensor([16, 256]), 16, 8).tolist() == pytest.approx([8**-0.5, 0.5])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,7 +10,9 @@ from backbones import BACKBONES, drawn, flag_dit, next_dit, picture, said, times
 
 from lumina_core.builtin.velocity import VelocityHead
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.nn.attend import proportional
 from lumina_core.nn.flag_dit import FlagDiT
+from lumina_core.nn.prepare import proportional_scale
 from lumina_core.types import Condition, Tokens, stack_tokens
 
 both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
@@ -39,6 +41,29 @@ def test_a_batch_of_different_sizes_equals_its_items_one_by_one(build, backend):
     for place, alone in enumerate(tokens.items()):
         wanted = model(alone, times(3)[place : place + 1], item(condition, place)).values
         assert torch.allclose(together[place].values, wanted, atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_proportional_attention_counts_each_items_own_tokens(build):
+    model = build()
+    tokens, condition = mixed()
+    scale = proportional_scale(tokens, None, 3, 8)
+    prepared = model.prepare(tokens, condition, scale=scale)
+    together = tokens.with_values(model(tokens, times(3), condition, prepared=prepared).values).items()
+    for place, alone in enumerate(tokens.items()):
+        own = item(condition, place)
+        ready = model.prepare(alone, own, scale=proportional_scale(alone, None, 3, 8))
+        wanted = model(alone, times(3)[place : place + 1], own, prepared=ready).values
+        assert torch.allclose(together[place].values, wanted, atol=1e-5)
+        plain = model(alone, times(3)[place : place + 1], own).values
+        assert float((plain - wanted).abs().max()) > 1e-4
+
+
+def test_the_published_scale_counts_padding_too():
+    tokens = mixed()[0]
+    assert proportional_scale(tokens, None, 3, 8, padded=True) == proportional(12, 3, 8)
+    assert proportional_scale(picture(2, 3), picture(1, 2), 3, 8) == proportional(8, 3, 8)
 
 
 @both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +56,24 @@ class Use(BaseModel):
     def options(self) -> dict[str, Any]:
         """Everything but the name, as plain data."""
         return dict(self.model_extra or {})
+
+
+def named(text: str) -> Use:
+    """`NAME` or `NAME:key=value,key=value` as a part and its options; values as in YAML.
+
+    Raises:
+        ConfigError: what stands behind the colon has another form.
+    """
+    name, _, said = text.partition(":")
+    try:
+        options = yaml.safe_load("{" + re.sub(r"=(?=\S)", ": ", said) + "}")
+    except yaml.YAMLError:
+        options = None
+    if not name.strip() or not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise ConfigError(f"'{text}' does not name a part; wanted NAME, or NAME:key=value,key=value")
+    if None in options.values() or "use" in options:
+        raise ConfigError(f"'{text}': every option needs a value, as in NAME:key=value,key=value")
+    return Use(use=name.strip(), **options)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from lumina_core.conditions import select, stack
-from lumina_core.config import Use
+from lumina_core.config import Use, named
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.flow.guidance import guided
 from lumina_core.flow.solver import integrate
 from lumina_core.model import Finder, Model, build
-from lumina_core.parts import Grid, Solver, Velocity
+from lumina_core.motion import Guided, Moved, Scaled
+from lumina_core.parts import Extrapolation, Grid, Solver, Velocity
 from lumina_core.request import Request
-from lumina_core.types import Condition, Tokens
+from lumina_core.types import Condition, Extent, Tokens
 
 OnStep = Callable[[int, float, Tensor], bool | None]
 """(steps done, time reached, values (B, N, D)) -> True to stop there."""
@@ -32,6 +32,8 @@ class Settings:
     solver: str
     grid: str
     guidance: float
+    extrapolation: str | None
+    proportional: int | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """What belongs beside the data; nothing that differs when the same is asked again."""
-        return {"evaluations": self.evaluations, "settings": asdict(self.settings)}
+        settings = {key: value for key, value in asdict(self.settings).items() if value is not None}
+        return {"evaluations": self.evaluations, "settings": settings}
 
 
 @torch.inference_mode()
@@ -65,19 +68,21 @@ def generate(model: Model, finder: Finder, requests: Sequence[Request], on_step:
         raise ConfigError("requests of one batch must agree in steps, solver, grid, guidance and size")
     seeds = [request.seed + k for request in requests for k in range(request.count)]
     halves = 1 if settings.guidance == 1 else 2
-    blank = _blank(model, first, halves * len(seeds))
+    blank = _blank(model, model.task.extent(first), halves * len(seeds))
     noise = _noise(blank, seeds).to(model.device)
     places = torch.tensor([row for row, request in enumerate(requests) for _ in range(request.count)])
-    velocity = _velocity(model, blank, _said(model, requests, places, settings.guidance), settings.guidance)
+    said = _said(model, requests, places, settings.guidance)
+    velocity = _velocity(model, blank, said, settings.guidance, _scaled(model, finder, first))
     solution = integrate(velocity, noise, grid, solver, on_step)
-    tokens = _blank(model, first, len(seeds)).with_values(solution.values)
+    tokens = _blank(model, model.task.extent(first), len(seeds)).with_values(solution.values)
     data = model.autoencoder.decode(model.tokenizer.latent(tokens))
     seconds = clock.perf_counter() - began
     return Result(data.float().cpu(), tuple(seeds), solution.evaluations, seconds, settings)
 
 
 def _way_of(model: Model, request: Request) -> tuple[Any, ...]:
-    return (*model.task.extent(request), request.steps, request.solver, request.grid, request.guidance)
+    way = (request.steps, request.solver, request.grid, request.guidance, request.extrapolation, request.proportional)
+    return (*model.task.extent(request), *way)
 
 
 def _way(model: Model, finder: Finder, request: Request) -> tuple[Settings, Solver, Tensor]:
@@ -86,18 +91,62 @@ def _way(model: Model, finder: Finder, request: Request) -> tuple[Settings, Solv
     guidance = request.guidance if request.guidance is not None else usual.guidance
     name = request.solver if request.solver is not None else usual.solver
     solver: Solver = finder.find("solver", name)
-    use = usual.grid if request.grid is None else Use(use=_grid_name(request.grid))
-    grid: Grid = build(finder, "times", use)
-    return Settings(steps, name, use.use, guidance), solver, grid(steps)
-
-
-def _grid_name(name: str) -> str:
     # draws and grids are one kind of part; on the command line `shift` means the grid
-    return name if name.endswith("_grid") else f"{name}_grid"
+    use = _chosen(request.grid, usual.grid, "_grid")
+    grid: Grid = build(finder, "times", use)
+    scaling = _extrapolation(model, request)
+    said = None if scaling is None else scaling.use
+    return Settings(steps, name, use.use, guidance, said, _proportional(model, request)), solver, grid(steps)
 
 
-def _blank(model: Model, request: Request, batch: int) -> Tokens:
-    extent, stride = model.task.extent(request), model.autoencoder.stride
+def _chosen(said: str | None, usual: Use, ending: str = "") -> Use:
+    """The part that a request names, or the recipe's; the recipe's options serve where only its name is said."""
+    if said is None:
+        return usual
+    use = named(said)
+    if not use.use.endswith(ending):
+        use = use.model_copy(update={"use": use.use + ending})
+    same = use.use in (usual.use, usual.use.rpartition(".")[2])
+    return usual if same and not use.options else use
+
+
+def _extrapolation(model: Model, request: Request) -> Use | None:
+    usual = model.recipe.sampling.extrapolation
+    return usual if request.extrapolation is None else _chosen(request.extrapolation, usual or Use(use="core.none"))
+
+
+def _proportional(model: Model, request: Request) -> int | None:
+    asked = model.recipe.sampling.proportional if request.proportional is None else request.proportional
+    if asked == 1:
+        raise ConfigError(
+            "proportional: 1 token in training has no logarithm to divide by; wanted 2 or more, or 0 for off"
+        )
+    return asked or None
+
+
+def _scaled(model: Model, finder: Finder, request: Request) -> Scaled:
+    """What fits attention to the canvas of a request, beside that of training."""
+    use, proportional = _extrapolation(model, request), _proportional(model, request)
+    if use is None:
+        return Scaled(proportional=proportional)
+    part: Extrapolation = build(finder, "extrapolation", use)
+    sides = _trained(model, part, len(model.task.extent(request)))
+    return Scaled(part, None if sides is None else _blank(model, sides, 1), proportional)
+
+
+def _trained(model: Model, part: Extrapolation, sides: int) -> Extent | None:
+    if part.trained is None:
+        known = getattr(model.task, "trained", None)
+        return None if known is None else known()
+    told = part.trained * sides if len(part.trained) == 1 else part.trained
+    if len(told) != sides:
+        raise ConfigError(f"extrapolation: trained has {len(told)} sizes; this model's data has {sides}")
+    return told
+
+
+def _blank(model: Model, extent: Extent, batch: int) -> Tokens:
+    """Tokens at their places, on the CPU."""
+    stride = model.autoencoder.stride
     uneven = [(side, step) for side, step in zip(extent, stride, strict=True) if side % step]
     if uneven:
         side, step = uneven[0]
@@ -105,12 +154,11 @@ def _blank(model: Model, request: Request, batch: int) -> Tokens:
             f"a side of {side} is no multiple of the autoencoder's {step}; try {max(1, round(side / step)) * step}"
         )
     try:
-        blank = model.tokenizer.blank(batch, tuple(side // step for side, step in zip(extent, stride, strict=True)))
+        return model.tokenizer.blank(batch, tuple(side // step for side, step in zip(extent, stride, strict=True)))
     except ShapeError as error:
         asked = " x ".join(map(str, extent))
         latent = f" (a latent is {' x '.join(map(str, stride))} times smaller)" if any(s > 1 for s in stride) else ""
         raise ConfigError(f"this model cannot do {asked}: {error}{latent}") from error
-    return Tokens(blank.values.to(model.device), blank.positions.to(model.device), blank.extents, blank.mask)
 
 
 def _noise(blank: Tokens, seeds: Sequence[int]) -> Tensor:
@@ -137,20 +185,10 @@ def _together(ask: Callable[[Any], Mapping[str, Sequence[Any]]], requests: Seque
     return {field: [value for answer in answers for value in answer[field]] for field in sorted(fields)}
 
 
-def _velocity(model: Model, blank: Tokens, condition: Condition, guidance: float) -> Velocity:
+def _velocity(model: Model, blank: Tokens, condition: Condition, guidance: float, scaled: Scaled) -> Velocity:
     """The velocity of the way; with guidance `blank` and `condition` hold the silent half behind the other."""
-    prepared = model.prepare(blank, condition)
-    if guidance == 1:
-        return lambda x, t: model.velocity(blank.with_values(x), t, condition, prepared=prepared)
-    only = _guided_numbers(model)
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        tokens = blank.with_values(torch.cat([x, x]))
-        both = model.velocity(tokens, torch.cat([t, t]), condition, prepared=prepared)
-        conditional, silent = both.chunk(2)
-        return guided(conditional, silent, guidance, only)
-
-    return velocity
+    moved = Moved(model, blank, condition, scaled)
+    return moved if guidance == 1 else Guided(moved, guidance, _guided_numbers(model))
 
 
 def _guided_numbers(model: Model) -> slice | None:

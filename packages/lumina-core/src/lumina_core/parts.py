@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import Config
-from lumina_core.types import Batch, Condition, Extent, Hidden, Loss, Tokens
+from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Loss, Tokens
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data."""
+"""(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data.
+
+One with a method `at(time: float)` is told the time as a number before it is asked: it need not wait for a device.
+"""
 
 Predict = Callable[[Tokens, Tensor | None, Condition], Tensor]
 """(noisy tokens, time (B,) or None, condition) -> what the head answers."""
@@ -107,6 +110,45 @@ class Backbone(Protocol):
         ...
 
 
+class Scalable(Protocol):
+    """A backbone with rotary positions, whose canvas may be larger than trained: see `Extrapolation`."""
+
+    def canvas(self, tokens: Tokens, trained: Tokens | None) -> Canvas:
+        """How far the tokens reach beside those of training."""
+        ...
+
+    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """The trained rotary frequencies of the three axes, float64."""
+        ...
+
+    def prepare(
+        self, tokens: Tokens, condition: Condition, rates: Sequence[Tensor] | None = None,
+        scale: float | Tensor | None = None,
+    ) -> Any:  # fmt: skip
+        """As a backbone's, with other rotary frequencies, and another scale of the self-attention."""
+        ...
+
+    def turned_again(self, prepared: Any, tokens: Tokens, condition: Condition, rates: Sequence[Tensor]) -> Any:
+        """What was prepared, with other rotary frequencies: all that a change of time costs."""
+        ...
+
+
+class Extrapolation(Protocol):
+    """Rotary frequencies for a canvas larger than trained.
+
+    One that also changes how sharp attention is may have `sharpness(canvas) -> float`, a factor of its scale.
+    """
+
+    timed: bool
+    """Whether the time matters; where it does not, it is asked once a request, otherwise once a step."""
+    trained: tuple[int, ...] | None
+    """Sizes of the data trained at, where its options say them: one for all sides, or one a side."""
+
+    def __call__(self, rates: Sequence[Tensor], canvas: Canvas, time: float) -> tuple[Tensor, ...]:
+        """The trained frequencies of each axis (float64) -> those to use at this time (0 noise, 1 data)."""
+        ...
+
+
 class Head(Protocol):
     """Reads the backbone into an answer: velocity (B, N, D), classes (B, K)."""
 
@@ -194,6 +236,10 @@ class Task(Protocol):
 
     def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
         """For each conditioner the values asked for, one an item."""
+        ...
+
+    def trained(self) -> Extent | None:
+        """The sizes of the data that the model learnt from; None where they differ. A task may lack this method."""
         ...
 
     def silences(self, request: Any) -> Mapping[str, Sequence[Any]]:

@@ -32,6 +32,10 @@ class Sampling(Config):
     guidance_channels: int | None = Field(
         None, ge=1, description="guide only the first channels of the latent; None: all"
     )
+    extrapolation: Use | None = Field(None, description="rotary frequencies on larger canvases; None: the trained ones")
+    proportional: int | None = Field(
+        None, ge=2, description="tokens in training, for proportional attention; None: attention's usual scale"
+    )
 
 
 class Training(Config):
@@ -90,7 +94,8 @@ class Recipe(Config):
         single = [("task", self.task), ("dataset", self.dataset), ("tokenizer", self.tokenizer)]
         single += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
         single += [("objective", self.objective)]
-        single += [("times", self.sampling.grid), *(("conditioner", use) for use in self.conditioners)]
+        single += [("times", self.sampling.grid), ("extrapolation", self.sampling.extrapolation)]
+        single += [("conditioner", use) for use in self.conditioners]
         named = [
             part for kind, use in single if use is not None for part in _named(kind, {"use": use.use, **use.options})
         ]

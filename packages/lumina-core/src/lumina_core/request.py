@@ -19,6 +19,17 @@ class Request(Config):
     solver: str | None = Field(
         None, title="NAME", description="how a step is gone: euler (fastest), midpoint, heun, rk4 (four times the work)"
     )
+    extrapolation: str | None = Field(
+        None,
+        title="NAME",
+        description="how positions are scaled on canvases larger than trained: none, interpolation, ntk, "
+        "frequency_aware, time_aware, watershed, yarn, dype; with options: watershed:watershed=0.5,isotropic=true",
+    )
+    proportional: int | None = Field(
+        None,
+        ge=0,
+        description="tokens in training: attention is sharpened where there are more, softened where fewer; 0: off",
+    )
     grid: str | None = Field(
         None, title="NAME", description="how the steps are spread: uniform, or shift (more of them near noise)"
     )

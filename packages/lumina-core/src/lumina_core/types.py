@@ -119,3 +119,20 @@ class Loss:
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """How far the places of a request reach beside those of training; rotary frequencies are scaled by it.
+
+    Attributes:
+        lengths: tokens of the request along the three axes.
+        trained: tokens of training along them; None where nothing says it.
+        base: of the rotary frequencies.
+        head_width: channels of a head.
+    """
+
+    lengths: tuple[float, float, float]
+    trained: tuple[float, float, float] | None
+    base: float
+    head_width: int

@@ -77,6 +77,10 @@ class TextToImage:
         width, height = request.size or (self.config.side, self.config.side)
         return height, width
 
+    def trained(self) -> Extent:
+        """(rows, columns) of pixels that the model learnt from."""
+        return self.config.side, self.config.side
+
     def conditions(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
         """The prompt for the conditioner called `caption`; an emoji in it is read as its name."""
         return {"caption": [spelled_out(request.prompt)]}

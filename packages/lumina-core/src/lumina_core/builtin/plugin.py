@@ -43,3 +43,21 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.solver("core.rk4", "lumina_core.flow.solver:rk4", "fourth order, four evaluations")
     parts.solver("core.rk4_38", "lumina_core.flow.solver:rk4_three_eighths", "fourth order, Kutta's 3/8 rule")
     parts.guidance("core.guided", "lumina_core.flow.guidance:guided", "classifier-free guidance")
+    _extrapolation(parts)
+
+
+def _extrapolation(parts: Parts) -> None:
+    """Rotary frequencies beyond the trained size."""
+    here = "lumina_core.nn.extrapolation"
+    parts.extrapolation("core.none", f"{here}:Untouched", "the trained frequencies")
+    parts.extrapolation("core.interpolation", f"{here}:Interpolation", "positions pressed into the trained length")
+    parts.extrapolation("core.ntk", f"{here}:NTK", "a larger base: low frequencies are interpolated, high ones stay")
+    parts.extrapolation(
+        "core.frequency_aware", f"{here}:FrequencyAware", "the paper's, by the wave of the trained side"
+    )
+    parts.extrapolation(
+        "core.time_aware", f"{here}:TimeAware", "the paper's default: interpolation at noise, NTK at data"
+    )
+    parts.extrapolation("core.watershed", f"{here}:Watershed", "the published switch from interpolation to NTK")
+    parts.extrapolation("core.yarn", f"{here}:YaRN", "NTK by parts, with sharper attention")
+    parts.extrapolation("core.dype", f"{here}:DyPE", "strong at noise, gone at data")

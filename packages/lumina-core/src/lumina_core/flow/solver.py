@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from lumina_core.errors import ConfigError
@@ -61,6 +62,25 @@ class Solution:
     steps: int
 
 
+class Counted:
+    """A velocity as solvers ask it, with times on the CPU: they become what the network takes, and are counted."""
+
+    def __init__(self, velocity: Velocity) -> None:
+        self.velocity, self.evaluations = velocity, 0
+        self.at: Callable[[float], None] | None = getattr(velocity, "at", None)
+
+    def __call__(self, x: Tensor, time: Tensor) -> Tensor:
+        """The velocity at x (B, ...) and a time on the CPU."""
+        self.evaluations += 1
+        # halves would round 0.999 to 1
+        dtype = x.dtype if x.dtype.itemsize > 2 else torch.float32
+        told = float(time.to(dtype))
+        if self.at is not None:
+            self.at(told)
+        # filled where x is: nothing is carried there, nobody waits
+        return self.velocity(x, x.new_full((x.shape[0],), told, dtype=dtype))
+
+
 OnStep = Callable[[int, float, Tensor], "bool | None"]
 """(steps done, time reached, values) -> True to stop there."""
 
@@ -69,7 +89,7 @@ def integrate(velocity: Velocity, x: Tensor, grid: Tensor, step: Solver, on_step
     """Carry x (B, ...) along the grid, one step after another.
 
     Args:
-        velocity: (x (B, ...), time (B,)) -> (B, ...); time comes in x's dtype and on its device.
+        velocity: (x (B, ...), time (B,)) -> (B, ...); time comes on x's device, in its dtype or float32 at least.
         grid: (steps + 1,) float64 on the CPU.
         on_step: called after every step; may stop the way.
 
@@ -78,17 +98,11 @@ def integrate(velocity: Velocity, x: Tensor, grid: Tensor, step: Solver, on_step
     """
     if grid.ndim != 1 or len(grid) < 2:
         raise ConfigError(f"a grid needs at least two times, got {grid.tolist()}")
-    asked = 0
-
-    def counted(values: Tensor, time: Tensor) -> Tensor:
-        nonlocal asked
-        asked += 1
-        return velocity(values, time.to(values).expand(values.shape[0]))
-
+    counted = Counted(velocity)
     # times stay on the CPU in float64: no sync with a device, no rounding before the network's own
     times, done = grid.unbind(), 0
     for done, (t, u) in enumerate(pairwise(times), start=1):
         x = step(counted, x, t, u)
         if on_step is not None and on_step(done, float(u), x):
             break
-    return Solution(x, asked, done)
+    return Solution(x, counted.evaluations, done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,13 +13,18 @@ SHORT = 512
 """Keys up to which plain products train faster on a CPU than the fused kernel, whose backward pass is slow there."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, backend: str = "auto") -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | Tensor, backend: str = "auto"
+) -> Tensor:
     """Softmax attention of q (B, H, N, d) over k, v (B, K, M, d), H a multiple of K -> (B, H, N, d).
 
     Args:
         mask: (B, 1, 1, M) bool, True where a key is real; every row must have a real key. None: all are.
+        scale: of the scores, one for all or (B, 1, 1, 1), one an item.
         backend: `fused` is torch's kernel, `matmul` plain products, `auto` the faster of them for this call.
     """
+    if isinstance(scale, Tensor):
+        q, scale = q * scale.to(q.dtype), 1.0
     if backend == "auto":
         training = torch.is_grad_enabled() and q.requires_grad
         backend = "matmul" if training and q.device.type == "cpu" and k.shape[2] <= SHORT else "fused"
@@ -37,3 +44,17 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: fl
     mixed = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
     apart: Tensor = mixed.unflatten(2, (heads // shared, q.shape[2]))
     return apart.flatten(1, 2)
+
+
+def proportional(length: float | Tensor, trained: int, head_width: int) -> float | Tensor:
+    """Proportional attention: the scale sqrt(log_trained(length) / head width), as published.
+
+    Where `length` keys are those of training it is the usual 1 / sqrt(head width); more keys sharpen the softmax.
+
+    Args:
+        length: keys that an item attends to, one number or a tensor of them.
+        trained: keys in training, at least 2; (side / 16)^2 for the published models.
+    """
+    if isinstance(length, Tensor):
+        return (length.float().log() / (math.log(trained) * head_width)).sqrt()
+    return math.sqrt(math.log(length) / (math.log(trained) * head_width))

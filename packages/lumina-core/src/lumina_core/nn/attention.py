@@ -61,13 +61,14 @@ class Attention(nn.Module):
         return Memory(keys, values, (real | ~real.any(dim=1, keepdim=True))[:, None, None])
 
     def forward(
-        self, x: Tensor, by: Turn, mask: Tensor | None, memory: Memory | None, scale: float | None = None
+        self, x: Tensor, by: Turn, mask: Tensor | None, memory: Memory | None, scale: float | Tensor | None = None
     ) -> Tensor:
         """x (B, N, width) -> (B, N, width).
 
         Args:
             mask: (B, 1, 1, N) bool, True for real tokens, or None.
-            scale: of the self-attention; None: head width ** -0.5. The memory always has the latter, as published.
+            scale: of the self-attention, (B, 1, 1, 1) for one an item; None: head width ** -0.5. The memory always has
+                the latter, as published.
         """
         usual = self.head_width**-0.5
         sizes = (self.heads * self.head_width, self.kv_heads * self.head_width, self.kv_heads * self.head_width)

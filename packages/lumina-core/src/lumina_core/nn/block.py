@@ -89,7 +89,7 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,
-        scale: float | None = None,
+        scale: float | Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """x (B, N, width), modulation (B, A) already through SiLU, or None -> (B, N, width)."""
         scale_a, gate_a, scale_f, gate_f = self._modulated(modulation)

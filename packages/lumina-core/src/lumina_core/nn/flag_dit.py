@@ -14,7 +14,6 @@ from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.block import FeedForward, RMSNorm
 from lumina_core.nn.rotary import Turn, frequencies, turn
 from lumina_core.nn.trunk import Sizes, Trunk, branches
-from lumina_core.types import Tokens
 
 
 class FlagBlock(nn.Module):
@@ -46,15 +45,16 @@ class FlagBlock(nn.Module):
         return self.attention.remember(self.memory_norm(memory), real)
 
     def forward(
-        self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None
-    ) -> Tensor:
+        self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,
+        scale: float | Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """x (B, N, width), modulation (B, A) already through SiLU, or None -> (B, N, width)."""
         if self.modulation is None or modulation is None:
-            x = x + self.attention(self.attention_norm(x), turned, mask, memory)
+            x = x + self.attention(self.attention_norm(x), turned, mask, memory, scale)
             fed: Tensor = self.feed(self.feed_norm(x))
             return x + fed
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(modulation)[:, None].chunk(6, dim=-1)
-        x = x + gate_a * self.attention(self.attention_norm(x, 1 + scale_a) + shift_a, turned, mask, memory)
+        x = x + gate_a * self.attention(self.attention_norm(x, 1 + scale_a) + shift_a, turned, mask, memory, scale)
         fed = self.feed(self.feed_norm(x, 1 + scale_f) + shift_f)
         moved: Tensor = x + gate_f * fed
         return moved
@@ -84,15 +84,15 @@ class FlagDiT(Trunk):
                 f"make width {config.width} divided by heads {config.heads} an even number"
             )
 
-    def _turned(
-        self, tokens: Tokens, context: Tokens | None, real: Tensor | None, rates: Sequence[Tensor] | None
-    ) -> Turn:
-        config = self.config
-        positions = tokens.positions if context is None else torch.cat([tokens.positions, context.positions], dim=1)
-        if config.place == "index":
-            positions = _running(positions, real)
-        own = frequencies((config.width // config.heads, 0, 0), config.base, positions.device)
-        return turn(positions, own if rates is None else rates, "blocks")
+    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """The trained rotary frequencies: all of a head's on the first axis."""
+        return frequencies((self.config.width // self.config.heads, 0, 0), self.config.base, device)
+
+    def _turned(self, positions: Tensor, real: Tensor | None, rates: Sequence[Tensor]) -> Turn:
+        return turn(self._places(positions, real), rates, "blocks")
+
+    def _places(self, positions: Tensor, real: Tensor | None) -> Tensor:
+        return _running(positions, real) if self.config.place == "index" else positions
 
 
 def _running(positions: Tensor, real: Tensor | None) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 from lumina_core.nn.block import Block
 from lumina_core.nn.rotary import Turn, check_split, frequencies, turn
 from lumina_core.nn.trunk import Sizes, Trunk, branches
-from lumina_core.types import Tokens
 
 MODULATION = 1024
 """The modulation vector is at most so wide, as published."""
@@ -37,12 +36,12 @@ class NextDiT(Trunk):
         super().__init__(config, modulation_width, lambda: _block(config, modulation_width))
         check_split(config.axes, config.width // config.heads, config.layout)
 
-    def _turned(
-        self, tokens: Tokens, context: Tokens | None, real: Tensor | None, rates: Sequence[Tensor] | None
-    ) -> Turn:
-        config = self.config
-        positions = tokens.positions if context is None else torch.cat([tokens.positions, context.positions], dim=1)
-        return turn(positions, rates or frequencies(config.axes, config.base, positions.device), config.layout)
+    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """The trained rotary frequencies of the three axes."""
+        return frequencies(self.config.axes, self.config.base, device)
+
+    def _turned(self, positions: Tensor, real: Tensor | None, rates: Sequence[Tensor]) -> Turn:
+        return turn(positions, rates, self.config.layout)
 
 
 def _block(config: NextDiT.Config, modulation_width: int) -> Block:

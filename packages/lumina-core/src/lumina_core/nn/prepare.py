@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lumina_core.nn.attend import proportional
 from lumina_core.nn.attention import Memory
 from lumina_core.nn.rotary import Turn
 from lumina_core.types import Tokens
@@ -22,6 +23,7 @@ class Prepared:
         memories: keys and values of the memory for each block, or empty.
         summary: (B, A) embedded summary, or None.
         context: (B, C, W) embedded context tokens, or None.
+        scale: of the self-attention, (B, 1, 1, 1) for one an item; None: the usual one.
     """
 
     turned: Turn
@@ -29,6 +31,7 @@ class Prepared:
     memories: tuple[Memory, ...]
     summary: Tensor | None
     context: Tensor | None
+    scale: float | Tensor | None = None
 
 
 def joined_mask(tokens: Tokens, context: Tokens | None) -> Tensor | None:
@@ -37,6 +40,30 @@ def joined_mask(tokens: Tokens, context: Tokens | None) -> Tensor | None:
     if all(part.mask is None for part in parts):
         return None
     return torch.cat([_real(part) for part in parts], dim=1)
+
+
+def proportional_scale(
+    tokens: Tokens, context: Tokens | None, trained: int, head_width: int, padded: bool = False
+) -> float | Tensor:
+    """The scale of proportional attention by the keys that each item really has; (B, 1, 1, 1) where some are padded.
+
+    Args:
+        trained: keys in training, at least 2.
+        padded: count padding too, as published.
+    """
+    real = None if padded else joined_mask(tokens, context)
+    if real is None:
+        length = tokens.values.shape[1] + (0 if context is None else context.values.shape[1])
+        return proportional(length, trained, head_width)
+    return proportional(real.sum(dim=1).view(-1, 1, 1, 1), trained, head_width)
+
+
+def reach(positions: Tensor, real: Tensor | None) -> tuple[float, float, float]:
+    """Tokens from the first to the last place along each axis, of positions (B, N, 3) on the CPU."""
+    places = positions[:1] if real is None and positions.stride(0) == 0 else positions
+    kept = places.flatten(0, 1) if real is None else places[real]
+    first, second, third = (kept.amax(dim=0) - kept.amin(dim=0) + 1).tolist()
+    return first, second, third
 
 
 def _real(part: Tokens) -> Tensor:

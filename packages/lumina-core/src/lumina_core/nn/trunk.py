@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,9 +17,9 @@ from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.block import FeedForward, hidden_width
 from lumina_core.nn.embed import SummaryEmbedding, TimeEmbedding
-from lumina_core.nn.prepare import Prepared, joined_mask
+from lumina_core.nn.prepare import Prepared, joined_mask, reach
 from lumina_core.nn.rotary import Turn
-from lumina_core.types import Condition, Hidden, Tokens
+from lumina_core.types import Canvas, Condition, Hidden, Tokens
 
 
 class Sizes(Settings):
@@ -45,7 +46,7 @@ class Sizes(Settings):
 
 
 class Trunk(nn.Module):
-    """Tokens, time and condition -> hidden, through blocks that all take (x, turned, mask, memory, modulation).
+    """Tokens, time and condition -> hidden, through blocks that take (x, turned, mask, memory, modulation, scale).
 
     Args:
         modulation_width: of the vector that modulates every block; 0: none.
@@ -65,11 +66,15 @@ class Trunk(nn.Module):
         self.summary = SummaryEmbedding(config.summary_width, modulation_width) if embedded else None
         self.blocks = nn.ModuleList(block() for _ in range(config.depth))
 
-    def prepare(self, tokens: Tokens, condition: Condition, rates: Sequence[Tensor] | None = None) -> Prepared:
+    def prepare(
+        self, tokens: Tokens, condition: Condition, rates: Sequence[Tensor] | None = None,
+        scale: float | Tensor | None = None,
+    ) -> Prepared:  # fmt: skip
         """What stays the same through all evaluations of a request.
 
         Args:
             rates: rotary frequencies of each axis, for canvases larger than trained; None: the model's own.
+            scale: of the self-attention, (B, 1, 1, 1) for one an item; None: head width ** -0.5.
 
         Raises:
             ShapeError: tokens or condition have not the widths that this backbone was built for.
@@ -77,13 +82,31 @@ class Trunk(nn.Module):
         self._check_widths(tokens, condition)
         context, summary = condition.context, condition.summary
         real = joined_mask(tokens, context)
+        own = self.frequencies(tokens.positions.device) if rates is None else rates
         return Prepared(
-            turned=self._turned(tokens, context, real, rates),
+            turned=self._turned(_joined(tokens, context), real, own),
             mask=None if real is None else real[:, None, None],
             memories=self._memories(condition),
             summary=summary if self.summary is None or summary is None else self.summary(summary),
             context=None if context is None else self.embed(context.values),
+            scale=scale,
         )
+
+    def turned_again(
+        self, prepared: Prepared, tokens: Tokens, condition: Condition, rates: Sequence[Tensor]
+    ) -> Prepared:
+        """What was prepared for these tokens and this condition, with other rotary frequencies."""
+        real = None if prepared.mask is None else prepared.mask[:, 0, 0]
+        return replace(prepared, turned=self._turned(_joined(tokens, condition.context), real, rates))
+
+    def canvas(self, tokens: Tokens, trained: Tokens | None) -> Canvas:
+        """How far tokens reach beside those of training; both on the CPU."""
+        known = None if trained is None else self._reach(trained)
+        return Canvas(self._reach(tokens), known, self.config.base, self.config.width // self.config.heads)
+
+    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """The trained rotary frequencies of the three axes, float64."""
+        raise NotImplementedError
 
     def forward(
         self, tokens: Tokens, time: Tensor | None, condition: Condition, *, prepared: Prepared | None = None
@@ -96,18 +119,24 @@ class Trunk(nn.Module):
             x = torch.cat([x, ready.context], dim=1)
         said = None if modulation is None else F.silu(modulation)
         for place, block in enumerate(self.blocks):
-            arguments = (x, ready.turned, ready.mask, ready.memories[place] if ready.memories else None, said)
+            memory = ready.memories[place] if ready.memories else None
+            arguments = (x, ready.turned, ready.mask, memory, said, ready.scale)
             if self.config.checkpoint_blocks and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x = block(*arguments)
         return Hidden(x[:, : tokens.values.shape[1]], modulation)
 
-    def _turned(
-        self, tokens: Tokens, context: Tokens | None, real: Tensor | None, rates: Sequence[Tensor] | None
-    ) -> Turn:
+    def _turned(self, positions: Tensor, real: Tensor | None, rates: Sequence[Tensor]) -> Turn:
         """Angles of the tokens and of the context behind them; `real` (B, N) as `joined_mask` gives it."""
         raise NotImplementedError
+
+    def _reach(self, tokens: Tokens) -> tuple[float, float, float]:
+        return reach(self._places(tokens.positions, tokens.mask), tokens.mask)
+
+    def _places(self, positions: Tensor, real: Tensor | None) -> Tensor:
+        """Where tokens count as standing."""
+        return positions
 
     def _modulation(self, time: Tensor | None, summary: Tensor | None) -> Tensor | None:
         if self.time is None:
@@ -133,6 +162,10 @@ class Trunk(nn.Module):
         ):
             if tensor is not None and tensor.shape[-1] != width:
                 raise ShapeError(f"the {name}: {tensor.shape[-1]} numbers wide; this backbone takes {width or 'none'}")
+
+
+def _joined(tokens: Tokens, context: Tokens | None) -> Tensor:
+    return tokens.positions if context is None else torch.cat([tokens.positions, context.positions], dim=1)
 
 
 def branches(config: Sizes) -> tuple[Attention, FeedForward]:

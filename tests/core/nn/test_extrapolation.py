@@ -1,0 +1,170 @@
+"""Rotary frequencies beyond the trained size: what each method keeps, where methods meet, what they must know."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from backbones import BACKBONES, next_dit, picture, said, times
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumina_core.errors import ConfigError
+from lumina_core.nn.extrapolation import (
+    NTK,
+    DyPE,
+    FrequencyAware,
+    Interpolation,
+    TimeAware,
+    Untouched,
+    Watershed,
+    YaRN,
+    target,
+)
+from lumina_core.nn.rotary import frequencies
+from lumina_core.types import Canvas
+
+METHODS = [Untouched, Interpolation, NTK, FrequencyAware, TimeAware, Watershed, YaRN, DyPE]
+AXES, BASE = (16, 28, 28), 10000.0
+OWN = frequencies(AXES, BASE)
+
+
+def rates(part, time=0.5, lengths=(1, 128, 128), trained=(1, 64, 64), **options):
+    """What a method makes of the trained frequencies."""
+    canvas = Canvas(
+        tuple(map(float, lengths)), None if trained is None else tuple(map(float, trained)), BASE, sum(AXES)
+    )
+    return part(part.Config.read(options, "test"))(OWN, canvas, time)
+
+
+def close(one, other):
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("part", METHODS, ids=lambda part: part.__name__)
+def test_at_the_trained_size_every_method_is_none(part):
+    for time in (0.0, 0.3, 1.0):
+        close(rates(part, time, lengths=(1, 64, 64)), OWN)
+
+
+@pytest.mark.parametrize("part", METHODS[1:], ids=lambda part: part.__name__)
+@given(ratio=st.floats(1, 16), time=st.floats(0, 1))
+@settings(max_examples=25, deadline=None)
+def test_no_frequency_rises_and_only_dype_goes_below_interpolation(part, ratio, time):
+    got = rates(part, time, lengths=(1, 64 * ratio, 64))
+    assert (got[1] <= OWN[1] * (1 + 1e-9)).all()
+    if part is not DyPE:
+        assert (got[1] >= OWN[1] / ratio * (1 - 1e-9)).all()
+    close(got[::2], OWN[::2])  # an axis that did not grow is left alone
+
+
+def test_a_panorama_stretches_one_axis_and_the_published_ratio_both():
+    close(rates(Interpolation, lengths=(1, 64, 256)), (OWN[0], OWN[1], OWN[2] / 4))
+    close(rates(Interpolation, lengths=(1, 64, 256), isotropic=True), tuple(own / 2 for own in OWN))
+
+
+def test_a_smaller_canvas_is_left_alone_unless_told():
+    close(rates(Interpolation, lengths=(1, 32, 32)), OWN)
+    close(rates(Interpolation, lengths=(1, 32, 32), shrink=True), (OWN[0], OWN[1] * 2, OWN[2] * 2))
+
+
+def test_ntk_is_a_larger_base_and_its_exact_form_ends_at_interpolation():
+    close(rates(NTK)[1:], frequencies(AXES, 2 * BASE)[1:])
+    exact = rates(NTK, exact=True)
+    assert float(exact[1][-1]) == pytest.approx(float(OWN[1][-1]) / 2, rel=1e-9)
+    assert exact[1][0] == OWN[1][0]
+
+
+def test_frequency_aware_follows_the_papers_formula():
+    width = sum(AXES)
+    wanted = []
+    d_target = width * math.log(64 / (2 * math.pi), BASE)
+    for place in range(AXES[1] // 2):
+        e = width * 2 * place / AXES[1]
+        grown = BASE * 2 ** (width / d_target)
+        wanted.append(max(grown ** (-e / width), BASE ** (-e / width) / 2))
+    assert rates(FrequencyAware)[1].tolist() == pytest.approx(wanted, rel=1e-9)
+    # the wave at the target is as long as the trained side
+    assert 2 * math.pi * BASE ** target(64, BASE) == pytest.approx(64)
+
+
+def test_frequency_aware_interpolates_where_no_wave_fits_the_trained_side():
+    close(rates(FrequencyAware, lengths=(1, 12, 12), trained=(1, 6, 6)), rates(Interpolation))
+
+
+@pytest.mark.parametrize("time", [0.0, 0.01, 0.2, 0.7, 1.0])
+def test_time_aware_follows_the_papers_formula(time):
+    width = sum(AXES)
+    d_t = (width - 1) * time + 1
+    wanted = []
+    for place in range(AXES[1] // 2):
+        e = width * 2 * place / AXES[1]
+        wanted.append(max(BASE ** (-e / width) * 2.0 ** (-e / d_t), BASE ** (-e / width) / 2))
+    assert rates(TimeAware, time)[1].tolist() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_time_aware_begins_as_interpolation_and_ends_as_ntk():
+    assert torch.allclose(rates(TimeAware, 0.0)[1][1:], OWN[1][1:] / 2)
+    close(rates(TimeAware, 1.0), rates(NTK))
+
+
+def test_time_aware_stays_finite_at_noise_on_huge_canvases():
+    got = rates(TimeAware, 0.0, lengths=(1, 64e6, 64))
+    assert got[1].isfinite().all()
+    assert float(got[1][1]) == pytest.approx(float(OWN[1][1]) / 1e6, rel=1e-9)
+
+
+@pytest.mark.parametrize(("time", "same"), [(0.0, Interpolation), (0.2999, Interpolation), (0.3, NTK), (1.0, NTK)])
+def test_the_watershed_switches_strictly_below_its_time(time, same):
+    close(rates(Watershed, time), rates(same))
+
+
+def test_yarn_keeps_short_waves_interpolates_long_ones_and_sharpens():
+    got = rates(YaRN, slow=1.0, fast=4.0)[1]
+    waves = 64 * OWN[1] / (2 * math.pi)
+    assert torch.equal(got[waves >= 4], OWN[1][waves >= 4])
+    assert torch.allclose(got[waves <= 1], OWN[1][waves <= 1] / 2)
+    canvas = Canvas((1.0, 128.0, 128.0), (1.0, 64.0, 64.0), BASE, sum(AXES))
+    assert YaRN(YaRN.Config()).sharpness(canvas) == pytest.approx((0.1 * math.log(2) + 1) ** 2)
+
+
+@pytest.mark.parametrize("of", ["ntk", "interpolation", "yarn"])
+def test_dype_is_gone_at_data_and_strong_at_noise(of):
+    if of != "yarn":  # its thresholds close to one wave there, and longer waves stay interpolated
+        close(rates(DyPE, 1.0, of=of), OWN)
+    early, late = (rates(DyPE, time, of=of)[1] for time in (0.1, 0.9))
+    assert (early <= late + 1e-12).all() and (early < late).any()
+
+
+def test_dype_at_noise_scales_by_the_square_of_the_ratio():
+    close(rates(DyPE, 0.0, of="interpolation")[1:], tuple(own / 4 for own in OWN[1:]))
+    close(rates(DyPE, 0.0), rates(NTK, lengths=(1, 256, 256), exact=True))
+
+
+@pytest.mark.parametrize("part", METHODS[1:], ids=lambda part: part.__name__)
+def test_without_the_trained_size_a_method_says_what_to_give(part):
+    with pytest.raises(ConfigError, match=r"--extrapolation NAME:trained=SIDE"):
+        rates(part, trained=None)
+
+
+def test_none_needs_no_trained_size():
+    close(rates(Untouched, trained=None), OWN)
+
+
+@pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
+def test_a_backbone_measures_its_canvas_and_takes_other_frequencies(build):
+    model = build()
+    large, small = picture(4, 6), picture(2, 3)
+    canvas = model.canvas(large, small)
+    assert canvas.lengths == ((1.0, 4.0, 6.0) if build is next_dit else (24.0, 1.0, 1.0))
+    assert canvas.trained == ((1.0, 2.0, 3.0) if build is next_dit else (6.0, 1.0, 1.0))
+    half = tuple(own / 2 for own in model.frequencies())
+    with torch.no_grad():
+        plain = model(large, times(1), said(1)).values
+        prepared = model.prepare(large, said(1))
+        again = model.turned_again(prepared, large, said(1), half)
+        scaled = model(large, times(1), said(1), prepared=again).values
+        wanted = model(large, times(1), said(1), prepared=model.prepare(large, said(1), half)).values
+    assert torch.equal(scaled, wanted)
+    assert float((scaled - plain).abs().max()) > 1e-3

@@ -1,0 +1,102 @@
+"""Generation on canvases larger than trained: what is scaled, how often, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from core.test_generate import MODEL, ask, model
+
+from lumina_core.errors import ConfigError
+from lumina_core.nn.next_dit import NextDiT
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Every rotary table that is made, by its first frequency."""
+    made, plain = [], NextDiT._turned
+
+    def watched(self, positions, real, rates):
+        made.append(float(rates[0][-1]))
+        return plain(self, positions, real, rates)
+
+    monkeypatch.setattr(NextDiT, "_turned", watched)
+    return made
+
+
+def way(extrapolation, **more):
+    return {"word": "low", "length": 12, "steps": 3, "solver": "midpoint", "extrapolation": extrapolation, **more}
+
+
+@pytest.mark.parametrize("name", ["none", "interpolation", "ntk", "frequency_aware", "yarn"])
+def test_tables_are_made_once_a_request_where_time_changes_nothing(tables, name):
+    ask(way(f"{name}:trained=6"))
+    assert len(tables) == 1
+
+
+@pytest.mark.parametrize("name", ["time_aware", "dype", "watershed"])
+def test_tables_are_made_once_a_time_where_it_matters(tables, name):
+    found = ask(way(f"{name}:trained=6"))
+    assert found.evaluations == 6
+    assert len(tables) == 1 + 6  # never more than once an evaluation, however many blocks there are
+
+
+def test_the_frequencies_follow_the_time_of_the_grid(tables):
+    ask(way("watershed:trained=6,watershed=0.5", solver="euler", steps=4))
+    own = float(MODEL.backbone.frequencies()[0][-1])
+    early, late = own / 2, own * 2 ** -(6 / 8)
+    assert tables[1:] == pytest.approx([early, early, late, late])
+
+
+@pytest.mark.parametrize(
+    "name", ["interpolation", "ntk:exact=true", "frequency_aware", "time_aware", "watershed", "yarn", "dype:of=yarn"]
+)
+def test_every_method_changes_a_large_canvas_and_none_does_not(name):
+    separator = "," if ":" in name else ":"
+    plain = ask(way(None)).data
+    assert torch.equal(ask(way("none")).data, plain)
+    assert float((ask(way(f"{name}{separator}trained=2")).data - plain).abs().max()) > 1e-5
+
+
+def test_at_the_trained_size_nothing_changes():
+    small = {"word": "low", "steps": 3}
+    assert torch.equal(ask({**small, "extrapolation": "time_aware:trained=6"}).data, ask(small).data)
+
+
+def test_proportional_attention_is_the_usual_one_at_the_trained_count():
+    usual = ask(way(None)).data
+    assert ask(way(None, proportional=12)).data.numpy() == pytest.approx(usual.numpy(), abs=1e-4)
+    assert float((ask(way(None, proportional=6)).data - usual).abs().max()) > 1e-4
+
+
+def test_the_recipe_says_how_and_the_request_may_say_otherwise():
+    extrapolation = {"use": "core.interpolation", "trained": 3}
+    of = model(sampling={"steps": 2, "extrapolation": extrapolation, "proportional": 4})
+    usual = ask({"word": "low"}, of=of)
+    assert (usual.settings.extrapolation, usual.settings.proportional) == ("core.interpolation", 4)
+    # naming it alone keeps the recipe's options
+    assert torch.equal(ask({"word": "low", "extrapolation": "interpolation"}, of=of).data, usual.data)
+    plain = ask({"word": "low", "extrapolation": "none", "proportional": 0}, of=of)
+    assert (plain.settings.extrapolation, plain.settings.proportional) == ("none", None)
+    assert torch.equal(plain.data, ask({"word": "low"}, of=model(sampling={"steps": 2})).data)
+
+
+def test_an_item_is_the_same_in_every_company_on_a_large_canvas():
+    asked = [way("time_aware:trained=6", proportional=6) | {"word": word} for word in ("low", "high")]
+    alone = torch.cat([ask(request).data for request in asked])
+    assert ask(*asked).data.numpy() == pytest.approx(alone.numpy(), abs=1e-4)
+
+
+def test_a_method_that_needs_the_trained_size_and_finds_none_says_so():
+    with pytest.raises(ConfigError, match="needs the size that the model was trained at"):
+        ask(way("ntk"))
+    with pytest.raises(ConfigError, match="trained has 2 sizes; this model's data has 1"):
+        ask(way("ntk:trained=[3, 4]"))
+    with pytest.raises(ConfigError, match="wanted 2 or more, or 0 for off"):
+        ask(way(None, proportional=1))
+
+
+def test_a_backbone_without_positions_is_not_scaled():
+    of = model()
+    of.backbone = torch.nn.Linear(1, 1)
+    with pytest.raises(ConfigError, match="has no rotary positions to scale"):
+        ask(way("ntk:trained=6"), of=of)
