@@ -87,4 +87,5 @@ def _by_swapping(x: Tensor, by: Turn) -> Tensor:
     sin = torch.stack((-by.sin, by.sin), dim=-1).flatten(-2)
     with torch.autocast("cpu", enabled=False):  # in bfloat16 the product would round
         swapped = (x @ swap).float()
-    return (x.float() * cos + swapped * sin).to(x.dtype)
+    turned: Tensor = x.float() * cos + swapped * sin
+    return turned.to(x.dtype)
