@@ -74,6 +74,22 @@ def select(condition: Condition, places: Tensor) -> Condition:
     )
 
 
+def fitted(condition: Condition, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
+    """The same on a device and in a number format, for conditioners that stand elsewhere or speak in another."""
+    context = condition.context
+    return Condition(
+        memory=None if condition.memory is None else condition.memory.to(device, dtype),
+        memory_mask=None if condition.memory_mask is None else condition.memory_mask.to(device),
+        summary=None if condition.summary is None else condition.summary.to(device, dtype),
+        context=None if context is None else _token_place(context, device, dtype),
+    )
+
+
+def _token_place(tokens: Tokens, device: torch.device, dtype: torch.dtype | None) -> Tokens:
+    mask = None if tokens.mask is None else tokens.mask.to(device)
+    return Tokens(tokens.values.to(device, dtype), tokens.positions.to(device), tokens.extents, mask)
+
+
 def _rows(tensor: Tensor | None, places: Tensor) -> Tensor | None:
     return None if tensor is None else tensor.index_select(0, places.to(tensor.device))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from lumina_core.conditions import join
+from lumina_core.conditions import fitted, join
 from lumina_core.config import Config, Use
 from lumina_core.errors import ConfigError
 from lumina_core.parts import Autoencoder, Backbone, Conditioner, Dataset, Head, Objective, Task, Tokenizer
@@ -39,6 +40,7 @@ class Model(nn.Module):
         # only modules have weights; a conditioner may be a plain object
         self.conditioners = nn.ModuleDict({n: c for n, c in conditioners.items() if isinstance(c, nn.Module)})
         self._conditioners: dict[str, Conditioner] = dict(conditioners)
+        self._worked_on: torch.device | None = None
 
     @property
     def speakers(self) -> Mapping[str, Conditioner]:
@@ -47,8 +49,31 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where the weights are, or where they go to work."""
+        return self._worked_on or next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the backbone's weights, in which it is asked."""
+        weighed = self.backbone if isinstance(self.backbone, nn.Module) else self
+        return next(p.dtype for p in weighed.parameters() if p.is_floating_point())
+
+    def offload(self, device: torch.device) -> None:
+        """From now on the weights rest where they are, and each part is on `device` only while it works."""
+        self._worked_on = device
+
+    @contextmanager
+    def at_work(self, *parts: str) -> Iterator[None]:
+        """These parts (`conditioners`, `backbone`, `head`, `autoencoder`) stand on the device of an offloaded model."""
+        found = [getattr(self, part) for part in parts] if self._worked_on is not None else []
+        modules = [part for part in found if isinstance(part, nn.Module)]
+        for module in modules:
+            module.to(self._worked_on)
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.to("cpu")
 
     def condition(self, values: Mapping[str, Sequence[Any]], batch: int) -> Condition:
         """What is said of each of `batch` items; a conditioner without values says nothing.
@@ -56,7 +81,7 @@ class Model(nn.Module):
         Raises:
             ConfigError: values for a conditioner that this model has not.
         """
-        return spoken(self._conditioners, values, batch)
+        return fitted(spoken(self._conditioners, values, batch), self.device, self.dtype)
 
     def nothing(self, batch: int) -> Condition:
         """The condition of having said nothing at all."""
@@ -70,7 +95,9 @@ class Model(nn.Module):
 
     def velocity(self, tokens: Tokens, time: Tensor, condition: Condition, *, prepared: Any = None) -> Tensor:
         """The velocity (B, N, D) at noisy tokens and time (B,), whatever the network was taught to predict."""
-        answer = self.predict(tokens, time, condition, prepared=prepared)
+        # a way is gone in the format of its noise, whatever the network computes in
+        seen = tokens.with_values(tokens.values.to(self.dtype))
+        answer = self.predict(seen, time, condition, prepared=prepared).to(tokens.values)
         return self.objective.velocity(answer, tokens.values, time)
 
     def prepare(self, tokens: Tokens, condition: Condition) -> Any:

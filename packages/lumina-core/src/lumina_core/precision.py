@@ -28,3 +28,10 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
+
+
+def usable(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The format itself, or float32 where the device is slow at it: half ones on most CPUs."""
+    if dtype == torch.float16 and device.type == "cpu":
+        return torch.float32
+    return torch.float32 if dtype == torch.bfloat16 and not _multiplies_bfloat16(device) else dtype

@@ -16,6 +16,7 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.tokenizer("image.patches", "lumina_image.patches:Patches", "square patches, row by row")
     parts.autoencoder("image.pixels", "lumina_image.autoencoder:Pixels", "no latent: the pixels themselves")
     parts.autoencoder("image.small", "lumina_image.autoencoder:SmallAutoencoder", "a small convolutional one to train")
+    parts.autoencoder("image.kl", "lumina_image.kl:KLAutoencoder", "published VAEs: AutoencoderKL of diffusers")
     parts.autoencoder("image.thumbnail", "lumina_image.thumbnail:Thumbnail", "averaged squares: the coarse look alone")
     parts.dataset("image.emoji", "lumina_image.emoji:EmojiDataset", "built in: Noto emoji, named in 18 languages")
     parts.dataset("image.folder", "lumina_image.folder:FolderDataset", "a folder of pictures with captions")

@@ -18,6 +18,11 @@ def lumina_register_parts(parts: Parts) -> None:
         "core.flag_dit", "lumina_core.nn.flag_dit:FlagDiT", "the older backbone, one axis, the paper's baseline"
     )
     parts.conditioner("core.text", "lumina_core.builtin.text:TextConditioner", "captions by a small trainable encoder")
+    parts.conditioner(
+        "core.transformers",
+        "lumina_core.builtin.pretrained:TransformersConditioner",
+        "captions by a pretrained language model (Gemma, T5)",
+    )
     parts.conditioner("core.label", "lumina_core.builtin.label:LabelConditioner", "one class of many")
     parts.head("core.velocity", "lumina_core.builtin.velocity:VelocityHead", "one vector a token, for generation")
     parts.objective("core.flow_matching", "lumina_core.flow.objective:FlowMatching", "the velocity from noise to data")
@@ -36,6 +41,7 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.times("core.within", "lumina_core.flow.times:Within", "draw: another one within an interval")
     parts.times("core.uniform_grid", "lumina_core.flow.times:UniformGrid", "grid: equal steps")
     parts.times("core.shift_grid", "lumina_core.flow.times:ShiftGrid", "grid: the rational shift, finer near noise")
+    parts.times("core.diffusers_grid", "lumina_core.flow.diffusers_grid:DiffusersGrid", "grid: as diffusers steps")
     parts.times("core.given_grid", "lumina_core.flow.times:GivenGrid", "grid: exactly the given times")
     parts.solver("core.euler", "lumina_core.flow.solver:euler", "first order, one evaluation a step")
     parts.solver("core.midpoint", "lumina_core.flow.solver:midpoint", "second order, two evaluations")

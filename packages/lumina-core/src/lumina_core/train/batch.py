@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from lumina_core.conditions import choose
+from lumina_core.conditions import choose, fitted
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model, spoken
 from lumina_core.parts import Conditioner, Dataset
@@ -66,7 +66,7 @@ def make_batch(
     kept = torch.stack([torch.rand((), generator=generator) for generator in generators]) >= drop
     if not bool(kept.all()):
         condition = choose(kept.to(model.device), condition, spoken(asked, {}, len(raw.draws)))
-    return Batch(tokens, condition)
+    return Batch(tokens, fitted(condition, model.device))
 
 
 def tokenised(model: Model, data: Sequence[Tensor]) -> Tokens:
