@@ -140,10 +140,11 @@ class Layers(nn.Module):
 def _cut(network: Any, place: int) -> bool:
     """Take off the layers above `place` and the final norm, where the network is a plain row of layers."""
     layers = getattr(network, "layers", None)
-    plain = isinstance(layers, nn.ModuleList) and len(layers) == network.config.num_hidden_layers
-    if not (plain and hasattr(network, "norm") and place):
+    if not (isinstance(layers, nn.ModuleList) and hasattr(network, "norm") and place):
         return False
-    network.layers, network.norm = nn.ModuleList(list(layers)[:place]), nn.Identity()
+    if len(layers) != network.config.num_hidden_layers:
+        return False
+    network.layers, network.norm = layers[:place], nn.Identity()
     network.config.num_hidden_layers = place
     return True
 
