@@ -147,6 +147,9 @@ class Make:
         said = {"label": request.label, "word": request.word}
         return {field: [value] for field, value in said.items() if value is not None}
 
+    def asked(self, said):
+        return {"word": said["word"]}
+
     def silences(self, request):
         return {} if request.silent is None else {"word": [request.silent]}
 

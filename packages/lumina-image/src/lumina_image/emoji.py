@@ -16,6 +16,7 @@ from lumina_core.config import nearest
 from lumina_core.errors import ConfigError
 from lumina_core.parts import Example
 from lumina_image import emoji_pack
+from lumina_image.emoji_exam import EmojiExam
 from lumina_image.emoji_pack import Record
 from lumina_image.pictures import to_tensor
 
@@ -87,6 +88,10 @@ class EmojiDataset:
     def records(self) -> Sequence[Record]:
         """What is known of each picture; see `lumina_image.emoji_pack.records`."""
         return self._records
+
+    def exam(self) -> EmojiExam:
+        """All pictures, those left out of training too, asked for by their names."""
+        return EmojiExam(self.config.side, self.languages)
 
     def captions(self, index: int) -> Mapping[str, Mapping[str, Any]]:
         """Language -> {"name": str, "keywords": [str, ...]}, for the languages of this data set."""

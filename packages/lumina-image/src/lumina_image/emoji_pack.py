@@ -41,6 +41,7 @@ def pictures() -> NDArray[np.uint8]:
     return cells
 
 
+@functools.lru_cache(maxsize=2)
 def resized(side: int) -> NDArray[np.uint8]:
     """All pictures at another side, (N, side, side, 3)."""
     if side == SIDE:

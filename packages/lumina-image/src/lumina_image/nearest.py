@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from lumina_core.measures import neighbours
+
 Pictures = NDArray[np.uint8]
 Features = NDArray[np.float64]
 
@@ -38,11 +40,11 @@ def rank(generated: Features, reference_index: NDArray[np.int64], references: Fe
     Returns:
         (M,): 0 where the right one is the nearest. A reference exactly as near as the right one is not counted.
     """
-    ranks = np.empty(len(generated), dtype=np.int64)
-    for place, (row, right) in enumerate(zip(generated, reference_index, strict=True)):
-        distances = ((references - row) ** 2).sum(axis=1)
-        ranks[place] = int((distances < distances[right] - SLACK).sum())
-    return ranks
+    found = neighbours.ranks(
+        torch.from_numpy(generated), torch.from_numpy(reference_index), torch.from_numpy(references), SLACK
+    )
+    counted: NDArray[np.int64] = found.numpy()
+    return counted
 
 
 def top(ranks: NDArray[np.int64], k: int) -> float:

@@ -20,6 +20,8 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.autoencoder("image.thumbnail", "lumina_image.thumbnail:Thumbnail", "averaged squares: the coarse look alone")
     parts.dataset("image.emoji", "lumina_image.emoji:EmojiDataset", "built in: Noto emoji, named in 18 languages")
     parts.dataset("image.folder", "lumina_image.folder:FolderDataset", "a folder of pictures with captions")
+    parts.features("image.coarse", "lumina_image.metrics.looks:Coarse", "16x16 averages of the pixels, no network")
+    parts.metric("image.retrieval", "lumina_image.metrics.retrieval:Retrieval", "is the right one the nearest real one")
     parts.task("image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image")
 
 

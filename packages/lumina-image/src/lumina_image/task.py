@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
+from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
 from lumina_core.request import Request
 from lumina_core.types import Extent
@@ -85,6 +86,18 @@ class TextToImage:
         """The prompt for the conditioner called `caption`; an emoji in it is read as its name."""
         return {"caption": [spelled_out(request.prompt)]}
 
+    def asked(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The request for an example again: its caption is the prompt.
+
+        Raises:
+            ConfigError: it has no caption.
+        """
+        if not isinstance(said.get("caption"), str):
+            raise ConfigError(
+                f"an example without caption cannot be asked for; it says only: {', '.join(said) or 'nothing'}"
+            )
+        return {"prompt": said["caption"]}
+
     def silences(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
         """The negative prompt, or nothing."""
         return {} if request.negative is None else {"caption": [spelled_out(request.negative)]}
@@ -112,5 +125,9 @@ class TextToImage:
 
 def to_picture(item: Tensor) -> Image.Image:
     """(3, H, W) in about [-1, 1] -> RGB; what lies outside is clipped."""
-    levels = ((item.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(levels(item).permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def levels(data: Tensor) -> Tensor:
+    """About [-1, 1] -> 0..255 uint8 as a file keeps them; what lies outside is clipped."""
+    return ((data.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -7,10 +7,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lumina_core.cli.options import option
 from lumina_core.cli.places import make_folder, places
 from lumina_core.errors import ConfigError
 
@@ -66,7 +67,7 @@ def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Pa
 
     own = [field for field in fields if field not in Request.model_fields and field != subject]
     shared = [field for field in fields if field in Request.model_fields]
-    asked = [_option(field, fields[field], field in shared) for field in (*own, *shared)]
+    asked = [option(field, fields[field], field in shared) for field in (*own, *shared)]
     path, noun = click.Path(path_type=Path), subject or "request"
     several = f"A file with one {noun} a line, each answered with seeds of its own; --out is a folder."
     return [
@@ -81,24 +82,6 @@ def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Pa
         click.Option(["--device"], metavar="NAME", default="cpu", help="cpu, cuda, mps ...  [default: cpu]"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on one line, last."),
     ]
-
-
-def _option(field: str, info: FieldInfo, shared: bool) -> click.Option:
-    plain = {kind for kind in (info.annotation, *get_args(info.annotation)) if kind in (int, float, str)}
-    kind = next((k for k in (float, int, str) if k in plain), str) if not _is_tuple(info) else str
-    usual = "the model's own" if shared and info.default is None else info.default
-    default = "" if usual is None else f"  [default: {usual}]"
-    text = (info.description or "").strip()
-    return click.Option(
-        [f"--{field.replace('_', '-')}"],
-        type=kind,
-        metavar=info.title or {int: "N", float: "X", str: "TEXT"}[kind],
-        help=f"{text[:1].upper()}{text[1:]}.{default}",
-    )
-
-
-def _is_tuple(info: FieldInfo) -> bool:
-    return any(getattr(kind, "__origin__", None) is tuple for kind in (info.annotation, *get_args(info.annotation)))
 
 
 def _run(task: Any, task_name: str, subject: str | None, values: dict[str, Any]) -> None:

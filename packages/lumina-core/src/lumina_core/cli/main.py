@@ -17,10 +17,11 @@ from lumina_core.plugins.offers import near
 SUMMARIES = {
     "train": "Train a recipe.",
     "check": "Try a recipe without training.",
+    "evaluate": "Judge a model by known examples.",
     "models": "List models and recipes, or describe a folder.",
     "plugins": "List plugins and parts, and why something was left out.",
 }
-MODULES = {"train": "train", "check": "train", "models": "models", "plugins": "plugins"}
+MODULES = {"train": "train", "check": "train", "evaluate": "evaluate", "models": "models", "plugins": "plugins"}
 
 
 class Lumina(click.Group):

@@ -1,0 +1,91 @@
+"""Which exam and which metrics a command names: data by recipe, name or folder; metrics by name, with options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lumina_core.config import Use, nearest, with_setting
+from lumina_core.errors import ConfigError, LuminaError
+from lumina_core.evaluate.exam import exam_of
+from lumina_core.model import Model, build, build_dataset
+from lumina_core.parts import Exam, Metric
+from lumina_core.plugins.registry import Registry
+from lumina_core.recipe import Recipe
+
+
+def recipe_exam(recipe: Recipe, registry: Registry, model: Model) -> Exam:
+    """The data set of a recipe (the model's own, say) as an exam.
+
+    Raises:
+        ConfigError: it names none, or an empty one.
+    """
+    return exam_of(build_dataset(recipe, registry), model.task.data_field)
+
+
+def named_exam(name: str, registry: Registry, model: Model) -> Exam | None:
+    """The data set called `name`, or the folder `name` as one; None where it is neither.
+
+    A folder is read by the data set `folder` of the plugin that brings the model's task.
+    """
+    if name in registry.entries("dataset"):
+        use = Use(use=name)
+    elif Path(name).is_dir():
+        plugin = model.recipe.task.use.partition(".")[0]
+        use = Use.model_validate({"use": f"{plugin}.folder", "folder": name})
+    else:
+        return None
+    return exam_of(build(registry, "dataset", use), model.task.data_field)
+
+
+def usual_metrics(registry: Registry, model: Model) -> tuple[dict[str, Metric], list[str]]:
+    """Every metric of the plugin that brings the model's task which works as it is; and why others are left out.
+
+    Raises:
+        ConfigError: none does.
+    """
+    plugin = model.recipe.task.use.partition(".")[0]
+    metrics, left_out = {}, []
+    for name in registry.entries("metric"):
+        if name.partition(".")[0] == plugin:
+            try:
+                metrics[name] = cast(Metric, build(registry, "metric", Use(use=name)))
+            except LuminaError as error:
+                left_out.append(f"{name} is left out: {error}")
+    if not metrics:
+        known = ", ".join(registry.entries("metric")) or "none"
+        raise ConfigError(
+            f"no metric for what this model makes works as it is; name one with --metrics (known: {known})"
+        )
+    return metrics, left_out
+
+
+def named_metrics(names: Sequence[str], settings: Sequence[str], registry: Registry) -> dict[str, Metric]:
+    """Metrics by name, with `NAME.OPTION=VALUE` carried out.
+
+    Raises:
+        ConfigError, PluginError: nothing is called so, an option does not fit or is for a metric that is not asked.
+    """
+    full = {_full(name, registry): name for name in names}
+    options: dict[str, dict[str, Any]] = {name: {} for name in full}
+    for setting in settings:
+        owner = next((name for name in full if setting.startswith((f"{name}.", f"{full[name]}."))), None)
+        if owner is None:
+            word = setting.partition("=")[0]
+            raise ConfigError(f"--set {setting}: no metric that is asked for begins '{word}'{nearest(word, full)}")
+        prefix = owner if setting.startswith(f"{owner}.") else full[owner]
+        options[owner] = with_setting(options[owner], setting[len(prefix) + 1 :])
+    return {name: _built(name, options[name], registry) for name in full}
+
+
+def _built(name: str, options: Mapping[str, Any], registry: Registry) -> Metric:
+    return cast(Metric, build(registry, "metric", Use.model_validate({"use": name, **options})))
+
+
+def _full(name: str, registry: Registry) -> str:
+    known = registry.entries("metric")
+    if name in known:
+        return name
+    registry.find("metric", name)  # says what is wrong with the name
+    return next(other for other in known if other.rpartition(".")[2] == name)

@@ -1,0 +1,131 @@
+"""`lumina evaluate` on pictures: a tiny model, the emoji and a folder, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lumina_core.types import Case, Judged
+from lumina_image.emoji import EmojiDataset
+from lumina_image.metrics.looks import Coarse
+from lumina_image.metrics.retrieval import Retrieval
+
+QUICK = ("--metrics", "image.retrieval", "--samples", 4, "--steps", 1, "--solver", "euler")
+
+
+@pytest.fixture
+def judge(lumina, tiny_folder):
+    def judged(*arguments: object):
+        return lumina("evaluate", tiny_folder, *QUICK, *arguments)
+
+    return judged
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(5):
+        pixels = np.random.default_rng(place).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+        (folder / f"{place}.txt").write_text(f"noise {place}", encoding="utf-8")
+    return folder
+
+
+def told(done) -> dict:
+    assert done.status == 0, done.err
+    return json.loads(done.out.splitlines()[-1])
+
+
+def test_one_object_says_what_was_found_and_how(judge):
+    found = told(judge("--json"))
+    assert found["data"]["real"] == 3786 and found["made"] == 4 and found["evaluations"] == 1
+    assert found["settings"]["solver"] == "euler" and {"torch", "lumina-core"} <= set(found["versions"])
+    score = found["scores"]["image.retrieval"]
+    assert set(score) > {"top1", "top5", "family"} and score["top1"]["name"] == "retrieval, top1, coarse pixels"
+
+
+def test_a_folder_gets_scores_a_sheet_and_can_be_gone_on_with(judge, pictures, tmp_path):
+    asked = ("--json", "--data", pictures, "--out", tmp_path / "judged")
+    first, again = told(judge(*asked)), told(judge(*asked, "--resume"))
+    assert again["scores"] == first["scores"]
+    assert {"scores.json", "sheet.png"} <= set(os.listdir(tmp_path / "judged"))
+    assert json.loads((tmp_path / "judged" / "scores.json").read_text("utf-8")) == again
+
+
+def test_a_table_tells_every_language_and_the_mean(judge):
+    done = judge("--data", "image.emoji", "--languages", "en,zh,hi")
+    assert done.status == 0 and all(word in done.out for word in ("en", "zh", "hi", "mean", "top1", "by language"))
+
+
+def test_left_out_combinations_are_asked_for_among_their_families(judge):
+    found = told(judge("--split", "left_out", "--json"))["scores"]["image.retrieval"]
+    assert found["within_family"]["count"] == 4 and {"two tones", "one tone"} & set(found["top1"]["by"]["sort"])
+
+
+def test_a_folder_of_pictures_is_data_too(judge, pictures):
+    found = told(judge("--data", pictures, "--json"))
+    assert found["data"]["real"] == 5 and "family" not in found["scores"]["image.retrieval"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metrics", "image.retreival"), "did you mean 'image.retrieval'"),
+        (("--metrics", "retreival"), "did you mean 'retrieval'"),
+        (("--languages", "xx"), "nothing can be asked in 'xx'"),
+        (("--split", "leftout"), "did you mean 'left_out'"),
+        (("--data", "image.emojis"), "did you mean 'image.emoji'"),
+        (("--set", "image.recall.k=3"), "no metric that is asked for"),
+        (("--set", "image.retrieval.featurs.use=x"), "did you mean 'features'"),
+        (("--solver", "midpont"), "did you mean 'midpoint'"),
+    ],
+)
+def test_a_mistake_is_one_line_that_helps(judge, arguments, message):
+    done = judge(*arguments)
+    assert done.status != 0 and message in done.err and done.err.count("\n") == 1
+
+
+def test_an_empty_folder_is_said(judge, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is empty" in judge("--data", tmp_path / "empty").err
+
+
+def test_a_model_of_another_modality_is_not_judged_as_pictures(lumina, toy, toy_folder):
+    done = lumina("evaluate", toy_folder, *QUICK, "--data", "image.emoji")
+    assert done.status != 0 and done.err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def known():
+    """The exam of the emoji, the metric, and its features of all real pictures."""
+    exam = EmojiDataset(EmojiDataset.Config()).exam()
+    metric = Retrieval(Retrieval.Config(), Coarse(Coarse.Config()))
+    return exam, metric, metric.features([exam.reference(place) for place in range(len(exam))])
+
+
+def test_real_pictures_find_themselves_and_their_families(known):
+    exam, metric, real = known
+    places = list(exam.places("left_out"))[:40]
+    judged = Judged(real[places], real, [Case({}, p) for p in places], torch.tensor(places), exam.families)
+    assert {name: float(values.mean()) for name, values in metric.figures(judged).items()} == dict.fromkeys(
+        ("top1", "top5", "family", "within_family"), 1.0
+    )
+
+
+def test_another_of_the_family_is_the_right_family_and_not_the_right_one(known):
+    exam, metric, real = known
+    hands = [place for place, family in enumerate(exam.families) if family == exam.families[exam.places("left_out")[0]]]
+    judged = Judged(real[hands[:1]], real, [Case({}, hands[1])], torch.tensor(hands), exam.families)
+    found = {name: float(values.mean()) for name, values in metric.figures(judged).items()}
+    assert (found["top1"], found["family"], found["within_family"]) == (0.0, 1.0, 0.0)
+
+
+def test_pictures_of_several_sizes_are_looked_at_in_order():
+    items = [torch.full((3, side, side), value) for side, value in ((64, -1.0), (32, 1.0), (32, 0.0), (48, 1.0))]
+    assert Coarse(Coarse.Config())(items).mean(1).tolist() == pytest.approx([0, 1, 0.5, 1], abs=0.01)
