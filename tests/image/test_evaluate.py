@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lumina_core.types import Case, Judged
+from lumina_core.judging import Case, Judged
 from lumina_image.emoji import EmojiDataset
 from lumina_image.metrics.looks import Coarse
 from lumina_image.metrics.retrieval import Retrieval

@@ -111,7 +111,7 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_same_figures(session, tm
     metric = Distance()
     resumed = judged(session, metric=metric, **asked, resume=True)
     assert plain(resumed) == plain(judged(session, batch=3))
-    assert metric.features.seen == 1 + 2  # the look at what a reference is, and what had not been made
+    assert metric.features.seen == 1 + 2 + 9  # a look at what a reference is, what had not been made, the real ones
 
 
 def test_features_of_real_examples_are_kept_for_another_model_or_seed(session, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import Config
-from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Judged, Loss, Tokens
+from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Loss, Tokens
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data.
@@ -252,94 +252,4 @@ class Task(Protocol):
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """Several items at a glance, as one file in `folder`; gives its path."""
-        ...
-
-
-class Asker(Protocol):
-    """A task whose models can be judged: it can ask for an example again."""
-
-    def asked(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What is said of an example, by its fields -> the fields of a request for it.
-
-        Raises:
-            ConfigError: too little is said of it.
-        """
-        ...
-
-
-class Exam(Protocol):
-    """What models are judged by: real examples, and what to say so as to get each of them again.
-
-    A data set that knows more than its examples tell brings its own by a method `exam() -> Exam`.
-    """
-
-    @property
-    def languages(self) -> Sequence[str]:
-        """Languages to ask in, the usual one first; empty where there is only one way to ask."""
-        ...
-
-    @property
-    def splits(self) -> Sequence[str]:
-        """Parts to ask for, the usual one first."""
-        ...
-
-    @property
-    def families(self) -> Sequence[str] | None:
-        """For each real example the name of those that belong together; None where nothing is known."""
-        ...
-
-    def __len__(self) -> int:
-        """N, how many real examples there are to be compared with."""
-        ...
-
-    def reference(self, index: int) -> Tensor:
-        """A real example as a model would make it, (channels, ...) in [-1, 1]."""
-        ...
-
-    def places(self, split: str) -> Sequence[int]:
-        """Which of the real examples a split asks for."""
-        ...
-
-    def said(self, index: int, language: str | None) -> Mapping[str, Any]:
-        """What is said of an example, by field; None: in the usual language."""
-        ...
-
-    def groups(self, index: int) -> Mapping[str, str]:
-        """What an example belongs to, {"kind": "a flag"}; figures are told for each group too."""
-        ...
-
-    def digest(self) -> str:
-        """Changes whenever a real example does; what is known of the examples is stored under it."""
-        ...
-
-
-class Features(Protocol):
-    """Data -> the numbers by which it is compared: a network's, or plain ones. Each item alone decides its row."""
-
-    name: str
-    """Said beside every figure that rests on it: `EfficientNet-Lite0`."""
-    key: str
-    """Changes whenever the numbers do (another network, other weights, another size)."""
-
-    def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """B items (channels, ...) in about [-1, 1] -> (B, D) on the CPU.
-
-        Raises:
-            ShapeError: they are no data of this modality.
-        """
-        ...
-
-
-class Metric(Protocol):
-    """Says how good what a model made is. Only features are kept of each item, so that any number can be judged."""
-
-    name: str
-    """In a table, before the figure's own name."""
-    features: Features
-    least: int
-    """Fewest cases that a figure can be told of."""
-
-    def figures(self, judged: Judged) -> Mapping[str, Tensor | float]:
-        """The figures by name. (M,): a number an item, whose mean it is, NaN where it does not apply to an item;
-        a float: one of the whole set."""
         ...

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,48 +136,3 @@ class Canvas:
     trained: tuple[float, float, float] | None
     base: float
     head_width: int
-
-
-@dataclass(frozen=True)
-class Case:
-    """One thing that a model is asked when it is judged.
-
-    Attributes:
-        said: what is said of the example, by field; a task's `asked` makes a request of it.
-        reference: place of the real example that should come out.
-        groups: what the case belongs to, {"language": "en", "group": "Flags"}; figures are told for each of them too.
-    """
-
-    said: Mapping[str, Any]
-    reference: int
-    groups: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a metric looks at: M things that were made, N real ones.
-
-    Attributes:
-        made: (M, D) features of what was made, one row a case.
-        real: (N, D) features of the real examples; `Case.reference` is a row of them.
-        cases: what each of the M was asked for.
-        population: the rows of `real` that the cases were drawn among, rising.
-        families: for each of the N the name of those that belong together (variants of one thing); None: not known.
-    """
-
-    made: Tensor
-    real: Tensor
-    cases: Sequence[Case]
-    population: Tensor
-    families: Sequence[str] | None = None
-
-    def only(self, places: Sequence[int], population: Tensor | None = None) -> Judged:
-        """Some of the cases, by their places; `population`: another one, None: the same."""
-        kept = self.population if population is None else population
-        rows = self.made[torch.as_tensor(places, dtype=torch.int64)]
-        return replace(self, made=rows, cases=[self.cases[place] for place in places], population=kept)
-
-    @property
-    def right(self) -> Tensor:
-        """(M,) which row of `real` each should have come near to."""
-        return torch.tensor([case.reference for case in self.cases], dtype=torch.int64)

@@ -23,6 +23,8 @@ SPLITS: dict[str, Callable[[Record], bool]] = {
 class EmojiExam:
     """3786 pictures. `base` asks for those without skin tones, `left_out` for the combinations kept out of training.
 
+    A picture's family is called by the code of its base emoji.
+
     Args:
         side: of the pictures, in pixels.
         languages: to ask in, the usual one first.
@@ -31,11 +33,7 @@ class EmojiExam:
     def __init__(self, side: int, languages: Sequence[str]) -> None:
         self.languages, self.splits = tuple(languages), tuple(SPLITS)
         self._side, self._records = side, emoji_pack.records()
-
-    @property
-    def families(self) -> Sequence[str]:
-        """A picture's family is called by the code of its base emoji."""
-        return [record["base"] for record in self._records]
+        self.families: Sequence[str] = [record["base"] for record in self._records]
 
     def __len__(self) -> int:
         return len(self._records)

@@ -17,7 +17,7 @@ from lumina_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lumina_core.evaluate.run import Asked, Judgement, Watch
-    from lumina_core.parts import Exam, Metric
+    from lumina_core.judging import Exam, Metric
     from lumina_core.session import Session
 
 SCORES, SHEET = "scores.json", "sheet"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lumina_core.config import nearest
 from lumina_core.errors import ConfigError
-from lumina_core.parts import Dataset, Exam
-from lumina_core.types import Case
+from lumina_core.judging import Case, Exam
+from lumina_core.parts import Dataset
 
 FIRST_SEED = 1000
 """Noise of the first case; the next have the numbers that follow."""

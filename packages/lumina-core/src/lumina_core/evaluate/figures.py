@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina_core.judging import Judged, Metric
 from lumina_core.measures.interval import Interval, of_blocks, of_mean, without
-from lumina_core.parts import Metric
-from lumina_core.types import Judged
 
 Groups = Sequence[Mapping[str, str]]
 """For each real example what it belongs to."""

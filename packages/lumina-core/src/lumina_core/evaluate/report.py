@@ -14,8 +14,8 @@ import torch
 
 from lumina_core import __version__
 from lumina_core.evaluate.run import Asked, Judgement
+from lumina_core.judging import Metric
 from lumina_core.model import Model
-from lumina_core.parts import Metric
 from lumina_core.plugins.registry import Registry
 
 LIBRARIES = ("numpy", "torch")

@@ -15,10 +15,9 @@ from lumina_core.errors import ConfigError
 from lumina_core.evaluate.exam import drawn, languages_of, population, seeds, split_of
 from lumina_core.evaluate.figures import Figure, figures
 from lumina_core.evaluate.kept import Cache, Kept, Part
-from lumina_core.parts import Exam, Features, Metric
+from lumina_core.judging import Case, Exam, Features, Judged, Metric
 from lumina_core.request import Request
 from lumina_core.session import Session
-from lumina_core.types import Case, Judged
 
 SHOWN = 32
 """Pairs on the sheet that is to be looked at."""

@@ -9,8 +9,8 @@ from typing import Any, cast
 from lumina_core.config import Use, nearest, with_setting
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.evaluate.exam import exam_of
+from lumina_core.judging import Exam, Metric
 from lumina_core.model import Model, build, build_dataset
-from lumina_core.parts import Exam, Metric
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.config import Use
+from lumina_core.judging import Features, Judged
 from lumina_core.measures.neighbours import nearest_in, ranks
-from lumina_core.parts import Features
-from lumina_core.types import Judged
 from lumina_image.nearest import SLACK
 
 
