@@ -190,6 +190,7 @@ def values(conditioner: str = "label", dataset: dict | None = None, **training) 
         "costly": {"name": "word", "use": "toy.words", "costly": True},
     }[conditioner]
     usual = {"steps": 12, "batch": 4, "rate": 1e-2, "warmup": 2, "compile": False, "save_every": 4, "sample_every": 0}
+    usual |= {"precision": "float32"}  # what is compared to the last digits must not depend on the machine's bfloat16
     return {
         "task": {"use": "toy.make"},
         "dataset": {"use": "toy.signals", **(dataset or {})},

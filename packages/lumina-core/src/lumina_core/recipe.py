@@ -62,7 +62,8 @@ class Training(Config):
     drop: float = Field(0.1, ge=0, le=1, description="share of the conditions replaced by silence")
     freeze: tuple[str, ...] = Field((), description="parts that are not trained: `conditioners.caption`, `autoencoder`")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the machine is fast at it"
+        "auto",
+        description="auto: bfloat16 where the machine is fast at it; float32: a batch cut otherwise gives equal losses",
     )
     compile: bool = Field(True, description="torch.compile the step's forward and backward")
     cache_bytes: int = Field(2**29, ge=0, description="room for what costly frozen conditioners said; 0: none")

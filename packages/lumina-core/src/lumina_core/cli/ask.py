@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from lumina_core.cli.options import option
 from lumina_core.cli.places import make_folder, places
+from lumina_core.cli.progress import progress
 from lumina_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -137,20 +137,16 @@ def _requests(
 
 
 def _answered(session: Session, requests: list[Request], paths: list[Path], quiet: bool) -> list[Answer]:
-    from rich.console import Console
-    from rich.progress import Progress
-
     answers: list[Answer] = []
     for note in dict.fromkeys(note for request in requests for note in session.notes(request)):
         click.echo(f"Note: {note}", err=True)
-    with Progress(disable=quiet or not sys.stderr.isatty(), transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task("generating", total=len(requests))
+    with progress("generating", len(requests), quiet) as done:
         for start in range(0, len(requests), BATCH):
             for answer in session.ask_all(requests[start : start + BATCH]):
                 make_folder(paths[len(answers)].parent)
                 answer.save(paths[len(answers)])
                 answers.append(answer)
-                bar.advance(task)
+                done(1)
     return answers
 
 
