@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lumina_core.conditions import select, stack
 from lumina_core.config import Use, named
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.flow.solver import integrate
+from lumina_core.given import NOTHING_GIVEN, Given, condition_of, noise_of
 from lumina_core.model import Finder, Model, build
 from lumina_core.motion import Guided, Moved, Scaled
 from lumina_core.parts import Extrapolation, Grid, Solver, Velocity
@@ -53,10 +53,16 @@ class Result:
 
 
 @torch.inference_mode()
-def generate(model: Model, finder: Finder, requests: Sequence[Request], on_step: OnStep | None = None) -> Result:
+def generate(
+    model: Model, finder: Finder, requests: Sequence[Request], on_step: OnStep | None = None,
+    given: Given = NOTHING_GIVEN,
+) -> Result:  # fmt: skip
     """Answer requests that agree in everything but what they say and their seeds, in one batch.
 
     Item by item the result is the same as if it had been asked alone (up to the rounding of larger matrix products).
+
+    Args:
+        given: conditions or noise that are handed over instead of being made from the requests.
 
     Raises:
         ConfigError: the requests disagree in size or settings, or ask what the model cannot do.
@@ -69,13 +75,15 @@ def generate(model: Model, finder: Finder, requests: Sequence[Request], on_step:
     seeds = [request.seed + k for request in requests for k in range(request.count)]
     halves = 1 if settings.guidance == 1 else 2
     blank = _blank(model, model.task.extent(first), halves * len(seeds))
-    noise = _noise(blank, seeds).to(model.device)
-    places = torch.tensor([row for row, request in enumerate(requests) for _ in range(request.count)])
-    said = _said(model, requests, places, settings.guidance)
-    velocity = _velocity(model, blank, said, settings.guidance, _scaled(model, finder, first))
-    solution = integrate(velocity, noise, grid, solver, on_step)
+    noise = noise_of(model, blank.values.shape[1:], given, seeds)
+    with model.at_work("conditioners"):
+        said = condition_of(model, requests, given, settings.guidance)
+    with model.at_work("backbone", "head"):
+        velocity = _velocity(model, blank, said, settings.guidance, _scaled(model, finder, first))
+        solution = integrate(velocity, noise, grid, solver, on_step)
     tokens = _blank(model, model.task.extent(first), len(seeds)).with_values(solution.values)
-    data = model.autoencoder.decode(model.tokenizer.latent(tokens))
+    with model.at_work("autoencoder"):
+        data = model.autoencoder.decode(model.tokenizer.latent(tokens))
     seconds = clock.perf_counter() - began
     return Result(data.float().cpu(), tuple(seeds), solution.evaluations, seconds, settings)
 
@@ -159,30 +167,6 @@ def _blank(model: Model, extent: Extent, batch: int) -> Tokens:
         asked = " x ".join(map(str, extent))
         latent = f" (a latent is {' x '.join(map(str, stride))} times smaller)" if any(s > 1 for s in stride) else ""
         raise ConfigError(f"this model cannot do {asked}: {error}{latent}") from error
-
-
-def _noise(blank: Tokens, seeds: Sequence[int]) -> Tensor:
-    # on the CPU and one generator an item: neither the device nor the neighbours change it
-    shape = blank.values.shape[1:]
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def _said(model: Model, requests: Sequence[Request], places: Tensor, guidance: float) -> Condition:
-    """The conditions of all items; with guidance, the silent ones behind them in the same batch."""
-    said = select(model.condition(_together(model.task.conditions, requests), len(requests)), places)
-    if guidance == 1:
-        return said
-    silent = select(model.condition(_together(model.task.silences, requests), len(requests)), places)
-    return stack([said, silent])
-
-
-def _together(ask: Callable[[Any], Mapping[str, Sequence[Any]]], requests: Sequence[Request]) -> dict[str, list[Any]]:
-    answers = [ask(request) for request in requests]
-    fields = {field for answer in answers for field in answer}
-    lacking = [field for field in fields if any(field not in answer for answer in answers)]
-    if lacking:
-        raise ConfigError(f"requests of one batch must all say something for '{lacking[0]}', or none of them")
-    return {field: [value for answer in answers for value in answer[field]] for field in sorted(fields)}
 
 
 def _velocity(model: Model, blank: Tokens, condition: Condition, guidance: float, scaled: Scaled) -> Velocity:

@@ -15,7 +15,9 @@ from lumina_core.checkpoint import load_model
 from lumina_core.config import nearest
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.generate import OnStep, Result, generate
+from lumina_core.given import NOTHING_GIVEN, Given
 from lumina_core.model import Model
+from lumina_core.placing import Placing, finite
 from lumina_core.plugins.loader import load
 from lumina_core.plugins.registry import Registry
 from lumina_core.request import Request
@@ -49,18 +51,35 @@ class Session:
     def __init__(self, model: Model, registry: Registry) -> None:
         self.model, self.registry = model, registry
 
-    def ask(self, on_step: OnStep | None = None, **asked: Any) -> list[Answer]:
+    def ask(self, on_step: OnStep | None = None, given: Given = NOTHING_GIVEN, **asked: Any) -> list[Answer]:
         """Answer one request; as many answers as its `count`.
+
+        Args:
+            given: conditions or noise made elsewhere, see `lumina_core.given`; with a condition the words may be left
+                out.
 
         Raises:
             ConfigError: a field is unknown or out of its range.
         """
-        return self.ask_all([self.request(**asked)], on_step)
+        if given.said is not None:
+            asked = {**dict.fromkeys(self._words(), "(given)"), **asked}
+        return self.ask_all([self.request(**asked)], on_step, given)
 
-    def ask_all(self, requests: Sequence[Request], on_step: OnStep | None = None) -> list[Answer]:
-        """Answer several requests in one batch; they must agree in size and settings."""
+    def ask_all(
+        self, requests: Sequence[Request], on_step: OnStep | None = None, given: Given = NOTHING_GIVEN
+    ) -> list[Answer]:
+        """Answer several requests in one batch; they must agree in size and settings.
+
+        A model in float16 that overflows is asked again in bfloat16, or float32 where that is slow, with a warning; it
+        stays in that format.
+
+        Raises:
+            LuminaError: what came out is no number.
+        """
         try:
-            result = generate(self.model, self.registry, requests, on_step)
+            result = finite(
+                self.model, lambda watch: generate(self.model, self.registry, requests, watch, given), on_step
+            )
         except (MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
@@ -83,6 +102,10 @@ class Session:
         rest = [speaker.unread(text) for speaker, text in texts if hasattr(speaker, "unread")]
         return [f"this model does not read so long a text; left out from: '{text[:40]}'" for text in rest if text]
 
+    def _words(self) -> list[str]:
+        fields = self.model.task.Request.model_fields
+        return [name for name, info in fields.items() if info.is_required() and info.annotation is str]
+
     def _answers(self, requests: Sequence[Request], result: Result) -> Iterator[Answer]:
         settings = result.record()["settings"]
         rows = [request for request in requests for _ in range(request.count)]
@@ -91,16 +114,25 @@ class Session:
             yield Answer(data, {**said, **result.record(), "seed": seed}, self.model)
 
 
-def open_model(model: str | Path | None = None, *, task: str | None = None, device: str = "cpu") -> Session:
+def open_model(
+    model: str | Path | None = None, *, task: str | None = None, device: str = "cpu", dtype: str | None = None,
+    offload: bool = False, text_device: str | None = None,
+) -> Session:  # fmt: skip
     """Open a model folder, or an installed model by its name.
 
     Args:
         model: folder or name; None: the first installed model (for `task`, where given).
+        device: where it computes.
+        dtype: float32, bfloat16, float16, or auto: bfloat16 where the device is fast at it. None: as it is stored,
+            float16 as float32.
+        offload: weights rest on the CPU, and each part stands on the device only while it works.
+        text_device: where conditioners stay, `cpu` for instance; None: with the rest.
 
     Raises:
-        ConfigError: no model is called so.
+        ConfigError: no model is called so, or there is no such device or format.
         CheckpointError, PluginError: the folder cannot be loaded.
     """
+    placed = Placing.read(device, dtype, offload, text_device)
     registry = load()
     installed = {n: m for n, m in registry.models().items() if task is None or m.extra["task"] == task}
     if model is None:
@@ -110,28 +142,20 @@ def open_model(model: str | Path | None = None, *, task: str | None = None, devi
     if str(model) in installed:
         package, _, path = installed[str(model)].target.partition(":")
         with as_file(files(package) / path) as folder:
-            return _session(folder, registry, task, device)
+            return _session(folder, registry, task, placed)
     if not Path(model).exists():
         raise CheckpointError(
             f"no model folder {model}, and no installed model is called so{nearest(str(model), installed)}"
         )
-    return _session(Path(model), registry, task, device)
+    return _session(Path(model), registry, task, placed)
 
 
-def _session(folder: Path, registry: Registry, task: str | None, device: str) -> Session:
-    _check_device(device)
-    model = load_model(folder, registry, device)
+def _session(folder: Path, registry: Registry, task: str | None, placed: Placing) -> Session:
+    model = load_model(folder, registry, placed.resting)
+    model = model if placed.dtype is None else model.to(placed.dtype)
     if task is not None and model.recipe.task.use != task:
         raise ConfigError(f"{folder} is a model for {model.recipe.task.use}, not for {task}; choose another --model")
-    return Session(model, registry)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"the device '{device}' cannot be used here ({reason}); try --device cpu") from error
+    return Session(placed.place(model), registry)
 
 
 def _is_memory(error: BaseException) -> bool:

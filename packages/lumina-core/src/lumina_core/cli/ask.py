@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lumina_core.cli.options import option
+from lumina_core.cli.options import option, placing_options
 from lumina_core.cli.places import make_folder, places
 from lumina_core.cli.progress import progress
 from lumina_core.errors import ConfigError
@@ -33,6 +36,9 @@ class _Asked:
     several: Path | None
     model: str | None
     device: str
+    dtype: str | None
+    offload: bool
+    text_device: str | None
     as_json: bool
 
 
@@ -80,6 +86,7 @@ def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Pa
         ),
         click.Option([f"--{noun}s", "several"], type=path, metavar="FILE", help=several),
         click.Option(["--device"], metavar="NAME", default="cpu", help="cpu, cuda, mps ...  [default: cpu]"),
+        *placing_options(),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on one line, last."),
     ]
 
@@ -93,9 +100,11 @@ def _run(task: Any, task_name: str, subject: str | None, values: dict[str, Any])
     requests = _requests(task.Request, subject, given, lines)
     paths = places(asked.out, len(requests), lines is not None, getattr(task, "suffix", ""))
     began = time.perf_counter()
-    session = open_model(asked.model, task=task_name, device=asked.device)
+    place = {key: getattr(asked, key) for key in ("device", "dtype", "offload", "text_device")}
+    session = open_model(asked.model, task=task_name, **place)
     opened = time.perf_counter()
-    answers = _answered(session, requests, paths, quiet=lines is None)
+    with _warnings_in_a_line():
+        answers = _answered(session, requests, paths, quiet=lines is None)
     if not asked.as_json:
         click.echo("\n".join(str(path) for path in paths))
         return
@@ -148,6 +157,14 @@ def _answered(session: Session, requests: list[Request], paths: list[Path], quie
                 answers.append(answer)
                 done(1)
     return answers
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """A warning is one line to read, without the place in the code that it came from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest: click.echo(f"Warning: {message}", err=True)
+        yield
 
 
 def _told(paths: list[Path], answers: list[Answer]) -> dict[str, Any]:

@@ -39,5 +39,17 @@ def option(field: str, info: FieldInfo, shared: bool) -> click.Option:
     )
 
 
+def placing_options() -> list[click.Parameter]:
+    """In which number format a model computes, and where its parts stand: see `open_model`."""
+    dtype = "float32, bfloat16, float16 or auto.  [default: as stored, float16 as float32]"
+    offload = "Rest on the CPU; each part of the model is on the device only while it works."
+    text = "Where the reader of the words stays, for example cpu.  [default: --device]"
+    return [
+        click.Option(["--dtype"], metavar="NAME", help=dtype),
+        click.Option(["--offload"], is_flag=True, help=offload),
+        click.Option(["--text-device"], metavar="NAME", help=text),
+    ]
+
+
 def _is_tuple(info: FieldInfo) -> bool:
     return any(getattr(kind, "__origin__", None) is tuple for kind in (info.annotation, *get_args(info.annotation)))

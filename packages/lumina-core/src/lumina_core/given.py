@@ -1,0 +1,102 @@
+"""What a batch is told: said by its requests, or handed over ready-made (conditions, noise)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina_core.conditions import fitted, pooled, select, stack
+from lumina_core.errors import ConfigError
+from lumina_core.model import Model
+from lumina_core.request import Request
+from lumina_core.types import Condition, check_shape
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is not made from the requests but handed over.
+
+    Conditions are of one item for all results, of one a request, or of one a result (requests one after another, each
+    with its `count`). A memory without the summary that its model wants gets its mean, as in the published models.
+
+    Attributes:
+        said: instead of what the requests say.
+        silent: instead of their negatives, or of silence; of any length, whatever the length of the other.
+        noise: latents to begin from, (results, channels, ...), instead of those drawn by the seeds.
+    """
+
+    said: Condition | None = None
+    silent: Condition | None = None
+    noise: Tensor | None = None
+
+
+NOTHING_GIVEN = Given()
+
+
+def condition_of(model: Model, requests: Sequence[Request], given: Given, guidance: float) -> Condition:
+    """The conditions of all results; with guidance, the silent ones behind them in the same batch.
+
+    Raises:
+        ConfigError: what is given is for another number of results.
+    """
+    places = torch.tensor([row for row, request in enumerate(requests) for _ in range(request.count)])
+    said = _chosen(model, given.said, lambda: _asked(model, model.task.conditions, requests), places)
+    if guidance == 1:
+        return said
+    return stack([said, _chosen(model, given.silent, lambda: _asked(model, model.task.silences, requests), places)])
+
+
+def noise_of(model: Model, shape: Sequence[int], given: Given, seeds: Sequence[int]) -> Tensor:
+    """Noise for tokens of `shape` (N, D), one item a seed.
+
+    Raises:
+        ShapeError: the given latents are of another size or number.
+    """
+    if given.noise is not None:
+        values = model.tokenizer.tokens(given.noise.float().to(model.device)).values
+        check_shape(values, (len(seeds), *shape), "the given noise, cut into tokens,")
+        return values
+    # on the CPU and one generator an item: neither the device nor the neighbours change it
+    drawn = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(model.device)
+
+
+def _chosen(model: Model, given: Condition | None, ask: Callable[[], Condition], places: Tensor) -> Condition:
+    if given is None:
+        return select(ask(), places)
+    items = _items(given)
+    requests = int(places[-1]) + 1
+    rows = {1: torch.zeros_like(places), requests: places, len(places): torch.arange(len(places))}
+    if items not in rows:
+        raise ConfigError(
+            f"a condition of {items} items was given; wanted 1, one a request ({requests}) or one a result "
+            f"({len(places)})"
+        )
+    return fitted(select(_completed(model, given), rows[items]), model.device, model.dtype)
+
+
+def _completed(model: Model, given: Condition) -> Condition:
+    wanted = sum(speaker.summary_width for speaker in model.speakers.values())
+    if given.summary is not None or given.memory is None or wanted != given.memory.shape[-1]:
+        return given
+    summary = pooled(given.memory.float(), given.memory_mask)
+    return Condition(given.memory, given.memory_mask, summary, given.context)
+
+
+def _items(condition: Condition) -> int:
+    tensors = (condition.memory, condition.summary, None if condition.context is None else condition.context.values)
+    return next((len(tensor) for tensor in tensors if tensor is not None), 1)
+
+
+def _asked(model: Model, ask: Callable[[Any], Mapping[str, Sequence[Any]]], requests: Sequence[Request]) -> Condition:
+    answers = [ask(request) for request in requests]
+    fields = {field for answer in answers for field in answer}
+    lacking = [field for field in fields if any(field not in answer for answer in answers)]
+    if lacking:
+        raise ConfigError(f"requests of one batch must all say something for '{lacking[0]}', or none of them")
+    values = {field: [value for answer in answers for value in answer[field]] for field in sorted(fields)}
+    return model.condition(values, len(requests))

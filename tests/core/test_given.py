@@ -1,0 +1,84 @@
+"""Conditions and noise made elsewhere: accepted, expanded to all results in order, and completed as published."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from making import registry_of
+
+from lumina_core.conditions import select
+from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.given import Given
+from lumina_core.session import Session
+
+WORDS = ["red cat", "blue sun", "a very much longer word about a house and the moon"]
+
+
+@pytest.fixture(scope="module")
+def session(toy_folder):
+    from lumina_core.checkpoint import load_model
+
+    registry = registry_of("toy")
+    return Session(load_model(toy_folder, registry), registry)
+
+
+def said(session, *words):
+    return session.model.condition({"word": list(words)}, len(words))
+
+
+def data(answers):
+    return torch.stack([answer.data for answer in answers])
+
+
+def test_a_condition_made_before_gives_what_its_words_give(session):
+    plain = session.ask(word="red cat", seed=3, count=2)
+    given = session.ask(given=Given(said=said(session, "red cat")), seed=3, count=2)
+    torch.testing.assert_close(data(given), data(plain), atol=1e-6, rtol=0)
+    assert given[0].record["word"] == "(given)"
+
+
+def test_several_requests_of_several_results_keep_conditions_and_masks_in_order(session):
+    """What diffusers' own pipeline gets wrong (diffusers issue 13634, 2): each result has its request's condition."""
+    requests = [session.request(word=word, seed=7 * row, count=2) for row, word in enumerate(WORDS)]
+    plain = data(session.ask_all(requests))
+    for row, word in enumerate(WORDS):
+        alone = data(session.ask(word=word, seed=7 * row, count=2))
+        torch.testing.assert_close(plain[2 * row : 2 * row + 2], alone, atol=1e-5, rtol=0)
+    one_a_request = said(session, *WORDS)
+    torch.testing.assert_close(data(session.ask_all(requests, given=Given(one_a_request))), plain, atol=1e-5, rtol=0)
+    one_a_result = select(one_a_request, torch.tensor([0, 0, 1, 1, 2, 2]))
+    torch.testing.assert_close(data(session.ask_all(requests, given=Given(one_a_result))), plain, atol=1e-5, rtol=0)
+
+
+def test_a_silence_of_any_length_is_taken_beside_words_of_any_length(session):
+    condition = said(session, "red cat")
+    longer = replace(
+        condition,
+        memory=torch.cat([condition.memory, torch.full_like(condition.memory, 9.0)], dim=1),
+        memory_mask=torch.tensor([[True] * condition.memory.shape[1] + [False] * condition.memory.shape[1]]),
+    )
+    short = data(session.ask(word="blue sun", given=Given(silent=condition)))
+    long = data(session.ask(word="blue sun", given=Given(silent=longer)))
+    torch.testing.assert_close(short, long, atol=1e-6, rtol=0)
+    assert (short - data(session.ask(word="blue sun"))).abs().max() > 1e-4
+
+
+def test_noise_made_elsewhere_takes_the_place_of_the_seeds(session):
+    noise = torch.randn(1, 1, 4, generator=torch.Generator().manual_seed(3))
+    first, second = (session.ask(word="red cat", seed=seed, given=Given(noise=noise)) for seed in (1, 2))
+    assert torch.equal(data(first), data(second))
+    tokens = torch.randn(2, 2, generator=torch.Generator().manual_seed(1)).view(1, 1, 4)
+    assert torch.equal(
+        data(session.ask(word="red cat", seed=1, given=Given(noise=tokens))), data(session.ask(word="red cat", seed=1))
+    )
+
+
+def test_what_is_given_for_another_number_of_results_is_told(session):
+    with pytest.raises(
+        ConfigError, match=r"a condition of 3 items was given; wanted 1, one a request \(1\) or .*\(2\)"
+    ):
+        session.ask(word="x", count=2, given=Given(said(session, *WORDS)))
+    with pytest.raises(ShapeError, match="the given noise"):
+        session.ask(word="x", count=2, given=Given(noise=torch.zeros(1, 1, 4)))
