@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from goldens_buckets import sizes
 from goldens_flow import grids, losses, plans
 from goldens_manifest import manifest
 from goldens_model import answer, gradients
@@ -33,6 +34,7 @@ HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
     "A4": (answer, 2e-5),
     "A5": (answer, 1e-4),
     "A9": (gradients, 1e-4),
+    "A10": (sizes, 0.0),
     "C2": (losses, 1e-5),
     "C3": (plans, 1e-5),
     "C5": (grids, 1e-6),
