@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ def test_a_size_that_fills_its_column_is_in_the_list(patches, ratio):
 @given(BUDGETS, RATIOS)
 def test_a_list_goes_from_wide_to_high_one_patch_at_a_time(patches, ratio):
     sizes = bucket_sizes(patches, 1, ratio)
-    for (wide, high), (next_wide, next_high) in zip(sizes, sizes[1:], strict=False):
+    for (wide, high), (next_wide, next_high) in pairwise(sizes):
         assert (next_wide - wide, next_high - high) in {(0, 1), (-1, 0)}
 
 

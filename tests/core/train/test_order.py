@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumina_core.train.order import Order, Reader
+from lumina_core.errors import ConfigError
+from lumina_core.train.order import Grouped, Order, Reader
 
 
 def epoch(order, size, number=0):
@@ -68,3 +69,76 @@ def test_every_place_has_a_seed_of_its_own():
 def test_a_reader_gives_the_steps_that_are_left():
     read = list(Reader(Order([1.0] * 5, 0), 2, 6, 4, (1, 2)))
     assert read == [Order([1.0] * 5, 0).share(step, 4, 1, 2) for step in (2, 3, 4, 5)]
+
+
+# ---- batches of one extent, and neighbours that are read together
+
+EXTENTS = ((4, 8), (8, 4), (6, 6), (2, 16))
+
+
+def grouped(size, seed, most=4, stretches=()):
+    """An order whose examples draw one of two extents each, by their index and their draw."""
+    return Grouped(
+        [1.0] * size, seed, stretches, extent=lambda index, draw: EXTENTS[(index + draw.randrange(2)) % most]
+    )
+
+
+def extents(order, draws):
+    return [order._extent(draw.index, draw.python()) for draw in draws]
+
+
+@given(st.integers(1, 50), st.integers(1, 12), st.integers(0, 99), st.integers(0, 2))
+def test_batches_of_one_extent_lose_and_repeat_no_draw(size, batch, seed, window):
+    order, plain, length = grouped(size, seed), Order([1.0] * size, seed), -(-size // batch)
+    steps = range(window * length, (window + 1) * length)
+    arranged = [order.step(step, batch) for step in steps]
+    assert {len(draws) for draws in arranged} == {batch}
+    assert sorted((d.seed, d.index) for draws in arranged for d in draws) == sorted(
+        (d.seed, d.index) for step in steps for d in plain.step(step, batch)
+    )
+
+
+@given(st.integers(20, 80), st.integers(2, 6), st.integers(0, 99))
+def test_at_most_one_batch_for_each_extent_is_left_to_mix(size, batch, seed):
+    order = grouped(size, seed)
+    steps = [set(extents(order, order.step(step, batch))) for step in range(-(-size // batch))]
+    assert sum(len(found) > 1 for found in steps) < len(EXTENTS)
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 99), st.integers(0, 30))
+def test_a_step_of_one_extent_can_be_had_without_those_before_it(size, batch, seed, step):
+    straight = grouped(size, seed)
+    for earlier in range(step):
+        straight.step(earlier, batch)
+    assert grouped(size, seed).step(step, batch) == straight.step(step, batch)
+
+
+@given(st.integers(1, 40), st.integers(0, 99), st.integers(0, 20))
+def test_where_there_is_one_extent_the_order_is_the_plain_one(size, seed, step):
+    assert grouped(size, seed, most=1).step(step, 5) == Order([1.0] * size, seed).step(step, 5)
+
+
+@given(st.sampled_from([1, 2, 4]), st.integers(0, 20))
+def test_processes_share_a_batch_of_one_extent(world, step):
+    shares = [grouped(31, 3).share(step, 8, rank, world) for rank in range(world)]
+    assert sorted(d.seed for share in shares for d in share) == sorted(d.seed for d in grouped(31, 3).step(step, 8))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 99), st.integers(0, 2))
+def test_with_stretches_an_epoch_is_still_a_permutation(stretches, seed, number):
+    size = sum(stretches)
+    assert sorted(epoch(Order([1.0] * size, seed, stretches), size, number)) == list(range(size))
+
+
+def test_examples_of_a_stretch_come_near_each_other_in_another_order_each_epoch(monkeypatch):
+    monkeypatch.setattr("lumina_core.train.order.MIXED", 20)
+    order = Order([1.0] * 200, 1, [10] * 20)
+    first, second = epoch(order, 200, 0), epoch(order, 200, 1)
+    for begin in range(0, 200, 20):
+        assert len({index // 10 for index in first[begin : begin + 20]}) == 2
+    assert first != second and first[:20] != sorted(first[:20])
+
+
+def test_an_empty_data_set_is_one_clear_line():
+    with pytest.raises(ConfigError, match="no examples; there is nothing to train on"):
+        Order([], 0)

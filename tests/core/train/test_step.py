@@ -9,10 +9,13 @@ from core.toy import recipe, registry
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_dataset, build_model
 from lumina_core.train import step as module
+from lumina_core.train.batch import Raw
 from lumina_core.train.distributed import Place
 from lumina_core.train.loop import _reader, freeze
 from lumina_core.train.optimizer import make_optimizers
-from lumina_core.train.step import Average, Stepper, compiled
+from lumina_core.train.order import Draw
+from lumina_core.train.step import Average, Compiled, Losses, Stepper, compiled
+from lumina_core.types import Condition, Loss, Tokens
 
 ALONE = Place(0, 1, torch.device("cpu"))
 
@@ -110,3 +113,30 @@ def test_without_a_compiler_training_goes_on_uncompiled(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match=r"no C\+\+ compiler"):
         assert compiled(len, torch.device("cpu")) is len
+
+
+def test_the_first_number_of_tokens_is_compiled_exactly_and_all_others_once(monkeypatch):
+    asked = []
+
+    def fake(predict, device, dynamic=False):
+        return lambda tokens, time, condition: asked.append((dynamic, tokens.values.shape[1]))
+
+    monkeypatch.setattr(module, "compiled", fake)
+    predict = Compiled(len, torch.device("cpu"))
+    for count in (6, 6, 4, 9, 6):
+        predict(Tokens(torch.zeros(2, count, 3), torch.zeros(2, count, 3), ((count,),) * 2), None, Condition())
+    assert asked == [(False, 6), (False, 6), (True, 4), (True, 9), (False, 6)]
+
+
+def test_data_of_several_sizes_are_rebuilt_size_by_size_each_item_weighing_alike():
+    asked = recipe()
+    losses = Losses(build_model(asked, registry()), asked.training, ALONE)
+
+    def rebuild(autoencoder, data, generators):
+        return Loss(data.mean(), {"items": torch.tensor(float(len(data)))})
+
+    losses.model.objective.rebuild = rebuild
+    data = tuple(torch.full((2, length), value) for length, value in ((6, 1.0), (4, 2.0), (6, 3.0), (4, 4.0)))
+    total, terms = losses(Raw(data[:3], {}, tuple(Draw(k, k) for k in range(3))))
+    assert float(total) == pytest.approx(2.0) and float(terms["items"]) == pytest.approx(5 / 3)
+    assert float(losses(Raw(data[::2], {}, tuple(Draw(k, k) for k in range(2))))[0]) == 2.0

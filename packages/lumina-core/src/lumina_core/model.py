@@ -175,11 +175,13 @@ def build(finder: Finder, kind: str, use: Use, **filled: Any) -> Any:
 
 
 def _inner(finder: Finder, settings: Config) -> Iterator[Any]:
-    """Parts that a part's own options name, in their order; the option's name is the kind."""
+    """Parts that a part's own options name, in their order; the option's name is the kind, and it may name several."""
     for kind in type(settings).model_fields:
         value = getattr(settings, kind)
         if isinstance(value, Use):
             yield build(finder, kind, value)
+        elif isinstance(value, tuple) and value and all(isinstance(one, Use) for one in value):
+            yield tuple(build(finder, kind, one) for one in value)
 
 
 def _network(

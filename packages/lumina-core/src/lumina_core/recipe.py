@@ -104,8 +104,9 @@ class Recipe(Config):
 
 
 def _named(kind: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    # an option that names a part is called after the kind of that part
-    inner = [(key, value) for key, value in options.items() if isinstance(value, Mapping) and "use" in value]
+    # an option that names a part, or several, is called after the kind of that part
+    listed = [(key, one) for key, value in options.items() for one in (value if isinstance(value, list) else [value])]
+    inner = [(key, one) for key, one in listed if isinstance(one, Mapping) and "use" in one]
     return [(kind, str(options["use"])), *(part for key, value in inner for part in _named(key, value))]
 
 

@@ -4,97 +4,109 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lumina_image.pictures import SUFFIXES
+from lumina_core.errors import ConfigError
+from lumina_image.captions import Captions, read_json, read_lines, read_record
+from lumina_image.pictures import SUFFIXES, PictureError
+from lumina_image.source import Found, Place, Skipped
 
 CAPTIONS = "captions.jsonl"
 
 
 class Entry(NamedTuple):
-    """A picture by its path inside the folder, and one or more captions."""
+    """A picture by its path inside the folder, what is said of it, and the number of its class where it has one."""
 
     file: str
-    captions: tuple[str, ...]
+    captions: Captions
+    label: int | None = None
 
 
-class Skipped(NamedTuple):
-    """A picture, or a line of captions.jsonl, that is not used, and why."""
+class Listed:
+    """A source that knows all its pictures by heart: files of one folder."""
 
-    name: str
-    reason: str
+    together = 0
+
+    def __init__(self, root: Path, found: Sequence[Entry | Skipped], advice: str, classes: int = 0) -> None:
+        self.title, self.advice, self._root, self._classes = str(root), advice, root, classes
+        self._entries = [one for one in found if isinstance(one, Entry)]
+        self._skipped = [one for one in found if isinstance(one, Skipped)]
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._entries)
+
+    def scan(self) -> Iterator[Found | Skipped]:
+        """What was left aside, then every picture."""
+        yield from self._skipped
+        for number, entry in enumerate(self._entries):
+            yield Found(entry.file, (number,), self._root / entry.file)
+
+    def picture(self, place: Place) -> Path:
+        """Its file."""
+        return self._root / self._entries[place[0]].file
+
+    def captions(self, place: Place) -> Captions:
+        """What was said of it when the folder was listed."""
+        return self._entries[place[0]].captions
+
+    def more(self, place: Place) -> Mapping[str, Any]:
+        """`label`, where the folder has classes."""
+        label = self._entries[place[0]].label
+        return {} if label is None else {"label": label}
+
+    def values(self, field: str) -> Sequence[Any] | None:
+        """The numbers of all classes for `label`."""
+        return range(self._classes) if field == "label" and self._classes else None
+
+    def home(self) -> None:
+        """Nowhere: the files themselves say it."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """None; nothing is kept."""
+        return {}
+
+    def state(self) -> None:
+        """None; nothing is kept."""
 
 
-def list_folder(root: Path) -> tuple[list[Entry], list[Skipped]]:
+def existing(folder: str, part: str) -> Path:
+    """The folder that an option names.
+
+    Raises:
+        ConfigError: there is none; `part` names the data set in the message.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{part}: no folder '{folder}'; give one with --set dataset.folder=DIR")
+    return root
+
+
+def list_folder(root: Path, weights: Mapping[str, float] | None = None) -> Iterator[Entry | Skipped]:
     """What the folder holds, in a fixed order; no picture is opened."""
-    entries: list[Entry] = []
-    skipped: list[Skipped] = []
-    for found in _from_jsonl(root) if (root / CAPTIONS).is_file() else _from_sidecars(root):
-        if isinstance(found, Entry):
-            entries.append(found)
-        else:
-            skipped.append(found)
-    return entries, skipped
+    return _from_jsonl(root, weights) if (root / CAPTIONS).is_file() else _from_sidecars(root, weights)
 
 
-def _from_jsonl(root: Path) -> Iterator[Entry | Skipped]:
-    if not _inside(root, root / CAPTIONS):
-        yield Skipped(CAPTIONS, "a link that leads outside the folder")
-        return
-    # bytes, since one line that is not UTF-8 should cost that line only
-    for number, line in enumerate((root / CAPTIONS).read_bytes().split(b"\n"), start=1):
-        if line.strip():
-            yield _from_line(root, line, f"{CAPTIONS}:{number}")
+def list_classes(root: Path, captions: Mapping[str, Captions]) -> Iterator[Entry | Skipped]:
+    """The pictures under each class's folder; a class is numbered by its place in `captions`."""
+    for label, name in enumerate(captions):
+        for file in picture_files(root, root / name):
+            reason = refused(root, file)
+            yield Skipped(file, reason) if reason else Entry(file, captions[name], label)
 
 
-def _from_line(root: Path, line: bytes, place: str) -> Entry | Skipped:
-    try:
-        said: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return Skipped(place, "not a line of JSON")
-    if not isinstance(said, dict) or not isinstance(said.get("file"), str) or not said["file"]:
-        return Skipped(place, 'has no "file"')
-    file, caption = str(said["file"]), said.get("caption")
-    captions = _clean(caption if isinstance(caption, list) else [caption])
-    if not captions:
-        return Skipped(file, 'its "caption" is not a text or a list of texts')
-    reason = _refused(root, file)
-    return Skipped(file, reason) if reason else Entry(Path(file).as_posix(), captions)
-
-
-def _from_sidecars(root: Path) -> Iterator[Entry | Skipped]:
-    for file in _pictures(root):
-        reason = _refused(root, file)
-        if reason:
-            yield Skipped(file, reason)
-            continue
-        said = _sidecar(root, Path(file).with_suffix(".txt"))
-        yield said if isinstance(said, Skipped) else Entry(file, said)
-
-
-def _pictures(root: Path) -> list[str]:
+def picture_files(root: Path, under: Path) -> list[str]:
+    """The files under a folder that are called like pictures, by their paths inside `root`; links are not followed."""
     found: list[str] = []
-    for folder, _, names in os.walk(root, followlinks=False):
+    for folder, _, names in os.walk(under, followlinks=False):
         here = Path(folder).relative_to(root)
         found += [(here / name).as_posix() for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
     return sorted(found)
 
 
-def _sidecar(root: Path, file: Path) -> tuple[str, ...] | Skipped:
-    name = file.as_posix()
-    reason = _refused(root, name)
-    if reason:
-        return Skipped(name, f"no caption: {reason}")
-    try:
-        captions = _clean((root / file).read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError):
-        return Skipped(name, "no caption: the file is not UTF-8 text")
-    return captions or Skipped(name, "no caption: the file is empty")
-
-
-def _refused(root: Path, file: str) -> str:
+def refused(root: Path, file: str) -> str:
     """Why a file named by its path inside the folder is not to be opened; empty where it may be."""
     path = Path(file)
     if path.is_absolute() or ".." in path.parts or "\0" in file or not _inside(root, root / path):
@@ -104,13 +116,60 @@ def _refused(root: Path, file: str) -> str:
     return "" if (root / path).is_file() else "not a plain file"
 
 
+def _from_jsonl(root: Path, weights: Mapping[str, float] | None) -> Iterator[Entry | Skipped]:
+    if not _inside(root, root / CAPTIONS):
+        yield Skipped(CAPTIONS, "a link that leads outside the folder")
+        return
+    # bytes, since one line that is not UTF-8 should cost that line only
+    with (root / CAPTIONS).open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _from_line(root, line, f"{CAPTIONS}:{number}", weights)
+
+
+def _from_line(root: Path, line: bytes, place: str, weights: Mapping[str, float] | None) -> Entry | Skipped:
+    try:
+        said: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return Skipped(place, "not a line of JSON")
+    if not isinstance(said, dict) or not isinstance(said.get("file"), str) or not said["file"]:
+        return Skipped(place, 'has no "file"')
+    file = str(said["file"])
+    try:
+        captions = read_record(said, weights)
+    except PictureError as error:
+        return Skipped(file, str(error))
+    reason = refused(root, file)
+    return Skipped(file, reason) if reason else Entry(Path(file).as_posix(), captions)
+
+
+def _from_sidecars(root: Path, weights: Mapping[str, float] | None) -> Iterator[Entry | Skipped]:
+    for file in picture_files(root, root):
+        reason = refused(root, file)
+        if reason:
+            yield Skipped(file, reason)
+            continue
+        said = _sidecar(root, Path(file), weights)
+        yield said if isinstance(said, Skipped) else Entry(file, said)
+
+
+def _sidecar(root: Path, file: Path, weights: Mapping[str, float] | None) -> Captions | Skipped:
+    """The captions of the .txt beside a picture; of the .json where there is no .txt."""
+    text, record = file.with_suffix(".txt"), file.with_suffix(".json")
+    beside = record if not (root / text).exists() and (root / record).exists() else text
+    name = beside.as_posix()
+    reason = refused(root, name)
+    if reason:
+        return Skipped(name, f"no caption: {reason}")
+    try:
+        data = (root / beside).read_bytes()
+        return read_lines(data, weights) if beside is text else read_json(data, weights)
+    except (OSError, PictureError) as error:
+        return Skipped(name, str(error) if isinstance(error, PictureError) else f"no caption: {error.strerror}")
+
+
 def _inside(root: Path, path: Path) -> bool:
     try:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):
         return False
-
-
-def _clean(said: list[Any]) -> tuple[str, ...]:
-    texts = (" ".join(one.split()) for one in said if isinstance(one, str))
-    return tuple(text for text in texts if text)

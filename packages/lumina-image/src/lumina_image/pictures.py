@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lumina_core.errors import LuminaError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Decoded inside this process by Pillow alone; EPS, for example, would start another program."""
+
+Held = Path | bytes
+"""A picture as it is kept: a file, or the bytes of one."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
@@ -23,23 +27,23 @@ class PictureError(LuminaError):
     """A file cannot be used as a picture; the message says why, in a few words."""
 
 
-def check_header(path: Path, max_pixels: int) -> tuple[int, int]:
-    """(width, height) as the header states it; nothing is decoded.
+def check_header(held: Held, max_pixels: int) -> tuple[int, int]:
+    """(width, height) as the header states it, upright by its EXIF orientation; nothing is decoded.
 
     Raises:
         PictureError: no picture in one of FORMATS, or more than `max_pixels`.
     """
-    with _opened(path, max_pixels) as image:
-        return image.size
+    with _opened(held, max_pixels) as image:
+        return _upright(image)
 
 
-def read_picture(path: Path, max_pixels: int) -> Image.Image:
+def read_picture(held: Held, max_pixels: int) -> Image.Image:
     """The first frame, upright by its EXIF orientation, in RGB, transparent parts white.
 
     Raises:
         PictureError: as for `check_header`, or the data is damaged or cut off.
     """
-    with _opened(path, max_pixels) as image:
+    with _opened(held, max_pixels) as image:
         try:
             return on_white(ImageOps.exif_transpose(image))
         except PictureError:
@@ -62,17 +66,26 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, side: int, across: float = 0.5, down: float = 0.5) -> Image.Image:
-    """The largest square of a picture, resized to `side`.
+    """The largest square of a picture, resized to `side`."""
+    return covered(image, (side, side), across, down)
+
+
+def covered(image: Image.Image, size: tuple[int, int], across: float = 0.5, down: float = 0.5) -> Image.Image:
+    """The largest part of a picture that has the shape of `size`, resized to it.
 
     Cut before resizing, so that a picture of 1 x 100000 never becomes a giant.
 
     Args:
+        size: (width, height) in pixels.
         across, down: where it is cut, 0 (left, top) to 1 (right, bottom); 0.5 is the middle.
     """
-    width, height = image.size
-    edge = min(width, height)
-    left, upper = across * (width - edge), down * (height - edge)
-    return image.resize((side, side), Image.Resampling.LANCZOS, box=(left, upper, left + edge, upper + edge))
+    (width, height), (wide, high) = image.size, size
+    too_wide = width * high > height * wide
+    kept_width, kept_height = (height * wide / high, height) if too_wide else (width, width * high / wide)
+    left, upper = across * (width - kept_width), down * (height - kept_height)
+    # rounding may lead a hair beyond the edge, which Pillow refuses
+    box = (left, upper, min(left + kept_width, width), min(upper + kept_height, height))
+    return image.resize(size, Image.Resampling.LANCZOS, box=box)
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -80,11 +93,11 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)).div_(127.5).sub_(1)
 
 
-def _opened(path: Path, max_pixels: int) -> Image.Image:
+def _opened(held: Held, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound follows
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(BytesIO(held) if isinstance(held, bytes) else held, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise PictureError(f"too large: {_brief(error)}") from error
     except UnidentifiedImageError as error:
@@ -96,6 +109,14 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
         image.close()
         raise PictureError(f"too large: {width}x{height}, more than {max_pixels} pixels (max_pixels)")
     return image
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except Exception:  # a damaged EXIF block turns nothing; the pixels may be whole
+        turned = False
+    return (image.height, image.width) if turned else image.size
 
 
 def _brief(error: Exception) -> str:

@@ -10,6 +10,7 @@ import traceback
 import click
 
 from lumina_core import __version__
+from lumina_core.cli.recipes import asked_dataset
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load
 from lumina_core.plugins.offers import near
@@ -73,7 +74,7 @@ class Lumina(click.Group):
 
 @click.group(
     cls=Lumina,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "obj": asked_dataset},
     epilog='Example:  lumina image "a red heart" --out heart.png',
 )
 @click.version_option(__version__, prog_name="lumina")

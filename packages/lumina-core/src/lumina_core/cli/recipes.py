@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lumina_core.parts import Dataset
     from lumina_core.plugins.registry import Registry
     from lumina_core.recipe import Recipe
 
@@ -36,3 +37,17 @@ def asked_recipe(registry: Registry, name: str, settings: tuple[str, ...]) -> Re
     for setting in settings:
         values = with_setting(values, setting)
     return read_recipe(values, name)
+
+
+def asked_dataset(name: str, settings: tuple[str, ...]) -> tuple[Recipe, Dataset]:
+    """The recipe that a command names, and its data set, built. Commands of plugins find this function as `ctx.obj`.
+
+    Raises:
+        LuminaError: there is no such recipe, it names no data set, or that cannot be read.
+    """
+    from lumina_core.model import build_dataset
+    from lumina_core.plugins.loader import load
+
+    registry = load()
+    recipe = asked_recipe(registry, name, settings)
+    return recipe, build_dataset(recipe, registry)

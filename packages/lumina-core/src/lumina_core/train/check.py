@@ -15,7 +15,7 @@ from lumina_core.train.batch import Examples, Raw, tokenised
 from lumina_core.train.distributed import Place
 from lumina_core.train.loop import freeze
 from lumina_core.train.optimizer import make_optimizers
-from lumina_core.train.order import Order
+from lumina_core.train.order import order_of
 from lumina_core.train.step import Stepper
 
 CHECKED = 4
@@ -87,8 +87,8 @@ def memory(model: Model, recipe: Recipe, tokens: int) -> int:
 
 
 def _read(model: Model, dataset: Dataset, seed: int) -> Raw:
-    order = Order([dataset.weight(index) for index in range(len(dataset))], seed)
-    return Examples(dataset, model.task.data_field, list(model.speakers))[order.step(0, CHECKED)]
+    draws = order_of(dataset, seed).step(0, CHECKED)
+    return Examples(dataset, model.task.data_field, list(model.speakers))[draws]
 
 
 def _one_step(model: Model, recipe: Recipe, raw: Raw) -> float:

@@ -23,7 +23,7 @@ from lumina_core.train.batch import Examples, Raw, tokenised
 from lumina_core.train.distributed import Place
 from lumina_core.train.log import Log
 from lumina_core.train.optimizer import make_optimizers
-from lumina_core.train.order import Draw, Order, Reader
+from lumina_core.train.order import Draw, Reader, order_of
 from lumina_core.train.preview import draw_samples
 from lumina_core.train.state import Run, load_run, newest, prune, save_run
 from lumina_core.train.step import Average, Stepper
@@ -171,8 +171,7 @@ def _reader(model: Model, dataset: Dataset, done: int, place: Place) -> DataLoad
         raise ConfigError(
             f"training.batch {training.batch} cannot be shared by {place.world} processes; take a multiple"
         )
-    order = Order([dataset.weight(index) for index in range(len(dataset))], training.seed)
-    steps = Reader(order, done, training.steps, training.batch, (place.rank, place.world))
+    steps = Reader(order_of(dataset, training.seed), done, training.steps, training.batch, (place.rank, place.world))
     examples = Examples(dataset, model.task.data_field, list(model.speakers))
     # batch_size None: a whole step is read at once, see Examples
     return DataLoader(examples, sampler=steps, batch_size=None, num_workers=training.workers)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,10 @@ from lumina_core.train.distributed import Place
 from lumina_core.train.features import remembered
 from lumina_core.train.optimizer import Optimizers, share_of_rate
 from lumina_core.train.watch import blame
+from lumina_core.types import Condition, Loss, Tokens
+
+Rebuild = Callable[[Any, Tensor, Sequence[torch.Generator]], Loss]
+"""An objective's `rebuild`: (autoencoder, data of one size, one generator an item) -> the mean loss."""
 
 
 class Losses(nn.Module):
@@ -29,7 +35,7 @@ class Losses(nn.Module):
         self.model, self.drop = model, training.drop
         self.dtype, self.device_of = resolve(training.precision, place.device), place.device
         self.speakers = remembered(model.speakers, training.cache_bytes)
-        self._predict = compiled(model.predict, place.device) if training.compile else model.predict
+        self._predict = Compiled(model.predict, place.device) if training.compile else model.predict
 
     def forward(self, raw: Raw, plain: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of the items, and its terms; `plain`: not compiled, so that layers can be watched."""
@@ -37,20 +43,52 @@ class Losses(nn.Module):
         rebuild = getattr(self.model.objective, "rebuild", None)
         with autocast(self.dtype, self.device_of):
             if rebuild is not None:
-                rebuilt = rebuild(self.model.autoencoder, torch.stack(raw.data).to(self.device_of), generators)
-                return rebuilt.total, rebuilt.terms
+                return self._rebuilt(rebuild, raw, generators)
             batch = make_batch(self.model, raw, generators, self.drop, self.speakers)
             predict = self.model.predict if plain else self._predict
             loss = self.model.objective.loss(predict, batch, generators)
         return loss.total, loss.terms
 
+    def _rebuilt(
+        self, rebuild: Rebuild, raw: Raw, generators: list[torch.Generator]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over the items, which are rebuilt together where they have one size."""
+        sizes: dict[torch.Size, list[int]] = {}
+        for place, item in enumerate(raw.data):
+            sizes.setdefault(item.shape, []).append(place)
+        total, terms = torch.zeros((), device=self.device_of), dict[str, Tensor]()
+        for places in sizes.values():
+            data = torch.stack([raw.data[place] for place in places]).to(self.device_of)
+            said = rebuild(self.model.autoencoder, data, [generators[place] for place in places])
+            share = len(places) / len(raw.data)
+            total = total + said.total * share
+            terms = {name: terms.get(name, 0) + value * share for name, value in said.terms.items()}
+        return total, terms
 
-def compiled(predict: Predict, device: torch.device) -> Predict:
+
+class Compiled:
+    """A prediction, compiled: for the first number of tokens exactly, and once more for all others together.
+
+    A graph for each of many sizes would take minutes each, and past a handful of them torch compiles no more.
+    """
+
+    def __init__(self, predict: Predict, device: torch.device) -> None:
+        self._exact, self._any = compiled(predict, device), compiled(predict, device, dynamic=True)
+        self._first: int | None = None
+
+    def __call__(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
+        """As the prediction itself."""
+        count = tokens.values.shape[1]
+        self._first = self._first or count
+        return (self._exact if count == self._first else self._any)(tokens, time, condition)
+
+
+def compiled(predict: Predict, device: torch.device, dynamic: bool = False) -> Predict:
     """The compiled form of a prediction; itself where this machine has nothing to compile with."""
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         warnings.warn("no C++ compiler found: training without torch.compile, which is slower", stacklevel=2)
         return predict
-    found: Predict = torch.compile(predict, dynamic=False)
+    found: Predict = torch.compile(predict, dynamic=dynamic)
     return found
 
 
