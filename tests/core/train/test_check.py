@@ -7,7 +7,7 @@ import os
 import pytest
 from core.toy import LENGTH, recipe, registry, values
 
-from lumina_core.errors import ConfigError, PluginError
+from lumina_core.errors import CheckpointError, ConfigError, PluginError
 from lumina_core.model import build_model
 from lumina_core.recipe import read_recipe
 from lumina_core.train.check import check, memory
@@ -48,4 +48,12 @@ def test_a_backbone_option_that_does_not_exist_is_named_with_its_nearest():
     plain = values()
     plain["backbone"]["widht"] = 3
     with pytest.raises(ConfigError, match="'widht'; did you mean 'width'"):
+        check(read_recipe(plain, "toy"), registry())
+
+
+def test_what_a_recipe_borrows_is_looked_for_before_anything_large_is_built():
+    plain = values()
+    plain["conditioners"] = [{"name": "word", "use": "core.transformers", "source": "./no/such/folder", "width": 2048}]
+    plain["backbone"]["width"] = 2**20  # too large for any machine
+    with pytest.raises(CheckpointError, match=r"there is no folder \./no/such/folder"):
         check(read_recipe(plain, "toy"), registry())

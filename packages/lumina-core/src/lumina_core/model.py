@@ -144,6 +144,17 @@ def build_model(recipe: Recipe, finder: Finder) -> Model:
     return Model(recipe, parts, conditioners)
 
 
+def look_outside(recipe: Recipe, finder: Finder) -> None:
+    """Look whether the weights that a recipe borrows are there, before anything large is built.
+
+    Raises:
+        CheckpointError: some are not; the message says how to give a folder.
+    """
+    for kind, use in (("autoencoder", recipe.autoencoder), *(("conditioner", use) for use in recipe.conditioners)):
+        if hasattr(finder.find(kind, use.use), "ready"):
+            build(finder, kind, use).ready()
+
+
 def build_dataset(recipe: Recipe, finder: Finder) -> Dataset:
     """The recipe's data set.
 

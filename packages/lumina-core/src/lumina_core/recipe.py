@@ -67,6 +67,10 @@ class Training(Config):
     )
     compile: bool = Field(True, description="torch.compile the step's forward and backward")
     cache_bytes: int = Field(2**29, ge=0, description="room for what costly frozen conditioners said; 0: none")
+    cache_folder: str | None = Field(
+        None, description="folder where they are kept on disk as well, by content; runs may share it"
+    )
+    cache_folder_bytes: int = Field(2**36, ge=0, description="room in that folder; once it is full nothing is added")
     workers: int = Field(0, ge=0, description="processes that read examples")
     seed: int = Field(0, ge=0, description="of the first weights, the order of examples, times, noise, crops, captions")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")

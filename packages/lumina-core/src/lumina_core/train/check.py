@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lumina_core.model import Model, build_dataset, build_model
+from lumina_core.model import Model, build_dataset, build_model, look_outside
 from lumina_core.parts import Dataset
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe
@@ -43,6 +43,7 @@ def check(recipe: Recipe, registry: Registry) -> Found:
     Raises:
         LuminaError: as the run itself would.
     """
+    look_outside(recipe, registry)
     dataset = build_dataset(recipe, registry)
     model = build_model(recipe, registry)
     for field, conditioner in model.speakers.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lumina_core.conditions import select, stack
 from lumina_core.parts import Conditioner
+from lumina_core.train.shelf import Shelf
 from lumina_core.types import Condition
 
 
@@ -24,10 +25,12 @@ class Remembered:
     Args:
         conditioner: its weights stand still, and the same value always gives the same condition.
         room: bytes that may be kept, on the device where the conditions are made; 0 keeps nothing.
+        shelf: where texts are kept on disk as well, for a conditioner that has a `fingerprint`; None: nowhere.
     """
 
-    def __init__(self, conditioner: Conditioner, room: int) -> None:
-        self.conditioner, self.room = conditioner, room
+    def __init__(self, conditioner: Conditioner, room: int, shelf: Shelf | None = None) -> None:
+        self.conditioner, self.room, self.shelf = conditioner, room, shelf
+        self._fingerprint: str = conditioner.fingerprint() if shelf is not None else ""  # type: ignore[attr-defined]
         self.memory_width, self.summary_width = conditioner.memory_width, conditioner.summary_width
         self._kept: dict[Hashable, Condition] = {}
         self._silence: Condition | None = None
@@ -41,30 +44,51 @@ class Remembered:
     def nothing(self, batch: int) -> Condition:
         """The conditioner's own silence, made once."""
         if self._silence is None:
-            with torch.no_grad():
-                self._silence = self.conditioner.nothing(1)
+            self._silence = self._shelved(None, lambda: self.conditioner.nothing(1))
         return select(self._silence, torch.zeros(batch, dtype=torch.int64))
 
     def _said(self, key: Hashable, value: Any) -> Condition:
         if key in self._kept:
             return self._kept[key]
-        with torch.no_grad():
-            condition = self.conditioner.encode([value])
+        condition = self._made(value)
         size = _bytes(condition)
         if size <= self.room and not isinstance(key, _Unknown):
             self._kept[key] = condition
             self.room -= size
         return condition
 
+    def _made(self, value: Any) -> Condition:
+        if isinstance(value, str):
+            return self._shelved(value, lambda: self.conditioner.encode([value]))
+        with torch.no_grad():
+            return self.conditioner.encode([value])
 
-def remembered(conditioners: Mapping[str, Conditioner], room: int) -> dict[str, Conditioner]:
+    def _shelved(self, text: str | None, make: Callable[[], Condition]) -> Condition:
+        """What is on the shelf for a text (None: silence), or what is made now and put there."""
+        if self.shelf is None:
+            with torch.no_grad():
+                return make()
+        condition = self.shelf.find(self._fingerprint, text)
+        if condition is None:
+            with torch.no_grad():
+                condition = make()
+            self.shelf.keep(self._fingerprint, text, condition)
+        return condition
+
+
+def remembered(
+    conditioners: Mapping[str, Conditioner], room: int, shelf: Shelf | None = None
+) -> dict[str, Conditioner]:
     """The conditioners of a run, those that are costly and frozen with a memory; they share `room` bytes.
 
     A conditioner says that it is costly by an attribute `costly = True`, for instance one that reads text with a large
     pretrained network. The others are asked as ever: for a cheap one, reading a whole batch at once is the faster way.
     """
     worth = {name for name, c in conditioners.items() if getattr(c, "costly", False) and _still(c)}
-    return {n: Remembered(c, room // len(worth)) if n in worth else c for n, c in conditioners.items()}
+    return {
+        name: Remembered(c, room // len(worth), shelf if hasattr(c, "fingerprint") else None) if name in worth else c
+        for name, c in conditioners.items()
+    }
 
 
 class _Unknown:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lumina_core.checkpoint import WEIGHTS, compare, fitting, model_folder, read_weights, save_model
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError
 from lumina_core.files import whole_file
-from lumina_core.model import Model, build_dataset, build_model
+from lumina_core.model import Model, build_dataset, build_model, look_outside
 from lumina_core.parts import Dataset
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe, write_recipe
@@ -66,6 +66,7 @@ def _train(recipe: Recipe, registry: Registry, asked: Asked, place: Place) -> Pa
         raise ConfigError(
             f"{asked.out} holds a run already ({begun.name}); go on with --resume or choose another --out"
         )
+    look_outside(recipe, registry)
     asked.out.mkdir(parents=True, exist_ok=True)
     dataset = build_dataset(recipe, registry)
     run, done = _prepared(recipe, registry, asked, place, dataset, begun)

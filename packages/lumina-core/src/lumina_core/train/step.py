@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lumina_core.train.batch import Raw, make_batch
 from lumina_core.train.distributed import Place
 from lumina_core.train.features import remembered
 from lumina_core.train.optimizer import Optimizers, share_of_rate
+from lumina_core.train.shelf import Shelf
 from lumina_core.train.watch import blame
 from lumina_core.types import Condition, Loss, Tokens
 
@@ -34,8 +36,15 @@ class Losses(nn.Module):
         super().__init__()
         self.model, self.drop = model, training.drop
         self.dtype, self.device_of = resolve(training.precision, place.device), place.device
+<<<<<<< HEAD
         self.speakers = remembered(model.speakers, training.cache_bytes)
         self._predict = Compiled(model.predict, place.device) if training.compile else model.predict
+=======
+        where = training.cache_folder
+        shelf = None if where is None else Shelf(Path(where), training.cache_folder_bytes, place.device)
+        self.speakers = remembered(model.speakers, training.cache_bytes, shelf)
+        self._predict = compiled(model.predict, place.device) if training.compile else model.predict
+>>>>>>> 3553bbf (What costly conditioners said is kept on disk by content; recipes of the paper's sizes name Gemma and the published VAEs)
 
     def forward(self, raw: Raw, plain: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of the items, and its terms; `plain`: not compiled, so that layers can be watched."""
