@@ -46,7 +46,7 @@ class Shelf:
             kept = load_file(self._path(fingerprint, text), str(self.device))
         except (OSError, SafetensorError):
             return None
-        return Condition(**{door: kept[door] for door in DOORS if door in kept})
+        return Condition(*(kept.get(door) for door in DOORS))
 
     def keep(self, fingerprint: str, text: str | None, condition: Condition) -> None:
         """Keep what was said, where there is room for it."""

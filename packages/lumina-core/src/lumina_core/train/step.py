@@ -36,15 +36,10 @@ class Losses(nn.Module):
         super().__init__()
         self.model, self.drop = model, training.drop
         self.dtype, self.device_of = resolve(training.precision, place.device), place.device
-<<<<<<< HEAD
-        self.speakers = remembered(model.speakers, training.cache_bytes)
-        self._predict = Compiled(model.predict, place.device) if training.compile else model.predict
-=======
         where = training.cache_folder
         shelf = None if where is None else Shelf(Path(where), training.cache_folder_bytes, place.device)
         self.speakers = remembered(model.speakers, training.cache_bytes, shelf)
-        self._predict = compiled(model.predict, place.device) if training.compile else model.predict
->>>>>>> 3553bbf (What costly conditioners said is kept on disk by content; recipes of the paper's sizes name Gemma and the published VAEs)
+        self._predict = Compiled(model.predict, place.device) if training.compile else model.predict
 
     def forward(self, raw: Raw, plain: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of the items, and its terms; `plain`: not compiled, so that layers can be watched."""
