@@ -46,7 +46,7 @@ class Shelf:
             kept = load_file(self._path(fingerprint, text), str(self.device))
         except (OSError, SafetensorError):
             return None
-        return Condition(*(kept.get(door) for door in DOORS))
+        return Condition(kept.get("memory"), kept.get("memory_mask"), kept.get("summary"))
 
     def keep(self, fingerprint: str, text: str | None, condition: Condition) -> None:
         """Keep what was said, where there is room for it."""
