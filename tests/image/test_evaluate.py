@@ -120,7 +120,8 @@ def test_real_pictures_find_themselves_and_their_families(known):
 
 def test_another_of_the_family_is_the_right_family_and_not_the_right_one(known):
     exam, metric, real = known
-    hands = [place for place, family in enumerate(exam.families) if family == exam.families[exam.places("left_out")[0]]]
+    first = exam.families[exam.places("left_out")[0]]
+    hands = [place for place, family in enumerate(exam.families) if family == first]
     judged = Judged(real[hands[:1]], real, [Case({}, hands[1])], torch.tensor(hands), exam.families)
     found = {name: float(values.mean()) for name, values in metric.figures(judged).items()}
     assert (found["top1"], found["family"], found["within_family"]) == (0.0, 1.0, 0.0)

@@ -131,7 +131,10 @@ class Features(Protocol):
 
 
 class Metric(Protocol):
-    """Says how good what a model made is. Only features are kept of each item, so that any number can be judged."""
+    """Says how good what a model made is. Only features are kept of each item, so that any number can be judged.
+
+    One that has more to say of its figures may have `notes(judged) -> list[str]`.
+    """
 
     name: str
     """In a table, before the figure's own name."""

@@ -25,7 +25,14 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.dataset("image.parquet", "lumina_image.parquet_shards:ParquetDataset", "Parquet files with pictures in them")
     parts.dataset("image.tar", "lumina_image.tar_shards:TarDataset", "tar files as WebDataset packs them")
     parts.features("image.coarse", "lumina_image.metrics.looks:Coarse", "16x16 averages of the pixels, no network")
+    parts.features("image.efficientnet_lite0", "lumina_image.metrics.networks:EfficientNetLite0", "a network, offline")
+    parts.features("image.inception", "lumina_image.metrics.networks:Inception", "the network of FID")
+    parts.features("image.clip", "lumina_image.metrics.clip:Clip", "pictures and texts in one space, from a folder")
     parts.metric("image.retrieval", "lumina_image.metrics.retrieval:Retrieval", "is the right one the nearest real one")
+    parts.metric("image.feature_retrieval", "lumina_image.metrics.retrieval:FeatureRetrieval", "the same by a network")
+    parts.metric("image.frechet", "lumina_image.metrics.sets:Frechet", "Frechet distance of features (FD, or FID)")
+    parts.metric("image.precision_recall", "lumina_image.metrics.sets:PrecisionRecall", "k-nearest-neighbour manifolds")
+    parts.metric("image.similarity", "lumina_image.metrics.clip:Similarity", "picture and caption by CLIP")
     parts.task("image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image")
 
 

@@ -67,7 +67,7 @@ def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -
     Known examples are asked for again; metrics compare what comes with the real ones.
     """
     from lumina_core.evaluate.report import fingerprint, place, report
-    from lumina_core.evaluate.run import Asked
+    from lumina_core.evaluate.run import Asked, countable
     from lumina_core.evaluate.run import evaluate as run
     from lumina_core.session import open_model
 
@@ -75,8 +75,8 @@ def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -
     own = {key: asked.pop(key) for key in list(asked) if key in Asked.__dataclass_fields__}
     wanted = Asked(**own, settings={key: value for key, value in asked.items() if value is not None})
     session = open_model(model, device=device)
-    metrics, notes = _metrics(session, names, options)
     exam = _exam(session, data)
+    metrics, notes = _metrics(session, names, options, countable(exam, wanted))
     with _watched() as watch:
         found = run(session, exam, metrics, wanted, watch, fingerprint(session.model))
     told = {
@@ -94,13 +94,14 @@ def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -
     _say(told, as_json)
 
 
-def _metrics(session: Session, names: tuple[str, ...], options: tuple[str, ...]) -> tuple[dict[str, Metric], list[str]]:
+def _metrics(
+    session: Session, names: tuple[str, ...], options: tuple[str, ...], count: int
+) -> tuple[dict[str, Metric], list[str]]:
     from lumina_core.evaluate.subject import named_metrics, usual_metrics
 
     if names:
         return named_metrics(names, options, session.registry), []
-    metrics, left_out = usual_metrics(session.registry, session.model)
-    return (named_metrics(tuple(metrics), options, session.registry) if options else metrics), left_out
+    return usual_metrics(session.registry, session.model, options, count)
 
 
 def _exam(session: Session, data: str | None) -> Exam:

@@ -16,23 +16,25 @@ def print_scores(told: Mapping[str, Any], console: Console | None = None) -> Non
     """One table of all figures, then one a metric for each key that cases are grouped by."""
     out = console or Console()
     way = ", ".join(f"{key} {value}" for key, value in told["settings"].items())
-    table = Table("figure", "value", "error", "95 %", "of", title=f"{told['made']} made: {way}")
+    out.print(f"{told['made']} made: {way}", highlight=False, soft_wrap=True)
+    table = Table("figure", "value", "error", "95 %", "of")
     for score in told["scores"].values():
         for figure in _figures(score).values():
             error, count = _number(figure.get("error")), str(figure["count"])
             table.add_row(figure["name"], _number(figure["value"]), error, _bounds(figure), count)
     out.print(table)
-    for score in told["scores"].values():
+    for metric, score in told["scores"].items():
         for key in dict.fromkeys(key for figure in _figures(score).values() for key in figure.get("by", {})):
-            _print_groups(key, score, out)
+            _print_groups(metric, key, score, out)
 
 
-def _print_groups(key: str, score: Mapping[str, Any], out: Console) -> None:
+def _print_groups(metric: str, key: str, score: Mapping[str, Any], out: Console) -> None:
     having = {name: figure for name, figure in _figures(score).items() if figure.get("by", {}).get(key)}
     names = list(dict.fromkeys(group for figure in having.values() for group in figure["by"][key]))
     if len(names) < 2:
         return
-    table = Table(key, *having, "of", title=f"{score['metric']} ({score['features']}), by {key}")
+    out.print(f"{metric} ({score['features']}), by {key}", highlight=False, soft_wrap=True)
+    table = Table(key, *having, "of")
     for group in names[:MANY]:
         found = [figure["by"][key].get(group) for figure in having.values()]
         count = max(one["count"] for one in found if one)

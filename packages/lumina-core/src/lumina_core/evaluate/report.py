@@ -44,7 +44,7 @@ def report(judgement: Judgement, metrics: Mapping[str, Metric], asked: Asked) ->
 def _told(judgement: Judgement, name: str, metric: Metric) -> dict[str, Any]:
     figures = {figure: found.plain() for figure, found in judgement.figures[name].items()}
     titled = {f: {"name": title(metric, f), **plain} for f, plain in figures.items()}
-    return {"metric": metric.name, "features": metric.features.name, **titled}
+    return {"features": metric.features.name, **titled}
 
 
 def title(metric: Metric, figure: str) -> str:

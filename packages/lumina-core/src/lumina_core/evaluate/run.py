@@ -132,10 +132,16 @@ def _request(session: Session, case: Case, seed: int, settings: Mapping[str, Any
     return session.request(**task.asked(case.said), **{**settings, "seed": seed})
 
 
+def countable(exam: Exam, asked: Asked) -> int:
+    """How many things will be made, or how many real ones there are, whichever is fewer."""
+    there, languages = len(exam.places(split_of(exam, asked.split))), len(languages_of(exam, asked.languages))
+    return min(min(asked.samples, there) * asked.each * languages, there)
+
+
 def _check(plan: _Plan) -> None:
     """Nothing is made for a metric that could not tell a figure of it."""
+    count = countable(plan.exam, plan.asked)
     for name, metric in plan.metrics.items():
-        count = min(len(plan.cases), len(plan.exam.places(plan.split)))
         if count < metric.least:
             raise ConfigError(
                 f"{name} needs at least {metric.least} things made and as many real ones, here are {count}; "
@@ -198,25 +204,23 @@ def _judged(plan: _Plan, kept: Kept, real: Mapping[str, Tensor], watch: Watch) -
     exam, cases = plan.exam, plan.cases
     groups = [exam.groups(index) for index in range(len(exam))]
     told: dict[str, dict[str, Figure]] = {}
+    notes = _notes(plan)
     for place, (name, metric) in enumerate(plan.metrics.items()):
         watch("compared", place, len(plan.metrics))
         key = metric.features.key
         made = kept.features(key, len(cases))
         judged = Judged(made, real[key], cases, population(exam, plan.split), exam.families)
         told[name] = figures(metric, judged, groups)
+        notes += metric.notes(judged) if hasattr(metric, "notes") else []
     shown = [item for place, data in kept.data().items() for item in (data, exam.reference(cases[place].reference))]
     return Judgement(
         told, cases, [request.seed for request in plan.requests], plan.split, plan.languages,
-        [part.record for part in kept.parts], shown, _notes(plan),
+        [part.record for part in kept.parts], shown, notes,
     )  # fmt: skip
 
 
 def _notes(plan: _Plan) -> list[str]:
     there = len(plan.exam.places(plan.split))
-    notes = []
-    if there < plan.asked.samples:
-        notes.append(f"the split '{plan.split}' has {there} examples, not {plan.asked.samples}: each is asked for once")
-    count = len(plan.cases)
-    for metric in plan.metrics.values():
-        notes += metric.notes(count) if hasattr(metric, "notes") else []
-    return notes
+    if there >= plan.asked.samples:
+        return []
+    return [f"the split '{plan.split}' has {there} examples, not {plan.asked.samples}: each is asked for once"]

@@ -39,24 +39,37 @@ def named_exam(name: str, registry: Registry, model: Model) -> Exam | None:
     return exam_of(build(registry, "dataset", use), model.task.data_field)
 
 
-def usual_metrics(registry: Registry, model: Model) -> tuple[dict[str, Metric], list[str]]:
+def usual_metrics(
+    registry: Registry, model: Model, settings: Sequence[str], count: int
+) -> tuple[dict[str, Metric], list[str]]:
     """Every metric of the plugin that brings the model's task which works as it is; and why others are left out.
+
+    Args:
+        settings: as for `named_metrics`.
+        count: how many things will be made.
 
     Raises:
         ConfigError: none does.
     """
     plugin = model.recipe.task.use.partition(".")[0]
+    names = [name for name in registry.entries("metric") if name.partition(".")[0] == plugin]
+    options = _options({name: name for name in names}, settings)
     metrics, left_out = {}, []
-    for name in registry.entries("metric"):
-        if name.partition(".")[0] == plugin:
-            try:
-                metrics[name] = cast(Metric, build(registry, "metric", Use(use=name)))
-            except LuminaError as error:
-                left_out.append(f"{name} is left out: {error}")
+    for name in names:
+        try:
+            metric = _built(name, options[name], registry)
+        except LuminaError as error:
+            if options[name]:
+                raise
+            left_out.append(f"{name} is left out: {error}")
+            continue
+        if metric.least > count:
+            left_out.append(f"{name} is left out: it needs at least {metric.least} things made, here are {count}")
+        else:
+            metrics[name] = metric
     if not metrics:
-        known = ", ".join(registry.entries("metric")) or "none"
         raise ConfigError(
-            f"no metric for what this model makes works as it is; name one with --metrics (known: {known})"
+            f"no metric works as it is ({'; '.join(left_out) or 'none is installed'}); see: lumina plugins"
         )
     return metrics, left_out
 
@@ -68,6 +81,12 @@ def named_metrics(names: Sequence[str], settings: Sequence[str], registry: Regis
         ConfigError, PluginError: nothing is called so, an option does not fit or is for a metric that is not asked.
     """
     full = {_full(name, registry): name for name in names}
+    options = _options(full, settings)
+    return {name: _built(name, options[name], registry) for name in full}
+
+
+def _options(full: Mapping[str, str], settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options of each metric; `full` names them in full and as they were asked for."""
     options: dict[str, dict[str, Any]] = {name: {} for name in full}
     for setting in settings:
         owner = next((name for name in full if setting.startswith((f"{name}.", f"{full[name]}."))), None)
@@ -76,7 +95,7 @@ def named_metrics(names: Sequence[str], settings: Sequence[str], registry: Regis
             raise ConfigError(f"--set {setting}: no metric that is asked for begins '{word}'{nearest(word, full)}")
         prefix = owner if setting.startswith(f"{owner}.") else full[owner]
         options[owner] = with_setting(options[owner], setting[len(prefix) + 1 :])
-    return {name: _built(name, options[name], registry) for name in full}
+    return options
 
 
 def _built(name: str, options: Mapping[str, Any], registry: Registry) -> Metric:

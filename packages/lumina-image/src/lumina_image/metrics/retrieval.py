@@ -39,6 +39,15 @@ class Retrieval:
         return told if judged.families is None else told | _family(judged, judged.families)
 
 
+class FeatureRetrieval(Retrieval):
+    """The same by what a network sees rather than by colours in their places."""
+
+    class Config(Retrieval.Config):
+        """By which features."""
+
+        features: Use = Use(use="image.efficientnet_lite0")
+
+
 def _family(judged: Judged, families: Sequence[str]) -> dict[str, Tensor]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(families))}
     of = torch.tensor([numbers[name] for name in families])

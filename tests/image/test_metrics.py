@@ -1,0 +1,216 @@
+"""Metrics of pictures by networks: the networks know what they see, and figures are what closed forms say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.errors import CheckpointError, ConfigError, PluginError, ShapeError
+from lumina_core.judging import Case, Judged
+from lumina_image.emoji import EmojiDataset
+
+pytest.importorskip("timm")
+fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+transformers = pytest.importorskip("transformers")
+
+from lumina_image.metrics import networks
+from lumina_image.metrics.clip import Clip, Similarity
+from lumina_image.metrics.networks import EfficientNetLite0, Inception
+from lumina_image.metrics.sets import Frechet, PrecisionRecall
+
+EXAM = EmojiDataset(EmojiDataset.Config()).exam()
+BASE = list(EXAM.places("base"))
+KNOWN = {
+    "strawberry": 949, "banana": 954, "lemon": 951, "umbrella": 879, "teapot": 849, "violin": 889, "lady beetle": 301,
+    "butterfly": 323, "tiger": 292, "flamingo": 130, "scorpion": 71, "hamburger": 933, "pineapple": 953, "panda": 388,
+}  # fmt: skip
+"""Names of emoji that are also classes of ImageNet, with the number of the class."""
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return EfficientNetLite0(EfficientNetLite0.Config(side=64))
+
+
+def pictures(*names: str):
+    by_name = {EXAM.said(place, "en")["caption"]: place for place in BASE}
+    return [EXAM.reference(by_name[name]) for name in names]
+
+
+def judged(made, real, cases=()):
+    rows = torch.arange(len(real))
+    return Judged(made, real, cases or [Case({}, 0)] * len(made), rows)
+
+
+class Given:
+    name = key = "given"
+
+
+def test_the_network_recognises_drawings_of_things_that_it_was_taught(lite0):
+    file = networks._weights(networks._lite0_file())
+    features = EfficientNetLite0(EfficientNetLite0.Config(side=224))(pictures(*KNOWN))
+    classes = features @ file["_fc.weight"].T + file["_fc.bias"]
+    right = classes.gather(1, torch.tensor(list(KNOWN.values()))[:, None])
+    assert (classes > right).sum(1).median() < 30  # of 1000; a guess would be 500
+
+
+def test_features_do_not_depend_on_the_neighbours_nor_on_what_a_file_would_not_keep(lite0):
+    items = pictures(*KNOWN)
+    assert torch.allclose(lite0(items)[3:4], lite0(items[3:4]), atol=1e-4)
+    assert torch.equal(lite0([items[0]]), lite0([items[0] + 1e-4]))
+
+
+def test_pictures_of_any_size_have_features_and_other_data_has_none(lite0):
+    assert lite0([torch.zeros(3, 20, 50), torch.zeros(3, 64, 64)]).shape == (2, 1280)
+    with pytest.raises(ShapeError, match="this model makes"):
+        lite0([torch.zeros(2, 6)])
+
+
+def test_figures_are_named_by_the_features_and_their_size():
+    assert [EfficientNetLite0(EfficientNetLite0.Config(side=s)).name for s in (96, 224)] == [
+        "EfficientNet-Lite0",
+        "EfficientNet-Lite0 at 224 px",
+    ]
+
+
+def test_the_frechet_distance_of_real_pictures_is_nothing_and_grows_with_noise(lite0):
+    items = [EXAM.reference(place) for place in BASE[::16]]
+    real = lite0(items)
+    metric = Frechet(Frechet.Config(), lite0)
+    noise = torch.Generator().manual_seed(0)
+    found = [
+        metric.figures(judged(lite0([i + s * torch.randn(i.shape, generator=noise) for i in items]), real))["FD"]
+        for s in (0, 0.1, 0.4)
+    ]
+    assert found[0] == pytest.approx(0, abs=1e-3) and found[0] < found[1] < found[2]
+
+
+def test_the_frechet_distance_knows_other_real_pictures_from_the_same():
+    metric = Frechet(Frechet.Config(), Given())
+    made = torch.randn(80, 3, generator=torch.Generator().manual_seed(1))
+    both = torch.cat([made, made + 7])
+    first, second = torch.arange(80), torch.arange(80, 160)
+    cases = [Case({}, 0)] * 80
+    assert metric.figures(Judged(made, both, cases, first))["FD"] == pytest.approx(0, abs=1e-9)
+    assert metric.figures(Judged(made, both, cases, second))["FD"] == pytest.approx(3 * 49, rel=1e-6)
+
+
+def test_few_pictures_for_many_numbers_are_said_to_make_the_distance_too_large():
+    metric = Frechet(Frechet.Config(), Given())
+    few, many = (judged(torch.rand(count, 60), torch.rand(100, 60)) for count in (60, 61))
+    assert "too large" in metric.notes(few)[0] and metric.notes(many) == []
+
+
+def test_precision_and_recall_of_half_the_real_ones():
+    line = torch.arange(40.0)[:, None]
+    real = torch.cat([line, line + 1000])
+    found = PrecisionRecall(PrecisionRecall.Config(), Given()).figures(judged(line + 0.1, real))
+    assert (float(found["precision"].mean()), found["recall"]) == (1.0, 0.5)
+
+
+def test_too_few_pictures_for_a_distance_are_told_before_anything_is_made(lumina, tiny_folder):
+    done = lumina("evaluate", tiny_folder, "--metrics", "image.frechet", "--samples", 20)
+    assert done.status == 2 and "needs at least 50" in done.err and done.err.count("\n") == 1
+
+
+def test_what_a_file_of_weights_holds_besides_weights_is_refused(tmp_path):
+    torch.save({"a": test_what_a_file_of_weights_holds_besides_weights_is_refused}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        Inception(Inception.Config(weights=str(tmp_path / "w.pth")))
+
+
+@pytest.fixture
+def inception_file(tmp_path, monkeypatch):
+    """Random weights of the form of Inception's."""
+    network = fidelity.FeatureExtractorInceptionV3
+    with monkeypatch.context() as patch:
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *a, **k: {})
+        patch.setattr(network, "load_state_dict", lambda self, state: None)
+        torch.save(network("inception", ["2048"]).state_dict(), tmp_path / "inception.pth")
+    return tmp_path / "inception.pth"
+
+
+def test_inception_is_read_from_a_file_of_its_weights(inception_file):
+    features = Inception(Inception.Config(weights=str(inception_file)))
+    assert features([torch.zeros(3, 32, 32)]).shape == (1, 2048) and features.name == "Inception-v3"
+
+
+def test_weights_of_another_network_are_no_inception(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="other weights"):
+        Inception(Inception.Config(weights=str(tmp_path / "other.pth")))
+
+
+def test_inception_that_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fails)
+    with pytest.raises(CheckpointError, match=r"no network.*features\.weights=FILE.*image\.efficientnet_lite0"):
+        Inception(Inception.Config())
+
+
+def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setattr(networks, "LITE0_PACKAGE", "no_such_package")
+    networks._lite0.cache_clear()
+    with pytest.raises(PluginError, match=r"pip install 'lumina-image\[evaluate\]'"):
+        EfficientNetLite0(EfficientNetLite0.Config())
+    networks._lite0.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A very small CLIP with random weights, as its folder is published."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    words = {w: n for n, w in enumerate([*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"])}
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(words), "max_position_embeddings": 12, "eos_token_id": len(words) - 1}
+    vision = {**small, "image_size": 32, "patch_size": 16}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    transformers.CLIPTokenizer(words, [], model_max_length=12).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessor(**size).save_pretrained(folder)
+    return folder
+
+
+def test_pictures_and_words_stand_where_the_library_puts_them(clip_folder):
+    from PIL import Image
+
+    features = Clip(Clip.Config(source=str(clip_folder)))
+    items, words = pictures("lemon", "banana"), ["a lemon", "a very long word for a banana that is cut"]
+    model = transformers.CLIPModel.from_pretrained(clip_folder)
+    look = transformers.CLIPImageProcessor.from_pretrained(clip_folder)
+    read = transformers.AutoTokenizer.from_pretrained(clip_folder)
+    files = [Image.fromarray(((i + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()) for i in items]
+    with torch.inference_mode():
+        out = model(
+            **look(images=files, return_tensors="pt"),
+            **read(words, padding=True, truncation=True, max_length=12, return_tensors="pt"),
+        )
+    assert torch.allclose(features(items), out.image_embeds, atol=1e-4)
+    assert torch.allclose(features.texts(words), out.text_embeds, atol=1e-5)
+
+
+def test_similarity_is_the_cosine_of_picture_and_caption_beside_that_of_the_real_one(clip_folder):
+    features = Clip(Clip.Config(source=str(clip_folder)))
+    real = features(pictures("lemon", "banana"))
+    cases = [Case({"caption": "lemon"}, 0), Case({"caption": "banana"}, 1)]
+    metric = Similarity(Similarity.Config(features={"use": "image.clip"}), features)
+    found = metric.figures(Judged(features.texts(["lemon", "lemon"]), real, cases, torch.arange(2)))
+    assert float(found["similarity"][0]) == pytest.approx(1, abs=1e-5)
+    assert found["similarity_of_real"][1] == pytest.approx(float(real[1] @ features.texts(["banana"])[0]), abs=1e-6)
+
+
+def test_similarity_needs_features_that_read(lite0):
+    with pytest.raises(ConfigError, match=r"image\.clip"):
+        Similarity(Similarity.Config(features={"use": "image.efficientnet_lite0"}), lite0)
+
+
+def test_a_folder_without_clip_is_said(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        Clip(Clip.Config(source=str(tmp_path)))
