@@ -130,3 +130,11 @@ def test_another_of_the_family_is_the_right_family_and_not_the_right_one(known):
 def test_pictures_of_several_sizes_are_looked_at_in_order():
     items = [torch.full((3, side, side), value) for side, value in ((64, -1.0), (32, 1.0), (32, 0.0), (48, 1.0))]
     assert Coarse(Coarse.Config())(items).mean(1).tolist() == pytest.approx([0, 1, 0.5, 1], abs=0.01)
+
+
+def test_any_field_of_a_request_can_be_asked(judge, pictures, tmp_path):
+    told(judge("--data", pictures, "--ask", "size=64x32", "--json", "--out", tmp_path / "judged"))
+    with Image.open(tmp_path / "judged" / "sheet.png") as sheet:
+        assert sheet.width == 8 * (64 + 2)
+    assert "wants FIELD=VALUE" in judge("--ask", "size").err
+    assert "did you mean 'size'" in judge("--ask", "sise=8x8", "--data", pictures).err

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
 from core.toy import Signals, recipe, registry
 
-from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.evaluate.exam import PlainExam
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError
+from lumina_core.evaluate.exam import PlainExam, exam_of
 from lumina_core.evaluate.kept import PARTS
 from lumina_core.evaluate.run import Asked, evaluate
 from lumina_core.model import build_model
@@ -178,6 +179,33 @@ def test_made_and_real_stand_side_by_side(session):
 def test_what_cannot_be_asked_is_told_in_a_line(session, asked, message):
     with pytest.raises(Exception, match=message):
         judged(session, **asked)
+
+
+def test_examples_with_a_label_are_told_by_class(session):
+    found = judged(session, PlainExam(Signals(Signals.Config(count=9)), "signal"), samples=9).figures["d"]["each"]
+    assert {name: figure.count for name, figure in found.by["label"].items()} == {"0": 3, "1": 3, "2": 3}
+
+
+def test_a_model_that_makes_no_numbers_is_not_judged(session):
+    broken = Session(copy.deepcopy(session.model), session.registry)
+    with torch.no_grad():
+        next(broken.model.head.parameters()).fill_(torch.nan)
+    with pytest.raises(LuminaError, match="no number"):
+        judged(broken)
+
+
+def test_data_without_what_the_model_makes_is_told(session):
+    with pytest.raises(ConfigError, match=r"makes 'shape'.*hold only: signal, label, word"):
+        judged(session, PlainExam(Signals(Signals.Config()), "shape"), samples=3)
+
+
+def test_an_empty_data_set_is_told():
+    class Nothing(Signals):
+        def __len__(self):
+            return 0
+
+    with pytest.raises(ConfigError, match="is empty"):
+        exam_of(Nothing(Signals.Config()), "signal")
 
 
 def test_a_folder_goes_on_only_with_what_was_begun_in_it(session, tmp_path):

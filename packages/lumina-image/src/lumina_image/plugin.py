@@ -31,6 +31,7 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.metric("image.retrieval", "lumina_image.metrics.retrieval:Retrieval", "is the right one the nearest real one")
     parts.metric("image.feature_retrieval", "lumina_image.metrics.retrieval:FeatureRetrieval", "the same by a network")
     parts.metric("image.frechet", "lumina_image.metrics.sets:Frechet", "Frechet distance of features (FD, or FID)")
+    parts.metric("image.kernel", "lumina_image.metrics.sets:Kernel", "kernel distance of features (KD, or KID)")
     parts.metric("image.precision_recall", "lumina_image.metrics.sets:PrecisionRecall", "k-nearest-neighbour manifolds")
     parts.metric("image.similarity", "lumina_image.metrics.clip:Similarity", "picture and caption by CLIP")
     parts.task("image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lumina_core.cli.options import request_options
+from lumina_core.cli.options import placing_options, request_options, with_options
 from lumina_core.cli.recipes import asked_recipe
 from lumina_core.errors import ConfigError
 
@@ -60,7 +60,8 @@ def _several(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 )
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu, cuda, mps ...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on one line, last.")
-@request_options(("seed", "count"))
+@click.option("--ask", "fields", multiple=True, metavar="FIELD=VALUE", help="Any other field of a request: size=64x64.")
+@with_options([*placing_options(), *request_options(("seed", "count"))])
 def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -> None:
     """Judge MODEL: a model folder or an installed model; the built-in one where left out.
 
@@ -71,18 +72,20 @@ def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -
     from lumina_core.evaluate.run import evaluate as run
     from lumina_core.session import open_model
 
-    names, options, device = asked.pop("metrics"), asked.pop("options"), asked.pop("device")
+    names, options, fields = asked.pop("metrics"), asked.pop("options"), asked.pop("fields")
+    placed = {key: asked.pop(key) for key in ("device", "dtype", "offload", "text_device")}
     own = {key: asked.pop(key) for key in list(asked) if key in Asked.__dataclass_fields__}
-    wanted = Asked(**own, settings={key: value for key, value in asked.items() if value is not None})
-    session = open_model(model, device=device)
+    wanted = Asked(**own, settings=_settings(asked, fields))
+    session = open_model(model, **placed)
     exam = _exam(session, data)
     metrics, notes = _metrics(session, names, options, countable(exam, wanted))
+    mark = fingerprint(session.model)
     with _watched() as watch:
-        found = run(session, exam, metrics, wanted, watch, fingerprint(session.model))
+        found = run(session, exam, metrics, wanted, watch, mark)
     told = {
         "model": {
             "name": model or "built in",
-            "sha256": fingerprint(session.model),
+            "sha256": mark,
             "task": session.model.recipe.task.use,
         },
         "data": {"name": data or "the model's own", "sha256": exam.digest(), "real": len(exam)},
@@ -92,6 +95,16 @@ def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -
     told["notes"] += notes
     _write(told, found, session, wanted)
     _say(told, as_json)
+
+
+def _settings(asked: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    told = {key: value for key, value in asked.items() if value is not None}
+    for field in fields:
+        name, sign, value = field.partition("=")
+        if not sign:
+            raise ConfigError(f"--ask wants FIELD=VALUE, got '{field}'")
+        told[name] = value
+    return told
 
 
 def _metrics(

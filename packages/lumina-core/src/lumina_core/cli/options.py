@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -11,14 +11,19 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-def request_options(without: Container[str]) -> Callable[[Any], Any]:
-    """A decorator: an option for every field that each request has, but for those named."""
+def request_options(without: Container[str]) -> list[click.Parameter]:
+    """An option for every field that each request has, but for those named."""
     from lumina_core.request import Request
 
+    return [option(field, info, True) for field, info in Request.model_fields.items() if field not in without]
+
+
+def with_options(options: Sequence[click.Parameter]) -> Callable[[Any], Any]:
+    """A decorator: options that are made rather than written."""
+
     def decorated(command: Any) -> Any:
-        asked = [option(field, info, True) for field, info in Request.model_fields.items() if field not in without]
         # click keeps the parameters of a function in the reverse order of its decorators
-        command.__click_params__ = [*reversed(asked), *getattr(command, "__click_params__", [])]
+        command.__click_params__ = [*reversed(options), *getattr(command, "__click_params__", [])]
         return command
 
     return decorated

@@ -30,6 +30,7 @@ class PlainExam:
 
     def __init__(self, dataset: Dataset, data_field: str) -> None:
         self._dataset, self._field = dataset, data_field
+        self._said: dict[int, Mapping[str, Any]] = {}
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -54,11 +55,14 @@ class PlainExam:
 
     def said(self, index: int, language: str | None) -> Mapping[str, Any]:
         """Every field but the data."""
-        return {field: value for field, value in self._example(index).items() if field != self._field}
+        if index not in self._said:
+            self._example(index)
+        return self._said[index]
 
     def groups(self, index: int) -> Mapping[str, str]:
-        """None are known."""
-        return {}
+        """Its class, where examples have a `label`."""
+        said = self.said(index, None)
+        return {"label": str(said["label"])} if isinstance(said.get("label"), int | str) else {}
 
     def digest(self) -> str:
         """Of the numbers of every example."""
@@ -69,7 +73,10 @@ class PlainExam:
         return found.hexdigest()
 
     def _example(self, index: int) -> Mapping[str, Any]:
-        return self._dataset.example(index, random.Random(index))
+        example = self._dataset.example(index, random.Random(index))
+        # words are kept, so that a picture is not read again for them
+        self._said[index] = {field: value for field, value in example.items() if field != self._field}
+        return example
 
 
 def exam_of(dataset: Dataset, data_field: str) -> Exam:

@@ -11,6 +11,7 @@ from lumina_core.config import Config as Settings
 from lumina_core.config import Use
 from lumina_core.judging import Features, Judged
 from lumina_core.measures.frechet import Gaussian, fit, frechet
+from lumina_core.measures.kernel import kernel_distance
 from lumina_core.measures.neighbours import precision_recall
 
 LITE0 = Use(use="image.efficientnet_lite0")
@@ -46,7 +47,7 @@ class Frechet:
             return []
         return [
             f"FD, {self.features.name}: {count} pictures are fewer than its {width} numbers, which makes it too large; "
-            "compare it only with one of as many"
+            "compare it only with one of as many, or take KD"
         ]
 
     def _known(self, judged: Judged) -> Gaussian:
@@ -55,6 +56,24 @@ class Frechet:
         if self._real is None or self._real[0] != depends:
             self._real = (depends, fit(judged.real[judged.population]))
         return self._real[1]
+
+
+class Kernel:
+    """The kernel distance between the same sets (KID, where the features are Inception's); few pictures are enough."""
+
+    name, least = "", 10
+
+    class Config(Settings):
+        """By which features."""
+
+        features: Use = LITE0
+
+    def __init__(self, config: Config, features: Features) -> None:
+        self.config, self.features = config, features
+
+    def figures(self, judged: Judged) -> Mapping[str, Tensor | float]:
+        """`KD`: one figure of the set, about 0 where both are alike."""
+        return {"KD": kernel_distance(judged.made, judged.real[judged.population])}
 
 
 class PrecisionRecall:
