@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from goldens_buckets import sizes
 from goldens_flow import grids, losses, plans
-from goldens_manifest import manifest
+from goldens_manifest import keymap, manifest
 from goldens_model import answer, gradients
+from goldens_published import diffusers_forward, imagenet
 from goldens_read import Golden, Unsupported
 
 HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
@@ -35,9 +36,12 @@ HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
     "A5": (answer, 1e-4),
     "A9": (gradients, 1e-4),
     "A10": (sizes, 0.0),
+    "B1": (diffusers_forward, 2e-5),
+    "B2": (diffusers_forward, 2e-5),
     "C2": (losses, 1e-5),
     "C3": (plans, 1e-5),
     "C5": (grids, 1e-6),
+    "D": (imagenet, 1e-4),
 }
 NAMES = {"C-loss": "C2", "C-path": "C3"}
 """Cases that the files call otherwise than their notes."""
@@ -81,15 +85,19 @@ def _tensors(path: Path) -> Verdict:
 
 
 def _family(case: str) -> str:
-    """`A2` of `A2`, `A2b` and `A2h-ntk`; the variants of a case are read from the file."""
+    """`A2` of `A2`, `A2b` and `A2h-ntk`, `D` of all of its; the variants of a case are read from the file."""
+    if re.match(r"D(?![a-z]{2})", case):
+        return "D"
     numbered = re.match(r"[A-Z]\d+", case)
     return numbered[0] if numbered else case
 
 
 def _manifest(path: Path) -> Verdict:
     content = json.loads(path.read_text(encoding="utf-8"))
-    if "shapes" not in content:
-        return Verdict("map", path.name, None, None)
+    if "shapes" not in content and "map" not in content:
+        return Verdict("?", path.name, None, None)
+    if "map" in content:
+        return _tried("map", path, 0.0, keymap, content)
     return _tried("manifest", path, 0.0, manifest, content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from lumina_core.flow.objective import FlowMatching
 from lumina_core.flow.path import Linear
 from lumina_core.flow.times import Uniform
 from lumina_core.nn.next_dit import NextDiT
+from lumina_core.pieces import Held, Piece, Weights
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 from lumina_image.patches import Patches
-from lumina_image.released import from_original, options_from_original, to_original
+from lumina_image.published.arguments import filled, given
+from lumina_image.published.mapping import from_original, to_original
+from lumina_image.published.names import PAD
 
 BASE = 10000.0
 """Of the published rotary frequencies."""
@@ -28,7 +32,7 @@ class Network(nn.Module):
 
     def __init__(self, constructor: dict[str, Any], imagenet: bool = False, base: float = BASE) -> None:
         super().__init__()
-        options = options_from_original(constructor, imagenet=imagenet)
+        options = filled(given(constructor, imagenet=imagenet))
         options["backbone"]["base"] = base
         self.backbone = NextDiT(NextDiT.Config.read(options["backbone"], "golden"))
         self.head = VelocityHead(VelocityHead.Config.read(options["head"], "golden"))
@@ -41,10 +45,17 @@ def _built(golden: Golden, base: float = BASE) -> tuple[Network, Patches]:
     constructor = golden.config["constructor"]
     network = Network(constructor, base=base)
     channels, patch = constructor.get("in_channels", 4), constructor.get("patch_size", 2)
-    state = from_original(golden.group("weights"), channels, patch)
-    state.pop("pad_token", None)
-    network.load_state_dict(state)
+    network.load_state_dict(numbers(from_original(unread(golden.group("weights"), PAD), channels, patch)))
     return network.eval(), Patches(Patches.Config(patch=patch, channels=channels))
+
+
+def unread(state: Mapping[str, Tensor], *but: str) -> dict[str, Piece]:
+    """Tensors in memory as the names' mapping takes them."""
+    return {name: Held(tensor) for name, tensor in state.items() if name not in but}
+
+
+def numbers(weights: Weights) -> dict[str, Tensor]:
+    return {name: piece.tensor() for name, piece in weights.items()}
 
 
 def _asked(golden: Golden) -> dict[str, Any]:
@@ -121,7 +132,7 @@ def gradients(golden: Golden) -> float:
     items = objective.items(network, batch, golden.tensors["input.t"], noise.values)
     items.mean().backward()
     got = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in network.named_parameters()}
-    theirs = to_original(got, patches.channels, patches.patch)
+    theirs = numbers(to_original(unread(got), patches.channels, patches.patch))
     wanted = golden.group("output.grad")
     # pad_token has no place in our model: its gradient must be the zero that it has there
     pairs = [(theirs.get(name, torch.zeros_like(tensor)), tensor) for name, tensor in wanted.items()]

@@ -13,8 +13,9 @@ from making import registry_of
 from safetensors.torch import save_file
 
 import lumina_core
-from lumina_core.checkpoint import compare, fitting, load_model, model_folder, read_weights, save_model
+from lumina_core.checkpoint import compare, fitting, load_model, read_weights, save_model
 from lumina_core.errors import CheckpointError, PluginError
+from lumina_core.folders import model_folder, read_config
 from lumina_core.session import Session
 
 
@@ -56,13 +57,49 @@ def test_the_config_records_the_distributions_and_versions_of_the_plugins(folder
     assert content["plugins"] == {"lumina-toy": "0.1.0", "lumina-core": lumina_core.__version__}
 
 
-def test_weights_can_be_stored_in_half_the_bytes_and_are_read_as_float32(folder, registry, tmp_path):
+@pytest.mark.parametrize(("kept", "asked", "read"), [
+    (torch.float16, None, torch.float32),
+    (torch.bfloat16, None, torch.bfloat16),
+    (torch.bfloat16, torch.float32, torch.float32),
+    (None, torch.bfloat16, torch.bfloat16),
+])  # fmt: skip
+def test_weights_come_in_the_format_asked_for_and_else_as_they_are_stored_but_float16(
+    folder, registry, tmp_path, kept, asked, read
+):
     model = load_model(folder, registry)
-    save_model(model, registry, tmp_path / "half", torch.bfloat16)
-    assert (tmp_path / "half" / "model.safetensors").stat().st_size < (folder / "model.safetensors").stat().st_size
-    again = load_model(tmp_path / "half", registry)
+    save_model(model, registry, tmp_path / "half", kept)
+    again = load_model(tmp_path / "half", registry, dtype=asked)
     for before, after in zip(model.parameters(), again.parameters(), strict=True):
-        assert after.dtype == torch.float32 and torch.equal(before.bfloat16().float(), after)
+        assert after.dtype == read and torch.equal(before.to(kept or before.dtype).to(read), after)
+    small = (tmp_path / "half" / "model.safetensors").stat().st_size < (folder / "model.safetensors").stat().st_size
+    assert small == (kept is not None)
+
+
+def test_a_large_model_is_cut_into_files_and_comes_back_the_same(folder, registry, tmp_path):
+    model = load_model(folder, registry)
+    save_model(model, registry, tmp_path / "cut", most=20_000)
+    assert len(list((tmp_path / "cut").glob("model-*-of-*.safetensors"))) > 1
+    again = load_model(tmp_path / "cut", registry)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_weights_of_another_format_than_the_settings_speak_of_are_told_and_can_be_asked_for(folder, registry):
+    edit(folder, dtype="bfloat16")
+    assert "asks for bfloat16 weights, and those beside it are float32" in reason(folder, registry)
+    assert next(load_model(folder, registry, dtype=torch.float32).parameters()).dtype == torch.float32
+
+
+def test_places_in_the_settings_are_resolved_against_the_folder_and_names_on_a_hub_stay(folder):
+    (folder / "words").mkdir()
+    recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))["recipe"]
+    said = {"source": "words", "tokenizer": "./elsewhere", "inner": {"use": "toy.b", "source": "hub/name"}}
+    edit(folder, recipe={**recipe, "dataset": {"use": "toy.a", **said}})
+    dataset = read_config(folder)[0].dataset
+    assert dataset is not None
+    here = folder.resolve()
+    assert dataset.options["source"] == str(here / "words")
+    assert dataset.options["tokenizer"] == str(here / "elsewhere")
+    assert dataset.options["inner"]["source"] == "hub/name"
 
 
 def test_averaged_weights_are_preferred(folder, registry):
@@ -84,7 +121,7 @@ def test_a_writer_that_fails_leaves_the_old_model_and_nothing_else(folder, regis
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lumina_core.checkpoint.save_file", full)
+    monkeypatch.setattr("lumina_core.checkpoint.write_weights", full)
     with pytest.raises(CheckpointError, match=r"cannot write .*No space left"):
         save_model(model, registry, folder)
     assert (folder / "model.safetensors").read_bytes() == before

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lumina_core.config import nearest
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
 from lumina_core.files import whole_folder
+from lumina_core.folders import CONFIG, WEIGHTS, Opened, check_format, format_of, open_folder, without_weights
 from lumina_core.model import Model, build_model
+from lumina_core.pieces import Held, Piece, in_format, read
 from lumina_core.plugins.registry import Registry
-from lumina_core.recipe import SCHEMA, Recipe, read_recipe
+from lumina_core.recipe import SCHEMA, Recipe
+from lumina_core.tensorfiles import SHARD, open_file, write_weights
 
-CONFIG, WEIGHTS, AVERAGED = "config.json", "model.safetensors", "ema.safetensors"
-MAX_CONFIG_BYTES = 1 << 20
+SAFE = {torch.float16: torch.float32, torch.float64: torch.float32, torch.float8_e4m3fn: torch.bfloat16,
+        torch.float8_e5m2: torch.bfloat16}  # fmt: skip
+"""Formats that numbers are stored in, and those that they are computed in unless another is asked for."""
 
 
-def save_model(model: Model, registry: Registry, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_model(
+    model: Model, registry: Registry, folder: Path, dtype: torch.dtype | None = None, most: int = SHARD
+) -> None:
     """Write a model folder, whole or not at all.
 
     Args:
         dtype: floating weights are stored in it; None keeps theirs.
+        most: bytes of a file of weights, above which it is cut into shards.
     """
+    weights = in_format({name: Held(tensor) for name, tensor in model.state_dict().items()}, dtype)
     with writing(folder) as partial:
         write_config(partial, model.recipe, registry)
-        save_file(stored(model.state_dict(), dtype), partial / WEIGHTS)
+        write_weights(partial / Path(WEIGHTS).stem, weights, most)
 
 
 @contextmanager
@@ -53,9 +60,18 @@ def writing(folder: Path) -> Iterator[Path]:
 
 def write_config(folder: Path, recipe: Recipe, registry: Registry) -> None:
     """config.json: the recipe, and which distributions in which versions its parts come from."""
-    plugins = dict(registry.owner(kind, name) for kind, name in recipe.used() if kind in registry.kinds())
+    (folder / CONFIG).write_bytes(config_file(recipe, registry))
+
+
+def config_file(recipe: Recipe, registry: Registry, **more: Any) -> bytes:
+    """The content of config.json; `more` are further keys of it, left out where they are empty."""
+    plugins: dict[str, str] = {}
+    for kind, name in recipe.used():
+        with suppress(PluginError):  # a model can be converted where not all of its parts are installed
+            plugins |= dict([registry.owner(kind, name)])
     content = {"lumina": SCHEMA, "plugins": plugins, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}
-    (folder / CONFIG).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    content |= {key: value for key, value in more.items() if value}
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -81,97 +97,77 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **named)
 
 
-def load_model(folder: Path, registry: Registry, device: str | torch.device = "cpu") -> Model:
-    """A model from its folder (or a run's folder: its newest checkpoint), averaged weights first, ready to be asked.
+def load_model(
+    folder: Path, registry: Registry, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Model:
+    """A model from its folder (or a run's: its newest checkpoint), averaged weights first, ready to be asked.
+
+    A folder of another layout is opened as it is. Weights are read one by one; where nothing has to be changed they
+    are windows on the file. Whoever overwrites that file in place changes the model.
+
+    Args:
+        dtype: of the floating weights. None: as most of them are stored, but float16, in which CPUs are slow and large
+            models overflow, as float32.
 
     Raises:
-        CheckpointError: the folder is missing, half-written, of a newer schema, or its weights do not fit its recipe.
+        CheckpointError: the folder is missing, half-written, of a newer schema or of another family of models, or its
+            weights do not fit its recipe.
         PluginError: a plugin that the recipe needs is not installed or broken.
     """
-    folder = model_folder(folder)
-    recipe, plugins = read_config(folder)
-    weights = folder / AVERAGED if (folder / AVERAGED).is_file() else folder / WEIGHTS
+    opened = open_folder(folder, registry)
+    if dtype is None:
+        check_format(opened)
     try:
         with torch.device("meta"), _Unfilled():
-            model = build_model(recipe, registry)
+            model = build_model(opened.recipe, registry)
     except PluginError as error:
-        made_with = ", ".join(f"{name} {version}" for name, version in plugins.items())
-        raise PluginError(f"{error} ({folder} was made with {made_with or 'unnamed plugins'})") from error
+        made_with = ", ".join(f"{name} {version}" for name, version in opened.plugins.items())
+        raise PluginError(f"{error} ({opened.folder} was made with {made_with or 'unnamed plugins'})") from error
     except ConfigError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    _fill(model, read_weights(weights), weights)
-    return model.to(device).eval()
-
-
-def model_folder(folder: Path) -> Path:
-    """Where in a folder the model lies: here, or in the newest whole checkpoint of a run."""
-    if (folder / CONFIG).is_file():
-        return folder
-    runs = sorted((folder / "checkpoints").glob("step-*"))
-    if runs:
-        return runs[-1]
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no model folder {folder}; see what there is with: lumina models")
-    raise CheckpointError(f"{folder} holds no {CONFIG}: it is no model folder, or one that was never finished")
-
-
-def read_config(folder: Path) -> tuple[Recipe, dict[str, str]]:
-    """The recipe and the plugins of a model folder."""
-    path = folder / CONFIG
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; it is no model's settings")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schema = content["lumina"]
-        if not isinstance(schema, int) or schema > SCHEMA:
-            raise CheckpointError(
-                f"{path} is of schema {schema}; this lumina-core reads up to {SCHEMA}. "
-                "Install a newer one: pip install -U lumina-core"
-            )
-        recipe, plugins = dict(content["recipe"]), dict(content.get("plugins", {}))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a model's settings ({error}); fetch or save the model again"
-        ) from error
-    try:
-        return read_recipe(recipe, str(path)), plugins
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(f"{opened.folder / CONFIG}: {error}") from error
+    stored = format_of(opened.weights)
+    wanted = SAFE.get(stored, stored) if dtype is None else dtype
+    _fill(model, opened, torch.device(device), wanted)
+    return model.to(device, wanted).eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file, in memory.
 
     Raises:
         CheckpointError: the file is missing, cut short, or something else (a pickle, say) under this name.
     """
     if not path.is_file():
-        raise CheckpointError(_without_weights(path))
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no whole safetensors file ({error}); fetch or save the model again"
-        ) from error
+        raise CheckpointError(without_weights(path))
+    return {name: read(piece) for name, piece in open_file(path).items()}
 
 
-def _without_weights(path: Path) -> str:
-    pickles = [file.name for file in path.parent.glob("*") if file.suffix in {".pth", ".pt", ".bin", ".ckpt", ".pkl"}]
-    if pickles:
-        return (
-            f"{path.parent} has {pickles[0]} but no {path.name}; pickled weights are never loaded, convert them first"
-        )
-    return f"{path.parent} has no {path.name}; the folder is half-written or not a model"
-
-
-def _fill(model: Model, weights: Mapping[str, Tensor], path: Path) -> None:
-    report = compare(model, weights)
+def _fill(model: Model, opened: Opened, device: torch.device, dtype: torch.dtype) -> None:
+    report = compare(model, opened.weights)
     if report:
-        raise CheckpointError(f"{path} does not fit its recipe: {report}")
-    model.load_state_dict(stored(weights, torch.float32), assign=True)
+        raise CheckpointError(f"{opened.folder} does not fit its recipe: {report}")
+    model.load_state_dict({n: _placed(p, device, dtype) for n, p in opened.weights.items()}, assign=True)
 
 
-def compare(model: Model, weights: Mapping[str, Tensor]) -> str:
+def _placed(piece: Piece, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """In its format on its device: a window on the file where that is all, else one tensor at a time in memory."""
+    wanted = dtype if piece.dtype.is_floating_point else piece.dtype
+    if device.type == "cpu":
+        return piece.tensor() if wanted == piece.dtype else read(piece, wanted)
+    return read(piece).to(device, wanted)
+
+
+class Shaped(Protocol):
+    """A tensor, or one that has not been read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+ShapedT = TypeVar("ShapedT", bound=Shaped)
+
+
+def compare(model: Model, weights: Mapping[str, Shaped]) -> str:
     """What is missing, surplus or of another shape, in words; empty where all fits."""
     own = model.state_dict()
     words = [f"missing {name}" for name in own if name not in weights]
@@ -189,7 +185,7 @@ def _free(name: str) -> bool:
     return name.endswith(".vocabulary")
 
 
-def fitting(model: Model, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def fitting(model: Model, weights: Mapping[str, ShapedT]) -> dict[str, ShapedT]:
     """The weights of another model that fit this one by name and shape, for `--init`."""
     own = model.state_dict()
     return {n: w for n, w in weights.items() if n in own and (own[n].shape == w.shape or _free(n))}

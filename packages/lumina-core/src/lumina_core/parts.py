@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import Config
+from lumina_core.pieces import Draft, Unbuilt
 from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Loss, Tokens
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -258,4 +259,28 @@ class Task(Protocol):
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """Several items at a glance, as one file in `folder`; gives its path."""
+        ...
+
+
+class Layout(Protocol):
+    """A form of model folder that others made; a class built without arguments. Reading runs no code of a folder."""
+
+    def knows(self, folder: Path) -> bool:
+        """Whether a folder looks like this layout, from names of files and small settings alone."""
+        ...
+
+    def open(self, folder: Path) -> Unbuilt:
+        """The model in such a folder.
+
+        Raises:
+            CheckpointError: of another family, incomplete, or tensors are missing or surplus; the message names them.
+        """
+        ...
+
+    def draft(self, model: Unbuilt) -> Draft:
+        """A model of ours in this layout, the exact inverse of `open`.
+
+        Raises:
+            CheckpointError: the layout has no place for something of this model; the message says what.
+        """
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +127,23 @@ def read_recipe(values: dict[str, Any], where: str) -> Recipe:
             "Install a newer one: pip install -U lumina-core"
         )
     return Recipe.read(values, where)
+
+
+PLACES = ("source", "tokenizer")
+"""Options of parts that name what lies outside: a folder, or a name on a hub."""
+
+
+def with_places(values: Any, change: Callable[[str], str]) -> Any:
+    """A recipe as plain data with every place of something outside put through `change`."""
+    if isinstance(values, Mapping):
+        part = "use" in values
+        return {
+            key: change(value) if part and key in PLACES and isinstance(value, str) else with_places(value, change)
+            for key, value in values.items()
+        }
+    if isinstance(values, list | tuple):
+        return [with_places(value, change) for value in values]
+    return values
 
 
 def load_recipe(path: Path) -> Recipe:

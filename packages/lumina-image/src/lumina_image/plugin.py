@@ -34,6 +34,12 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.metric("image.kernel", "lumina_image.metrics.sets:Kernel", "kernel distance of features (KD, or KID)")
     parts.metric("image.precision_recall", "lumina_image.metrics.sets:PrecisionRecall", "k-nearest-neighbour manifolds")
     parts.metric("image.similarity", "lumina_image.metrics.clip:Similarity", "picture and caption by CLIP")
+    parts.layout(
+        "image.alpha_vllm", "lumina_image.published.original:OriginalFolder", "consolidated*.pth or .safetensors"
+    )
+    parts.layout(
+        "image.diffusers", "lumina_image.published.diffusers:DiffusersFolder", "a folder of diffusers' Lumina-Next"
+    )
     parts.task("image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image")
 
 

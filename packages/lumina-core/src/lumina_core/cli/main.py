@@ -19,10 +19,14 @@ SUMMARIES = {
     "train": "Train a recipe.",
     "check": "Try a recipe without training.",
     "evaluate": "Judge a model by known examples.",
+    "convert": "Convert a model folder from one layout into another.",
     "models": "List models and recipes, or describe a folder.",
     "plugins": "List plugins and parts, and why something was left out.",
 }
-MODULES = {"train": "train", "check": "train", "evaluate": "evaluate", "models": "models", "plugins": "plugins"}
+MODULES = {
+    "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "models": "models",
+    "plugins": "plugins",
+}  # fmt: skip
 
 
 class Lumina(click.Group):

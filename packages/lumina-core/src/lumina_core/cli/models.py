@@ -32,7 +32,7 @@ def models(folder: Path | None, as_json: bool) -> None:
 
 
 def _describe(folder: Path, as_json: bool) -> None:
-    from lumina_core.checkpoint import model_folder, read_config
+    from lumina_core.folders import model_folder, read_config
 
     recipe, plugins = read_config(model_folder(folder))
     if as_json:

@@ -11,7 +11,7 @@ from lumina_core.errors import PluginError
 
 KINDS = (
     "backbone", "tokenizer", "autoencoder", "conditioner", "head", "objective", "path", "times", "solver", "guidance",
-    "task", "dataset", "metric", "extrapolation", "features",
+    "task", "dataset", "metric", "extrapolation", "features", "layout",
 )  # fmt: skip
 """The kinds of part that are known without any plugin."""
 

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lumina_core.checkpoint import WEIGHTS, compare, fitting, model_folder, read_weights, save_model
+from lumina_core.checkpoint import compare, fitting, read_weights, save_model
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError
 from lumina_core.files import whole_file
+from lumina_core.folders import WEIGHTS, open_folder
 from lumina_core.model import Model, build_dataset, build_model, look_outside
 from lumina_core.parts import Dataset
+from lumina_core.pieces import read
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe, write_recipe
 from lumina_core.train import distributed
@@ -97,7 +99,7 @@ def _prepared(
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, registry)
     if begun is None:
-        _begin(model, dataset, asked, place)
+        _begin(model, dataset, asked, place, registry)
     else:
         _resume(model, begun)
     model.to(place.device)
@@ -123,11 +125,11 @@ def _resume(model: Model, folder: Path) -> None:
     model.load_state_dict(weights)
 
 
-def _begin(model: Model, dataset: Dataset, asked: Asked, place: Place) -> None:
+def _begin(model: Model, dataset: Dataset, asked: Asked, place: Place, registry: Registry) -> None:
     """A fresh run: weights of another model where asked for, then what parts must learn from the data once."""
     kept: dict[str, torch.Tensor] = {}
     if asked.init is not None:
-        kept, said = _taken_over(model, asked.init)
+        kept, said = _taken_over(model, asked.init, registry)
         if place.first:
             print(said)
     for field, conditioner in model.speakers.items():
@@ -136,16 +138,15 @@ def _begin(model: Model, dataset: Dataset, asked: Asked, place: Place) -> None:
             conditioner.learn(dataset.values(field))
 
 
-def _taken_over(model: Model, folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+def _taken_over(model: Model, folder: Path, registry: Registry) -> tuple[dict[str, torch.Tensor], str]:
     """Which weights of another model were put into this one, and a line that says so."""
-    source = model_folder(folder)
-    averaged = source / "ema.safetensors"
-    kept = fitting(model, read_weights(averaged if averaged.is_file() else source / WEIGHTS))
+    opened = open_folder(folder, registry)
+    kept = {name: read(piece) for name, piece in fitting(model, opened.weights).items()}
     if not kept:
         raise ConfigError(f"--init {folder}: none of its weights fits this recipe by name and shape")
     model.load_state_dict(kept, strict=False)
     fresh = sorted({name.rsplit(".", 1)[0] for name in model.state_dict() if name not in kept})
-    said = f"began from {len(kept)} tensors of {source}"
+    said = f"began from {len(kept)} tensors of {opened.folder}"
     rest = f"fresh: {', '.join(fresh[:4])}{' ...' if len(fresh) > 4 else ''}" if fresh else "nothing is fresh"
     return kept, f"{said}; {rest}"
 

@@ -11,9 +11,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina_core.checkpoint import AVERAGED, WEIGHTS, read_weights, stored, write_config, writing
+from lumina_core.checkpoint import read_weights, stored, write_config, writing
 from lumina_core.errors import CheckpointError
 from lumina_core.files import sweep
+from lumina_core.folders import AVERAGED, WEIGHTS
 from lumina_core.model import Model
 from lumina_core.plugins.registry import Registry
 from lumina_core.train.optimizer import Optimizers

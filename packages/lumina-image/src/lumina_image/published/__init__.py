@@ -1,0 +1,1 @@
+"""Models that others published: their folders, names, sizes and settings, both ways."""

@@ -1,0 +1,140 @@
+"""The tensors of a published Next-DiT <-> ours: the same numbers, some of them joined or in another order, unread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lumina_core.errors import CheckpointError
+from lumina_core.pieces import Changed, Joined, Piece, Weights, read
+from lumina_image.published import names
+from lumina_image.published.names import BLOCK, OUR_BLOCK, TOGETHER
+
+
+def from_original(weights: Weights, channels: int, patch: int) -> dict[str, Piece]:
+    """Published tensors under our names, `backbone.*` and `head.*`; `pad_token` stays as it is called.
+
+    Args:
+        channels: of the latent (4).
+        patch: side of a patch (2).
+
+    Raises:
+        CheckpointError: a name is unknown, or a part of a joined matrix is missing.
+    """
+    rest = dict(weights)
+    ours: dict[str, Piece] = {}
+    for block in sorted({int(found[1]) for found in map(BLOCK.match, weights) if found}):
+        for name, parts in TOGETHER.items():
+            found = [rest.pop(f"layers.{block}.{part}", None) for part in parts]
+            present = [piece for piece in found if piece is not None]
+            if 0 < len(present) < len(parts):
+                raise CheckpointError(f"layers.{block} lacks one of {', '.join(parts)}")
+            if present:
+                ours[f"backbone.blocks.{block}.{name}"] = Joined(present)
+    ours |= {names.ours(name): piece for name, piece in rest.items()}
+    return {
+        name: _turned(piece, channels, patch, back=False) if name.startswith("head.linear.") else piece
+        for name, piece in ours.items()
+    }
+
+
+def to_original(weights: Weights, channels: int, patch: int, *, imagenet: bool = False) -> dict[str, Piece]:
+    """The exact inverse of `from_original`.
+
+    Args:
+        imagenet: name the norms as the ImageNet models do.
+
+    Raises:
+        CheckpointError: a tensor has no published name.
+    """
+    theirs: dict[str, Piece] = {}
+    for name, piece in weights.items():
+        fused = OUR_BLOCK.fullmatch(name)
+        if fused and fused[2] in TOGETHER:
+            theirs |= _taken_apart(fused[1], TOGETHER[fused[2]], piece, _query_rows(weights, fused[1]))
+        else:
+            turned = _turned(piece, channels, patch, back=True) if name.startswith("head.linear.") else piece
+            theirs[names.original(name, imagenet)] = turned
+    return theirs
+
+
+def to_diffusers(weights: Weights) -> dict[str, Piece]:
+    """The original layout -> diffusers' names; the query and its norm stand twice there."""
+    return {theirs: piece for name, piece in weights.items() for theirs in names.in_diffusers(name)}
+
+
+def from_diffusers(weights: Weights) -> dict[str, Piece]:
+    """Diffusers' names (of today) -> the original layout.
+
+    What stands there twice is compared when it is read: a model of this family has it once.
+    """
+    found: dict[str, dict[str, Piece]] = {}
+    for name, piece in weights.items():
+        found.setdefault(names.from_diffusers(name), {})[name] = piece
+    return {name: _one(pieces) for name, pieces in found.items()}
+
+
+def _one(pieces: dict[str, Piece]) -> Piece:
+    first, *others = pieces.values()
+    return Twins(tuple(pieces), first, others[0]) if others else first
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A tensor that is stored twice and must be the same both times."""
+
+    names: tuple[str, ...]
+    first: Piece
+    second: Piece
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.first.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.first.dtype
+
+    def into(self, target: Tensor) -> None:
+        target.copy_(self.tensor())
+
+    def tensor(self) -> Tensor:
+        first = read(self.first)
+        if self.second.shape != self.shape or not torch.equal(first, read(self.second)):
+            raise CheckpointError(
+                f"{self.names[0]} and {self.names[1]} differ; models of this family have one tensor for both, "
+                "so this one was changed by something that does not know it"
+            )
+        return first
+
+    def rows(self, start: int, stop: int) -> Piece:
+        return Changed(self, (stop - start, *self.shape[1:]), lambda whole: whole[start:stop])
+
+
+def reordered(tensor: Tensor, channels: int, patch: int, back: bool = False) -> Tensor:
+    """Rows of the final layer: (row, column, half and channel), as published <-> (half, channel, row, column)."""
+    halves = tensor.shape[0] // (channels * patch * patch)
+    published, tokens = (patch, patch, halves * channels), (halves * channels, patch, patch)
+    if back:
+        return tensor.reshape(*tokens, *tensor.shape[1:]).movedim(0, 2).flatten(0, 2).contiguous()
+    return tensor.reshape(*published, *tensor.shape[1:]).movedim(2, 0).flatten(0, 2).contiguous()
+
+
+def _turned(piece: Piece, channels: int, patch: int, back: bool) -> Piece:
+    return Changed(piece, piece.shape, lambda tensor: reordered(tensor, channels, patch, back))
+
+
+def _query_rows(weights: Weights, block: str) -> int:
+    return weights[f"backbone.blocks.{block}.attention.out.weight"].shape[1]
+
+
+def _taken_apart(block: str, parts: tuple[str, ...], piece: Piece, queries: int) -> Iterator[tuple[str, Piece]]:
+    rest = piece.shape[0] - queries
+    sizes = (queries, rest // 2, rest // 2) if len(parts) == 3 else (piece.shape[0] // 2,) * 2
+    start = 0
+    for part, size in zip(parts, sizes, strict=True):
+        yield f"layers.{block}.{part}", piece.rows(start, start + size)
+        start += size

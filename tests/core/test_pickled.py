@@ -1,0 +1,119 @@
+"""Old .pth files: tensors and plain values are read, and nothing in them is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lumina_core.errors import CheckpointError
+from lumina_core.pickled import open_pickled, read_settings, settings_file
+from lumina_core.pieces import Held, read
+from lumina_core.tensorfiles import Stored
+
+PLAIN = {
+    "model": "NextDiT",
+    "size": 1024,
+    "rate": 1e-4,
+    "on": True,
+    "no": None,
+    "list": [1, "a", (2.0,)],
+    "d": {"a": 1},
+}
+
+
+class Trap:
+    """Makes a file where a pickle is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_tensors_are_read_from_their_places_in_the_file(tmp_path):
+    wide = torch.randn(4, 6)
+    tensors = {
+        "a": torch.randn(7, 3),
+        "b": torch.arange(5),
+        "half": torch.randn(3).bfloat16(),
+        "one": torch.tensor(2.0),
+    }
+    torch.save({**tensors, "every": wide[:, ::2], "rows": wide[1:3]}, tmp_path / "w.pth")
+    found = open_pickled(tmp_path / "w.pth")
+    for name, tensor in {**tensors, "every": wide[:, ::2], "rows": wide[1:3]}.items():
+        assert torch.equal(read(found[name]), tensor), name
+        assert torch.equal(found[name].tensor(), tensor)
+    kinds = {name: type(piece) for name, piece in found.items()}
+    assert kinds == {**dict.fromkeys(found, Stored), "every": Held}
+
+
+def test_a_file_of_the_oldest_form_is_read_too(tmp_path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read(open_pickled(tmp_path / "w.pth")["a"]), torch.arange(3))
+
+
+@pytest.mark.parametrize("kind", [dict, lambda values: Namespace(**values)], ids=["dict", "Namespace"])
+def test_plain_values_are_read(tmp_path, kind):
+    torch.save(kind(PLAIN), tmp_path / "s.pth")
+    assert read_settings(tmp_path / "s.pth") == PLAIN
+
+
+def test_what_is_written_is_a_namespace_for_everybody(tmp_path):
+    (tmp_path / "s.pth").write_bytes(settings_file(PLAIN))
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        assert torch.load(tmp_path / "s.pth", weights_only=True) == Namespace(**PLAIN)
+    assert read_settings(tmp_path / "s.pth") == PLAIN
+
+
+def said(call, path):
+    with pytest.raises(CheckpointError) as error:
+        call(path)
+    text = str(error.value)
+    assert "\n" not in text and "weights_only" not in text
+    return text
+
+
+@pytest.mark.parametrize("call", [open_pickled, read_settings])
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+@pytest.mark.parametrize("inside", [lambda trap: trap, lambda trap: {"a": trap}, lambda trap: Namespace(a=[trap])])
+def test_code_in_a_file_is_told_and_not_run(tmp_path, call, save, inside):
+    save(inside(Trap(tmp_path / "sprung")), tmp_path / "w.pth")
+    assert "code in it" in said(call, tmp_path / "w.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_what_would_be_run_is_named(tmp_path):
+    torch.save({"a": Trap(tmp_path / "sprung")}, tmp_path / "w.pth")
+    assert "wants to run " in said(open_pickled, tmp_path / "w.pth")
+
+
+def test_values_that_are_not_plain_are_named(tmp_path):
+    torch.save(Namespace(model="a", weights=torch.zeros(2)), tmp_path / "s.pth")
+    assert "the value of 'weights' is not plain" in said(read_settings, tmp_path / "s.pth")
+    torch.save([1], tmp_path / "s.pth")
+    assert "holds list; wanted an argparse.Namespace" in said(read_settings, tmp_path / "s.pth")
+
+
+def test_anything_but_tensors_by_name_is_no_file_of_weights(tmp_path):
+    torch.save({"a": torch.zeros(1), "b": {"c": torch.zeros(1)}}, tmp_path / "w.pth")
+    assert "holds dict under 'b'; wanted tensors by their names" in said(open_pickled, tmp_path / "w.pth")
+    torch.save([torch.zeros(1)], tmp_path / "w.pth")
+    assert "holds list" in said(open_pickled, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.97])
+def test_a_file_that_was_cut_short_is_told(tmp_path, share):
+    torch.save({"a": torch.randn(1000)}, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(whole[: int(share * len(whole))])
+    assert "is no whole .pth file" in said(open_pickled, tmp_path / "w.pth")
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    assert "there is no file" in said(read_settings, tmp_path / "s.pth")

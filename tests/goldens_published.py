@@ -1,0 +1,113 @@
+"""Golden cases of published models: diffusers' transformer under its own names, and the class-conditional one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from goldens_model import BASE, Network, numbers, unread
+from goldens_read import Golden, Unsupported, worst
+from torch import Tensor
+
+from lumina_core.builtin.label import LabelConditioner
+from lumina_core.conditions import pooled
+from lumina_core.flow.guidance import guided
+from lumina_core.nn.rotary import frequencies
+from lumina_core.types import Condition, Tokens
+from lumina_image.patches import Patches
+from lumina_image.published.arguments import Arguments, from_diffusers, given
+from lumina_image.published.mapping import from_diffusers as from_their_names
+from lumina_image.published.mapping import from_original
+from lumina_image.published.names import PAD
+
+GUIDED = 5
+"""The notes allow the guided answer five times the error of the plain one: that counts so many times."""
+LABELS = "conditioners.label.table.weight"
+
+
+def diffusers_forward(golden: Golden) -> float:
+    """`LuminaNextDiT2DModel.forward`; of its output the half that means something."""
+    arguments = from_diffusers(golden.config["constructor"], "golden")
+    asked = {name: golden.tensors[f"input.{name}"] for name in ("hidden_states", "timestep", "encoder_hidden_states")}
+    mask = golden.tensors["input.encoder_mask"].bool()
+    state = numbers(from_original(from_their_names(unread(golden.group("weights"), PAD)), *_sizes(arguments)))
+    network, patches = _built(arguments, state)
+    said = Condition(asked["encoder_hidden_states"], mask, pooled(asked["encoder_hidden_states"], mask))
+    base = golden.config["call"].get("cross_attention_kwargs", {}).get("base_sequence_length")
+    rope = golden.config.get("rope", {})
+    rates = _rates(network, float(rope.get("linear_factor", 1.0)), float(rope.get("ntk_factor", 1.0)))
+    tokens = patches.tokens(asked["hidden_states"])
+    got = patches.latent(tokens.with_values(_answer(network, tokens, asked["timestep"], said, (rates, base))))
+    stored = [golden.tensors[name] for name in ("output.sample", "output.sample_first_half") if name in golden.tensors]
+    return worst([(got, wanted[:, : arguments.in_channels]) for wanted in stored] or [(got, got[:0])])
+
+
+def imagenet(golden: Golden) -> float:
+    """`DiT_Llama.forward`, or `forward_with_cfg`, whichever the file has called."""
+    arguments = given(golden.config["constructor"], imagenet=True)
+    state = numbers(from_original(unread(golden.group("weights")), *_sizes(arguments)))
+    labels = state.pop(LABELS)
+    network, patches = _built(arguments, state)
+    call = golden.config["call"]
+    names = [*call["positional"], *call.get("tensor_kwargs", [])]
+    asked: dict[str, Any] = {**call.get("kwargs", {}), **{name: golden.tensors[f"input.{name}"] for name in names}}
+    constructor = golden.config["constructor"]
+    linear, ntk = (
+        float(asked.get(name) or constructor.get(name) or 1.0) for name in ("rope_scaling_factor", "ntk_factor")
+    )
+    rates = _rates(network, linear, ntk)
+    half = len(asked["x"]) // 2
+    guiding = call["method"] == "forward_with_cfg"
+    if not guiding and call["method"] != "forward":
+        raise Unsupported
+    # the published guidance takes the first half of x for both
+    tokens = patches.tokens(torch.cat([asked["x"][:half]] * 2) if guiding else asked["x"])
+    answer = _answer(network, tokens, asked["t"], _labelled(labels, asked["y"]), (rates, None))
+    if guiding:
+        answer = _guided(answer, float(asked["cfg_scale"]), slice(0, 3 * patches.patch**2))
+    error = worst([(patches.latent(tokens.with_values(answer)), golden.tensors["output.out"])])
+    return error if guiding else GUIDED * error
+
+
+def _labelled(table: Tensor, labels: Tensor) -> Condition:
+    """What our conditioner says of each label; the row behind the last class is its silence."""
+    conditioner = LabelConditioner(LabelConditioner.Config(classes=len(table) - 1, width=table.shape[1]))
+    conditioner.load_state_dict({"table.weight": table})
+    classes = len(table) - 1
+    with torch.no_grad():
+        said = [conditioner.nothing(1) if y == classes else conditioner.encode([y]) for y in labels.tolist()]
+    return Condition(summary=torch.cat([one.summary for one in said if one.summary is not None]))
+
+
+def _guided(both: Tensor, scale: float, only: slice) -> Tensor:
+    """Both halves of the published answer: the first channels guided, the others what each half says."""
+    conditional, silent = both.chunk(2)
+    second = silent.clone()
+    second[..., only] = guided(conditional, silent, scale)[..., only]
+    return torch.cat([guided(conditional, silent, scale, only), second])
+
+
+def _sizes(arguments: Arguments) -> tuple[int, int]:
+    return arguments.in_channels, arguments.patch_size
+
+
+def _built(arguments: Arguments, state: dict[str, Tensor]) -> tuple[Network, Patches]:
+    network = Network(arguments.model_dump(), arguments.imagenet)
+    network.load_state_dict(state)
+    return network.eval(), Patches(Patches.Config(patch=arguments.patch_size, channels=arguments.in_channels))
+
+
+def _rates(network: Network, linear: float, ntk: float) -> tuple[Tensor, ...]:
+    """Published scaling of the rotary frequencies: positions divided by one factor, the base times the other."""
+    return tuple(rates / linear for rates in frequencies(network.backbone.config.axes, BASE * ntk))
+
+
+def _answer(
+    network: Network, tokens: Tokens, time: Tensor, said: Condition, how: tuple[tuple[Tensor, ...], int | None]
+) -> Tensor:
+    rates, base = how
+    if base is not None:
+        raise Unsupported
+    with torch.no_grad():
+        prepared = network.backbone.prepare(tokens, said, rates)
+        return network.head(network.backbone(tokens, time, said, prepared=prepared), tokens)

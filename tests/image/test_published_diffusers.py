@@ -1,0 +1,88 @@
+"""What we write for diffusers loads there strictly and gives the same numbers as ours, and theirs as they wrote it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from goldens_model import Network, numbers
+from making import registry_of
+from published_folders import SIZES, tensors, write_original
+
+from lumina_core.conditions import pooled
+from lumina_core.convert import Wish, carry_out, plan
+from lumina_core.folders import layout, layout_of, open_folder
+from lumina_core.types import Condition
+from lumina_image.patches import Patches
+from lumina_image.published.recipes import arguments_of
+
+lumina = pytest.importorskip("diffusers.models.transformers.lumina_nextdit2d")
+embeddings = pytest.importorskip("diffusers.models.embeddings")
+
+REGISTRY = registry_of("image")
+
+
+def asked(batch=2):
+    draw = torch.Generator().manual_seed(1)
+    picture, said = torch.randn(batch, 4, 6, 8, generator=draw), torch.randn(batch, 5, 12, generator=draw)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])[:batch]
+    return picture, torch.tensor([0.2, 0.7])[:batch], said, mask
+
+
+def theirs(model):
+    picture, time, said, mask = asked()
+    width = SIZES["dim"] // SIZES["n_heads"]
+    table = embeddings.get_2d_rotary_pos_embed_lumina(width, 384, 384, linear_factor=1.0, ntk_factor=1.0)
+    with torch.no_grad():
+        answer = model(picture, time, said, mask, table, cross_attention_kwargs={}).sample
+    return answer[:, :4]
+
+
+def ours(folder):
+    opened = layout(REGISTRY, layout_of(folder, REGISTRY)).open(folder)
+    arguments = arguments_of(opened, "test")
+    network = Network(arguments.model_dump())
+    network.load_state_dict(numbers(opened.weights))
+    picture, time, said, mask = asked()
+    patches = Patches(Patches.Config())
+    tokens = patches.tokens(picture)
+    with torch.no_grad():
+        answer = network(tokens, time, Condition(said, mask.bool(), pooled(said, mask.bool())))
+    return patches.latent(tokens.with_values(answer))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"n_kv_heads": None, "learn_sigma": False}, {"qk_norm": False, "n_kv_heads": 1}]
+)
+def test_what_we_write_loads_strictly_there_and_gives_the_same_numbers(tmp_path, changes):
+    folder = write_original(tmp_path / "1", tensors({**SIZES, **changes}))
+    carry_out(plan(folder, REGISTRY, Wish(to="image.diffusers")), tmp_path / "2", 100_000)
+    model, told = lumina.LuminaNextDiT2DModel.from_pretrained(
+        tmp_path / "2" / "transformer", output_loading_info=True, low_cpu_mem_usage=False
+    )
+    assert not any(told.values()), told
+    assert (theirs(model.eval()) - ours(tmp_path / "2")).abs().max() < 2e-5
+    assert torch.equal(ours(tmp_path / "2"), ours(folder))
+
+
+def test_what_they_wrote_is_read_and_gives_the_same_numbers(tmp_path):
+    torch.manual_seed(0)
+    model = lumina.LuminaNextDiT2DModel(
+        sample_size=16, hidden_size=32, num_layers=2, num_attention_heads=4, num_kv_heads=4, multiple_of=16,
+        cross_attention_dim=12, norm_eps=1e-4,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+        for layer in model.layers:  # published models have one query for both
+            layer.attn2.to_q.load_state_dict(layer.attn1.to_q.state_dict())
+            layer.attn2.norm_q.load_state_dict(layer.attn1.norm_q.state_dict())
+    model.save_pretrained(tmp_path / "1", max_shard_size="60KB")
+    assert (theirs(model.eval()) - ours(tmp_path / "1")).abs().max() < 2e-5
+    recipe = open_folder(tmp_path / "1", REGISTRY).recipe
+    assert recipe.task.options["side"] == 128
+    carry_out(plan(tmp_path / "1", REGISTRY), tmp_path / "2")
+    carry_out(plan(tmp_path / "2", REGISTRY, Wish(to="image.diffusers")), tmp_path / "3")
+    again = lumina.LuminaNextDiT2DModel.from_pretrained(tmp_path / "3" / "transformer")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    said = {key: value for key, value in again.config.items() if not key.startswith("_")}
+    assert said == {key: value for key, value in model.config.items() if not key.startswith("_")}

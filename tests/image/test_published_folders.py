@@ -1,0 +1,174 @@
+"""Published folders become ours and come back bit for bit; what is wrong with one is told in a line."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from published_folders import (
+    REGISTRY,
+    SIZES,
+    arguments,
+    converted,
+    labelled,
+    read_json,
+    refused,
+    same,
+    tensors,
+    write_original,
+)  # fmt: skip
+from safetensors.torch import save_file
+
+from lumina_core.convert import plan
+from lumina_core.folders import layout_of, open_folder
+from lumina_core.pickled import open_pickled, read_settings
+from lumina_core.pieces import read
+from lumina_core.tensorfiles import open_file, open_weights
+
+SHAPES = [
+    (kv, qk_norm, sigma, dtype)
+    for (kv, qk_norm, sigma), dtype in zip(
+        product((None, 2, 1), (True, False), (True, False)), 6 * (torch.bfloat16, torch.float32), strict=True
+    )
+]
+
+
+@pytest.mark.parametrize(("kv", "qk_norm", "sigma", "dtype"), SHAPES)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_original_to_ours_to_diffusers_to_ours_to_original_changes_no_bit(tmp_path, kv, qk_norm, sigma, dtype, suffix):
+    sizes = {**SIZES, "n_kv_heads": kv, "qk_norm": qk_norm, "learn_sigma": sigma}
+    state, said = tensors(sizes, dtype), arguments(qk_norm=qk_norm)
+    first = write_original(tmp_path / "1", state, said, f"consolidated.00-of-01.{suffix}")
+    second = converted(first, tmp_path / "2", most=20_000)
+    third = converted(second, tmp_path / "3", most=30_000, to="image.diffusers")
+    fourth = converted(third, tmp_path / "4")
+    fifth = converted(fourth, tmp_path / "5", to="image.alpha_vllm")
+    assert same(open_weights(fifth, "consolidated_ema.00-of-01"), state)
+    assert read_settings(fifth / "model_args.pth") == vars(said)
+    assert same(open_weights(second, "model"), {n: read(p) for n, p in open_weights(fourth, "model").items()})
+
+
+def test_a_class_conditional_model_goes_there_and_back_and_has_no_place_in_diffusers(tmp_path):
+    state = labelled()
+    folder = write_original(tmp_path / "1", state, Namespace(model="DiT_Llama_600M_patch2", image_size=256, vae="mse"))
+    ours = converted(folder, tmp_path / "2")
+    recipe = open_folder(ours, REGISTRY).recipe
+    assert recipe.conditioners[0].options["classes"] == 5
+    assert recipe.autoencoder.options["source"] == "stabilityai/sd-vae-ft-mse"
+    again = converted(ours, tmp_path / "3", to="alpha_vllm")
+    assert same(open_weights(again, "consolidated_ema.00-of-01"), state)
+    assert "has no place for a model that is told a class" in refused(ours, to="image.diffusers")
+
+
+def test_the_averaged_weights_are_taken_where_there_are_both(tmp_path):
+    plain, averaged = tensors(SIZES), tensors(SIZES, seed=1)
+    write_original(tmp_path / "1", plain)
+    write_original(tmp_path / "1", averaged, name="consolidated_ema.00-of-01.pth")
+    ours = open_weights(converted(tmp_path / "1", tmp_path / "2"), "model")
+    assert torch.equal(read(ours["backbone.embed.weight"]), averaged["x_embedder.weight"])
+
+
+def test_numbers_are_stored_in_the_format_asked_for(tmp_path):
+    state = tensors(SIZES)
+    ours = open_weights(converted(write_original(tmp_path / "1", state), tmp_path / "2", dtype=torch.bfloat16), "model")
+    assert {piece.dtype for piece in ours.values()} == {torch.bfloat16}
+    assert torch.equal(read(ours["backbone.embed.weight"]), state["x_embedder.weight"].bfloat16())
+
+
+def test_sizes_that_only_the_settings_tell_are_heard(tmp_path):
+    folder = write_original(tmp_path / "1", labelled(), Namespace(n_heads=8, norm_eps=1e-3, image_size=512))
+    recipe = open_folder(folder, REGISTRY).recipe
+    assert recipe.backbone is not None
+    assert (recipe.backbone.options["heads"], recipe.backbone.options["eps"]) == (8, 1e-3)
+    assert recipe.task.options["side"] == 512
+
+
+def test_what_lies_beside_the_weights_is_taken_for_what_they_were_trained_with(tmp_path):
+    folder = write_original(tmp_path / "1", tensors(SIZES))
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text("{}")
+    recipe = open_folder(folder, REGISTRY).recipe
+    assert recipe.autoencoder.options["source"] == str(folder / "vae")
+    assert recipe.conditioners[0].options["source"] == "google/gemma-2b"
+    referenced = plan(folder, REGISTRY)
+    assert "stays there; --copy takes it along" in referenced.draft.notes[0]
+    taken = converted(folder, tmp_path / "2", copy=True)
+    assert (taken / "vae" / "config.json").is_file()
+    assert read_json(taken / "config.json")["recipe"]["autoencoder"]["source"] == "./vae"
+    assert open_folder(taken, REGISTRY).recipe.autoencoder.options["source"] == str(taken.resolve() / "vae")
+
+
+def test_parts_of_a_model_without_query_norms_are_put_together(tmp_path):
+    state = tensors({**SIZES, "qk_norm": False})
+    columns = (
+        "wq",
+        "wk",
+        "wv",
+        "wk_y",
+        "wv_y",
+        "gate",
+        "w1",
+        "w3",
+        "adaLN",
+        "x_embedder",
+        "mlp.0",
+        "cap_embedder.1",
+        "final_",
+    )
+    for rank in range(2):
+        half = {
+            name: tensor.chunk(2, 1)[rank].contiguous()
+            if name.endswith(("wo.weight", "w2.weight", "mlp.2.weight"))
+            else tensor.chunk(2)[rank].contiguous()
+            if any(part in name for part in columns)
+            else tensor
+            for name, tensor in state.items()
+        }
+        write_original(tmp_path / "1", half, arguments(qk_norm=False), f"consolidated.{rank:02d}-of-02.pth")
+    again = converted(converted(tmp_path / "1", tmp_path / "2"), tmp_path / "3", to="alpha_vllm")
+    assert same(open_file(again / "consolidated_ema.00-of-01.safetensors"), state)
+
+
+def test_a_folder_is_known_by_its_files_and_one_of_ours_is_nobody_elses(tmp_path):
+    folder = write_original(tmp_path / "1", tensors(SIZES))
+    ours = converted(folder, tmp_path / "2")
+    theirs = converted(ours, tmp_path / "3", to="diffusers")
+    folders = (folder, theirs, theirs / "transformer", ours, tmp_path, tmp_path / "none")
+    known = ["image.alpha_vllm", "image.diffusers", "image.diffusers", None, None, None]
+    assert [layout_of(folder, REGISTRY) for folder in folders] == known
+
+
+@pytest.fixture
+def theirs(tmp_path) -> Path:
+    """A folder of diffusers', its weights in two shards."""
+    first = write_original(tmp_path / "original", tensors(SIZES))
+    return converted(first, tmp_path / "theirs", most=150_000, to="image.diffusers")
+
+
+@pytest.mark.parametrize("form", ["older names", "variant", "pickled", "alone"])
+def test_other_forms_of_the_same_folder_are_read_too(theirs, tmp_path, form):
+    place = theirs / "transformer"
+    weights = {name: read(piece) for name, piece in open_weights(place, "diffusion_pytorch_model").items()}
+    for file in place.glob("*.safetensors*"):
+        file.unlink()
+    older = {
+        "patch_embedder.proj.": "patch_embedder.",
+        "norm1.linear.": "adaLN_modulation.1.",
+        "norm1.norm.": "attn_norm1.",
+    }
+    if form == "older names":
+        for new, old in older.items():
+            weights = {name.replace(new, old): tensor for name, tensor in weights.items()}
+    if form == "pickled":
+        torch.save(weights, place / "diffusion_pytorch_model.bin")
+    else:
+        save_file(weights, place / f"diffusion_pytorch_model{'.fp16' if form == 'variant' else ''}.safetensors")
+    again = converted(place if form == "alone" else theirs, tmp_path / "again")
+    state = open_pickled(tmp_path / "original" / "consolidated.00-of-01.pth")
+    assert torch.equal(
+        read(open_weights(again, "model")["head.modulation.weight"]),
+        read(state["final_layer.adaLN_modulation.1.weight"]),
+    )
