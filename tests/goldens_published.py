@@ -12,6 +12,7 @@ from torch import Tensor
 from lumina_core.builtin.label import LabelConditioner
 from lumina_core.conditions import pooled
 from lumina_core.flow.guidance import guided
+from lumina_core.nn.prepare import proportional_scale
 from lumina_core.nn.rotary import frequencies
 from lumina_core.types import Condition, Tokens
 from lumina_image.patches import Patches
@@ -106,8 +107,8 @@ def _answer(
     network: Network, tokens: Tokens, time: Tensor, said: Condition, how: tuple[tuple[Tensor, ...], int | None]
 ) -> Tensor:
     rates, base = how
-    if base is not None:
-        raise Unsupported
+    width = network.backbone.config.width // network.backbone.config.heads
+    scale = None if base is None else proportional_scale(tokens, None, base, width)
     with torch.no_grad():
-        prepared = network.backbone.prepare(tokens, said, rates)
+        prepared = network.backbone.prepare(tokens, said, rates, scale)
         return network.head(network.backbone(tokens, time, said, prepared=prepared), tokens)

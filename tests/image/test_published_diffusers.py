@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from goldens_model import Network, numbers
 from making import registry_of
-from published_folders import SIZES, tensors, write_original
+from published_folders import SIZES, read_json, tensors, write_original
 
 from lumina_core.conditions import pooled
 from lumina_core.convert import Wish, carry_out, plan
 from lumina_core.folders import layout, layout_of, open_folder
+from lumina_core.session import open_model
 from lumina_core.types import Condition
 from lumina_image.patches import Patches
 from lumina_image.published.recipes import arguments_of
 
-lumina = pytest.importorskip("diffusers.models.transformers.lumina_nextdit2d")
+library = pytest.importorskip("diffusers.models.transformers.lumina_nextdit2d")
+pipelines = pytest.importorskip("diffusers.pipelines.lumina.pipeline_lumina")
 embeddings = pytest.importorskip("diffusers.models.embeddings")
 
 REGISTRY = registry_of("image")
@@ -56,7 +60,7 @@ def ours(folder):
 def test_what_we_write_loads_strictly_there_and_gives_the_same_numbers(tmp_path, changes):
     folder = write_original(tmp_path / "1", tensors({**SIZES, **changes}))
     carry_out(plan(folder, REGISTRY, Wish(to="image.diffusers")), tmp_path / "2", 100_000)
-    model, told = lumina.LuminaNextDiT2DModel.from_pretrained(
+    model, told = library.LuminaNextDiT2DModel.from_pretrained(
         tmp_path / "2" / "transformer", output_loading_info=True, low_cpu_mem_usage=False
     )
     assert not any(told.values()), told
@@ -66,7 +70,7 @@ def test_what_we_write_loads_strictly_there_and_gives_the_same_numbers(tmp_path,
 
 def test_what_they_wrote_is_read_and_gives_the_same_numbers(tmp_path):
     torch.manual_seed(0)
-    model = lumina.LuminaNextDiT2DModel(
+    model = library.LuminaNextDiT2DModel(
         sample_size=16, hidden_size=32, num_layers=2, num_attention_heads=4, num_kv_heads=4, multiple_of=16,
         cross_attention_dim=12, norm_eps=1e-4,
     )  # fmt: skip
@@ -82,7 +86,44 @@ def test_what_they_wrote_is_read_and_gives_the_same_numbers(tmp_path):
     assert recipe.task.options["side"] == 128
     carry_out(plan(tmp_path / "1", REGISTRY), tmp_path / "2")
     carry_out(plan(tmp_path / "2", REGISTRY, Wish(to="image.diffusers")), tmp_path / "3")
-    again = lumina.LuminaNextDiT2DModel.from_pretrained(tmp_path / "3" / "transformer")
+    again = library.LuminaNextDiT2DModel.from_pretrained(tmp_path / "3" / "transformer")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     said = {key: value for key, value in again.config.items() if not key.startswith("_")}
     assert said == {key: value for key, value in model.config.items() if not key.startswith("_")}
+
+
+TINY = Path(__file__).parents[1] / "tiny_pipeline"
+
+
+def test_a_whole_folder_makes_the_same_picture_as_it_is_and_as_a_folder_of_ours_and_there_again(tmp_path):
+    carry_out(plan(TINY, REGISTRY, Wish(copy=True)), tmp_path / "ours")
+    carry_out(plan(tmp_path / "ours", REGISTRY, Wish(to="image.diffusers")), tmp_path / "theirs")
+    first, *others = (
+        open_model(folder).ask(prompt="a red cat", negative="blue", steps=2, size=(48, 64))[0]
+        for folder in (TINY, tmp_path / "ours", tmp_path / "theirs")
+    )
+    assert all(torch.equal(first.data, other.data) for other in others)
+    assert first.record["settings"] == {
+        "steps": 2, "solver": "core.euler", "grid": "core.diffusers_grid", "guidance": 4.0,
+        "extrapolation": "core.interpolation", "proportional": 16,
+    }  # fmt: skip
+    held = read_json(tmp_path / "ours" / "config.json")["recipe"]
+    assert len(held["autoencoder"]["sha256"]) == len(held["conditioners"][0]["sha256"]) == 64
+    assert type(pipelines.LuminaPipeline.from_pretrained(tmp_path / "theirs")).__name__ == "LuminaPipeline"
+
+
+def test_settings_of_a_whole_folder_come_back_as_they_were(tmp_path):
+    carry_out(plan(TINY, REGISTRY), tmp_path / "ours")
+    carry_out(plan(tmp_path / "ours", REGISTRY, Wish(to="image.diffusers")), tmp_path / "theirs")
+    for name in ("transformer/config.json", "scheduler/scheduler_config.json"):
+        assert read_json(tmp_path / "theirs" / name) == read_json(TINY / name)
+    index = read_json(TINY / "model_index.json")
+    assert read_json(tmp_path / "theirs" / "model_index.json") == {
+        k: v for k, v in index.items() if k != "_diffusers_version"
+    }
+
+
+def test_a_published_folder_is_described_like_one_of_ours(lumina):
+    told = lumina("models", TINY)
+    assert told.out.splitlines()[0] == "in the layout image.diffusers"
+    assert "  autoencoder  image.kl" in told.out.splitlines()

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lumina_core.config import nearest
+from lumina_core.config import Use, nearest
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
 from lumina_core.files import whole_folder
 from lumina_core.folders import CONFIG, WEIGHTS, Opened, check_format, format_of, open_folder, without_weights
-from lumina_core.model import Model, build_model
+from lumina_core.model import Model, build, build_model
 from lumina_core.pieces import Held, Piece, in_format, read
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import SCHEMA, Recipe
@@ -65,6 +65,7 @@ def write_config(folder: Path, recipe: Recipe, registry: Registry) -> None:
 
 def config_file(recipe: Recipe, registry: Registry, **more: Any) -> bytes:
     """The content of config.json; `more` are further keys of it, left out where they are empty."""
+    recipe = referenced(recipe, registry)
     plugins: dict[str, str] = {}
     for kind, name in recipe.used():
         with suppress(PluginError):  # a model can be converted where not all of its parts are installed
@@ -72,6 +73,23 @@ def config_file(recipe: Recipe, registry: Registry, **more: Any) -> bytes:
     content = {"lumina": SCHEMA, "plugins": plugins, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}
     content |= {key: value for key, value in more.items() if value}
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def referenced(recipe: Recipe, registry: Registry) -> Recipe:
+    """The recipe with what holds it to the folders that it borrows from: their digests, where a part can tell them."""
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    borrowing = [
+        ("autoencoder", values["autoencoder"]),
+        *(("conditioner", use) for use in values.get("conditioners", ())),
+    ]
+    for kind, use in borrowing:
+        if isinstance(use.get("source"), str) and Path(use["source"]).is_dir() and not use.get("sha256"):
+            with suppress(
+                PluginError, ConfigError, CheckpointError
+            ):  # not installed, or not whole: told when it is asked
+                part = build(registry, kind, Use(**use))
+                use |= part.referenced() if hasattr(part, "referenced") else {}
+    return Recipe.model_validate(values)
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

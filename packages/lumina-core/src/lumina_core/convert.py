@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lumina_core.checkpoint import config_file, writing
+from lumina_core.checkpoint import config_file, referenced, writing
 from lumina_core.config import with_setting
 from lumina_core.errors import ConfigError
 from lumina_core.folders import CONFIG, KEPT, WEIGHTS, Opened, check_format, format_of, layout, open_folder, write_draft
@@ -131,7 +131,10 @@ def _ours(model: Unbuilt, registry: Registry, wish: Wish) -> Draft:
         folders[name] = Path(said)
         return f"./{name}"
 
-    recipe = read_recipe(with_places(model.recipe, place), "the recipe")
+    values = referenced(read_recipe(dict(model.recipe), "the recipe"), registry).model_dump(
+        mode="json", exclude_defaults=True
+    )
+    recipe = read_recipe(with_places(values, place), "the recipe")
     dtype = str(format_of(model.weights)).removeprefix("torch.")
     files = {CONFIG: config_file(recipe, registry, dtype=dtype, origin=dict(model.origin))}
     weights = {Path(WEIGHTS).stem: model.weights, **({KEPT: model.kept} if model.kept else {})}

@@ -121,7 +121,8 @@ def open_model(
     """Open a model folder, or an installed model by its name.
 
     Args:
-        model: folder or name; None: the first installed model (for `task`, where given).
+        model: folder (ours, or of a layout that a plugin reads) or name; None: the first installed model (for `task`,
+            where given).
         device: where it computes.
         dtype: float32, bfloat16, float16, or auto: bfloat16 where the device is fast at it. None: as it is stored,
             float16 as float32.
@@ -151,8 +152,7 @@ def open_model(
 
 
 def _session(folder: Path, registry: Registry, task: str | None, placed: Placing) -> Session:
-    model = load_model(folder, registry, placed.resting)
-    model = model if placed.dtype is None else model.to(placed.dtype)
+    model = load_model(folder, registry, placed.resting, placed.dtype)
     if task is not None and model.recipe.task.use != task:
         raise ConfigError(f"{folder} is a model for {model.recipe.task.use}, not for {task}; choose another --model")
     return Session(placed.place(model), registry)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from lumina_core.plugins.registry import Registry
 
 
 @click.command(epilog="Example:  lumina models runs/emoji/model")
@@ -16,7 +20,7 @@ def models(folder: Path | None, as_json: bool) -> None:
     from lumina_core.plugins.loader import load
 
     if folder is not None:
-        _describe(folder, as_json)
+        _describe(folder, load(), as_json)
         return
     registry = load()
     found = {"models": registry.models(), "recipes": registry.recipes()}
@@ -31,13 +35,16 @@ def models(folder: Path | None, as_json: bool) -> None:
             click.echo("  none")
 
 
-def _describe(folder: Path, as_json: bool) -> None:
-    from lumina_core.folders import model_folder, read_config
+def _describe(folder: Path, registry: Registry, as_json: bool) -> None:
+    from lumina_core.folders import layout_of, model_folder, open_folder, read_config
 
-    recipe, plugins = read_config(model_folder(folder))
+    layout = layout_of(folder, registry)
+    recipe, plugins = (open_folder(folder, registry).recipe, {}) if layout else read_config(model_folder(folder))
     if as_json:
-        click.echo(json.dumps({"plugins": plugins, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}))
+        said = {"layout": layout} if layout else {"plugins": plugins}
+        click.echo(json.dumps({**said, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}))
         return
-    click.echo("made with " + ", ".join(f"{name} {version}" for name, version in plugins.items()))
+    made = ", ".join(f"{name} {version}" for name, version in plugins.items())
+    click.echo(f"in the layout {layout}" if layout else f"made with {made}")
     for kind, name in recipe.used():
         click.echo(f"  {kind:12} {name}")

@@ -94,12 +94,26 @@ def _recipe(
     names = ("vae", "text_encoder", "tokenizer") if folder is not None else ()
     outside = {name: str(folder / name) for name in names if folder is not None and (folder / name).is_dir()}
     latent = int(config.get("sample_size") or 128)
-    return text_recipe(arguments, latent * STRIDE, outside, _sampling(latent, steps))
+    # where its settings say nothing, the tokenizer of Gemma pads on the left
+    settings = (
+        _settings(Path(outside["tokenizer"]) / "tokenizer_config.json", there=False) if "tokenizer" in outside else None
+    )
+    padding = "right" if settings is None else settings.get("padding_side", "left")
+    return text_recipe(arguments, latent * STRIDE, {**outside, "padding": padding}, _sampling(latent, steps))
 
 
 def _sampling(latent: int, steps: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of diffusers' call: 30 steps of Euler, on the grid of its settings."""
-    return {"steps": 30, "solver": "core.euler", "grid": {"use": "core.uniform_grid"}}
+    """The defaults of diffusers' call: 30 steps of Euler on the grid of its settings, positions always interpolated."""
+    grid = {
+        "use": "core.diffusers_grid",
+        **{key: steps[key] for key in ("shift", "num_train_timesteps") if key in steps},
+    }
+    tokens = (latent * STRIDE // 16) ** 2
+    return {
+        "steps": 30, "solver": "core.euler", "grid": grid,
+        "extrapolation": {"use": "core.interpolation", "isotropic": True, "shrink": True},
+        "proportional": tokens if tokens > 1 else None,
+    }  # fmt: skip
 
 
 def _weights(place: Path) -> Weights:

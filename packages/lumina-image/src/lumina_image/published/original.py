@@ -24,7 +24,10 @@ NAME = "image.alpha_vllm"
 ARGUMENTS = "model_args.pth"
 WRITTEN = "consolidated_ema.00-of-01"
 """What is written: the published samplers take the average of the weights unless told otherwise."""
-SAMPLING = {"steps": 30, "solver": "core.midpoint", "grid": {"use": "core.shift_grid", "shift": 4.0}}
+SAMPLING = {
+    "steps": 30, "solver": "core.midpoint", "grid": {"use": "core.shift_grid", "shift": 4.0},
+    "extrapolation": {"use": "core.watershed", "watershed": 0.3, "isotropic": True},
+}  # fmt: skip
 """Of the published demo (lumina_next_t2i_mini/demo.py); its 30 counts points, ours steps."""
 _FILE = re.compile(r"consolidated(_ema)?(?:\.(\d+)(?:-of-(\d+))?)?\.(pth|safetensors)")
 _MODELS = {(2304, 24): "2B", (3072, 32): "3B", (4096, 32): "7B", (1536, 16): "600M"}
@@ -105,11 +108,10 @@ def _recipe(arguments: Arguments, said: dict[str, Any], folder: Path) -> dict[st
     outside = {name: str(folder / name) for name in ("vae", "text_encoder", "tokenizer") if (folder / name).is_dir()}
     if "vae" not in outside and said.get("vae") in ("ema", "mse"):
         outside["vae"] = f"stabilityai/sd-vae-ft-{said['vae']}"
-    return (
-        label_recipe(arguments, side, outside)
-        if arguments.imagenet
-        else text_recipe(arguments, side, outside, SAMPLING)
-    )
+    if arguments.imagenet:
+        return label_recipe(arguments, side, outside)
+    tokens = (side // 16) ** 2
+    return text_recipe(arguments, side, outside, {**SAMPLING, "proportional": tokens if tokens > 1 else None})
 
 
 def _side(said: Mapping[str, Any], arguments: Arguments) -> int:

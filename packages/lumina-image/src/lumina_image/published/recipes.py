@@ -20,13 +20,14 @@ def text_recipe(
 
     Args:
         side: pixels of a side that it was trained at.
-        outside: folders or hub names of `vae`, `text_encoder` and `tokenizer`; what is left out is the released one.
+        outside: folders or hub names of `vae`, `text_encoder` and `tokenizer`, and the side of `padding`; what is left
+            out is as released.
     """
     source = outside.get("text_encoder", GEMMA)
     caption = {
         "name": "caption", "use": "core.transformers", "source": source,
-        "tokenizer": outside.get("tokenizer", source), "layer": -2, "length": 256, "padding": "right",
-        "multiple_of": 8, "width": arguments.cap_feat_dim,
+        "tokenizer": outside.get("tokenizer", source), "padding": outside.get("padding", "right"),
+        "layer": -2, "length": 256, "multiple_of": 8, "width": arguments.cap_feat_dim,
     }  # fmt: skip
     return {
         "task": {"use": "image.text_to_image", "side": side},
