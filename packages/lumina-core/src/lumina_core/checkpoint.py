@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from lumina_core.config import Use, nearest
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
@@ -22,6 +21,7 @@ from lumina_core.pieces import Held, Piece, in_format, read
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import SCHEMA, Recipe
 from lumina_core.tensorfiles import SHARD, open_file, write_weights
+from lumina_core.unfilled import unfilled
 
 SAFE = {torch.float16: torch.float32, torch.float64: torch.float32, torch.float8_e4m3fn: torch.bfloat16,
         torch.float8_e5m2: torch.bfloat16}  # fmt: skip
@@ -100,21 +100,6 @@ def stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, 
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves out every filling of fresh weights, which are about to be replaced.
-
-    Drawing them on the meta device would make torch import its compiler, which takes longer than a picture.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        named = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return named["tensor"] if "tensor" in named else args[0]
-        return func(*args, **named)
-
-
 def load_model(
     folder: Path, registry: Registry, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Model:
@@ -136,7 +121,7 @@ def load_model(
     if dtype is None:
         check_format(opened)
     try:
-        with torch.device("meta"), _Unfilled():
+        with unfilled():
             model = build_model(opened.recipe, registry)
     except PluginError as error:
         made_with = ", ".join(f"{name} {version}" for name, version in opened.plugins.items())

@@ -15,6 +15,7 @@ from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.nn.block import hidden_width
 from lumina_core.nn.next_dit import MODULATION, NextDiT
 from lumina_core.pieces import Held, Piece
+from lumina_core.unfilled import unfilled
 from lumina_image.published.mapping import to_original
 from lumina_image.published.names import PAD
 
@@ -94,7 +95,7 @@ def expected(arguments: Arguments) -> dict[str, tuple[int, ...]]:
     """Names and shapes of every tensor of such a model in the original layout."""
     a = arguments
     modulation = min(a.dim, MODULATION)
-    with torch.device("meta"):
+    with unfilled():
         backbone = NextDiT(NextDiT.Config.read(filled(a)["backbone"], "published")).state_dict()
         made = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
         shapes = {

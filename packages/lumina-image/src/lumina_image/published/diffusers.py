@@ -17,7 +17,7 @@ from lumina_image.published.mapping import from_diffusers, from_original, to_dif
 from lumina_image.published.names import PAD, current, in_diffusers
 from lumina_image.published.names import from_diffusers as original_name
 from lumina_image.published.original import padding
-from lumina_image.published.recipes import arguments_of, network_of, text_recipe
+from lumina_image.published.recipes import STRIDE, arguments_of, network_of, text_recipe
 
 NAME = "image.diffusers"
 NETWORK, STEM, INDEX_FILE = "transformer", "diffusion_pytorch_model", "model_index.json"
@@ -27,8 +27,6 @@ WHOLE = ("LuminaPipeline", "LuminaText2ImgPipeline")
 """The class of a whole folder, by its name today and its older one."""
 OURS = "_lumina"
 """Where a folder remembers what diffusers has no place for; names with a leading line are passed over there."""
-STRIDE = 8
-"""Pixels of a latent's pixel in this family."""
 USUAL_STEPS = {
     "_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0,
     "use_dynamic_shifting": False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lumina_core.errors import CheckpointError
@@ -11,6 +12,8 @@ from lumina_image.published.arguments import Arguments, from_options, options
 
 GEMMA, VAE = "google/gemma-2b", "stabilityai/sdxl-vae"
 """What the released models were trained with, by their names on the hub."""
+STRIDE = 8
+"""Pixels that a pixel of a latent stands for, in every published model."""
 
 
 def text_recipe(
@@ -31,7 +34,7 @@ def text_recipe(
     }  # fmt: skip
     return {
         "task": {"use": "image.text_to_image", "side": side},
-        "autoencoder": {"use": "image.kl", "source": outside.get("vae", VAE)},
+        "autoencoder": _vae(arguments, outside.get("vae"), VAE),
         "conditioners": [caption],
         **_network(arguments),
         "sampling": {"guidance": 4.0, "guidance_channels": 3, **sampling},
@@ -43,11 +46,18 @@ def label_recipe(arguments: Arguments, side: int, outside: Mapping[str, str]) ->
     label = {"name": "label", "use": "core.label", "classes": arguments.num_classes, "width": min(arguments.dim, 1024)}
     return {
         "task": {"use": "image.text_to_image", "side": side},
-        "autoencoder": {"use": "image.kl", "source": outside.get("vae", "stabilityai/sd-vae-ft-ema")},
+        "autoencoder": _vae(arguments, outside.get("vae"), "stabilityai/sd-vae-ft-ema"),
         "conditioners": [label],
         **_network(arguments),
         "sampling": {"steps": 30, "guidance": 4.0, "guidance_channels": 3},
     }
+
+
+def _vae(arguments: Arguments, place: str | None, released: str) -> dict[str, Any]:
+    """The autoencoder; one that is not here need not be looked into before it is used."""
+    source = place or released
+    sizes = {} if Path(source).is_dir() else {"channels": arguments.in_channels, "stride": STRIDE}
+    return {"use": "image.kl", "source": source, **sizes}
 
 
 def _network(arguments: Arguments) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""How much memory and time it takes to open a model of the paper's 2B size, in our layout and in the published ones.
+
+    python benchmarks/loading.py --json benchmarks/results/loading.json     # 8 GB of disk for a while
+    python benchmarks/loading.py --quick                                    # a model of a tenth of the size
+
+Weights are random, bfloat16. Each layout is opened in a process of its own, which then looks at every page; beside it,
+in turn, another process reads the same bytes into memory. `memory` is the process's highest resident size, with the
+interpreter and its libraries, over the bytes of the weights; `time` is that of opening and looking, over that of reading; the
+best of several turns. Both are with files that the machine has in its cache, where nothing is hidden by a slow disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lumina_core.convert import Wish, carry_out, plan
+from lumina_core.folders import layout, write_draft
+from lumina_core.pieces import Piece, Unbuilt
+from lumina_core.plugins.loader import load
+from lumina_core.tensorfiles import SHARD
+from lumina_image.published.arguments import Arguments, expected
+from lumina_image.published.mapping import from_original
+from lumina_image.published.names import PAD
+from lumina_image.published.recipes import text_recipe
+
+FULL = Arguments(dim=2304, n_layers=24, n_heads=32, n_kv_heads=8, qk_norm=True, cap_feat_dim=2048)
+SMALL = Arguments(dim=1024, n_layers=12, n_heads=16, n_kv_heads=4, qk_norm=True, cap_feat_dim=1024)
+LAYOUTS = ("lumina", "lumina, 1 GB shards", "image.alpha_vllm", "image.alpha_vllm, pth", "image.diffusers")
+MEMORY, TIME = 1.15, 1.2
+"""What must not be exceeded."""
+
+CHILD = """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+folder, what = Path(sys.argv[1]), sys.argv[2]
+if what == "open":
+    from lumina_core.checkpoint import load_model
+    from lumina_core.plugins.loader import load
+    registry = load()
+    for name in registry.entries("layout"):
+        registry.find("layout", name)
+    began = time.perf_counter()
+    model = load_model(folder, registry)
+    opened = time.perf_counter() - began
+    looked = sum(int(p.view(torch.int16).view(-1)[::512].sum(dtype=torch.int64)) for p in model.parameters())
+    said = {"opened": opened, "dtype": str(next(model.parameters()).dtype)}
+else:
+    files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".pth") and f.stat().st_size > 10**6]
+    began = time.perf_counter()
+    held = [f.read_bytes() for f in files]
+    said = {"bytes": sum(map(len, held))}
+said["seconds"] = time.perf_counter() - began
+said["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps(said))
+"""
+
+
+@dataclass(frozen=True)
+class Random:
+    """A tensor that is drawn when it is asked for, so that a large model can be written without being held."""
+
+    shape: tuple[int, ...]
+    seed: int
+    start: int = 0
+    dtype: torch.dtype = field(default=torch.bfloat16)
+
+    def into(self, target: Tensor) -> None:
+        draw = torch.Generator().manual_seed(self.seed * 1000003 + self.start)
+        target.copy_(torch.randn(self.shape, generator=draw) * 0.02)
+
+    def tensor(self) -> Tensor:
+        target = torch.empty(self.shape, dtype=self.dtype)
+        self.into(target)
+        return target
+
+    def rows(self, start: int, stop: int) -> Piece:
+        return Random((stop - start, *self.shape[1:]), self.seed, self.start + start)
+
+
+def make(folder: Path, arguments: Arguments) -> Path:
+    """A folder of Alpha-VLLM's with random weights."""
+    shapes = expected(arguments)
+    theirs: dict[str, Piece] = {name: Random(shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    kept = {PAD: theirs.pop(PAD)}
+    weights = from_original(theirs, arguments.in_channels, arguments.patch_size)
+    model = Unbuilt(text_recipe(arguments, 1024, {}, {}), weights, kept)
+    folder.mkdir()
+    write_draft(layout(load(), "image.alpha_vllm").draft(model), folder)
+    return folder
+
+
+def converted(source: Path, folder: Path, name: str) -> Path:
+    """The same model in another layout."""
+    registry = load()
+    if name.startswith("image.alpha_vllm"):
+        if name.endswith("pth"):
+            folder.mkdir()
+            file = next(source.glob("*.safetensors"))
+            torch.save(load_file(file), folder / f"{file.stem}.pth")
+            (folder / "model_args.pth").write_bytes((source / "model_args.pth").read_bytes())
+            return folder
+        return source
+    wish = Wish(to=None if name.startswith("lumina") else name)
+    carry_out(plan(source, registry, wish), folder, 10**9 if "shards" in name else 10 * SHARD)
+    return folder
+
+
+def asked(folder: Path, what: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-c", CHILD, str(folder), what], capture_output=True, text=True, check=True)
+    content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return content
+
+
+def measure(folder: Path, turns: int) -> dict[str, Any]:
+    """Both ways in turn; the best time of each, the highest memory."""
+    size = asked(folder, "read")["bytes"]  # and the files are in the machine's cache
+    opened, read = [], []
+    for _ in range(turns):
+        opened.append(asked(folder, "open"))
+        read.append(asked(folder, "read"))
+    best, plain = min(one["seconds"] for one in opened), min(one["seconds"] for one in read)
+    peak = max(one["peak"] for one in opened)
+    return {
+        "bytes": size, "dtype": opened[0]["dtype"], "seconds": best, "seconds_read": plain, "peak": peak,
+        "seconds_opened": min(one["opened"] for one in opened), "memory": peak / size, "time": best / plain,
+    }  # fmt: skip
+
+
+def main() -> int:
+    asked_for = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked_for.add_argument("--quick", action="store_true", help="a model of a tenth of the size")
+    asked_for.add_argument("--turns", type=int, default=3, help="of which the best counts")
+    asked_for.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    asked_for.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = asked_for.parse_args()
+    began, results = time.perf_counter(), {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        source = make(Path(temporary) / "source", SMALL if options.quick else FULL)
+        for name in LAYOUTS:
+            with tempfile.TemporaryDirectory(dir=temporary) as place:
+                results[name] = measure(converted(source, Path(place) / "model", name), options.turns)
+            told = results[name]
+            print(
+                f"{name:22} memory {told['memory']:.3f} of the file, time {told['time']:.2f} of reading it", flush=True
+            )
+    kept = all(one["memory"] <= MEMORY and one["time"] <= TIME for one in results.values())
+    content = {
+        "model": "small" if options.quick else "2B, shared key heads", "layouts": results, "within": kept,
+        "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+    if options.json is not None:
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print("within the bars" if kept or options.quick else f"not within the bars ({MEMORY} and {TIME})")
+    return 0 if kept or options.quick else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
