@@ -5,8 +5,8 @@
 
 Weights are random, bfloat16. Each layout is opened in a process of its own, which then looks at every page; beside it,
 in turn, another process reads the same bytes into memory. `memory` is the process's highest resident size, with the
-interpreter and its libraries, over the bytes of the weights; `time` is that of opening and looking, over that of reading; the
-best of several turns. Both are with files that the machine has in its cache, where nothing is hidden by a slow disk.
+interpreter and its libraries, over the bytes of the weights. `time` is that of opening and looking over that of
+reading, the best of several turns each. The files are in the machine's cache, so that no slow disk hides anything.
 """
 
 from __future__ import annotations
