@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 from PIL import Image
@@ -43,3 +45,12 @@ def samples(count: int, begin: int = 0, size=(40, 30)) -> dict[str, bytes | str]
 def reasons(data) -> dict[str, str]:
     """Why each of the skipped is skipped, by its name."""
     return {skipped.name: skipped.reason for skipped in data.skipped}
+
+
+def giant_header(path, width=20990, height=29700):
+    """A PNG of a few bytes that claims to be huge."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    path.with_suffix(".txt").write_text("huge", encoding="utf-8")

@@ -76,9 +76,22 @@ def test_a_mixture_shows_the_sizes_of_all_by_their_weights(lumina, recipe, folde
     assert shares == {(40, 24): 0.2, (32, 32): 0.75, (24, 40): 0.05}
 
 
+def test_pictures_of_one_size_are_one_line(lumina, recipe):
+    (row,) = json.loads(lumina("buckets", recipe({"use": "image.emoji"}), "--json").out)["buckets"]
+    assert (row["width"], row["height"], row["share"], row["cut_away"]) == (64, 64, 1.0, 0.0)
+
+
+def test_sizes_that_the_model_cannot_do_are_told_before_a_run_begins(lumina, recipe, folder, tmp_path):
+    asked = recipe({**folder, "buckets": {"step": 4}})
+    for command in (("check", asked), ("train", asked, "--out", tmp_path / "run")):
+        done = lumina(*command)
+        assert done.status == 2 and done.err.count("\n") == 1
+        assert "the data set brings data of 16 x 60: this model cannot do 16 x 60: a latent of 16x60" in done.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_cannot_be_shown_is_one_clear_line(lumina, recipe, folder, tmp_path):
     for dataset, options, said in [
-        ({"use": "image.emoji"}, (), "all have one size and are not cut"),
         ({**folder, "folder": "absent"}, (), "no folder 'absent'"),
         ({**folder, "buckets": {"sizes": [[1600, 16]]}}, (), "nothing to train on"),
         (folder, ("--plot", tmp_path / "b.jpg"), "wanted a .png file in a folder that exists"),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import random
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from image.making_pictures import giant_header
 from PIL import Image
 
 from lumina_core.errors import ConfigError
@@ -33,15 +32,6 @@ def folder(path, **options):
 
 def reasons(data):
     return {skipped.name: skipped.reason for skipped in data.skipped}
-
-
-def giant_header(path, width=20990, height=29700):
-    """A PNG of a few bytes that claims to be huge."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    path.with_suffix(".txt").write_text("huge", encoding="utf-8")
 
 
 def test_each_line_of_the_text_beside_a_picture_is_a_caption(tmp_path):

@@ -12,8 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from image.making_pictures import coded, reasons, samples, write_tar
-from image.test_folder import giant_header
+from image.making_pictures import coded, giant_header, reasons, samples, write_tar
 from torch.utils.data import DataLoader
 
 from lumina_core.errors import ConfigError

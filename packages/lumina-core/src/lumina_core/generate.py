@@ -74,14 +74,14 @@ def generate(
         raise ConfigError("requests of one batch must agree in steps, solver, grid, guidance and size")
     seeds = [request.seed + k for request in requests for k in range(request.count)]
     halves = 1 if settings.guidance == 1 else 2
-    blank = _blank(model, model.task.extent(first), halves * len(seeds))
+    blank = blank_tokens(model, model.task.extent(first), halves * len(seeds))
     noise = noise_of(model, blank.values.shape[1:], given, seeds)
     with model.at_work("conditioners"):
         said = condition_of(model, requests, given, settings.guidance)
     with model.at_work("backbone", "head"):
         velocity = _velocity(model, blank, said, settings.guidance, _scaled(model, finder, first))
         solution = integrate(velocity, noise, grid, solver, on_step)
-    tokens = _blank(model, model.task.extent(first), len(seeds)).with_values(solution.values)
+    tokens = blank_tokens(model, model.task.extent(first), len(seeds)).with_values(solution.values)
     with model.at_work("autoencoder"):
         data = model.autoencoder.decode(model.tokenizer.latent(tokens))
     seconds = clock.perf_counter() - began
@@ -139,7 +139,7 @@ def _scaled(model: Model, finder: Finder, request: Request) -> Scaled:
         return Scaled(proportional=proportional)
     part: Extrapolation = build(finder, "extrapolation", use)
     sides = _trained(model, part, len(model.task.extent(request)))
-    return Scaled(part, None if sides is None else _blank(model, sides, 1), proportional)
+    return Scaled(part, None if sides is None else blank_tokens(model, sides, 1), proportional)
 
 
 def _trained(model: Model, part: Extrapolation, sides: int) -> Extent | None:
@@ -152,8 +152,12 @@ def _trained(model: Model, part: Extrapolation, sides: int) -> Extent | None:
     return told
 
 
-def _blank(model: Model, extent: Extent, batch: int) -> Tokens:
-    """Tokens at their places, on the CPU."""
+def blank_tokens(model: Model, extent: Extent, batch: int) -> Tokens:
+    """Tokens of zeros at the places of data of this extent, on the CPU.
+
+    Raises:
+        ConfigError: the model cannot do this extent; the message names the nearest that it can.
+    """
     stride = model.autoencoder.stride
     uneven = [(side, step) for side, step in zip(extent, stride, strict=True) if side % step]
     if uneven:

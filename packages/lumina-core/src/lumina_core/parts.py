@@ -212,9 +212,10 @@ class Dataset(Protocol):
     """Examples by index. Whatever is drawn at random is drawn from `draw`, so that it depends on the sample alone.
 
     One whose data come in several sizes has `extent(index, draw) -> Extent`, the sizes that the example will have with
-    a fresh copy of the same draw: batches are then made of one extent as far as that goes. One that reads some examples
-    cheaply together has `stretches() -> list[int]`, how many in a row, one stretch after another: the order then goes
-    through a few stretches at a time.
+    a fresh copy of the same draw: batches are then made of one extent as far as that goes; and `extents()`, a list of
+    all that there can be, which are compared with what the model can do before a run begins. One that reads some
+    examples cheaply together has `stretches() -> list[int]`, how many in a row, one stretch after another: the order
+    then goes through a few stretches at a time.
     """
 
     def __len__(self) -> int: ...

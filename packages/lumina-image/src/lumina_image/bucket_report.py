@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
@@ -75,7 +77,8 @@ class Report:
     @property
     def mixed(self) -> int:
         """Batches an epoch that are filled with leftovers of several sizes, as expected."""
-        return max(math.ceil(self.draws / self.batch) - sum(int(row.drawn / self.batch) for row in self.rows), 0)
+        whole = [int(row.drawn / self.batch) for row in self.rows if row.drawn]
+        return max(math.ceil(self.draws / self.batch) - sum(whole), 0) if len(whole) > 1 else 0
 
     @property
     def cut(self) -> float:
@@ -98,35 +101,40 @@ def report(dataset: Dataset, batch: int) -> Report:
     """What an epoch of a data set of pictures, or of a mixture of some, is cut to.
 
     Raises:
-        ConfigError: none of its pictures are cut to sizes.
+        ConfigError: its examples have no pictures.
     """
     members = list(_members(dataset))
-    if not members:
-        raise ConfigError(
-            "the pictures of this recipe's data set all have one size and are not cut; buckets are for image.folder, "
-            "image.classes, image.tar, image.parquet and image.datasets"
-        )
-    rows = {size: Row(size) for member, _ in members for size in member.sizes}
+    rows: dict[Size, Row] = {size: Row(size) for member, _ in members for size in getattr(member, "sizes", ())}
     for member, often in members:
         # many pictures share few sizes
-        for (picture, sizes), count in Counter((size, tuple(fitting)) for size, fitting in member.shapes()).items():
-            rows[sizes[0]].best_for += count
+        shapes = member.shapes() if isinstance(member, PictureSet) else _alike(member)
+        for (picture, sizes), count in Counter((size, tuple(fitting)) for size, fitting in shapes).items():
+            rows.setdefault(sizes[0], Row(sizes[0])).best_for += count
             for size in sizes:
                 rows[size].add(picture, count * often / len(sizes))
     listed = sorted(rows.values(), key=lambda row: (row.size[0] / row.size[1], row.size), reverse=True)
-    left_out = [skipped for member, _ in members for skipped in member.skipped]
+    left_out = [skipped for member, _ in members if isinstance(member, PictureSet) for skipped in member.skipped]
     pictures = sum(len(member) for member, _ in members)
     return Report(batch, listed, pictures, sum(row.drawn for row in listed), left_out)
 
 
-def _members(dataset: Dataset) -> Iterator[tuple[PictureSet, float]]:
-    """The sets of pictures in a data set, and how often an epoch draws each of their pictures."""
+def _members(dataset: Dataset) -> Iterator[tuple[Dataset, float]]:
+    """The data sets in a data set, and how often an epoch draws an example of each, the mean over its examples."""
     everyone = sum(dataset.weight(index) for index in range(len(dataset)))
     first = 0
     for member in getattr(dataset, "datasets", (dataset,)):
-        if isinstance(member, PictureSet):  # all of whose pictures weigh alike
-            yield member, len(dataset) * dataset.weight(first) / everyone
+        own = sum(dataset.weight(first + index) for index in range(len(member)))
+        yield member, own / len(member) * len(dataset) / everyone
         first += len(member)
+
+
+def _alike(dataset: Dataset) -> list[tuple[Size, tuple[Size, ...]]]:
+    """The shapes of a data set whose pictures all come in one size, uncut."""
+    picture = dataset.example(0, random.Random(0)).get("picture")
+    if not isinstance(picture, Tensor):
+        raise ConfigError("the examples of this recipe's data set have no pictures")
+    size = (picture.shape[-1], picture.shape[-2])
+    return [(size, (size,))] * len(dataset)
 
 
 def draw_report(found: Report, path: Path) -> None:

@@ -76,10 +76,11 @@ def _show(found: Report, everything: bool) -> None:
                 "█" * round(10 * row.drawn / most),
             )  # fmt: skip
     Console().print(table)
-    unused = sum(not row.drawn for row in found.rows)
+    used = sum(bool(row.drawn) for row in found.rows)
+    mixed = f", about {found.mixed} an epoch of several sizes" if used > 1 else ""
     click.echo(
-        f"{found.pictures} pictures in {len(found.rows) - unused} sizes, {unused} sizes unused; "
-        f"{found.cut:.1%} of them is cut away; batches of {found.batch}, about {found.mixed} an epoch of several sizes"
+        f"{found.pictures} pictures in {used} size{'s' * (used > 1)}, {len(found.rows) - used} sizes unused; "
+        f"{found.cut:.1%} of them is cut away; batches of {found.batch}{mixed}"
     )
     if found.left_out:
         click.echo(f"left out: {len(found.left_out)}")

@@ -145,6 +145,10 @@ class PictureSet:
         width, height = self._drawn_size(index, draw)
         return height, width
 
+    def extents(self) -> list[Extent]:
+        """(height, width) of every size."""
+        return [(height, width) for width, height in self.sizes]
+
     def values(self, field: str) -> Sequence[Any]:
         """`caption`: every caption, each once. `file`: every name. Further fields are the source's.
 

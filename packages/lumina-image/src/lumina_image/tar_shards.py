@@ -67,12 +67,12 @@ class TarSource:
         """Shard by shard, member by member; what is whole before a shard breaks off is used."""
         yield from self._shards.skipped
         for shard in range(len(self._shards.names)):
-            with self._shards.path(shard).open("rb") as file:
-                for sample in self._samples(shard):
-                    if isinstance(sample, Skipped):
-                        yield sample
-                    else:
-                        yield self._found(shard, *sample, file)
+            try:
+                with self._shards.path(shard).open("rb") as file:
+                    for sample in self._samples(shard):
+                        yield sample if isinstance(sample, Skipped) else self._found(shard, *sample, file)
+            except OSError as error:
+                yield Skipped(self._shards.names[shard], f"cannot be read: {error.strerror}")
 
     def picture(self, place: Place) -> bytes:
         """Its bytes."""

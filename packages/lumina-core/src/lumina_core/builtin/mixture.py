@@ -71,6 +71,11 @@ class Mixture:
         found: Extent = dataset.extent(within, draw) if hasattr(dataset, "extent") else ()
         return found
 
+    def extents(self) -> list[Extent]:
+        """Those of the data sets that say them, each once."""
+        said = [dataset.extents() for dataset in self.datasets if hasattr(dataset, "extents")]
+        return list(dict.fromkeys(extent for extents in said for extent in extents))
+
     def stretches(self) -> list[int]:
         """Those of the data sets; empty where none has any."""
         found = [dataset.stretches() if hasattr(dataset, "stretches") else [] for dataset in self.datasets]

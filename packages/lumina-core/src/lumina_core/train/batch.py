@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lumina_core.conditions import choose, fitted
 from lumina_core.errors import ConfigError
+from lumina_core.generate import blank_tokens
 from lumina_core.model import Model, spoken
 from lumina_core.parts import Conditioner, Dataset
 from lumina_core.train.order import Draw
@@ -67,6 +68,18 @@ def make_batch(
     if not bool(kept.all()):
         condition = choose(kept.to(model.device), condition, spoken(asked, {}, len(raw.draws)))
     return Batch(tokens, fitted(condition, model.device))
+
+
+def check_extents(model: Model, dataset: Dataset) -> None:
+    """Raise ConfigError, before a run begins, if the data set says that it has a size which the model cannot do."""
+    # what is rebuilt is never cut into tokens
+    if not hasattr(dataset, "extents") or hasattr(model.objective, "rebuild"):
+        return
+    for extent in dataset.extents():
+        try:
+            blank_tokens(model, extent, 1)
+        except ConfigError as error:
+            raise ConfigError(f"the data set brings data of {' x '.join(map(str, extent))}: {error}") from error
 
 
 def tokenised(model: Model, data: Sequence[Tensor]) -> Tokens:

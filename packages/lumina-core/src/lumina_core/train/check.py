@@ -11,7 +11,7 @@ from lumina_core.model import Model, build_dataset, build_model, look_outside
 from lumina_core.parts import Dataset
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe
-from lumina_core.train.batch import Examples, Raw, tokenised
+from lumina_core.train.batch import Examples, Raw, check_extents, tokenised
 from lumina_core.train.distributed import Place
 from lumina_core.train.loop import freeze
 from lumina_core.train.optimizer import make_optimizers
@@ -46,6 +46,7 @@ def check(recipe: Recipe, registry: Registry) -> Found:
     look_outside(recipe, registry)
     dataset = build_dataset(recipe, registry)
     model = build_model(recipe, registry)
+    check_extents(model, dataset)
     for field, conditioner in model.speakers.items():
         if hasattr(conditioner, "learn"):
             conditioner.learn(dataset.values(field))

@@ -21,7 +21,7 @@ from lumina_core.pieces import read
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe, write_recipe
 from lumina_core.train import distributed
-from lumina_core.train.batch import Examples, Raw, tokenised
+from lumina_core.train.batch import Examples, Raw, check_extents, tokenised
 from lumina_core.train.distributed import Place
 from lumina_core.train.log import Log
 from lumina_core.train.optimizer import make_optimizers
@@ -69,9 +69,9 @@ def _train(recipe: Recipe, registry: Registry, asked: Asked, place: Place) -> Pa
             f"{asked.out} holds a run already ({begun.name}); go on with --resume or choose another --out"
         )
     look_outside(recipe, registry)
-    asked.out.mkdir(parents=True, exist_ok=True)
     dataset = build_dataset(recipe, registry)
     run, done = _prepared(recipe, registry, asked, place, dataset, begun)
+    asked.out.mkdir(parents=True, exist_ok=True)  # a recipe that cannot be trained leaves nothing behind
     stepper = Stepper(run.model, recipe.training, place, run.optimizers)
     distributed.wait(place)
     if place.first:
@@ -98,6 +98,7 @@ def _prepared(
 ) -> tuple[Run, int]:
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, registry)
+    check_extents(model, dataset)
     if begun is None:
         _begin(model, dataset, asked, place, registry)
     else:
