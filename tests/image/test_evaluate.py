@@ -91,6 +91,16 @@ def test_a_mistake_is_one_line_that_helps(judge, arguments, message):
     assert done.status != 0 and message in done.err and done.err.count("\n") == 1
 
 
+def test_a_model_that_names_no_data_asks_for_some(lumina, tiny_folder, tmp_path):
+    settings = json.loads((tiny_folder / "config.json").read_text("utf-8"))
+    del settings["recipe"]["dataset"]
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(settings), "utf-8")
+    (tmp_path / "plain" / "model.safetensors").symlink_to(tiny_folder / "model.safetensors")
+    done = lumina("evaluate", tmp_path / "plain", *QUICK)
+    assert done.status == 2 and "with --data" in done.err and done.err.count("\n") == 1
+
+
 def test_an_empty_folder_is_said(judge, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "is empty" in judge("--data", tmp_path / "empty").err

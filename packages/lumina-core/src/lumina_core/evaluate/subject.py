@@ -21,6 +21,8 @@ def recipe_exam(recipe: Recipe, registry: Registry, model: Model) -> Exam:
     Raises:
         ConfigError: it names none, or an empty one.
     """
+    if recipe.dataset is None:
+        raise ConfigError("this model does not say what it learnt from; name data to judge it by with --data")
     return exam_of(build_dataset(recipe, registry), model.task.data_field)
 
 
