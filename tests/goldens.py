@@ -25,6 +25,7 @@ from goldens_buckets import sizes
 from goldens_flow import grids, losses, plans
 from goldens_manifest import keymap, manifest
 from goldens_model import answer, gradients
+from goldens_pipeline import TOLERANCE, pipeline, reference_of
 from goldens_published import diffusers_forward, imagenet
 from goldens_read import Golden, Unsupported
 
@@ -38,12 +39,13 @@ HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
     "A10": (sizes, 0.0),
     "B1": (diffusers_forward, 2e-5),
     "B2": (diffusers_forward, 2e-5),
+    "B3": (pipeline, TOLERANCE),
     "C2": (losses, 1e-5),
     "C3": (plans, 1e-5),
     "C5": (grids, 1e-6),
     "D": (imagenet, 1e-4),
 }
-NAMES = {"C-loss": "C2", "C-path": "C3"}
+NAMES = {"C-loss": "C2", "C-path": "C3", "B-pipeline": "B3"}
 """Cases that the files call otherwise than their notes."""
 
 
@@ -71,6 +73,7 @@ def verdicts(paths: list[Path]) -> Iterator[Verdict]:
     """One verdict a file; what cannot be read or computed fails, and the others are still looked at."""
     for path in paths:
         try:
+            path = reference_of(path) if path.is_dir() else path
             yield _manifest(path) if path.suffix == ".json" else _tensors(path)
         except Exception as error:
             print(f"{path}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -114,7 +117,7 @@ def _tried(case: str, path: Path, tolerance: float, handler: Callable[[Any], flo
 def _read(path: Path) -> Golden:
     with safe_open(path, "pt") as file:
         config = json.loads((file.metadata() or {}).get("config", "{}"))
-        return Golden(config.get("case", "?"), config, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return Golden(config.get("case", "?"), config, {n: file.get_tensor(n) for n in file.keys()}, path)  # noqa: SIM118
 
 
 def main(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ class Golden:
     case: str
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+    place: Path = Path()
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Tensors whose name begins with `prefix.`, without it."""

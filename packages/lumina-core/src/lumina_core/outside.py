@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -145,10 +146,14 @@ def needed(module: str, install: str, what: str) -> Any:
     Raises:
         PluginError: it is not installed; the message has the line that installs it.
     """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # libraries tell at their import what else they could use
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise PluginError(f"{what} needs {module} ({error}): pip install '{install}'") from error
+    finally:
+        logging.disable(before)
 
 
 def described(folder: Path) -> dict[str, Any]:

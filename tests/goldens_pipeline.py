@@ -1,0 +1,120 @@
+"""Golden cases of a whole folder of diffusers: what it makes of a sentence, step by step, and what we make of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from goldens_read import Golden, largest, worst
+from safetensors import safe_open
+from torch import Tensor
+
+from lumina_core.flow.diffusers_grid import DiffusersGrid
+from lumina_core.given import Given
+from lumina_core.session import Session, open_model
+from lumina_core.types import Condition
+
+TOLERANCE = 2e-4
+"""Of the picture; what has another one in the notes is weighed to it."""
+EMBEDDINGS, LATENTS, TIMES = 2.0, 2 / 3, 20.0
+"""1e-4, 3e-4 and 1e-5."""
+
+
+def pipeline(golden: Golden) -> float:
+    """The largest weighed error over every run of the file."""
+    session = open_model(folder_of(golden))
+    errors = [error for run in golden.config["runs"] for error in _run(session, golden, run)]
+    return largest([*errors, *_autoencoder(session, golden)])
+
+
+def folder_of(golden: Golden) -> Path:
+    """The folder that the file was made with, which lies beside it."""
+    name = Path(golden.config["pipeline_dir"])
+    places = [golden.place.parent / name.name, golden.place.parent / name, golden.place.parents[1] / name]
+    found = [place for place in places if (place / "model_index.json").is_file()]
+    if not found:
+        raise FileNotFoundError(f"{golden.place} was made with {name}, which does not lie beside it")
+    return found[0]
+
+
+def reference_of(folder: Path) -> Path:
+    """The file of reference tensors that was made with a folder."""
+    for path in sorted(folder.parent.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            said = json.loads((file.metadata() or {}).get("config", "{}"))
+        if Path(said.get("pipeline_dir", "")).name == folder.name:
+            return path
+    raise FileNotFoundError(f"no file of reference tensors beside {folder} was made with it")
+
+
+def _run(session: Session, golden: Golden, run: dict[str, Any]) -> Iterator[float]:
+    name, latents = run["name"], golden.tensors[f"input.{run['name']}.latents"]
+    wanted = golden.group(f"output.{name}")
+    said, silent, errors = _conditions(session, golden, run)
+    yield from errors
+    steps: list[Tensor] = []
+    answers = session.ask_all(
+        [_request(session, run)] * len(latents),
+        lambda done, time, values: steps.append(values.clone()),
+        Given(said, silent, latents),
+    )
+    places = session.model.tokenizer.blank(len(latents), tuple(latents.shape[-2:]))
+    ours = [session.model.tokenizer.latent(places.with_values(values)) for values in steps]
+    yield LATENTS * worst([(torch.stack(ours), wanted["latents_per_step"])])
+    decoded = torch.stack([answer.data for answer in answers])
+    yield worst([(decoded / 2, wanted["decoded"] / 2), ((decoded / 2 + 0.5).clamp(0, 1), wanted["image"])])
+    yield TIMES * worst([(_grid(session)(len(steps)), 1 - wanted["sigmas"].double())])
+
+
+def _request(session: Session, run: dict[str, Any]) -> Any:
+    asked = {
+        "prompt": "given", "size": (run["width"], run["height"]) if run.get("width") else None,
+        "steps": run.get("num_inference_steps", 30), "guidance": max(1.0, run.get("guidance_scale", 4.0)),
+        "extrapolation": f"watershed:watershed={float(run.get('scaling_watershed', 1.0))},isotropic=true,shrink=true",
+        "proportional": None if run.get("proportional_attn", True) else 0,
+    }  # fmt: skip
+    return session.request(**{key: value for key, value in asked.items() if value is not None})
+
+
+def _conditions(
+    session: Session, golden: Golden, run: dict[str, Any]
+) -> tuple[Condition, Condition | None, list[float]]:
+    """What our encoder makes of the prompts, and how far that is from what was recorded."""
+    theirs, speaker = golden.group(f"input.{run['name']}"), session.model.speakers["caption"]
+    # NOTES 4.11: without its helpers diffusers lowers and strips prompts, and never negative ones
+    said = speaker.encode([text.lower().strip() for text in run["prompt"]])
+    errors = [_distance(said, theirs["prompt_embeds"], theirs["prompt_attention_mask"].bool())]
+    if "negative_prompt_embeds" not in theirs:
+        return said, None, errors
+    # there a negative prompt is cut where the padded prompt ends; ours reads it whole
+    limit = theirs["prompt_embeds"].shape[1]
+    cut = type(speaker)(speaker.config.model_copy(update={"length": limit, "full": True}))
+    silent = cut.encode(run["negative_prompt"])
+    errors.append(_distance(silent, theirs["negative_prompt_embeds"], theirs["negative_prompt_attention_mask"].bool()))
+    return said, silent, errors
+
+
+def _distance(condition: Condition, wanted: Tensor, real: Tensor) -> float:
+    memory, mask = condition.memory, condition.memory_mask
+    mask = torch.ones_like(real) if mask is None else mask
+    if mask.shape != real.shape or not torch.equal(mask, real):
+        return float("inf")
+    return EMBEDDINGS * worst([(memory[mask], wanted[real])])
+
+
+def _grid(session: Session) -> DiffusersGrid:
+    return DiffusersGrid(DiffusersGrid.Config.read(session.model.recipe.sampling.grid.options, "golden"))
+
+
+def _autoencoder(session: Session, golden: Golden) -> list[float]:
+    if "input.vae.image" not in golden.tensors:
+        return []
+    network, picture = session.model.autoencoder.borrowed.network(), golden.tensors["input.vae.image"]
+    with torch.no_grad():
+        posterior = network.encode(picture).latent_dist
+    latent = session.model.autoencoder.encode(picture)
+    mean, logvar = golden.tensors["output.vae.mean"], golden.tensors["output.vae.logvar"]
+    return [worst([(latent, mean * network.config.scaling_factor), (posterior.mean, mean), (posterior.logvar, logvar)])]

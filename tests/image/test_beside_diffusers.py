@@ -1,0 +1,234 @@
+"""A folder of diffusers makes here what diffusers' own pipeline makes of it, in one process, step by step.
+
+And the faults of that pipeline (huggingface/diffusers issue 13634, numbered as there) are not here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from lumina_core.conditions import pooled
+from lumina_core.given import Given
+from lumina_core.session import open_model
+from lumina_core.types import Condition
+
+FOLDER = Path(__file__).parents[1] / "tiny_pipeline"
+THEIRS = "isotropic=true,shrink=true"
+EMBEDDINGS, LATENTS, PICTURE = 1e-4, 3e-4, 2e-4
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    made = diffusers.LuminaPipeline.from_pretrained(FOLDER)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def session():
+    return open_model(FOLDER)
+
+
+def latents(session, size, seeds):
+    """The noise that these seeds stand for, as a latent."""
+    places = session.model.tokenizer.blank(len(seeds), (size[1] // 8, size[0] // 8))
+    drawn = [torch.randn(places.values.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return session.model.tokenizer.latent(places.with_values(torch.stack(drawn)))
+
+
+def pictures(answers):
+    return torch.stack([answer.data for answer in answers]).div(2).add(0.5).clamp(0, 1)
+
+
+def beside(theirs, session, prompts, negatives, size, **asked):
+    """Errors of latents at each step, and of the pictures, for the same noise."""
+    steps, ours = [], []
+    usual = {"size": size, "steps": asked.get("steps", 3), "guidance": asked.get("guidance", 4.0)}
+    wanted = theirs(
+        prompts, negative_prompt=negatives, width=size[0], height=size[1], num_inference_steps=usual["steps"],
+        guidance_scale=usual["guidance"], latents=latents(session, size, range(len(prompts))), output_type="pt",
+        callback_on_step_end=lambda pipe, step, time, kept: steps.append(kept["latents"].clone()) or kept,
+        clean_caption=False, **asked.get("call", {}),
+    ).images  # fmt: skip
+    usual |= asked.get("request", {})
+    pairs = enumerate(zip(prompts, negatives, strict=True))
+    requests = [session.request(prompt=said, negative=silent, seed=seed, **usual) for seed, (said, silent) in pairs]
+    answers = session.ask_all(requests, lambda done, time, values: ours.append(values.clone()))
+    places = session.model.tokenizer.blank(len(prompts), (size[1] // 8, size[0] // 8))
+    walked = torch.stack([session.model.tokenizer.latent(places.with_values(values)) for values in ours])
+    return (walked - torch.stack(steps)).abs().max(), (pictures(answers) - wanted).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "negatives", "size", "asked"),
+    [
+        (["a photo of a red cat"], [""], (64, 64), {}),
+        (["an old man walking in the city at night", "a lake"], ["", "blue"], (64, 96), {"steps": 4}),
+        (["a lake"], [""], (48, 80), {"guidance": 1.0}),
+        (
+            ["the blue sky"], [""], (96, 96),
+            {"call": {"scaling_watershed": 0.5}, "request": {"extrapolation": f"watershed:watershed=0.5,{THEIRS}"}},
+        ),
+        (["the blue sky"], [""], (96, 64), {"call": {"proportional_attn": False}, "request": {"proportional": 0}}),
+    ],
+)  # fmt: skip
+def test_latents_at_each_step_and_pictures_are_theirs(theirs, session, prompts, negatives, size, asked):
+    walked, made = beside(theirs, session, prompts, negatives, size, **asked)
+    assert walked <= LATENTS and made <= PICTURE
+
+
+def test_the_command_makes_their_picture_of_their_folder(theirs, session, lumina, tmp_path):
+    import numpy
+    from PIL import Image
+
+    done = lumina("image", "a lake", "--model", FOLDER, "--out", tmp_path / "lake.png", "--steps", 3, "--seed", 5)
+    assert (done.status, done.err) == (0, "")
+    noise = latents(session, (64, 64), [5])
+    wanted = theirs("a lake", num_inference_steps=3, latents=noise, output_type="np").images[0]
+    levels = numpy.asarray(Image.open(tmp_path / "lake.png")).astype(float)
+    assert abs(levels - wanted * 255).max() <= 0.51
+
+
+def test_embeddings_are_theirs_where_they_are_real(theirs, session):
+    texts = ["a photo of a red cat", "", "an old man walking in the city at night"]
+    embeds, mask, _, _ = theirs.encode_prompt(texts, do_classifier_free_guidance=False)
+    said = session.model.speakers["caption"].encode(texts)
+    assert torch.equal(said.memory_mask, mask.bool())
+    assert (said.memory - embeds)[mask.bool()].abs().max() <= EMBEDDINGS
+
+
+def test_a_folder_under_the_older_name_of_its_class_opens_too(session, tmp_path):
+    """Fault 1: there the older name cannot be built any more."""
+    folder = tmp_path / "older"
+    shutil.copytree(FOLDER, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "LuminaText2ImgPipeline"}))
+    first, second = (s.ask(prompt="a lake", steps=1)[0].data for s in (session, open_model(folder)))
+    assert torch.equal(first, second)
+
+
+def test_several_pictures_a_prompt_keep_their_masks_and_made_embeddings_are_expanded(session):
+    """Fault 2: there the masks of [p1, p1, p2, p2] come as [p1, p2, p1, p2], and embeddings are not expanded."""
+    prompts = ["an old man walking in the city at night", "a lake"]
+    requests = [session.request(prompt=p, steps=2, seed=10 * row, count=2) for row, p in enumerate(prompts)]
+    together = pictures(session.ask_all(requests))
+    for row, prompt in enumerate(prompts):
+        alone = pictures(session.ask(prompt=prompt, steps=2, seed=10 * row, count=2))
+        torch.testing.assert_close(together[2 * row : 2 * row + 2], alone, atol=1e-5, rtol=0)
+    said = session.model.condition({"caption": prompts}, 2)
+    torch.testing.assert_close(pictures(session.ask_all(requests, given=Given(said))), together, atol=1e-5, rtol=0)
+
+
+def test_made_embeddings_without_a_summary_get_the_published_one(session):
+    said = session.model.condition({"caption": ["a lake"]}, 1)
+    torch.testing.assert_close(said.summary, pooled(said.memory, said.memory_mask))
+    bare = Condition(said.memory, said.memory_mask)
+    first, second = (session.ask(given=Given(c), steps=1)[0].data for c in (said, bare))
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+
+
+def test_the_length_that_is_asked_for_is_the_length_that_is_read(session):
+    """Fault 3: there max_sequence_length is taken and forgotten."""
+    speaker = session.model.speakers["caption"]
+    shorter = type(speaker)(speaker.config.model_copy(update={"length": 4}))
+    assert shorter.encode(["an old man walking in the city at night"]).memory_mask.sum() == 4
+
+
+def test_a_negative_longer_than_the_prompt_is_read_whole(session):
+    """Fault 4: there it is cut where the prompt ends."""
+    short, long = "a lake", " ".join(["an old man walking in the city at night"] * 4)
+    speaker = session.model.speakers["caption"]
+    assert speaker.encode([long]).memory_mask.sum() > speaker.encode([short]).memory.shape[1]
+    cut = type(speaker)(speaker.config.model_copy(update={"length": 8})).encode([long])
+    whole = session.ask(prompt=short, negative=long, steps=1)[0].data
+    assert not torch.allclose(whole, session.ask(prompt=short, steps=1, given=Given(silent=cut))[0].data, atol=1e-4)
+    kept = session.model.condition({"caption": [long]}, 1)
+    torch.testing.assert_close(
+        whole, session.ask(prompt=short, steps=1, given=Given(silent=kept))[0].data, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parts_in_different_formats_work_together(session, dtype):
+    """Fault 5: there embeddings keep the text encoder's format, whatever the network has."""
+    mixed = open_model(FOLDER, dtype=dtype, text_device="cpu", offload=True)
+    assert mixed.model.speakers["caption"].borrowed.network().dtype == torch.float32
+    made = pictures(mixed.ask(prompt="a lake", steps=2))
+    assert (made - pictures(session.ask(prompt="a lake", steps=2))).abs().mean() < 0.02
+
+
+def test_the_network_can_be_asked_by_itself(session):
+    """Fault 6: there calling the network without further arguments raises."""
+    model = session.model
+    tokens = model.tokenizer.blank(1, (8, 8))
+    said = model.condition({"caption": ["a lake"]}, 1)
+    assert model.predict(tokens, torch.tensor([0.5]), said).shape == tokens.values.shape
+
+
+def test_a_smaller_canvas_keeps_its_positions_unless_it_is_told_to_shrink_them(session):
+    """Fault 7: there the factor is below 1 on small canvases, and nothing can be said about it."""
+    asked = {"prompt": "a lake", "size": (32, 32), "steps": 1}
+    plain = session.ask(**asked, extrapolation="none")[0].data
+    assert torch.equal(session.ask(**asked, extrapolation="interpolation:isotropic=true")[0].data, plain)
+    assert not torch.allclose(
+        session.ask(**asked, extrapolation="interpolation:isotropic=true,shrink=true")[0].data, plain
+    )
+
+
+def test_guidance_works_on_the_channels_that_the_recipe_says(session):
+    """Fault 8: there three of four channels are guided, always."""
+    usual = session.model.recipe
+    assert usual.sampling.guidance_channels == 3
+    first = session.ask(prompt="a lake", steps=1)[0].data
+    try:
+        every = usual.sampling.model_copy(update={"guidance_channels": None})
+        session.model.recipe = usual.model_copy(update={"sampling": every})
+        assert not torch.allclose(session.ask(prompt="a lake", steps=1)[0].data, first, atol=1e-4)
+    finally:
+        session.model.recipe = usual
+
+
+def test_a_prompt_is_read_as_it_is_written(theirs, session):
+    """Fault 9: there prompts are lowered and stripped where helpers are missing, negative ones never."""
+    text = "  A Photo of a Red CAT"
+    said = session.model.speakers["caption"].encode([text])
+    ids = theirs.tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        wanted = theirs.text_encoder(ids, output_hidden_states=True).hidden_states[-2][0]
+    torch.testing.assert_close(said.memory[0][: len(wanted)], wanted, atol=EMBEDDINGS, rtol=0)
+    assert said.memory.shape[1] != session.model.speakers["caption"].encode([text.lower().strip()]).memory.shape[1]
+
+
+def test_no_weight_is_without_use_and_memory_can_be_spared_in_training(session):
+    """Fault 10: there a pad token is never filled nor used, and blocks cannot be computed again to save memory."""
+    assert not any("pad" in name for name, _ in session.model.named_parameters())
+    assert hasattr(session.model.backbone.config, "checkpoint_blocks")
+
+
+def test_the_text_encoder_of_the_folder_can_be_quantised(session):
+    """Fault 10 as well: the documented example there loads the class of another encoder."""
+    pytest.importorskip("torchao")
+    speaker = session.model.speakers["caption"]
+    small = type(speaker)(speaker.config.model_copy(update={"quantize": "int8"}))
+    first, second = (s.encode(["a lake"]).memory for s in (speaker, small))
+    assert 0 < (first - second).norm() / first.norm() < 0.1
+
+
+def test_silence_under_another_length_changes_nothing(session):
+    said = session.model.nothing(1)
+    longer = replace(
+        said,
+        memory=torch.cat([said.memory, torch.ones_like(said.memory)], 1),
+        memory_mask=torch.cat([said.memory_mask, torch.zeros_like(said.memory_mask)], 1),
+    )
+    first, second = (session.ask(prompt="a lake", steps=1, given=Given(silent=s))[0].data for s in (said, longer))
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
