@@ -14,7 +14,7 @@ nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
 PACKAGES = ("lumina-core", "lumina-image")
-WITH_EXTRAS = ("lumina-core[transformers,quantize]", "lumina-image[diffusers,evaluate,shards]")
+WITH_EXTRAS = ("lumina-core[transformers,quantize,adaptive]", "lumina-image[diffusers,evaluate,shards]")
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14")
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
 """torch lives here once, with the torchvision that fits it (timm needs one); every session's environment looks into it.

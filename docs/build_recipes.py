@@ -58,8 +58,10 @@ def parts() -> Iterator[str]:
             if settings is not None and settings.model_fields:
                 yield f"\n{table(settings)}"
     for kind in ("solver", "guidance"):
-        yield f"\n### {kind}\n\nPlain functions without options.\n\n"
+        found = {name: getattr(registry.find(kind, name), "Config", None) for name in registry.entries(kind)}
+        yield f"\n### {kind}\n\nPlain functions without options, but for those with a table.\n\n"
         yield "".join(f"- `{name}`: {entry.summary}\n" for name, entry in registry.entries(kind).items())
+        yield from (f"\n**`{name}`**\n\n{table(s)}" for name, s in found.items() if s is not None and s.model_fields)
     yield "\n"
 
 

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from goldens_buckets import sizes
 from goldens_flow import grids, losses, plans
 from goldens_manifest import keymap, manifest
-from goldens_model import answer, gradients
+from goldens_model import answer, gradients, regions, sampled, tables
+from goldens_ode import sampler, trajectories
 from goldens_pipeline import TOLERANCE, pipeline, reference_of
 from goldens_published import diffusers_forward, imagenet
 from goldens_read import Golden, Unsupported
@@ -35,17 +36,25 @@ HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
     "A3": (answer, 2e-5),
     "A4": (answer, 2e-5),
     "A5": (answer, 1e-4),
+    "A6": (answer, 1e-4),
+    "A7": (tables, 1e-6),
+    "A8": (sampled, 5e-4),
     "A9": (gradients, 1e-4),
     "A10": (sizes, 0.0),
     "B1": (diffusers_forward, 2e-5),
     "B2": (diffusers_forward, 2e-5),
     "B3": (pipeline, TOLERANCE),
+    "C1": (trajectories, 1e-5),
     "C2": (losses, 1e-5),
     "C3": (plans, 1e-5),
+    "C4": (sampler, 2e-5),
     "C5": (grids, 1e-6),
     "D": (imagenet, 1e-4),
+    "F": (regions, 1e-4),
 }
-NAMES = {"C-loss": "C2", "C-path": "C3", "B-pipeline": "B3"}
+NAMES = {
+    "C-ode": "C1", "C-ode-img2img": "C1b", "C-loss": "C2", "C-path": "C3", "C-sampler": "C4", "B-pipeline": "B3",
+}  # fmt: skip
 """Cases that the files call otherwise than their notes."""
 
 
@@ -83,7 +92,7 @@ def verdicts(paths: list[Path]) -> Iterator[Verdict]:
 def _tensors(path: Path) -> Verdict:
     golden = _read(path)
     case = NAMES.get(golden.case, golden.case)
-    found = HANDLERS.get(_family(case))
+    found = HANDLERS.get(_family(case), HANDLERS.get(case[:1]))
     return Verdict(case, path.name, None, None) if found is None else _tried(case, path, found[1], found[0], golden)
 
 

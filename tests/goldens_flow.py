@@ -44,7 +44,7 @@ def _known(golden: Golden, prefix: str) -> dict[str, Tensor]:
     path = Linear(Linear.Config())
     x = mix(path, x0, x1, time)
     return {
-        "loss": items, "xt": x, "ut": velocity_between(path, x0, x1, time), "model_output": _closed(x, time, a)
+        "loss": items, "xt": x, "ut": velocity_between(path, x0, x1, time), "model_output": closed(x, time, a)
     }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def _items(a: list[Tensor], x0: list[Tensor], x1: list[Tensor], time: Tensor) ->
         answer = torch.full_like(noisy.values, 7.0)  # in the padding too, where it must not count
         for row, (one, item) in enumerate(zip(noisy.items(), a, strict=True)):
             seen = one.values.view(1, *x1[row].shape)
-            answer[row, : item.numel()] = _closed(seen, when[row : row + 1], item).view(-1, 1)
+            answer[row, : item.numel()] = closed(seen, when[row : row + 1], item).view(-1, 1)
         return answer
 
     return objective.items(predict, Batch(tokens, Condition()), time, noise.values)
@@ -68,7 +68,7 @@ def _flat(item: Tensor) -> Tokens:
     return Tokens(item.reshape(1, -1, 1), torch.zeros(1, item.numel(), 3), ((item.numel(),),))
 
 
-def _closed(x: Tensor, time: Tensor, a: Tensor) -> Tensor:
+def closed(x: Tensor, time: Tensor, a: Tensor) -> Tensor:
     at = time.view(-1, *[1] * (x.ndim - 1))
     return torch.sin(3 * at) * x + torch.cos(2 * at) * a - 0.5 * x**3 / (1 + x**2)
 
@@ -80,7 +80,7 @@ def plans(golden: Golden) -> float:
     return largest([_plan(golden, name, text, norm) for name, text in golden.config["plans"].items()])
 
 
-def _path(text: str) -> Linear | GVP | VP:
+def path_of(text: str) -> Linear | GVP | VP:
     """The path of a published class and its arguments, such as `VPCPlan(sigma_min=0.1, sigma_max=20.0)`."""
     name, _, arguments = text.partition("(")
     if name == "VPCPlan":
@@ -95,7 +95,7 @@ def _path(text: str) -> Linear | GVP | VP:
 
 
 def _plan(golden: Golden, name: str, text: str, norm: float) -> float:
-    path = _path(text)
+    path = path_of(text)
     values = _values(path, golden, norm)
     errors = []
     for key, wanted in golden.group(f"output.{name}").items():
@@ -135,11 +135,11 @@ def _values(path: Linear | GVP | VP, golden: Golden, norm: float) -> dict[str, T
 def grids(golden: Golden) -> float:
     """The published grids of points: shifted, within an interval, cut for a strength, or turned round (sd3)."""
     return worst(
-        [(_grid(asked), golden.tensors[f"output.{asked['name']}"].double()) for asked in golden.config["grids"]]
+        [(grid_of(asked), golden.tensors[f"output.{asked['name']}"].double()) for asked in golden.config["grids"]]
     )
 
 
-def _grid(asked: dict[str, Any]) -> Tensor:
+def grid_of(asked: dict[str, Any]) -> Tensor:
     start, stop = float(asked.get("t0", 0.0)), float(asked.get("t1", 1.0))
     turned = bool(asked.get("use_sd3"))  # from 1 (noise) to 0 (data): the same shift is the other map there
     ends = (stop, start) if turned else (start, stop)

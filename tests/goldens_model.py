@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from goldens_flow import grid_of
+from goldens_ode import FIXED
 from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor, nn
 
 from lumina_core.builtin.velocity import VelocityHead
-from lumina_core.conditions import pooled
+from lumina_core.conditions import in_regions, pooled, stack
 from lumina_core.flow.guidance import guided
 from lumina_core.flow.objective import FlowMatching
 from lumina_core.flow.path import Linear
+from lumina_core.flow.solver import integrate
 from lumina_core.flow.times import Uniform
+from lumina_core.nn.extrapolation import Watershed
 from lumina_core.nn.next_dit import NextDiT
+from lumina_core.nn.prepare import proportional_scale
+from lumina_core.nn.rotary import frequencies, turn
 from lumina_core.pieces import Held, Piece, Weights
-from lumina_core.types import Batch, Condition, Tokens, stack_tokens
+from lumina_core.types import Batch, Canvas, Condition, Tokens, stack_tokens
 from lumina_image.patches import Patches
 from lumina_image.published.arguments import filled, given
 from lumina_image.published.mapping import from_original, to_original
 from lumina_image.published.names import PAD
+from lumina_image.regions import cells
 
 BASE = 10000.0
 """Of the published rotary frequencies."""
@@ -37,12 +45,14 @@ class Network(nn.Module):
         self.backbone = NextDiT(NextDiT.Config.read(options["backbone"], "golden"))
         self.head = VelocityHead(VelocityHead.Config.read(options["head"], "golden"))
 
-    def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
-        return self.head(self.backbone(tokens, time, condition), tokens)
+    def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition, prepared: Any = None) -> Tensor:
+        return self.head(self.backbone(tokens, time, condition, prepared=prepared), tokens)
 
 
-def _built(golden: Golden, base: float = BASE) -> tuple[Network, Patches]:
+def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patches]:
+    """The network; its base is multiplied by `factor`, None: by the constructor's own scale (NOTES 3.17)."""
     constructor = golden.config["constructor"]
+    base = BASE * float((constructor.get("scale_factor") or 1.0) if factor is None else factor)
     network = Network(constructor, base=base)
     channels, patch = constructor.get("in_channels", 4), constructor.get("patch_size", 2)
     network.load_state_dict(numbers(from_original(unread(golden.group("weights"), PAD), channels, patch)))
@@ -79,10 +89,22 @@ def _pictures(patches: Patches, tokens: Tokens, values: Tensor) -> list[Tensor]:
     return [patches.latent(item)[0] for item in tokens.with_values(values).items()]
 
 
-def _plain(asked: dict[str, Any]) -> None:
-    """Scaling of rotary positions and of attention come with sampling."""
-    if asked.get("scale_factor", 1.0) not in (None, 1.0) or asked.get("proportional_attn"):
-        raise Unsupported
+def _prepared(network: Network, tokens: Tokens, condition: Condition, asked: dict[str, Any], time: float) -> Any:
+    """Rotary positions and attention scaled as `forward_with_cfg` does at the time of the first item."""
+    backbone, scale = network.backbone, None
+    if asked.get("proportional_attn"):
+        head = backbone.config.width // backbone.config.heads
+        scale = proportional_scale(tokens, None, int(asked["base_seqlen"]), head, padded=True)
+    rates = switched(backbone.frequencies(), asked, time, backbone.config.base)
+    return backbone.prepare(tokens, condition, rates, scale)
+
+
+def switched(own: tuple[Tensor, ...], asked: dict[str, Any], time: float, base: float) -> tuple[Tensor, ...]:
+    """The published switch by the factor that is handed to it."""
+    factor = float(asked.get("scale_factor") or 1.0)
+    settings = {"watershed": float(asked.get("scale_watershed", 1.0)), "shrink": True}
+    canvas = Canvas((1.0, 64 * factor, 64 * factor), (1.0, 64.0, 64.0), base, 2 * sum(rates.numel() for rates in own))
+    return Watershed(Watershed.Config.read(settings, "golden"))(own, canvas, time)
 
 
 def answer(golden: Golden) -> float:
@@ -95,8 +117,7 @@ def answer(golden: Golden) -> float:
 
 
 def forward(golden: Golden) -> float:
-    # the published constructor takes its scale as a factor of the base (NOTES 3.17); forward_with_cfg overrides it
-    network, patches = _built(golden, BASE * float(golden.config["constructor"].get("scale_factor") or 1.0))
+    network, patches = _built(golden, None)  # forward_with_cfg would override the constructor's scale
     asked = _asked(golden)
     tokens = _tokens(patches, asked["x"])
     with torch.no_grad():
@@ -107,19 +128,93 @@ def forward(golden: Golden) -> float:
 
 def cfg(golden: Golden) -> float:
     asked = _asked(golden)
-    _plain(asked)
     network, patches = _built(golden)
-    half = len(asked["x"]) // 2
-    x = torch.cat([asked["x"][:half], asked["x"][:half]])
-    tokens = patches.tokens(x)
+    got = guided_velocity(network, patches, asked, _condition(asked), asked["x"], asked["t"])
+    return worst([(got, golden.tensors["output.out"])])
+
+
+def guided_velocity(
+    network: Network, patches: Patches, asked: dict[str, Any], condition: Condition, x: Tensor, time: Tensor
+) -> Tensor:
+    """forward_with_cfg of the published code on pictures x, what was said and the silence behind it."""
+    tokens = patches.tokens(torch.cat([x[: len(x) // 2]] * 2))  # the input's second half is not looked at
     with torch.no_grad():
-        conditional, silent = network(tokens, asked["t"], _condition(asked)).chunk(2)
+        prepared = _prepared(network, tokens, condition, asked, float(time[0]))
+        conditional, silent = network(tokens, time, condition, prepared).chunk(2)
     # published: the first three channels are guided in both halves, the others stay what each half says
     only = slice(0, 3 * patches.patch**2)
     first = guided(conditional, silent, asked["cfg_scale"], only)
     second = silent.clone()
     second[..., only] = guided(conditional, silent, asked["cfg_scale"])[..., only]
-    return worst([(patches.latent(tokens.with_values(torch.cat([first, second]))), golden.tensors["output.out"])])
+    return patches.latent(tokens.with_values(torch.cat([first, second])))
+
+
+def sampled(golden: Golden) -> float:
+    """Whole guided sampling: transport.ODE.sample of forward_with_cfg."""
+    network, patches = _built(golden)
+    said = {"cap_feats": golden.tensors["input.cap_feats"], "cap_mask": golden.tensors["input.cap_mask"]}
+    condition, errors = _condition(said), []
+    for run in golden.config["runs"]:
+        solver = FIXED.get(run.get("solver", run.get("sampler_type")))
+        if solver is None:
+            raise Unsupported
+        asked, grid = run["model_kwargs"], grid_of(run)
+
+        def velocity(x: Tensor, time: Tensor, asked: dict[str, Any] = asked) -> Tensor:
+            return guided_velocity(network, patches, asked, condition, x, time)
+
+        states = [golden.tensors["input.z"]]
+        integrate(velocity, states[0], grid, solver, lambda done, time, x, states=states: states.append(x))
+        wanted = golden.group(f"output.{run['name']}")
+        errors.append(worst([(torch.stack(states), wanted["trajectory"]), (grid.float(), wanted["t"])]))
+    return largest(errors)
+
+
+def regions(golden: Golden) -> float:
+    """The compositional model: one caption a region, and the negative prompt for the whole silent half."""
+    asked = _asked(golden)
+    network, patches = _built(golden, 1.0 if golden.config["call"]["method"] == "forward_with_cfg" else None)
+    features, mask = asked["cap_feats"], asked["cap_mask"].bool()
+    overall = pooled(asked["global_cap_feats"], asked["global_cap_mask"].bool())
+    down, across = asked["h_split_num"], asked["w_split_num"]
+    shares = _published_cells(asked["x"].shape[-2:], patches.patch, down, across)
+    said = in_regions([Condition(f[None], m[None]) for f, m in zip(features[:-1], mask[:-1], strict=True)], shares)
+    silence = Condition(features[-1:], mask[-1:])
+    both = replace(stack([said, silence]), summary=overall.expand(2, -1))
+    if golden.config["call"]["method"] == "forward_with_cfg":
+        got = guided_velocity(network, patches, asked, both, asked["x"], asked["t"])
+    else:
+        tokens = patches.tokens(asked["x"])
+        with torch.no_grad():
+            got = patches.latent(tokens.with_values(network(tokens, asked["t"], both)))
+    # the notes ask five times as much of a forward as of a guided one
+    share = 1.0 if golden.config["call"]["method"] == "forward_with_cfg" else 5.0
+    return share * worst([(got, golden.tensors["output.out"])])
+
+
+def _published_cells(size: torch.Size, patch: int, down: int, across: int) -> Tensor:
+    """A published cell is side // cells // patch tokens: less than a cell of tokens where a side does not divide."""
+    rows, columns = (side // patch for side in size)
+    high, wide = size[0] // down // patch, size[1] // across // patch
+    shares = cells(high * down, wide * across, down, across, published=True).view(-1, high * down, wide * across)
+    return torch.nn.functional.pad(shares, (0, columns - wide * across, 0, rows - high * down)).flatten(1)
+
+
+def tables(golden: Golden) -> float:
+    """precompute_freqs_cis: tables of angles, with the switch between interpolation and NTK."""
+    errors = []
+    for name, asked in golden.config["tables"].items():
+        said, side = asked["kwargs"], asked["dim"] // 2
+        base = float(said.get("theta", BASE))
+        rates = switched(frequencies((0, side, side), base), said, float(said.get("timestep", 1.0)), base)
+        (top, bottom), (left, right) = asked["rows"], asked["cols"]
+        places = [(0.0, float(row), float(column)) for row in range(top, bottom) for column in range(left, right)]
+        by = turn(torch.tensor([places]), rates, "interleaved")
+        wanted = golden.group(f"output.{name}")
+        pairs = [(part.view(wanted[end].shape), wanted[end]) for part, end in ((by.cos, "re"), (by.sin, "im"))]
+        # NOTES: far from the origin float32 angles are known fifty times less exactly
+        errors.append(worst(pairs) * (1.0 if max(bottom, right) <= 24 else 0.02))
+    return largest(errors)
 
 
 def gradients(golden: Golden) -> float:

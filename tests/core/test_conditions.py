@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backbones import drawn
 
-from lumina_core.conditions import choose, join, pooled, select, stack
+from lumina_core.conditions import choose, in_regions, join, pooled, select, stack
 from lumina_core.errors import ShapeError
 from lumina_core.types import Condition, Tokens
 
@@ -69,3 +70,36 @@ def test_the_pooled_memory_is_the_mean_of_its_real_entries():
     rows = torch.tensor([[[1.0], [3.0], [100.0]]])
     assert pooled(rows[:, :2], None).item() == 2.0
     assert pooled(rows, torch.tensor([[True, True, False]])).item() == 2.0
+
+
+def regional(regions, tokens, seed=0, entries=3):
+    parts = [Condition(memory=drawn((1, entries, 4), seed + k)) for k in range(regions)]
+    shares = torch.zeros(regions, tokens)
+    shares[torch.arange(tokens) % regions, torch.arange(tokens)] = 1
+    return parts, in_regions(parts, shares)
+
+
+def test_regions_of_a_batch_are_filled_up_with_empty_ones():
+    _, three = regional(3, 6)
+    plain = Condition(memory=drawn((1, 5, 4), 9))
+    both = stack([three, plain])
+    assert both.memory.shape == (2, 15, 4) and both.memory_mask.shape == (2, 15) and both.shares.shape == (2, 3, 6)
+    assert both.shares[1].tolist() == [[1] * 6, [0] * 6, [0] * 6]
+    assert torch.equal(both.memory[1, :5], plain.memory[0])
+    assert (
+        both.memory_mask[0].tolist() == [True] * 3 + [False] * 2 + [True] * 3 + [False] * 2 + [True] * 3 + [False] * 2
+    )
+    back = select(both, torch.tensor([1]))
+    assert back.shares.shape == (1, 3, 6)
+
+
+def test_regions_that_do_not_fit_are_refused():
+    parts, three = regional(3, 6)
+    with pytest.raises(ShapeError, match="3 regions are described; shares are given for 2"):
+        in_regions(parts, torch.ones(2, 6))
+    with pytest.raises(ShapeError, match="something to read"):
+        in_regions([Condition()], torch.ones(1, 6))
+    with pytest.raises(ShapeError, match="as many tokens"):
+        stack([three, regional(2, 5)[1]])
+    with pytest.raises(ShapeError, match="cannot be joined"):
+        join([three, parts[0]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lumina_core.flow.guidance import guided
+from lumina_core.flow.guidance import guided, rescaled, within
 
 SAID, SILENT = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.randn(2, 3, 4)
 
@@ -34,3 +34,17 @@ def test_what_was_said_is_left_as_it_was():
     before = SAID.clone()
     guided(SAID, SILENT, 4.0, slice(0, 3))
     assert torch.equal(SAID, before)
+
+
+def test_rescaling_gives_each_item_the_spread_of_what_was_said_alone():
+    said, strong = torch.randn(2, 5, 3), torch.randn(2, 5, 3) * torch.tensor([4.0, 9.0]).view(2, 1, 1)
+    full = rescaled(strong, said, 1.0)
+    assert torch.allclose(full.std(dim=(1, 2)), said.std(dim=(1, 2)))
+    assert torch.equal(rescaled(strong, said, 0.0), strong)
+    assert torch.allclose(rescaled(strong, said, 0.25), 0.25 * full + 0.75 * strong, atol=1e-6)
+    assert bool(rescaled(torch.zeros(1, 4, 1), torch.zeros(1, 4, 1), 0.7).isfinite().all())
+
+
+def test_an_interval_includes_its_ends():
+    assert [within(time, (0.2, 0.6)) for time in (0.1, 0.2, 0.6, 0.7)] == [False, True, True, False]
+    assert within(0.0, None)

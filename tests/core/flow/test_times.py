@@ -16,6 +16,8 @@ from lumina_core.flow.times import (
     Uniform,
     UniformGrid,
     Within,
+    cut,
+    equal_steps,
     toward_data,
     toward_noise,
 )  # fmt: skip
@@ -109,3 +111,15 @@ def test_draws_have_the_ranges_and_means_that_they_claim():
     assert float(within.min()) >= 0.2
     assert float(within.max()) <= 0.6
     assert float(within.mean()) == pytest.approx(0.4, abs=0.01)
+
+
+@pytest.mark.parametrize(("strength", "left"), [(1.0, 11), (0.6, 7), (0.05, 1), (0.0, 1)])
+def test_a_grid_is_cut_by_strength_as_published(strength, left):
+    grid = equal_steps(10)
+    assert cut(grid, strength).tolist() == grid[11 - left :].tolist()
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_a_strength_outside_its_range_is_refused(strength):
+    with pytest.raises(ConfigError, match="a strength lies in"):
+        cut(equal_steps(4), strength)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ def join(conditions: Sequence[Condition]) -> Condition:
             f"and memory widths {sorted(widths)} (at most 1)"
         )
     spoken = [c for c in conditions if c.memory is not None]
+    if len(spoken) > 1 and any(c.shares is not None for c in spoken):
+        raise ShapeError("a memory that is read by regions cannot be joined with another conditioner's")
     summaries = [c.summary for c in conditions if c.summary is not None]
     return Condition(
         memory=torch.cat([_memory(c) for c in spoken], dim=1) if spoken else None,
@@ -35,6 +38,7 @@ def join(conditions: Sequence[Condition]) -> Condition:
         else None,
         summary=torch.cat(summaries, dim=1) if summaries else None,
         context=contexts[0] if contexts else None,
+        shares=spoken[0].shares if spoken else None,
     )
 
 
@@ -42,6 +46,7 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     """One batch of several, in order; shorter memories are padded and masked; a mask is made only where needed."""
     if len(conditions) == 1:
         return conditions[0]
+    conditions = _of_as_many_regions(conditions)
     with_memory = [c for c in conditions if c.memory is not None]
     with_context = [c.context for c in conditions if c.context is not None]
     summaries = [c.summary for c in conditions if c.summary is not None]
@@ -53,6 +58,9 @@ def stack(conditions: Sequence[Condition]) -> Condition:
         memory_mask=mask,
         summary=torch.cat(summaries) if summaries else None,
         context=stack_tokens(with_context) if with_context else None,
+        shares=torch.cat([c.shares for c in with_memory if c.shares is not None])
+        if any(c.shares is not None for c in with_memory)
+        else None,
     )
 
 
@@ -71,6 +79,53 @@ def select(condition: Condition, places: Tensor) -> Condition:
         memory_mask=_rows(condition.memory_mask, places),
         summary=_rows(condition.summary, places),
         context=None if condition.context is None else _token_rows(condition.context, places),
+        shares=_rows(condition.shares, places),
+    )
+
+
+def in_regions(conditions: Sequence[Condition], shares: Tensor, whole: Condition | None = None) -> Condition:
+    """One condition whose memory is read by regions: that of the r-th where and as much as its share says.
+
+    Args:
+        conditions: one a region, each of the same batch B, with a memory.
+        shares: (R, N) or (B, R, N) float, how much each region's answer counts at each token.
+        whole: what summary and context are taken from; None: the first region.
+    """
+    if shares.shape[-2] != len(conditions):
+        raise ShapeError(f"{len(conditions)} regions are described; shares are given for {shares.shape[-2]}")
+    if any(c.memory is None for c in conditions):
+        raise ShapeError("a region must have something to read; one of these conditions has no memory")
+    length = max(_memory(c).shape[1] for c in conditions)
+    rest = conditions[0] if whole is None else whole
+    memory = torch.cat([_lengthened(_memory(c), length) for c in conditions], dim=1)
+    every = all(c.memory_mask is None and _memory(c).shape[1] == length for c in conditions)
+    mask = None if every else torch.cat([_lengthened(_mask(c), length) for c in conditions], dim=1)
+    spread = shares.to(memory).expand(memory.shape[0], -1, -1)
+    return Condition(memory, mask, rest.summary, rest.context, spread)
+
+
+def _of_as_many_regions(conditions: Sequence[Condition]) -> list[Condition]:
+    """The same conditions, with empty regions behind those that have fewer; left alone where none has any."""
+    most = max((c.shares.shape[1] for c in conditions if c.shares is not None), default=0)
+    if not most:
+        return list(conditions)
+    tokens = next(c.shares.shape[2] for c in conditions if c.shares is not None)
+    length = max(_memory(c).shape[1] // (1 if c.shares is None else c.shares.shape[1]) for c in conditions)
+    return [_with_regions(c, most, length, tokens) for c in conditions]
+
+
+def _with_regions(condition: Condition, regions: int, length: int, tokens: int) -> Condition:
+    memory, mask = _memory(condition), _mask(condition)
+    shares = memory.new_ones(len(memory), 1, tokens) if condition.shares is None else condition.shares
+    if condition.shares is not None and shares.shape[2] != tokens:
+        raise ShapeError(f"regions of one batch must be of as many tokens; got {shares.shape[2]} and {tokens}")
+    apart = [_lengthened(part, length) for part in memory.chunk(shares.shape[1], dim=1)]
+    masks = [_lengthened(part, length) for part in mask.chunk(shares.shape[1], dim=1)]
+    return replace(
+        condition,
+        memory=_lengthened(torch.cat(apart, dim=1), regions * length),
+        memory_mask=_lengthened(torch.cat(masks, dim=1), regions * length),
+        shares=_lengthened(shares, regions),
     )
 
 
@@ -82,6 +137,7 @@ def fitted(condition: Condition, device: torch.device, dtype: torch.dtype | None
         memory_mask=None if condition.memory_mask is None else condition.memory_mask.to(device),
         summary=None if condition.summary is None else condition.summary.to(device, dtype),
         context=None if context is None else _token_place(context, device, dtype),
+        shares=None if condition.shares is None else condition.shares.to(device, dtype),
     )
 
 

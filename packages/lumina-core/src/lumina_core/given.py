@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lumina_core.conditions import fitted, pooled, select, stack
+from lumina_core.conditions import fitted, pooled, select
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model
 from lumina_core.request import Request
@@ -27,42 +27,70 @@ class Given:
         said: instead of what the requests say.
         silent: instead of their negatives, or of silence; of any length, whatever the length of the other.
         noise: latents to begin from, (results, channels, ...), instead of those drawn by the seeds.
+        data: data to begin from, (1 or results, channels, ...) in [-1, 1], with as much noise as `strength` says.
+        strength: of the change to `data`, in 0..1; 1 keeps nothing of it.
     """
 
     said: Condition | None = None
     silent: Condition | None = None
     noise: Tensor | None = None
+    data: Tensor | None = None
+    strength: float = 1.0
 
 
 NOTHING_GIVEN = Given()
 
 
-def condition_of(model: Model, requests: Sequence[Request], given: Given, guidance: float) -> Condition:
-    """The conditions of all results; with guidance, the silent ones behind them in the same batch.
+def condition_of(model: Model, requests: Sequence[Request], given: Given) -> Condition:
+    """What is said of all results.
 
     Raises:
         ConfigError: what is given is for another number of results.
     """
-    places = torch.tensor([row for row, request in enumerate(requests) for _ in range(request.count)])
-    said = _chosen(model, given.said, lambda: _asked(model, model.task.conditions, requests), places)
-    if guidance == 1:
-        return said
-    return stack([said, _chosen(model, given.silent, lambda: _asked(model, model.task.silences, requests), places)])
+    return _chosen(model, given.said, lambda: _asked(model, model.task.conditions, requests), _places(requests))
 
 
-def noise_of(model: Model, shape: Sequence[int], given: Given, seeds: Sequence[int]) -> Tensor:
-    """Noise for tokens of `shape` (N, D), one item a seed.
+def silence_of(model: Model, requests: Sequence[Request], given: Given) -> Condition:
+    """What all results stay away from: their negatives, or silence.
+
+    Raises:
+        ConfigError: what is given is for another number of results.
+    """
+    return _chosen(model, given.silent, lambda: _asked(model, model.task.silences, requests), _places(requests))
+
+
+class Draws:
+    """Standard normal noise for tokens of `shape` (N, D), each item's from the generator of its own seed.
+
+    Drawn on the CPU: neither the device nor the neighbours of a batch change it.
+    """
+
+    def __init__(self, shape: Sequence[int], seeds: Sequence[int], device: torch.device) -> None:
+        self.shape, self.device = tuple(shape), device
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self) -> Tensor:
+        """(B, N, D), other numbers each time."""
+        drawn = [torch.randn(self.shape, generator=generator) for generator in self.generators]
+        return torch.stack(drawn).to(self.device, non_blocking=True)
+
+
+def noise_of(model: Model, given: Given, draws: Draws) -> Tensor:
+    """What the way begins from: the given noise, or the first draw.
 
     Raises:
         ShapeError: the given latents are of another size or number.
     """
-    if given.noise is not None:
-        values = model.tokenizer.tokens(given.noise.float().to(model.device)).values
-        check_shape(values, (len(seeds), *shape), "the given noise, cut into tokens,")
-        return values
-    # on the CPU and one generator an item: neither the device nor the neighbours change it
-    drawn = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(drawn).to(model.device)
+    first = draws()
+    if given.noise is None:
+        return first
+    values = model.tokenizer.tokens(given.noise.float().to(model.device)).values
+    check_shape(values, first.shape, "the given noise, cut into tokens,")
+    return values
+
+
+def _places(requests: Sequence[Request]) -> Tensor:
+    return torch.tensor([row for row, request in enumerate(requests) for _ in range(request.count)])
 
 
 def _chosen(model: Model, given: Condition | None, ask: Callable[[], Condition], places: Tensor) -> Condition:
@@ -84,7 +112,7 @@ def _completed(model: Model, given: Condition) -> Condition:
     if given.summary is not None or given.memory is None or wanted != given.memory.shape[-1]:
         return given
     summary = pooled(given.memory.float(), given.memory_mask)
-    return Condition(given.memory, given.memory_mask, summary, given.context)
+    return replace(given, summary=summary)
 
 
 def _items(condition: Condition) -> int:

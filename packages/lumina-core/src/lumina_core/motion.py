@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from lumina_core.errors import ConfigError
-from lumina_core.flow.guidance import guided
+from lumina_core.flow.guidance import guided, rescaled, within
 from lumina_core.model import Model
 from lumina_core.nn.prepare import proportional_scale
 from lumina_core.parts import Extrapolation, Scalable
@@ -74,19 +75,75 @@ class Moved:
         return scale if sharper is None else scale * sharper(self.canvas)
 
 
-class Guided:
-    """A velocity: both halves in one batch, what was said first and the silence behind it, and one made of them."""
+@dataclass(frozen=True)
+class Guiding:
+    """How what was said is strengthened.
 
-    def __init__(self, both: Moved, scale: float, only: slice | None) -> None:
-        self.both, self.scale, self.only = both, scale, only
+    Attributes:
+        scale: 1 adds nothing.
+        only: which numbers of a token; None: all.
+        rescale: how far the spread is brought back, 0 to 1.
+        interval: times (0 noise, 1 data) between which it is at work; None: always.
+        split: `together`, both halves in one batch; `apart`, one after the other, in half the memory; `auto`: together
+            where that is quicker and fits.
+    """
+
+    scale: float = 1.0
+    only: slice | None = None
+    rescale: float = 0.0
+    interval: tuple[float, float] | None = None
+    split: Literal["auto", "together", "apart"] = "auto"
+
+
+class Guided:
+    """A velocity made of two: of what was said, and of silence (or of a weaker model).
+
+    Args:
+        said, against: make a half's velocity; made when they are first asked.
+        both: makes the velocity of both halves in one batch, what was said first; None: they are always apart.
+        how: `split: auto` begins together where `both` is given, and goes on apart where the memory does not suffice.
+    """
+
+    def __init__(
+        self, said: Callable[[], Moved], against: Callable[[], Moved], both: Callable[[], Moved] | None, how: Guiding
+    ) -> None:
+        self._make = {"said": said, "against": against, "both": both or said}
+        self._made: dict[str, Moved] = {}
+        self.how, self.together, self.time = how, both is not None and how.split != "apart", 0.0
 
     def at(self, time: float) -> None:
-        """Told the time before it is asked."""
-        self.both.at(time)
+        """Told the time before it is asked; the halves hear of it when they are."""
+        self.time = time
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        conditional, silent = self.both(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
-        return guided(conditional, silent, self.scale, self.only)
+        how = self.how
+        if how.scale == 1 or not within(self.time, how.interval):
+            return self._asked("said", x, t)
+        conditional, silent = self._halves(x, t)
+        return rescaled(guided(conditional, silent, how.scale, how.only), conditional, how.rescale)
+
+    def _halves(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        if self.together:
+            try:
+                conditional, silent = self._asked("both", torch.cat([x, x]), torch.cat([t, t])).chunk(2)
+                return conditional, silent
+            except (MemoryError, RuntimeError) as error:
+                if self.how.split == "together" or not out_of_memory(error):
+                    raise
+                self.together = False
+                self._made.pop("both", None)
+        return self._asked("said", x, t), self._asked("against", x, t)
+
+    def _asked(self, name: str, x: Tensor, t: Tensor) -> Tensor:
+        if name not in self._made:
+            self._made[name] = self._make[name]()
+        self._made[name].at(self.time)
+        return self._made[name](x, t)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what it says."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def on_device(tokens: Tokens, device: torch.device) -> Tokens:

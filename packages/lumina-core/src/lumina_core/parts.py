@@ -197,7 +197,10 @@ class Objective(Protocol):
 
 
 class Solver(Protocol):
-    """One step along a velocity from time t to time u; a plain function."""
+    """One step along a velocity from time t to time u; a plain function.
+
+    One that remembers is a `CarryingSolver` instead, one that chooses its own steps a `FreeSolver`, see `flow.solver`.
+    """
 
     def __call__(self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor: ...
 

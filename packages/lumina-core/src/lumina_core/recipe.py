@@ -26,11 +26,20 @@ class Sampling(Config):
     """How a model is asked where the request leaves it open."""
 
     steps: int = Field(10, ge=1, le=1000, description="steps of the solver")
-    solver: str = Field("core.midpoint", description="one step along the velocity")
+    solver: str = Field(
+        "core.midpoint", description="how the velocity is followed; with options: `core.dopri5:relative=1e-4`"
+    )
     grid: Use = Field(Use(use="core.uniform_grid"), description="times between noise and data")
     guidance: float = Field(1.0, ge=0, le=100, description="1 adds nothing")
     guidance_channels: int | None = Field(
         None, ge=1, description="guide only the first channels of the latent; None: all"
+    )
+    guidance_interval: tuple[float, float] | None = Field(
+        None, description="times between which it guides, noise 0, data 1; None: always"
+    )
+    guidance_rescale: float = Field(0.0, ge=0, le=1, description="how far its spread is brought back to the unguided")
+    guidance_split: Literal["auto", "together", "apart"] = Field(
+        "auto", description="both halves in one batch, or one after the other in half the memory"
     )
     extrapolation: Use | None = Field(None, description="rotary frequencies on larger canvases; None: the trained ones")
     proportional: int | None = Field(
@@ -104,7 +113,7 @@ class Recipe(Config):
         named = [
             part for kind, use in single if use is not None for part in _named(kind, {"use": use.use, **use.options})
         ]
-        return [*named, ("solver", self.sampling.solver)]
+        return [*named, ("solver", self.sampling.solver.partition(":")[0])]
 
 
 def _named(kind: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:

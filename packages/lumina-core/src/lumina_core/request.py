@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
 
 from lumina_core.config import Config
 
@@ -13,11 +15,26 @@ class Request(Config):
     seed: int = Field(0, ge=0, lt=2**62, description="the same seed, model and request give the same result")
     count: int = Field(1, ge=1, le=1024, description="how many results; their seeds are SEED, SEED + 1 and on")
     steps: int | None = Field(None, ge=1, le=1000, description="steps from noise to data; more is finer and slower")
+    evaluations: int | None = Field(
+        None, ge=1, le=100000, description="at most so many evaluations of the network, instead of a number of steps"
+    )
     guidance: float | None = Field(
         None, ge=0, le=100, description="how strongly to follow what is said; 1 adds nothing, much more is crude"
     )
+    guidance_interval: tuple[float, float] | None = Field(
+        None, title="FROM,TO", description="guide only between these times, noise is 0 and data 1; for example 0.1,0.8"
+    )
+    guidance_rescale: float | None = Field(
+        None, ge=0, le=1, description="how far guidance gives up its stronger contrast; about 0.7 where colours burn"
+    )
+    guidance_split: Literal["auto", "together", "apart"] | None = Field(
+        None, title="HOW", description="guidance's halves together, or apart in half the memory; auto: as it fits"
+    )
     solver: str | None = Field(
-        None, title="NAME", description="how a step is gone: euler (fastest), midpoint, heun, rk4 (four times the work)"
+        None,
+        title="NAME",
+        description="how a step is gone: euler, adams or dpmpp (one evaluation), midpoint or heun (two), heun3, rk4, "
+        "dopri5 (its own steps), sde (with noise); with options: dopri5:relative=1e-4",
     )
     extrapolation: str | None = Field(
         None,
@@ -33,3 +50,20 @@ class Request(Config):
     grid: str | None = Field(
         None, title="NAME", description="how the steps are spread: uniform, or shift (more of them near noise)"
     )
+
+    @field_validator("guidance_interval", mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError as error:
+            raise ValueError("an interval is FROM,TO, for example 0.1,0.8") from error
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 <= value[0] < value[1] <= 1:
+            raise ValueError("an interval goes from a time to a later one, both in 0..1")
+        return value

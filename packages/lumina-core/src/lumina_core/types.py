@@ -88,12 +88,15 @@ class Condition:
         memory_mask: (B, M) bool, True for a real entry; None when all are real.
         summary: (B, S) modulates every block (class, pooled text), or None.
         context: clean tokens that share the self-attention but are not moved, or None.
+        shares: (B, R, N) float where a memory is read by regions: it is R memories of M / R entries, one behind the
+            other, each read by itself; this says how much each answer counts at each of N tokens. None: one for all.
     """
 
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     summary: Tensor | None = None
     context: Tokens | None = None
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,17 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.solver("core.heun", "lumina_core.flow.solver:heun", "second order, two evaluations")
     parts.solver("core.rk4", "lumina_core.flow.solver:rk4", "fourth order, four evaluations")
     parts.solver("core.rk4_38", "lumina_core.flow.solver:rk4_three_eighths", "fourth order, Kutta's 3/8 rule")
+    parts.solver("core.heun3", "lumina_core.flow.solver:heun3", "third order, three evaluations")
+    parts.solver(
+        "core.adams",
+        "lumina_core.flow.multistep:AdamsBashforth",
+        "second order, one evaluation: two velocities remembered",
+    )
+    parts.solver("core.dpmpp", "lumina_core.flow.multistep:DPMpp", "DPM-Solver++(2M), one evaluation, the linear path")
+    parts.solver(
+        "core.dopri5", "lumina_core.flow.adaptive:Adaptive", "fifth order, chooses its own steps by tolerances"
+    )
+    parts.solver("core.sde", "lumina_core.flow.stochastic:Stochastic", "stirs noise in: Euler-Maruyama or Heun")
     parts.guidance("core.guided", "lumina_core.flow.guidance:guided", "classifier-free guidance")
     _extrapolation(parts)
 

@@ -149,6 +149,19 @@ def toward_data(time: Tensor, shift: float) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 
+def cut(grid: Tensor, strength: float) -> Tensor:
+    """The last part of a grid, for a way that begins from data: strength 1 keeps all of it, 0 only its end.
+
+    As published for image to image: of p times those from number int(p (1 - strength)) on.
+
+    Raises:
+        ConfigError: the strength is outside 0..1.
+    """
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"a strength lies in 0..1 (0: nothing changes, 1: nothing is kept); got {strength:g}")
+    return grid[min(int(len(grid) * (1 - strength)), len(grid) - 1) :]
+
+
 def checked(grid: Tensor) -> Tensor:
     """The grid itself, once it starts at 0, ends at 1 and rises.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +14,24 @@ from lumina_core.nn.rotary import Turn, rotate
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values of one block's memory, each (B, K, M, d): computed once a request. mask (B, 1, 1, M) or None."""
+    """Keys and values of one block's memory, each (B, K, M, d): computed once a request. mask (B, 1, 1, M) or None.
+
+    `shares` (B, R, N, 1) where it is R memories one behind another: how much each one's answer counts at each token.
+    """
 
     keys: Tensor
     values: Tensor
     mask: Tensor | None
+    shares: Tensor | None = None
+
+    def regions(self) -> Iterator[tuple[Memory, Tensor]]:
+        """Each region's memory by itself, with its shares (B, 1, N, 1)."""
+        assert self.shares is not None
+        count = self.shares.shape[1]
+        masks = [None] * count if self.mask is None else self.mask.chunk(count, dim=-1)
+        parts = zip(self.keys.chunk(count, dim=2), self.values.chunk(count, dim=2), masks, strict=True)
+        for place, (keys, values, mask) in enumerate(parts):
+            yield Memory(keys, values, mask), self.shares[:, place, None]
 
 
 class Attention(nn.Module):
@@ -50,15 +64,22 @@ class Attention(nn.Module):
             self.memory_k_norm = nn.LayerNorm(shared) if qk_norm else nn.Identity()
             self.gate = nn.Parameter(torch.zeros(heads))
 
-    def remember(self, memory: Tensor, real: Tensor | None) -> Memory:
-        """Keys and values of a memory (B, M, W'), `real` (B, M) bool or None. A row without a real entry answers 0."""
+    def remember(self, memory: Tensor, real: Tensor | None, shares: Tensor | None = None) -> Memory:
+        """Keys and values of a memory (B, M, W'), `real` (B, M) bool or None. A row without a real entry answers 0.
+
+        Args:
+            shares: (B, R, N) where it is R memories, see `Condition.shares`.
+        """
         keys, values = self.memory_kv(memory).chunk(2, dim=-1)
         keys, values = self._split(self.memory_k_norm(keys)), self._split(values)
+        counted = None if shares is None else shares[..., None].to(values.dtype)
         if real is None:
-            return Memory(keys, values, None)
+            return Memory(keys, values, None, counted)
         values = values * real[:, None, :, None].to(values.dtype)
         # an all-masked row would be 0/0 in the softmax: let it read its zeros
-        return Memory(keys, values, (real | ~real.any(dim=1, keepdim=True))[:, None, None])
+        rows = real.unflatten(1, (1 if shares is None else shares.shape[1], -1))
+        readable = (rows | ~rows.any(dim=2, keepdim=True)).flatten(1)
+        return Memory(keys, values, readable[:, None, None], counted)
 
     def forward(
         self, x: Tensor, by: Turn, mask: Tensor | None, memory: Memory | None, scale: float | Tensor | None = None
@@ -77,10 +98,16 @@ class Attention(nn.Module):
         k = rotate(self.k_norm(k).unflatten(-1, (self.kv_heads, -1)), by).transpose(1, 2)
         mixed = attend(q, k, self._split(v), mask, usual if scale is None else scale, self.backend)
         if memory is not None:
-            read = attend(q, memory.keys, memory.values, memory.mask, usual, self.backend)
+            read = self._read(q, memory, usual)
             mixed = mixed + read * self.gate.tanh()[:, None, None].to(read.dtype)
         answer: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return answer
+
+    def _read(self, q: Tensor, memory: Memory, scale: float) -> Tensor:
+        if memory.shares is None:
+            return attend(q, memory.keys, memory.values, memory.mask, scale, self.backend)
+        parts = ((attend(q, m.keys, m.values, m.mask, scale, self.backend), share) for m, share in memory.regions())
+        return torch.stack([read * share for read, share in parts]).sum(dim=0)
 
     def _split(self, x: Tensor) -> Tensor:
         apart: Tensor = x.unflatten(-1, (self.kv_heads, -1))

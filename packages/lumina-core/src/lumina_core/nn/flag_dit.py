@@ -39,10 +39,10 @@ class FlagBlock(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 
-    def remember(self, memory: Tensor, real: Tensor | None) -> Memory:
+    def remember(self, memory: Tensor, real: Tensor | None, shares: Tensor | None = None) -> Memory:
         """This block's keys and values of a memory (B, M, W')."""
         assert self.memory_norm is not None  # the backbone asks only where a memory was configured
-        return self.attention.remember(self.memory_norm(memory), real)
+        return self.attention.remember(self.memory_norm(memory), real, shares)
 
     def forward(
         self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,

@@ -150,7 +150,8 @@ class Trunk(nn.Module):
         if condition.memory is None:
             return ()
         blocks: Iterable[Any] = self.blocks  # torch types the members as mere modules
-        return tuple(block.remember(condition.memory, condition.memory_mask) for block in blocks)
+        shares = _shares(condition)
+        return tuple(block.remember(condition.memory, condition.memory_mask, shares) for block in blocks)
 
     def _check_widths(self, tokens: Tokens, condition: Condition) -> None:
         config, context = self.config, condition.context
@@ -162,6 +163,15 @@ class Trunk(nn.Module):
         ):
             if tensor is not None and tensor.shape[-1] != width:
                 raise ShapeError(f"the {name}: {tensor.shape[-1]} numbers wide; this backbone takes {width or 'none'}")
+
+
+def _shares(condition: Condition) -> Tensor | None:
+    """Of the tokens and of the context behind them, which reads every region alike."""
+    shares = condition.shares
+    if shares is None or condition.context is None:
+        return shares
+    alike = shares.new_full((*shares.shape[:2], condition.context.values.shape[1]), 1 / shares.shape[1])
+    return torch.cat([shares, alike], dim=2)
 
 
 def _joined(tokens: Tokens, context: Tokens | None) -> Tensor:
