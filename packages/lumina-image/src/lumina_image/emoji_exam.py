@@ -47,8 +47,9 @@ class EmojiExam:
         return [place for place, record in enumerate(self._records) if SPLITS[split](record)]
 
     def said(self, index: int, language: str | None) -> Mapping[str, Any]:
-        """The plain name as caption."""
-        return {"caption": str(self._records[index]["captions"][language or self.languages[0]]["name"])}
+        """The plain name as caption; and `label`, for models of classes."""
+        name = self._records[index]["captions"][language or self.languages[0]]["name"]
+        return {"caption": str(name), "label": index}
 
     def groups(self, index: int) -> Mapping[str, str]:
         """`group` as Unicode has them, and `sort`: base, one tone, two tones, hair and tone."""

@@ -41,6 +41,7 @@ def lumina_register_parts(parts: Parts) -> None:
         "image.diffusers", "lumina_image.published.diffusers:DiffusersFolder", "a folder of diffusers' Lumina-Next"
     )
     parts.task("image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image")
+    parts.task("image.class_to_image", "lumina_image.task:ClassToImage", "A picture of a class.", command="class")
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Text to image: what is asked (a prompt, a size), and the PNG that is handed back."""
+"""Text or class to image: what is asked (a prompt or a class, a size), and the PNG that is handed back."""
 
 from __future__ import annotations
 
@@ -22,23 +22,12 @@ from lumina_image.emoji_names import spelled_out
 MAX_SIDE = 4096
 
 
-class PictureRequest(Request):
-    """A sentence in, pictures out."""
+class SizedRequest(Request):
+    """Pictures of a size."""
 
-    prompt: str = Field(
-        max_length=20000, description="what the picture shows, in any language; an emoji is read as its name"
-    )
     size: tuple[int, int] | None = Field(
         None, title="WIDTHxHEIGHT", description="sides in pixels, for example 64x64; left out: the model's own"
     )
-    negative: str | None = Field(None, max_length=20000, description="what to stay away from")
-
-    @field_validator("prompt")
-    @classmethod
-    def _says_something(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("the prompt is empty; say what the picture shows")
-        return value
 
     @field_validator("size", mode="before")
     @classmethod
@@ -58,10 +47,31 @@ class PictureRequest(Request):
         return value
 
 
-class TextToImage:
-    """The task of every text-to-image recipe."""
+class PictureRequest(SizedRequest):
+    """A sentence in, pictures out."""
 
-    Request = PictureRequest
+    prompt: str = Field(
+        max_length=20000, description="what the picture shows, in any language; an emoji is read as its name"
+    )
+    negative: str | None = Field(None, max_length=20000, description="what to stay away from")
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the prompt is empty; say what the picture shows")
+        return value
+
+
+class ClassRequest(SizedRequest):
+    """A class in, pictures out."""
+
+    label: int = Field(ge=0, title="LABEL", description="number of the class, from 0", examples=["207"])
+
+
+class _Pictures:
+    """What every task of pictures does alike: sizes, and files."""
+
     data_field = "picture"
     suffix = ".png"
 
@@ -73,7 +83,7 @@ class TextToImage:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def extent(self, request: PictureRequest) -> Extent:
+    def extent(self, request: SizedRequest) -> Extent:
         """(rows, columns) of pixels."""
         width, height = request.size or (self.config.side, self.config.side)
         return height, width
@@ -81,6 +91,32 @@ class TextToImage:
     def trained(self) -> Extent:
         """(rows, columns) of pixels that the model learnt from."""
         return self.config.side, self.config.side
+
+    def save(self, item: Tensor, path: Path, record: Mapping[str, Any]) -> None:
+        """(3, H, W) in about [-1, 1] as a PNG with `record` as JSON in its `lumina` text chunk."""
+        notes = PngImagePlugin.PngInfo()
+        notes.add_itxt("lumina", json.dumps(record, ensure_ascii=False))
+        with whole_file(path) as partial:
+            to_picture(item).save(partial, format="PNG", pnginfo=notes)
+
+    def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
+        """The pictures in rows of eight, as one PNG."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [to_picture(item) for item in items]
+        columns = min(8, len(pictures))
+        width, height = (max(p.width for p in pictures) + 2, max(p.height for p in pictures) + 2)
+        sheet = Image.new("RGB", (width * columns, height * -(-len(pictures) // columns)), "white")
+        for place, picture in enumerate(pictures):
+            sheet.paste(picture, (place % columns * width, place // columns * height))
+        with whole_file(folder / f"{name}.png") as partial:
+            sheet.save(partial, format="PNG")
+        return folder / f"{name}.png"
+
+
+class TextToImage(_Pictures):
+    """The task of every text-to-image recipe."""
+
+    Request = PictureRequest
 
     def conditions(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
         """The prompt for the conditioner called `caption`; an emoji in it is read as its name."""
@@ -102,25 +138,31 @@ class TextToImage:
         """The negative prompt, or nothing."""
         return {} if request.negative is None else {"caption": [spelled_out(request.negative)]}
 
-    def save(self, item: Tensor, path: Path, record: Mapping[str, Any]) -> None:
-        """(3, H, W) in about [-1, 1] as a PNG with `record` as JSON in its `lumina` text chunk."""
-        notes = PngImagePlugin.PngInfo()
-        notes.add_itxt("lumina", json.dumps(record, ensure_ascii=False))
-        with whole_file(path) as partial:
-            to_picture(item).save(partial, format="PNG", pnginfo=notes)
 
-    def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
-        """The pictures in rows of eight, as one PNG."""
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = [to_picture(item) for item in items]
-        columns = min(8, len(pictures))
-        width, height = (max(p.width for p in pictures) + 2, max(p.height for p in pictures) + 2)
-        sheet = Image.new("RGB", (width * columns, height * -(-len(pictures) // columns)), "white")
-        for place, picture in enumerate(pictures):
-            sheet.paste(picture, (place % columns * width, place // columns * height))
-        with whole_file(folder / f"{name}.png") as partial:
-            sheet.save(partial, format="PNG")
-        return folder / f"{name}.png"
+class ClassToImage(_Pictures):
+    """The task of class-conditional recipes: a number of a class instead of words."""
+
+    Request = ClassRequest
+
+    def conditions(self, request: ClassRequest) -> Mapping[str, Sequence[int]]:
+        """The class for the conditioner called `label`."""
+        return {"label": [request.label]}
+
+    def silences(self, request: ClassRequest) -> Mapping[str, Sequence[Any]]:
+        """None: the conditioner's own."""
+        return {}
+
+    def asked(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The request for an example again: its class.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if not isinstance(said.get("label"), int):
+            raise ConfigError(
+                f"an example without a label cannot be asked for; it says only: {', '.join(said) or 'nothing'}"
+            )
+        return {"label": said["label"]}
 
 
 def to_picture(item: Tensor) -> Image.Image:

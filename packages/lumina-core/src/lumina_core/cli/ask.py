@@ -56,8 +56,13 @@ def task_command(name: str, task_name: str, summary: str) -> click.Command:
         params=[*arguments, *_options(fields, subject)],
         callback=lambda **asked: _run(task, task_name, subject, asked),
         help=f"{summary}\n\n{_about(fields, subject)}",
-        epilog=f'Example:  lumina {name} "a red heart" --out heart.png --seed 1',
+        epilog=f"Example:  lumina {name} {_example(fields, subject)} --out heart.png --seed 1",
     )
+
+
+def _example(fields: dict[str, FieldInfo], subject: str | None) -> str:
+    given = fields[subject].examples if subject else None
+    return str(given[0]) if given else '"a red heart"'
 
 
 def _about(fields: dict[str, FieldInfo], subject: str | None) -> str:

@@ -42,10 +42,10 @@ def text_recipe(
 
 
 def label_recipe(arguments: Arguments, side: int, outside: Mapping[str, str]) -> dict[str, Any]:
-    """A model of the ImageNet classes; asked through the Python API."""
+    """A model of the ImageNet classes."""
     label = {"name": "label", "use": "core.label", "classes": arguments.num_classes, "width": min(arguments.dim, 1024)}
     return {
-        "task": {"use": "image.text_to_image", "side": side},
+        "task": {"use": "image.class_to_image", "side": side},
         "autoencoder": _vae(arguments, outside.get("vae"), "stabilityai/sd-vae-ft-ema"),
         "conditioners": [label],
         **_network(arguments),

@@ -1,0 +1,66 @@
+"""Pictures of a class: asked by number on the command line, and judged by the same command as all others."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from making import registry_of
+from PIL import Image
+
+from lumina_core.checkpoint import save_model
+from lumina_core.model import build_model
+from lumina_core.recipe import read_recipe
+
+RECIPE = {
+    "task": {"use": "image.class_to_image", "side": 16},
+    "dataset": {"use": "image.emoji", "side": 16, "languages": ["en"]},
+    "autoencoder": {"use": "image.pixels"},
+    "tokenizer": {"use": "image.patches", "patch": 8},
+    "conditioners": [{"name": "label", "use": "core.label", "classes": 3786, "width": 16}],
+    "backbone": {"use": "core.next_dit", "width": 16, "depth": 1, "heads": 2, "axes": [0, 4, 4], "multiple_of": 8},
+    "head": {"use": "core.velocity"},
+    "objective": {"use": "core.flow_matching"},
+    "sampling": {"steps": 1, "solver": "core.euler", "guidance": 2.0},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    registry = registry_of("image")
+    model = build_model(read_recipe(RECIPE, "classes"), registry)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.5)
+    path = tmp_path_factory.mktemp("classes") / "model"
+    save_model(model, registry, path)
+    return path
+
+
+def test_a_class_is_asked_for_by_its_number(lumina, folder, tmp_path):
+    def pixels(label):
+        done = lumina("class", label, "--model", folder, "--out", tmp_path / f"{label}.png", "--size", "16x16")
+        assert done.status == 0, done.err
+        return Image.open(tmp_path / f"{label}.png").tobytes()
+
+    assert pixels(3) != pixels(4) and pixels(3) == pixels(3)
+
+
+@pytest.mark.parametrize(("label", "message"), [("3786", "from 0 to 3785"), ("dog", "integer"), ("-1", "")])
+def test_what_is_no_class_is_a_line(lumina, folder, tmp_path, label, message):
+    done = lumina("class", "--model", folder, "--out", tmp_path / "a.png", "--", label)
+    assert done.status == 2 and message in done.err and done.err.count("\n") == 1
+
+
+def test_a_model_of_classes_is_judged_like_any_other(lumina, folder):
+    done = lumina("evaluate", folder, "--metrics", "image.retrieval", "--samples", 3, "--json")
+    assert done.status == 0 and json.loads(done.out)["scores"]["image.retrieval"]["top1"]["count"] == 3
+
+
+def test_data_without_labels_cannot_judge_it(lumina, folder, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("black")
+    done = lumina("evaluate", folder, "--data", tmp_path, "--metrics", "image.retrieval")
+    assert done.status == 2 and "without a label" in done.err
