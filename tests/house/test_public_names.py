@@ -16,7 +16,10 @@ PACKAGES = sorted(folder for folder in ROOT.glob("packages/*/src/*") if (folder 
 
 
 def public_names(package: Path) -> list[str]:
-    """`module.name` of everything without a leading underscore that a package's public modules define themselves."""
+    """`module.name` of everything without a leading underscore that a package's public modules define themselves.
+
+    What a face hands on under `__all__` counts too.
+    """
     names: list[str] = []
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package.parent).with_suffix("").parts
@@ -35,6 +38,8 @@ def _defined(tree: ast.Module) -> Iterator[str]:
 
 
 def _names_of(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["__all__"]:
+        return list(ast.literal_eval(node.value))
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -58,6 +63,10 @@ def test_the_public_names_are_those_written_down(package) -> None:
 def test_only_what_a_module_defines_itself_counts() -> None:
     text = "import os\nfrom a import b\nX, Y = 1, 2\n_Z = 3\nW: int = 4\ndef f(): ...\nclass C:\n    inner = 1\n"
     assert sorted(_defined(ast.parse(text))) == ["C", "W", "X", "Y", "f"]
+
+
+def test_what_a_face_hands_on_counts() -> None:
+    assert list(_defined(ast.parse("from a import b\n__all__ = ['b']\n"))) == ["b"]
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lumina_core.errors import PluginError
-from lumina_core.plugins.offers import KINDS, Commands, Kinds, Models, Parts, Recipes, near
+from lumina_core.errors import PluginError, near
+from lumina_core.plugins.offers import KINDS, Commands, Kinds, Models, Parts, Recipes
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, near
 
 SHOWN = 80
 """Characters of a wrong value that a message repeats."""
@@ -79,10 +78,7 @@ def named(text: str) -> Use:
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint that ends an error message: the nearest known word, or all of them, or nothing where none is known."""
     choices = sorted(known)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(choices)}" if choices else ""
+    return near(word, choices) or (f"; known: {', '.join(choices)}" if choices else "")
 
 
 def read_file(path: Path) -> dict[str, Any]:

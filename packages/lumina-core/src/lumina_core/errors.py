@@ -1,4 +1,9 @@
-"""What can go wrong, in five words: every error a user can cause is a child of LuminaError."""
+"""What can go wrong, in five words: every error a user can cause is a child of LuminaError. And the nearest word."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class LuminaError(Exception):
@@ -19,3 +24,9 @@ class ShapeError(LuminaError):
 
 class CheckpointError(LuminaError):
     """A folder of weights is missing, half-written, of another make or does not fit its recipe."""
+
+
+def near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """A hint that ends a message: the nearest known word, or nothing below the likeness `cutoff` (1: the same)."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
+    return f"; did you mean '{close[0]}'?" if close else ""

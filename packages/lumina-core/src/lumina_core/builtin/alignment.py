@@ -40,8 +40,10 @@ class Alignment:
         """`predict` gives what is foretold, (B, slots, foretold); tokens of the batch must have that shape.
 
         Raises:
-            ConfigError: slots and numbers foretold are not the data's tokens and their width.
+            ConfigError: slots and numbers foretold are not the data's tokens and their width, or some are padding.
         """
+        if batch.tokens.mask is not None:
+            raise ConfigError("core.alignment foretells a fixed number of tokens; give it data of one size")
         foretold = predict(batch.tokens, None, batch.condition)
         wanted = batch.tokens.values
         if foretold.shape != wanted.shape:

@@ -11,9 +11,8 @@ import click
 
 from lumina_core import __version__
 from lumina_core.cli.recipes import asked_dataset
-from lumina_core.errors import ConfigError, LuminaError
+from lumina_core.errors import ConfigError, LuminaError, near
 from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load
-from lumina_core.plugins.offers import near
 
 SUMMARIES = {
     "train": "Train a recipe.",

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from lumina_core.errors import PluginError
+from lumina_core.errors import PluginError, near
 from lumina_core.plugins.loader import load
-from lumina_core.plugins.offers import NOT_PARTS, Entry, near
+from lumina_core.plugins.offers import NOT_PARTS, Entry
 from lumina_core.plugins.registry import Registry
 
 

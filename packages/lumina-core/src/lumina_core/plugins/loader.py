@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 import pluggy
 
 from lumina_core import __version__
-from lumina_core.errors import PluginError
+from lumina_core.errors import PluginError, near
 from lumina_core.plugins import hookspecs
-from lumina_core.plugins.offers import Commands, Entry, Kinds, Models, Offer, Parts, Recipes, command_word, near
+from lumina_core.plugins.offers import Commands, Entry, Kinds, Models, Offer, Parts, Recipes, command_word
 from lumina_core.plugins.registry import Failure, Registry, Source
 
 GROUP = "lumina"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from lumina_core.errors import PluginError
+from lumina_core.errors import PluginError, near
 
 KINDS = (
     "backbone", "tokenizer", "autoencoder", "conditioner", "head", "objective", "path", "times", "solver", "guidance",
@@ -33,12 +32,6 @@ class Entry:
     summary: str
     plugin: str
     extra: dict[str, str] = field(default_factory=dict)
-
-
-def near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """A hint that ends a message: the nearest known word, or nothing below the likeness `cutoff` (1: the same)."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def command_word(entry: Entry) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lumina_core.errors import PluginError
-from lumina_core.plugins.offers import KINDS, NOT_PARTS, Entry, command_word, near
+from lumina_core.errors import PluginError, near
+from lumina_core.plugins.offers import KINDS, NOT_PARTS, Entry, command_word
 
 
 @dataclass(frozen=True)

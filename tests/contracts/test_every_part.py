@@ -1,0 +1,34 @@
+"""Every registered part keeps the contract of its kind, whatever package of ours brings it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from contracts.samples import SAMPLES, Try
+from making import registry_of
+
+from lumina_core.testing import check_part
+
+PACKAGES = Path(__file__).parents[2] / "packages"
+REGISTRY = registry_of(
+    *(folder.name.removeprefix("lumina-") for folder in PACKAGES.iterdir() if folder.name != "lumina-core")
+)
+PARTS = [(kind, name) for kind in REGISTRY.kinds() for name in REGISTRY.entries(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_it_keeps_its_contract(kind, name, tmp_path):
+    tries = SAMPLES.get((kind, name), Try())
+    if callable(tries):
+        tries = tries(tmp_path)
+    for one in [tries] if isinstance(tries, Try) else tries:
+        check_part(REGISTRY, kind, name, one.options, one.sample)
+
+
+def test_no_sample_is_for_a_part_that_is_gone():
+    assert set(SAMPLES) <= set(PARTS)
+
+
+def test_the_parts_of_every_package_are_among_them():
+    assert {name.partition(".")[0] for _, name in PARTS} == set(REGISTRY.sources)

@@ -1,0 +1,98 @@
+"""The kit catches planted faults, each under the line of the contract that it breaks, in words that name it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contracts import faults as f
+
+from lumina_core import testing
+from lumina_core.plugins.offers import KINDS
+from lumina_core.testing import ContractError
+
+LATENT = torch.zeros(3, 2, 6)
+DATA = torch.sin(torch.arange(36.0) / 3).reshape(3, 2, 6)
+WORDS = ["cat", "horse", "ox"]
+
+FAULTS = {
+    "a wrong inverse": ("tokenizer", f.TurnedBack(), LATENT, r"what comes back differs .* bit for bit"),
+    "numbers lost": ("tokenizer", f.Rounded(), LATENT, r"numbers of 12, 6 are lost .* loses and invents no number"),
+    "blank at other places": ("tokenizer", f.Misplaced(), LATENT, r"positions differs .* blank\(batch, extent\)"),
+    "another number format": ("tokenizer", f.Halved(), LATENT, r"float32 instead of torch.float64"),
+    "an extent refused by accident": ("tokenizer", f.Careless(), LATENT, r"IndexError .* refused with a ShapeError"),
+    "no unit variance": ("autoencoder", f.Unscaled(), DATA, r"a deviation of \d.* unit variance"),
+    "a wrong stride": ("autoencoder", f.OfAnotherStride(), DATA, r"shape \(3, 2, 3\).* divided by its stride"),
+    "nothing comes back": ("autoencoder", f.OneWay(), DATA, r"mean squared error .* decode undoes encode"),
+    "a batch is not its singles": ("conditioner", f.Normalised(), WORDS, r"the summary of 'horse' in a batch differs"),
+    "padding leaks": ("conditioner", f.Padded(), WORDS, r"'cat' beside longer ones differs .* padding never leaks"),
+    "padding unmasked": ("conditioner", f.Unmasked(), WORDS, r"the memory of 'cat'.* padding never leaks"),
+    "dropout while asked": ("conditioner", f.Dropping(), WORDS, r"without chance"),
+    "silence through other doors": ("conditioner", f.Mute(), WORDS, r"memory is None, its width is 8.* own silence"),
+    "global chance": ("dataset", f.OfGlobalChance(), None, r"example \d read again.* differs .* `draw` alone"),
+    "torch's chance": ("dataset", f.OfTorchsChance(), None, r"draws from the global random numbers of torch"),
+    "memory of what was read": ("dataset", f.Remembering(), None, r"\['label'\] is \d+ instead of \d+"),
+    "data beyond 1": ("dataset", f.Loud(), None, r"numbers up to \d+.* data in \[-1, 1\]"),
+    "never drawn": ("dataset", f.Weightless(), None, r"\[0.0, .* a finite number above 0"),
+    "a grid that ends early": ("times", f.Short(), None, r"from 0.0 to 0.999.* from exactly 0 to exactly 1"),
+    "a grid that stands still": ("times", f.Standing(), None, r"with 7 steps it does not.* rises at every step"),
+    "a coarse grid": ("times", f.Coarse(), None, r"float32 instead of float64"),
+    "a draw of global chance": ("times", f.Impatient(), None, r"the time of generator 0 alone|global random numbers"),
+    "one generator for all": ("times", f.Sharing(), None, r"the time of generator 1 alone differs"),
+    "a wrong order": ("solver", f.first_order, 2, r"an order of 1\.\d+.* divides the error by two to the order"),
+    "state in a solver": ("solver", f.Multistep(), None, r"the second time differs .* no state"),
+    "x changed in place": ("solver", f.in_place, None, r"the x that was handed over differs"),
+    "the wrong way": ("solver", f.backwards, None, r"a constant velocity is followed exactly"),
+    "asked beyond u": ("solver", f.beyond, None, r"it asked at .* between t and u"),
+    "guidance off by one": ("guidance", f.off_by_one, None, r"a scale of 1 is exactly the conditional"),
+    "guidance by the batch": ("guidance", f.rescaled_by_the_batch, None, r"an item alone differs"),
+    "a wrong slope": ("path", f.Bent(f.Linear.Config()), None, r"alpha_slope differs .* derivatives"),
+    "time turned round": ("path", f.Reversed(f.Linear.Config()), None, r"alpha at the ends differs"),
+    "a head that ignores the mask": ("head", f.Mixing(f.velocity_head().config), None, r"the mask is kept"),
+    "classes from padding": ("head", f.Pooling(), 16, r"an answer with other padding differs .* the mask is kept"),
+    "a loss of padding": ("objective", f.flow(f.Unmasking), None, r"other answers under the mask"),
+    "chance of its own": ("objective", f.flow(f.OwnChance), None, r"all chance comes from the generators"),
+    "the neighbour's chance": ("objective", f.flow(f.Neighbours), None, r"not on its neighbours"),
+    "a backbone that reads padding": ("backbone", f.Leaking(), None, r"item 1, 3 tokens long.* padding never leaks"),
+    "a backbone that reads padded memory": ("backbone", f.Forgetful(), None, r"item 0 with other padding.* memory"),
+    "a backbone that mixes nothing": ("backbone", f.Apart(), None, r"it mixes tokens"),
+    "half a file": ("task", f.HalfWritten(), {}, r"opened for writing in its place.* whole or not there"),
+    "a record left out": ("task", f.Untold(), {}, r"the same bytes for another record"),
+    "files beside the file": ("task", f.Littering(), {}, r"writes that one file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_it_is_caught_and_named(fault):
+    kind, part, sample, said = FAULTS[fault]
+    check = getattr(testing, f"check_{kind}")
+    with pytest.raises(ContractError, match=said):
+        check(part, *([] if sample is None else [sample]))
+
+
+def test_values_that_come_twice_are_caught():
+    with pytest.raises(ContractError, match=r"1 values of 'label' twice"):
+        testing.check_dataset(f.Repeating(), fields=("label",))
+
+
+SOUND = {
+    "tokenizer": (f.Rows(), LATENT), "autoencoder": (f.Halves(), DATA),
+    "conditioner": (f.Letters(), WORDS), "dataset": (f.Waves(),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_what_the_faults_were_planted_in_is_sound(kind):
+    getattr(testing, f"check_{kind}")(*SOUND[kind])
+
+
+def test_a_message_says_who_what_came_what_was_wanted_and_which_contract():
+    with pytest.raises(ContractError) as caught:
+        testing.check_times(f.Short())
+    assert str(caught.value) == (
+        "Short breaks its contract. Came: 1 steps from 0.0 to 0.999. Wanted: from exactly 0 to exactly 1. "
+        "Contract: Grid in lumina_core.parts"
+    )
+
+
+def test_there_is_a_fault_for_every_kind_of_part():
+    assert {kind for kind, *_ in FAULTS.values()} >= set(KINDS) - {"metric"}
