@@ -14,7 +14,7 @@ from making import CAPTIONS
 from PIL import Image
 from torch import Tensor
 
-from lumina_core.testing._dispatch import Sample
+from lumina_core.testing import Sample
 
 
 @dataclass(frozen=True)

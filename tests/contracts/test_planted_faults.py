@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts import faults as f
+from contracts import faults_moving as m
 
 from lumina_core import testing
 from lumina_core.plugins.offers import KINDS
@@ -33,28 +34,28 @@ FAULTS = {
     "memory of what was read": ("dataset", f.Remembering(), None, r"\['label'\] is \d+ instead of \d+"),
     "data beyond 1": ("dataset", f.Loud(), None, r"numbers up to \d+.* data in \[-1, 1\]"),
     "never drawn": ("dataset", f.Weightless(), None, r"\[0.0, .* a finite number above 0"),
-    "a grid that ends early": ("times", f.Short(), None, r"from 0.0 to 0.999.* from exactly 0 to exactly 1"),
-    "a grid that stands still": ("times", f.Standing(), None, r"with 7 steps it does not.* rises at every step"),
-    "a coarse grid": ("times", f.Coarse(), None, r"float32 instead of float64"),
-    "a draw of global chance": ("times", f.Impatient(), None, r"the time of generator 0 alone|global random numbers"),
-    "one generator for all": ("times", f.Sharing(), None, r"the time of generator 1 alone differs"),
-    "a wrong order": ("solver", f.first_order, 2, r"an order of 1\.\d+.* divides the error by two to the order"),
-    "state in a solver": ("solver", f.Multistep(), None, r"the second time differs .* no state"),
-    "x changed in place": ("solver", f.in_place, None, r"the x that was handed over differs"),
-    "the wrong way": ("solver", f.backwards, None, r"a constant velocity is followed exactly"),
-    "asked beyond u": ("solver", f.beyond, None, r"it asked at .* between t and u"),
-    "guidance off by one": ("guidance", f.off_by_one, None, r"a scale of 1 is exactly the conditional"),
-    "guidance by the batch": ("guidance", f.rescaled_by_the_batch, None, r"an item alone differs"),
-    "a wrong slope": ("path", f.Bent(f.Linear.Config()), None, r"alpha_slope differs .* derivatives"),
-    "time turned round": ("path", f.Reversed(f.Linear.Config()), None, r"alpha at the ends differs"),
-    "a head that ignores the mask": ("head", f.Mixing(f.velocity_head().config), None, r"the mask is kept"),
-    "classes from padding": ("head", f.Pooling(), 16, r"an answer with other padding differs .* the mask is kept"),
-    "a loss of padding": ("objective", f.flow(f.Unmasking), None, r"other answers under the mask"),
-    "chance of its own": ("objective", f.flow(f.OwnChance), None, r"all chance comes from the generators"),
-    "the neighbour's chance": ("objective", f.flow(f.Neighbours), None, r"not on its neighbours"),
-    "a backbone that reads padding": ("backbone", f.Leaking(), None, r"item 1, 3 tokens long.* padding never leaks"),
-    "a backbone that reads padded memory": ("backbone", f.Forgetful(), None, r"item 0 with other padding.* memory"),
-    "a backbone that mixes nothing": ("backbone", f.Apart(), None, r"it mixes tokens"),
+    "a grid that ends early": ("times", m.Short(), None, r"from 0.0 to 0.999.* from exactly 0 to exactly 1"),
+    "a grid that stands still": ("times", m.Standing(), None, r"with 7 steps it does not.* rises at every step"),
+    "a coarse grid": ("times", m.Coarse(), None, r"float32 instead of float64"),
+    "a draw of global chance": ("times", m.Impatient(), None, r"the time of generator 0 alone|global random numbers"),
+    "one generator for all": ("times", m.Sharing(), None, r"the time of generator 1 alone differs"),
+    "a wrong order": ("solver", m.first_order, 2, r"an order of 1\.\d+.* divides the error by two to the order"),
+    "state in a solver": ("solver", m.Multistep(), None, r"the second time differs .* no state"),
+    "x changed in place": ("solver", m.in_place, None, r"the x that was handed over differs"),
+    "the wrong way": ("solver", m.backwards, None, r"a constant velocity is followed exactly"),
+    "asked beyond u": ("solver", m.beyond, None, r"it asked at .* between t and u"),
+    "guidance off by one": ("guidance", m.off_by_one, None, r"a scale of 1 is exactly the conditional"),
+    "guidance by the batch": ("guidance", m.rescaled_by_the_batch, None, r"an item alone differs"),
+    "a wrong slope": ("path", m.Bent(m.Linear.Config()), None, r"alpha_slope differs .* derivatives"),
+    "time turned round": ("path", m.Reversed(m.Linear.Config()), None, r"alpha at the ends differs"),
+    "a head that ignores the mask": ("head", m.Mixing(m.velocity_head().config), None, r"the mask is kept"),
+    "classes from padding": ("head", m.Pooling(), 16, r"an answer with other padding differs .* the mask is kept"),
+    "a loss of padding": ("objective", m.flow(m.Unmasking), None, r"other answers under the mask"),
+    "chance of its own": ("objective", m.flow(m.OwnChance), None, r"all chance comes from the generators"),
+    "the neighbour's chance": ("objective", m.flow(m.Neighbours), None, r"not on its neighbours"),
+    "a backbone that reads padding": ("backbone", m.Leaking(), None, r"item 1, 3 tokens long.* padding never leaks"),
+    "a backbone that reads padded memory": ("backbone", m.Forgetful(), None, r"item 0 with other padding.* memory"),
+    "a backbone that mixes nothing": ("backbone", m.Apart(), None, r"it mixes tokens"),
     "half a file": ("task", f.HalfWritten(), {}, r"opened for writing in its place.* whole or not there"),
     "a record left out": ("task", f.Untold(), {}, r"the same bytes for another record"),
     "files beside the file": ("task", f.Littering(), {}, r"writes that one file"),
@@ -87,7 +88,7 @@ def test_what_the_faults_were_planted_in_is_sound(kind):
 
 def test_a_message_says_who_what_came_what_was_wanted_and_which_contract():
     with pytest.raises(ContractError) as caught:
-        testing.check_times(f.Short())
+        testing.check_times(m.Short())
     assert str(caught.value) == (
         "Short breaks its contract. Came: 1 steps from 0.0 to 0.999. Wanted: from exactly 0 to exactly 1. "
         "Contract: Grid in lumina_core.parts"

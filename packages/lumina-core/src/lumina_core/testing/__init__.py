@@ -1,10 +1,10 @@
-"""The kit for authors: a check for each kind of part, and `check_part` for a registered one (docs/tutorial-plugin.md)."""
+"""The kit for authors: a check for each kind of part, and `check_part` for a registered one (docs: tutorial)."""
 
 from __future__ import annotations
 
 from lumina_core.testing._arrange import check_autoencoder, check_tokenizer
 from lumina_core.testing._contract import Contract, ContractError, want
-from lumina_core.testing._dispatch import check_part
+from lumina_core.testing._dispatch import Sample, check_part
 from lumina_core.testing._flow import check_guidance, check_path, check_solver, check_times, measured_order
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
@@ -13,6 +13,7 @@ from lumina_core.testing._outside import check_dataset, check_task
 __all__ = [
     "Contract",
     "ContractError",
+    "Sample",
     "check_autoencoder",
     "check_backbone",
     "check_conditioner",

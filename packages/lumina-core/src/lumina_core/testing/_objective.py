@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lumina_core.errors import LuminaError
 from lumina_core.parts import Objective
 from lumina_core.testing._contract import (
+    BrokenError,
     Contract,
     drawn,
     generators,
@@ -73,10 +74,11 @@ def _check_loss(contract: Contract, objective: Objective, batch: Batch) -> None:
         bound = [name for name, term in loss.terms.items() if term.requires_grad]
         want(not bound, f"terms that hold a gradient: {', '.join(bound)}")
     with contract.line("its gradient reaches what predicts"):
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
         gradient = teaches.matrix.grad
-        want(gradient is not None and bool(gradient.any()), "no gradient")
-        want_finite(teaches.matrix.grad if gradient is None else gradient, "the gradient")
+        if gradient is None or not gradient.any():
+            raise BrokenError("no gradient")
+        want_finite(gradient, "the gradient")
     with contract.line("all chance comes from the generators: the same ones give the same loss"), other_chance(5):
         want_same(objective.loss(_Answers(), batch, generators(3)).total, loss.total, "the loss")
     with contract.line("what is drawn for an item depends on its own generator, not on its neighbours"):

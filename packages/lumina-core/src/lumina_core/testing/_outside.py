@@ -141,7 +141,9 @@ def _check_asking(contract: Contract, task: Task, request: Any, channels: int) -
     extent = task.extent(request)
     fields = dict.fromkeys((*task.conditions(request), *task.silences(request)))
     speakers = {field: Said(WIDTH, 0) for field in fields} or {"said": Said(WIDTH, 0)}
-    values = {field: task.conditions(request).get(field, [None])[0:1] * 2 for field in speakers}
+    values = {
+        field: [value for _ in range(2) for value in task.conditions(request).get(field, [None])] for field in speakers
+    }
     requests = [
         request.model_copy(update={"seed": seed, "count": 1, "steps": None, "guidance": None}) for seed in (1, 2)
     ]

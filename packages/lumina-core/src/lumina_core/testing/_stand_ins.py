@@ -33,7 +33,8 @@ class Cells:
 
     def latent(self, tokens: Tokens) -> Tensor:
         """(B, places, C) -> (B, C, ...)."""
-        return tokens.values.transpose(1, 2).unflatten(2, tokens.extents[0])
+        latent: Tensor = tokens.values.transpose(1, 2).unflatten(2, tokens.extents[0])
+        return latent
 
     def blank(self, batch: int, extent: Extent) -> Tokens:
         """The place along each axis is the token's position."""

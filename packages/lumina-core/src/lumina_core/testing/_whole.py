@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lumina_core.builtin.reconstruction import Reconstruction
 from lumina_core.builtin.velocity import VelocityHead
-from lumina_core.config import Config, Use
+from lumina_core.config import Config as Settings
+from lumina_core.config import Use
 from lumina_core.flow.objective import FlowMatching
 from lumina_core.flow.path import Linear
 from lumina_core.flow.times import Uniform
@@ -51,7 +52,8 @@ def core() -> Registry:
 class Ready:
     """A part that is built already, where a builder looks for one to build."""
 
-    Config = Config
+    class Config(Settings):
+        """Nothing to choose."""
 
     def __init__(self, part: Any) -> None:
         self._part = part
@@ -119,7 +121,7 @@ def flow_matching(path: Any = None, draw: Any = None) -> FlowMatching:
 
 
 def _recipe(given: Mapping[str, Any], fields: Sequence[str]) -> Recipe:
-    use, sampling = Use(use=_GIVEN), {"steps": 2, "guidance": 2.0}
+    use, sampling = Use(use=_GIVEN), dict[str, Any](steps=2, guidance=2.0)
     if "solver" in given:
         sampling |= {"solver": _GIVEN}
     if "grid" in given:

@@ -1,0 +1,47 @@
+"""Curves (B, 2, moments) <-> tokens: a few moments a token, at (time, 0, 0)."""
+
+import torch
+from pydantic import Field
+
+from lumina_core.config import Config as Settings
+from lumina_core.errors import ShapeError
+from lumina_core.types import Tokens
+
+
+class Frames:
+    """Cuts a curve into frames. Rearranges numbers; has no weights."""
+
+    class Config(Settings):
+        frame: int = Field(4, ge=1, le=64, description="moments a token holds")
+
+    def __init__(self, config):
+        self.frame, self.width = config.frame, 2 * config.frame
+
+    def tokens(self, latent):
+        blank = self.blank(len(latent), tuple(latent.shape[2:]))
+        return blank.with_values(latent.unflatten(2, (-1, self.frame)).transpose(1, 2).flatten(2))
+
+    def latent(self, tokens):
+        return tokens.values.unflatten(2, (2, self.frame)).transpose(1, 2).flatten(2)
+
+    def blank(self, batch, extent):
+        count, rest = divmod(extent[0], self.frame)
+        if rest:
+            raise ShapeError(
+                f"{extent[0]} moments cannot be cut in frames of {self.frame}; try {count * self.frame + self.frame}"
+            )
+        places = torch.nn.functional.pad(torch.arange(float(count))[:, None], (0, 2))
+        return Tokens(torch.zeros(batch, count, self.width), places.expand(batch, -1, -1), (extent,) * batch)
+
+
+class Places:
+    """Places in the plane, within [-1, 1], are their own latent; their spread is about one half."""
+
+    Config, channels, stride = Settings, 2, (1,)
+
+    def __init__(self, config): ...
+
+    def encode(self, data):
+        return data
+
+    decode = encode

@@ -1,0 +1,16 @@
+"""What lumina-motion brings. Imported at every start: keep it light."""
+
+from lumina_core import hookimpl
+
+
+@hookimpl
+def lumina_register_parts(parts):
+    parts.tokenizer("motion.frames", "lumina_motion.curves:Frames", "moments side by side, at (time, 0, 0)")
+    parts.autoencoder("motion.places", "lumina_motion.curves:Places", "no latent: places in the plane themselves")
+    parts.dataset("motion.figures", "lumina_motion.figures:Figures", "circles, eights and hops, made as needed")
+    parts.task("motion.move", "lumina_motion.task:Move", "A motion from a few words.", command="motion")
+
+
+@hookimpl
+def lumina_register_recipes(recipes):
+    recipes.add("motion.tiny", "lumina_motion:recipes/tiny.yaml", "trains on a CPU in a minute")

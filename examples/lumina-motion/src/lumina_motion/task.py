@@ -1,0 +1,47 @@
+"""A motion from a few words, handed back as a table of places (CSV); a grid of them is a drawing (SVG)."""
+
+import json
+
+from pydantic import Field
+
+from lumina_core.config import Config as Settings
+from lumina_core.files import whole_file
+from lumina_core.request import Request
+
+
+class MotionRequest(Request):
+    words: str = Field(min_length=1, description="how to move: fast circle")
+    moments: int = Field(64, ge=1, le=4096, description="length of the motion")
+
+
+class Move:
+    Request, Config, data_field, suffix = MotionRequest, Settings, "motion", ".csv"
+
+    def __init__(self, config): ...
+
+    def extent(self, request):
+        return (request.moments,)
+
+    def conditions(self, request):
+        return {"words": [request.words]}
+
+    def silences(self, request):
+        return {}
+
+    def save(self, item, path, record):
+        rows = [f"{moment},{x:.5f},{y:.5f}\n" for moment, (x, y) in enumerate(item.T.tolist())]
+        with whole_file(path) as partial:
+            partial.write_text(f"# {json.dumps(record)}\nmoment,x,y\n{''.join(rows)}", encoding="utf-8")
+
+    def save_grid(self, items, folder, name):
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / f"{name}.svg") as partial:
+            partial.write_text(drawing(items), encoding="utf-8")
+        return folder / f"{name}.svg"
+
+
+def drawing(items):
+    """Curves (2, moments) side by side, each in a box of 2.4 by 2.4."""
+    ways = [" ".join(f"{x + 2.4 * k:.3f},{-y:.3f}" for x, y in item.T.tolist()) for k, item in enumerate(items)]
+    lines = "".join(f'<polyline points="{way}" fill="none" stroke="black" stroke-width="0.03"/>' for way in ways)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1.2 -1.2 {2.4 * len(items)} 2.4">{lines}</svg>'

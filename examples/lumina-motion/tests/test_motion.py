@@ -1,0 +1,34 @@
+import csv
+
+import pytest
+import torch
+from lumina_motion.figures import CAPTIONS
+
+from lumina_core.cli.main import run
+from lumina_core.plugins.loader import load
+from lumina_core.testing import Sample, check_part
+
+CURVES = torch.stack([torch.linspace(-1, 1, 16).sin() * k for k in (1, -1)]).expand(2, 2, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "sample"),
+    [
+        ("tokenizer", "motion.frames", torch.zeros(3, 2, 12)),
+        ("autoencoder", "motion.places", CURVES),
+        ("dataset", "motion.figures", "motion"),
+        ("task", "motion.move", Sample({"words": "slow circle", "moments": 12}, {"channels": 2})),
+    ],
+)
+def test_each_part_keeps_its_contract(kind, name, sample):
+    options = {"moments": 16} if kind == "dataset" else {}
+    check_part(load(), kind, name, options, sample)
+
+
+def test_it_trains_and_answers_from_the_command_line(tmp_path):
+    few = ["--set", "training.steps=2", "--set", "training.batch=4"]
+    assert run(["train", "motion.tiny", "--out", str(tmp_path / "run"), "--quiet", *few]) == 0
+    asked = ["motion", CAPTIONS[0], "--model", str(tmp_path / "run" / "model"), "--out", str(tmp_path / "a.csv")]
+    assert run([*asked, "--steps", "2", "--moments", "32"]) == 0
+    rows = [row for row in csv.reader((tmp_path / "a.csv").read_text("utf-8").splitlines()) if row[0].isdigit()]
+    assert len(rows) == 32

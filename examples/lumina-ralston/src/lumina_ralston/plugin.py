@@ -1,0 +1,8 @@
+"""What lumina-ralston brings."""
+
+from lumina_core import hookimpl
+
+
+@hookimpl
+def lumina_register_parts(parts):
+    parts.solver("ralston.step", "lumina_ralston.step:ralston", "second order, two evaluations")

@@ -1,0 +1,12 @@
+from lumina_ralston.step import ralston
+
+from lumina_core.plugins.loader import load
+from lumina_core.testing import check_part, check_solver
+
+
+def test_it_keeps_the_contract_and_has_the_second_order():
+    check_solver(ralston, order=2)
+
+
+def test_lumina_finds_it():
+    check_part(load(), "solver", "ralston.step")

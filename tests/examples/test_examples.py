@@ -1,0 +1,25 @@
+"""The example plugins, from their source: their own tests pass, lumina shows them, and they are as short as is said."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from examples.stranger import ROOT, lines_of_python, own_tests, told, unpacked
+
+EXAMPLES = sorted(folder for folder in (ROOT / "examples").iterdir() if (folder / "pyproject.toml").is_file())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[folder.name for folder in EXAMPLES])
+def test_its_own_tests_pass_and_lumina_shows_its_parts(example, tmp_path):
+    environment = unpacked(example, tmp_path)
+    assert re.search(r"\d passed", own_tests(example, environment))
+    shown = told({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins", example.name.removeprefix("lumina-"))
+    plugin = (example / "src" / example.name.replace("-", "_") / "plugin.py").read_text(encoding="utf-8")
+    for name in re.findall(r'\w+\.\w+\("([\w.]+)", "', plugin):
+        assert name in shown
+
+
+@pytest.mark.parametrize(("example", "most"), [("lumina-ralston", 20), ("lumina-motion", 150)])
+def test_it_is_short(example, most):
+    assert 5 < lines_of_python(ROOT / "examples" / example / "src") < most
