@@ -179,3 +179,19 @@ class Apart(nn.Module):
 
     def forward(self, tokens, time, condition, *, prepared=None):
         return Hidden(self.linear(tokens.values), torch.zeros(len(tokens.extents), 32))
+
+
+class Faster:
+    """The wrong way round."""
+
+    timed, trained = False, None
+
+    def __call__(self, rates, canvas, time):
+        return tuple(r * n / t for r, n, t in zip(rates, canvas.lengths, canvas.trained, strict=True))
+
+
+class Denying(Faster):
+    """Says that the time does not matter."""
+
+    def __call__(self, rates, canvas, time):
+        return tuple(r * (t / n) ** time for r, n, t in zip(rates, canvas.lengths, canvas.trained, strict=True))

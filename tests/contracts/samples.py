@@ -40,10 +40,30 @@ def picture_folder(folder: Path) -> Try:
     return Try({"folder": str(folder), "side": 8}, Sample("picture", {"fields": ("caption", "file")}))
 
 
+def language_model(folder: Path) -> Sequence[Try]:
+    """A tiny decoder and a tiny T5, drawn at random."""
+    import language_models
+
+    captions = ["a red cat", "the", "a blue dog of the house"]
+    decoder, encoder = language_models.decoder(folder / "decoder"), language_models.encoder(folder / "encoder")
+    options = {"dtype": "float32", "length": 16}
+    return [
+        Try({"source": str(decoder), **options}, captions),
+        Try({"source": str(encoder), **options, "layer": -1, "padding": "left", "summary": False}, captions),
+    ]
+
+
+def published_vae(folder: Path) -> Try:
+    """The VAE of the tiny published model; drawn at random, it says nothing of a spread."""
+    source = Path(__file__).parents[1] / "tiny_pipeline" / "vae"
+    return Try({"source": str(source), "dtype": "float32"}, Sample(smooth(), {"trained": False}))
+
+
 SMALL_TEXT = {"vocabulary": 320, "width": 16, "hidden": 16, "slots": 2, "memory": 16, "foretold": 0, "length": 8}
 ASKED = {"prompt": "red heart", "size": (16, 8), "negative": "blue"}
 
-SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try]] = {
+SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequence[Try]]] = {
+    ("autoencoder", "image.kl"): published_vae,
     ("autoencoder", "image.pixels"): Try(sample=smooth()),
     ("autoencoder", "image.small"): Try({"width": 8}, Sample(smooth(), {"trained": False})),
     ("autoencoder", "image.thumbnail"): Try(sample=smooth()),
@@ -55,8 +75,10 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try]] = {
     ],
     ("conditioner", "core.label"): Try({"classes": 5, "width": 16}, [0, 4, 1]),
     ("conditioner", "core.text"): Try(SMALL_TEXT, CAPTIONS[:20]),
+    ("conditioner", "core.transformers"): language_model,
     ("dataset", "image.emoji"): Try({"side": 16}, Sample("picture", {"fields": ("caption", "label")})),
     ("dataset", "image.folder"): picture_folder,
+    ("extrapolation", "core.watershed"): [Try(), Try({"isotropic": True, "trained": 3})],
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],
     ("objective", "core.flow_matching"): [Try(), *(Try({"prediction": p}) for p in ("data", "noise", "score"))],
     ("solver", "core.euler"): Try(sample=1),

@@ -56,6 +56,8 @@ FAULTS = {
     "a backbone that reads padding": ("backbone", m.Leaking(), None, r"item 1, 3 tokens long.* padding never leaks"),
     "a backbone that reads padded memory": ("backbone", m.Forgetful(), None, r"item 0 with other padding.* memory"),
     "a backbone that mixes nothing": ("backbone", m.Apart(), None, r"it mixes tokens"),
+    "a canvas that turns faster": ("extrapolation", m.Faster(), None, r"turns nothing faster"),
+    "a time that is denied": ("extrapolation", m.Denying(), None, r"the time matters only where `timed` says so"),
     "half a file": ("task", f.HalfWritten(), {}, r"opened for writing in its place.* whole or not there"),
     "a record left out": ("task", f.Untold(), {}, r"the same bytes for another record"),
     "files beside the file": ("task", f.Littering(), {}, r"writes that one file"),

@@ -1,4 +1,4 @@
-"""A plugin's folder as a stranger has it: found without being installed, its own tests run in a process of their own."""
+"""A plugin's folder as a stranger has it: found without being installed, its tests run in their own process."""
 
 from __future__ import annotations
 

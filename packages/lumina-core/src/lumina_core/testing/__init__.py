@@ -9,6 +9,7 @@ from lumina_core.testing._flow import check_guidance, check_path, check_solver, 
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
+from lumina_core.testing._scaling import check_extrapolation
 
 __all__ = [
     "Contract",
@@ -18,6 +19,7 @@ __all__ = [
     "check_backbone",
     "check_conditioner",
     "check_dataset",
+    "check_extrapolation",
     "check_guidance",
     "check_head",
     "check_objective",

@@ -18,6 +18,7 @@ from lumina_core.testing._flow import check_guidance, check_path, check_solver, 
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
+from lumina_core.testing._scaling import check_extrapolation
 from lumina_core.testing._whole import WIDTH
 
 CHECKS: dict[str, Callable[..., None]] = {
@@ -25,6 +26,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "backbone": check_backbone,
     "conditioner": check_conditioner,
     "dataset": check_dataset,
+    "extrapolation": check_extrapolation,
     "guidance": check_guidance,
     "head": check_head,
     "objective": check_objective,

@@ -106,6 +106,10 @@ class Echo:
         """Always the same."""
         return self._extent
 
+    def trained(self) -> Extent:
+        """Half of it, so that every canvas is larger than trained."""
+        return tuple(max(1, size // 2) for size in self._extent)
+
     def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
         """What was said, if anything."""
         return {} if request.said is None else {"said": [request.said]}

@@ -203,7 +203,8 @@ def _check_generation(
     model: Model, given: Mapping[str, Any], data: Tensor, values: Mapping[str, Sequence[Any]]
 ) -> None:
     requests = given.get("requests") or [_echo(model, values, item) for item in range(2)]
-    finder = Given({**given, "times": Ready(given.get("grid"))})
+    ready = {"times": Ready(given.get("grid")), "extrapolation": Ready(given.get("extrapolation"))}
+    finder = Given({**given, **ready})
     together = generate(model, finder, requests)
     want_shape(together.data, (len(requests), *data.shape[1:]), "what was generated")
     want_finite(together.data, "what was generated")
