@@ -232,3 +232,36 @@ class Littering(Notes):
     def save(self, item, path, record):
         path.with_suffix(".log").write_text("saved", encoding="utf-8")
         path.write_text(f"{item.tolist()}{record}", encoding="utf-8")
+
+
+class Means:
+    """Sound features: the mean of each row."""
+
+    name, key = "means", "means-1"
+
+    def __call__(self, items):
+        return torch.stack([item.mean(dim=-1).flatten() for item in items])
+
+
+class BesideOthers(Means):
+    def __call__(self, items):
+        return super().__call__(items) - super().__call__(items).mean(dim=0)
+
+
+class Near:
+    """A sound metric but for its figures: how near things are to what they should be."""
+
+    name, least, features = "near", 4, Means()
+
+    def figures(self, judged):
+        return {"near": (judged.made - judged.real[judged.right]).square().mean(dim=1)}
+
+
+class InOrder(Near):
+    def figures(self, judged):
+        return {"near": float((judged.made[0] - judged.real[judged.right[0]]).abs().mean())}
+
+
+class PerFeature(Near):
+    def figures(self, judged):
+        return {"near": judged.made.mean(dim=0)}

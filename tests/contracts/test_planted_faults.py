@@ -8,8 +8,8 @@ from contracts import faults as f
 from contracts import faults_moving as m
 
 from lumina_core import testing
-from lumina_core.plugins.offers import KINDS
 from lumina_core.testing import ContractError
+from lumina_core.testing._dispatch import CHECKS
 
 LATENT = torch.zeros(3, 2, 6)
 DATA = torch.sin(torch.arange(36.0) / 3).reshape(3, 2, 6)
@@ -58,6 +58,9 @@ FAULTS = {
     "a backbone that mixes nothing": ("backbone", m.Apart(), None, r"it mixes tokens"),
     "a canvas that turns faster": ("extrapolation", m.Faster(), None, r"turns nothing faster"),
     "a time that is denied": ("extrapolation", m.Denying(), None, r"the time matters only where `timed` says so"),
+    "features of a batch": ("features", f.BesideOthers(), DATA, r"item 0 alone differs .* each item alone"),
+    "a metric of the first case": ("metric", f.InOrder(), DATA, r"'near' differs .* the order of the cases"),
+    "a number a feature": ("metric", f.PerFeature(), DATA, r"'near' has the shape \(2,\)"),
     "half a file": ("task", f.HalfWritten(), {}, r"opened for writing in its place.* whole or not there"),
     "a record left out": ("task", f.Untold(), {}, r"the same bytes for another record"),
     "files beside the file": ("task", f.Littering(), {}, r"writes that one file"),
@@ -79,7 +82,7 @@ def test_values_that_come_twice_are_caught():
 
 SOUND = {
     "tokenizer": (f.Rows(), LATENT), "autoencoder": (f.Halves(), DATA),
-    "conditioner": (f.Letters(), WORDS), "dataset": (f.Waves(),),
+    "conditioner": (f.Letters(), WORDS), "dataset": (f.Waves(),), "metric": (f.Near(), DATA),
 }  # fmt: skip
 
 
@@ -98,4 +101,4 @@ def test_a_message_says_who_what_came_what_was_wanted_and_which_contract():
 
 
 def test_there_is_a_fault_for_every_kind_of_part():
-    assert {kind for kind, *_ in FAULTS.values()} >= set(KINDS) - {"metric"}
+    assert {kind for kind, *_ in FAULTS.values()} == set(CHECKS)

@@ -6,6 +6,7 @@ from lumina_core.testing._arrange import check_autoencoder, check_tokenizer
 from lumina_core.testing._contract import Contract, ContractError, want
 from lumina_core.testing._dispatch import Sample, check_part
 from lumina_core.testing._flow import check_guidance, check_path, check_solver, check_times, measured_order
+from lumina_core.testing._judging import check_features, check_metric
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
@@ -20,8 +21,10 @@ __all__ = [
     "check_conditioner",
     "check_dataset",
     "check_extrapolation",
+    "check_features",
     "check_guidance",
     "check_head",
+    "check_metric",
     "check_objective",
     "check_part",
     "check_path",

@@ -15,6 +15,7 @@ from lumina_core.model import build
 from lumina_core.plugins.registry import Registry
 from lumina_core.testing._arrange import check_autoencoder, check_tokenizer
 from lumina_core.testing._flow import check_guidance, check_path, check_solver, check_times
+from lumina_core.testing._judging import check_features, check_metric
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
@@ -27,8 +28,10 @@ CHECKS: dict[str, Callable[..., None]] = {
     "conditioner": check_conditioner,
     "dataset": check_dataset,
     "extrapolation": check_extrapolation,
+    "features": check_features,
     "guidance": check_guidance,
     "head": check_head,
+    "metric": check_metric,
     "objective": check_objective,
     "path": check_path,
     "solver": check_solver,
@@ -41,6 +44,8 @@ CHECKS: dict[str, Callable[..., None]] = {
 NEEDS = {
     "autoencoder": "real data (B, channels of data, ...) in [-1, 1]",
     "conditioner": "a list of things that can be said",
+    "features": "data (B, channels, ...) in [-1, 1]",
+    "metric": "data (B, channels, ...) in [-1, 1]",
     "task": "the fields of a small request",
     "tokenizer": "a latent (B, C, ...)",
 }
