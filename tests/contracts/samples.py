@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import seeing_models
 import torch
 from making import CAPTIONS
 from PIL import Image
@@ -25,11 +26,12 @@ class Try:
     sample: Any = None
 
 
-def smooth(channels: int = 3, side: int = 16) -> Tensor:
+def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
     """Pictures as they are: neighbours alike, in [-1, 1]."""
     across = torch.linspace(-3, 3, side)
     waves = [torch.sin(across[:, None] * k + across[None] * (3 - k)) for k in (1, 2, 3)]
-    return torch.stack([torch.stack([waves[(c + item) % 3] for c in range(channels)]) for item in range(2)])
+    items = [torch.stack([waves[(c + item) % 3] / (1 + item // 3) for c in range(channels)]) for item in range(count)]
+    return torch.stack(items)
 
 
 def picture_folder(folder: Path) -> Try:
@@ -38,6 +40,58 @@ def picture_folder(folder: Path) -> Try:
         Image.new("RGB", (12, 16), colour).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(f"{colour} square\n", encoding="utf-8")
     return Try({"folder": str(folder), "side": 8}, Sample("picture", {"fields": ("caption", "file")}))
+
+
+def class_folder(folder: Path) -> Try:
+    """A folder for each of two classes."""
+    for name, colour in (("cats", "red"), ("dogs", "blue")):
+        (folder / name).mkdir()
+        Image.new("RGB", (12, 16), colour).save(folder / name / "a.png")
+    return Try({"folder": str(folder), "side": 8}, PICTURES)
+
+
+def tar_shards(folder: Path) -> Try:
+    """Three pictures in a tar file."""
+    from image.making_pictures import samples, write_tar
+
+    write_tar(folder / "0.tar", samples(3))
+    return Try({"folder": str(folder), "side": 8}, PICTURES)
+
+
+def parquet_shards(folder: Path) -> Try:
+    """Three pictures in a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from image.making_pictures import coded
+
+    columns = {"image": [coded((n, 0, 0)) for n in range(3)], "caption": [f"number {n}" for n in range(3)]}
+    pq.write_table(pa.table(columns), folder / "0.parquet")
+    return Try({"folder": str(folder), "side": 8}, PICTURES)
+
+
+def saved_data_set(folder: Path) -> Try:
+    """Three pictures as the library `datasets` saves them."""
+    import datasets
+    from image.making_pictures import coded
+
+    columns = {"image": [{"bytes": coded((n, 0, 0)), "path": None} for n in range(3)], "text": ["a", "b", "c"]}
+    data = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    data.save_to_disk(str(folder / "saved"))
+    return Try({"source": str(folder / "saved"), "side": 8, "index": str(folder)}, PICTURES)
+
+
+def mixture(folder: Path) -> Try:
+    """The emoji, and a folder beside them."""
+    other = {"use": "image.folder", **picture_folder(folder).options, "weight": 2}
+    return Try({"dataset": [{"use": "image.emoji", "side": 8}, other]}, Sample("picture", {"fields": ("caption",)}))
+
+
+def clip_metric(folder: Path) -> Try:
+    """A tiny CLIP, drawn at random."""
+    said = [{"caption": "a cat"}, {"caption": "dog"}]
+    return Try(
+        {"features": {"use": "image.clip", "source": str(seeing_models.clip(folder))}}, Sample(smooth(), {"said": said})
+    )
 
 
 def language_model(folder: Path) -> Sequence[Try]:
@@ -59,6 +113,7 @@ def published_vae(folder: Path) -> Try:
     return Try({"source": str(source), "dtype": "float32"}, Sample(smooth(), {"trained": False}))
 
 
+PICTURES = Sample("picture")
 SMALL_TEXT = {"vocabulary": 320, "width": 16, "hidden": 16, "slots": 2, "memory": 16, "foretold": 0, "length": 8}
 ASKED = {"prompt": "red heart", "size": (16, 8), "negative": "blue"}
 
@@ -76,12 +131,26 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("conditioner", "core.label"): Try({"classes": 5, "width": 16}, [0, 4, 1]),
     ("conditioner", "core.text"): Try(SMALL_TEXT, CAPTIONS[:20]),
     ("conditioner", "core.transformers"): language_model,
+    ("dataset", "core.mixture"): mixture,
+    ("dataset", "image.classes"): class_folder,
+    ("dataset", "image.datasets"): saved_data_set,
     ("dataset", "image.emoji"): Try({"side": 16}, Sample("picture", {"fields": ("caption", "label")})),
     ("dataset", "image.folder"): picture_folder,
+    ("dataset", "image.parquet"): parquet_shards,
+    ("dataset", "image.tar"): tar_shards,
     ("extrapolation", "core.watershed"): [Try(), Try({"isotropic": True, "trained": 3})],
     ("features", "image.coarse"): Try(sample=smooth()),
+    ("features", "image.clip"): lambda folder: Try({"source": str(seeing_models.clip(folder))}, smooth()),
+    ("features", "image.efficientnet_lite0"): Try({"side": 32}, smooth()),
+    ("features", "image.inception"): lambda folder: Try(
+        {"weights": str(seeing_models.inception(folder / "inception.pth"))}, smooth()
+    ),
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],
+    ("metric", "image.feature_retrieval"): Try({"features": {"use": "image.coarse"}}, smooth()),
+    ("metric", "image.frechet"): Try({"features": {"use": "image.coarse"}, "fewest": 4}, smooth()),
+    ("metric", "image.precision_recall"): Try({"features": {"use": "image.coarse"}}, smooth(count=6)),
     ("metric", "image.retrieval"): Try(sample=smooth()),
+    ("metric", "image.similarity"): clip_metric,
     ("objective", "core.flow_matching"): [Try(), *(Try({"prediction": p}) for p in ("data", "noise", "score"))],
     ("solver", "core.euler"): Try(sample=1),
     ("solver", "core.heun"): Try(sample=2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import seeing_models
 import torch
 
 from lumina_core.errors import CheckpointError, ConfigError, PluginError, ShapeError
@@ -10,7 +11,7 @@ from lumina_core.judging import Case, Judged
 from lumina_image.emoji import EmojiDataset
 
 pytest.importorskip("timm")
-fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+pytest.importorskip("torch_fidelity")
 transformers = pytest.importorskip("transformers")
 
 from lumina_image.metrics import networks
@@ -120,14 +121,8 @@ def test_what_a_file_of_weights_holds_besides_weights_is_refused(tmp_path):
 
 
 @pytest.fixture
-def inception_file(tmp_path, monkeypatch):
-    """Random weights of the form of Inception's."""
-    network = fidelity.FeatureExtractorInceptionV3
-    with monkeypatch.context() as patch:
-        patch.setattr(fidelity, "load_state_dict_from_url", lambda *a, **k: {})
-        patch.setattr(network, "load_state_dict", lambda self, state: None)
-        torch.save(network("inception", ["2048"]).state_dict(), tmp_path / "inception.pth")
-    return tmp_path / "inception.pth"
+def inception_file(tmp_path):
+    return seeing_models.inception(tmp_path / "inception.pth")
 
 
 def test_inception_is_read_from_a_file_of_its_weights(inception_file):
@@ -161,20 +156,7 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(monke
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A very small CLIP with random weights, as its folder is published."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    letters = [*"abcdefghijklmnopqrstuvwxyz"]
-    words = {w: n for n, w in enumerate([*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"])}
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**small, "vocab_size": len(words), "max_position_embeddings": 12, "eos_token_id": len(words) - 1}
-    vision = {**small, "image_size": 32, "patch_size": 16}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    transformers.CLIPModel(config).save_pretrained(folder)
-    transformers.CLIPTokenizer(words, [], model_max_length=12).save_pretrained(folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    transformers.CLIPImageProcessor(**size).save_pretrained(folder)
-    return folder
+    return seeing_models.clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_pictures_and_words_stand_where_the_library_puts_them(clip_folder):

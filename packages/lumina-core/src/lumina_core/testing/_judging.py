@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,11 +51,12 @@ def check_features(features: Features, data: Tensor) -> None:
         want(not torch.equal(rows[0], rows[1]), "the same row for the first two items")
 
 
-def check_metric(metric: Metric, data: Tensor) -> None:
+def check_metric(metric: Metric, data: Tensor, said: Sequence[Mapping[str, Any]] = ()) -> None:
     """Try every line of the contract `Metric`, and those of its features.
 
     Args:
         data: (B, channels, ...) in [-1, 1], at least two different items: the real examples it is judged by.
+        said: what is said of each of them, by field, for a metric that compares with it.
 
     Raises:
         ContractError: a line is broken.
@@ -62,9 +64,9 @@ def check_metric(metric: Metric, data: Tensor) -> None:
     check_features(metric.features, data)
     contract = Contract(PLACE.format("Metric"), metric)
     with contract.line("name stands in a table, least is the fewest cases a figure can be told of"):
-        want(isinstance(metric.name, str) and metric.name, f"name is {metric.name!r}")
+        want(isinstance(metric.name, str), f"name is {metric.name!r}")
         want(isinstance(metric.least, int) and metric.least > 0, f"least is {metric.least!r}")
-    judged = _judged(metric.features(list(data)), metric.least)
+    judged = _judged(metric.features(list(data)), metric.least, list(said) or [{}] * len(data))
     count = len(judged.cases)
     with contract.line("figures(judged) gives by name a float of the whole set, or a number a case (M,)"):
         figures = metric.figures(judged)
@@ -81,12 +83,12 @@ def check_metric(metric: Metric, data: Tensor) -> None:
         _want_alike({n: f.flip(0) if isinstance(f, Tensor) else f for n, f in turned.items()}, figures)
 
 
-def _judged(real: Tensor, least: int) -> Judged:
+def _judged(real: Tensor, least: int, said: Sequence[Mapping[str, Any]]) -> Judged:
     """Each real example asked for as often as it takes, what was made near to it but for a little noise."""
     rows = torch.arange(max(least, 2 * len(real))) % len(real)
     spread = real.std(dim=0, keepdim=True).nan_to_num(1.0)
     made = real[rows] + 0.3 * spread * drawn(len(rows), real.shape[1])
-    return Judged(made, real, [Case({}, int(row)) for row in rows], torch.arange(len(real)))
+    return Judged(made, real, [Case(said[int(row)], int(row)) for row in rows], torch.arange(len(real)))
 
 
 def _want_alike(came: Mapping[str, Tensor | float], wanted: Mapping[str, Tensor | float]) -> None:
