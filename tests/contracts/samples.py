@@ -148,6 +148,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],
     ("metric", "image.feature_retrieval"): Try({"features": {"use": "image.coarse"}}, smooth()),
     ("metric", "image.frechet"): Try({"features": {"use": "image.coarse"}, "fewest": 4}, smooth()),
+    ("metric", "image.kernel"): Try({"features": {"use": "image.coarse"}}, smooth(count=6)),
     ("metric", "image.precision_recall"): Try({"features": {"use": "image.coarse"}}, smooth(count=6)),
     ("metric", "image.retrieval"): Try(sample=smooth()),
     ("metric", "image.similarity"): clip_metric,
