@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 
 import torch
+from core.toy import values as toy_values
 from torch import nn
 
+from lumina_core.pieces import Draft, Unbuilt, in_format
 from lumina_core.request import Request
+from lumina_core.tensorfiles import open_weights
 from lumina_core.types import Condition, Tokens
 
 
@@ -265,3 +268,26 @@ class InOrder(Near):
 class PerFeature(Near):
     def figures(self, judged):
         return {"near": judged.made.mean(dim=0)}
+
+
+class OneFile:
+    """A sound layout of one file."""
+
+    def knows(self, folder):
+        return (folder / "weights.safetensors").is_file()
+
+    def open(self, folder):
+        return Unbuilt(toy_values(), open_weights(folder, "weights"))
+
+    def draft(self, model):
+        return Draft({"weights": model.weights}, {})
+
+
+class Rounding(OneFile):
+    def draft(self, model):
+        return Draft({"weights": in_format(model.weights, torch.bfloat16)}, {})
+
+
+class Eager(OneFile):
+    def knows(self, folder):
+        return True

@@ -109,10 +109,18 @@ def language_model(folder: Path) -> Sequence[Try]:
 
 def published_vae(folder: Path) -> Try:
     """The VAE of the tiny published model; drawn at random, it says nothing of a spread."""
-    source = Path(__file__).parents[1] / "tiny_pipeline" / "vae"
+    source = TINY_PIPELINE / "vae"
     return Try({"source": str(source), "dtype": "float32"}, Sample(smooth(), {"trained": False}))
 
 
+def published_original(folder: Path) -> Try:
+    """A tiny model as the paper's authors publish it."""
+    from published_folders import SIZES, tensors, write_original
+
+    return Try(sample=write_original(folder / "original", tensors(SIZES)))
+
+
+TINY_PIPELINE = Path(__file__).parents[1] / "tiny_pipeline"
 PICTURES = Sample("picture")
 SMALL_TEXT = {"vocabulary": 320, "width": 16, "hidden": 16, "slots": 2, "memory": 16, "foretold": 0, "length": 8}
 ASKED = {"prompt": "red heart", "size": (16, 8), "negative": "blue"}
@@ -146,6 +154,8 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         {"weights": str(seeing_models.inception(folder / "inception.pth"))}, smooth()
     ),
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],
+    ("layout", "image.alpha_vllm"): published_original,
+    ("layout", "image.diffusers"): Try(sample=TINY_PIPELINE),
     ("metric", "image.feature_retrieval"): Try({"features": {"use": "image.coarse"}}, smooth()),
     ("metric", "image.frechet"): Try({"features": {"use": "image.coarse"}, "fewest": 4}, smooth()),
     ("metric", "image.kernel"): Try({"features": {"use": "image.coarse"}}, smooth(count=6)),

@@ -7,6 +7,7 @@ from lumina_core.testing._contract import Contract, ContractError, want
 from lumina_core.testing._dispatch import Sample, check_part
 from lumina_core.testing._flow import check_guidance, check_path, check_solver, check_times, measured_order
 from lumina_core.testing._judging import check_features, check_metric
+from lumina_core.testing._layout import check_layout
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
@@ -24,6 +25,7 @@ __all__ = [
     "check_features",
     "check_guidance",
     "check_head",
+    "check_layout",
     "check_metric",
     "check_objective",
     "check_part",

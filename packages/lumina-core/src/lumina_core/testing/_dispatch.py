@@ -16,6 +16,7 @@ from lumina_core.plugins.registry import Registry
 from lumina_core.testing._arrange import check_autoencoder, check_tokenizer
 from lumina_core.testing._flow import check_guidance, check_path, check_solver, check_times
 from lumina_core.testing._judging import check_features, check_metric
+from lumina_core.testing._layout import check_layout
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
@@ -31,6 +32,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "features": check_features,
     "guidance": check_guidance,
     "head": check_head,
+    "layout": check_layout,
     "metric": check_metric,
     "objective": check_objective,
     "path": check_path,
@@ -45,6 +47,7 @@ NEEDS = {
     "autoencoder": "real data (B, channels of data, ...) in [-1, 1]",
     "conditioner": "a list of things that can be said",
     "features": "data (B, channels, ...) in [-1, 1]",
+    "layout": "a small folder of this layout",
     "metric": "data (B, channels, ...) in [-1, 1]",
     "task": "the fields of a small request",
     "tokenizer": "a latent (B, C, ...)",
@@ -114,6 +117,8 @@ def _check_of(registry: Registry, kind: str) -> Callable[..., None]:
 
 def _built(registry: Registry, kind: str, name: str, options: Mapping[str, Any], sample: Sample) -> Any:
     part = registry.find(kind, name)
+    if kind == "layout":
+        return part()
     if kind in PLAIN or not hasattr(part, "Config"):
         return part
     known = part.Config.model_fields
