@@ -168,6 +168,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("solver", "core.midpoint"): Try(sample=2),
     ("solver", "core.rk4"): Try(sample=4),
     ("solver", "core.rk4_38"): Try(sample=4),
+    ("task", "image.class_to_image"): Try(sample={"label": 3, "size": (16, 8)}),
     ("task", "image.text_to_image"): [Try(sample=ASKED), Try({"side": 8}, {"prompt": "x"})],
     ("times", "core.given_grid"): Try({"values": (0, 0.25, 1)}),
     ("times", "core.shifted"): Try({"shift": 4}),
