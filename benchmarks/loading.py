@@ -50,7 +50,10 @@ from pathlib import Path
 import torch
 folder, what = Path(sys.argv[1]), sys.argv[2]
 def highest():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:  # of this process alone; the other figure begins, on Linux, with that of the process that has started this one
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 if what == "open":
     from lumina_core.checkpoint import load_model
     from lumina_core.plugins.loader import load

@@ -12,7 +12,7 @@ from goldens_model import Network, unread
 from goldens_read import Unsupported
 
 from lumina_core.builtin.label import LabelConditioner
-from lumina_image.published.arguments import Arguments, expected, from_diffusers, from_shapes
+from lumina_image.published.arguments import Arguments, expected, from_diffusers, from_shapes, given
 from lumina_image.published.mapping import to_original
 from lumina_image.published.names import PAD, in_diffusers
 from lumina_image.published.names import from_diffusers as original_name
@@ -29,13 +29,16 @@ def manifest(content: dict[str, Any]) -> float:
 
 
 def keymap(content: dict[str, Any]) -> float:
-    """0 where every original name goes to exactly the names of the map, and every one of those back."""
-    wanted = {
-        name.replace("{i}", "7"): [n.replace("{i}", "7") for n in names] for name, names in content["map"].items()
-    }
-    got = {name: list(in_diffusers(name)) for name in wanted}
-    back = {theirs: original_name(theirs) for names in wanted.values() for theirs in names}
-    return float(got != wanted or back != {theirs: name for name, names in wanted.items() for theirs in names})
+    """0 where the map is ours to the last name, there and back, else 1."""
+    sizes = given({"n_layers": 1, "qk_norm": True, "dim": 64, "n_heads": 4, "cap_feat_dim": 32})
+    ours = {name: list(in_diffusers(name)) for name in expected(sizes)}
+    back = {theirs: original_name(theirs) for names in ours.values() for theirs in names}
+    wanted = {_first(name): [_first(theirs) for theirs in names] for name, names in content["map"].items()}
+    return float(ours != wanted or back != {theirs: name for name, names in wanted.items() for theirs in names})
+
+
+def _first(name: str) -> str:
+    return name.replace("{i}", "0")
 
 
 def _diffusers(content: dict[str, Any]) -> Shapes:

@@ -15,9 +15,8 @@ HERE = Path(__file__).parent
 SMALL = sorted((HERE / "goldens_data").iterdir())
 ALL = sorted(path for end in ("safetensors", "json") for path in (HERE.parents[1] / "shared/goldens").glob(f"*.{end}"))
 BARS = (
-    "A1_", "A2_", "A2b_", "A3_", "A4_", "A5_", "A6_", "A7_", "A8_", "A9_", "A10_", "C1_", "C1b_", "C2_", "C3_", "C4_",
-    "C5_", "F1_", "F2_",
-    "manifest_nextdit", "manifest_imagenet",
+    "A1_", "A2_", "A2b_", "A3_", "A4_", "A5_", "A6_", "A7_", "A8_", "A9_", "A10_", "B1_", "B2_", "B2b_", "B_keymap",
+    "C1_", "C1b_", "C2_", "C3_", "C4_", "C5_", "D1_", "D2_", "D3_", "F1_", "F2_", "manifest_nextdit", "manifest_imagenet",
 )  # fmt: skip
 """Files that must pass, and not only be unsupported."""
 
@@ -47,7 +46,8 @@ def test_a_golden_passes_within_its_tolerance(path, capsys):
     case, file, error, tolerance, verdict = line.split()
     assert (status, verdict, file) == (0, "ok", path.name)
     assert float(error) <= float(tolerance)
-    assert case == path.name.split("_")[0]
+    begin = path.name.split("_")[0]
+    assert case == {"B": "map"}.get(begin, begin)
 
 
 @pytest.mark.goldens
@@ -68,6 +68,9 @@ def test_no_golden_beside_the_project_fails(path, capsys):
         ("A9", "output.grad.layers.0.attention.wq.weight", 1e-2),
         ("A9", "output.loss", 1e-3),
         ("A10", "output.size256_patch16_ratio4p0", 1),
+        ("B2b", "output.sample", 1e-3),
+        ("B2b", "weights.layers.1.attn1.to_q.weight", 1.0),
+        ("B2b", "weights.layers.0.norm1_context.weight", 1.0),
         ("C2", "output.loss", 1e-3),
         ("C3", "output.GVP.d_alpha", 1e-3),
         ("C5", None, 1e-4),
@@ -100,6 +103,17 @@ def test_a_manifest_with_one_number_changed_fails(tmp_path, capsys):
     content["parameters"] += 1
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     status, (line,) = lines(capsys, tmp_path / "manifest.json")
+    assert (status, line.split()[-1]) == (1, "FAIL")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda m: m.popitem(), lambda m: m.update(pad_token=["pad"])], ids=["less", "other"]
+)
+def test_a_map_of_names_that_is_not_ours_fails(tmp_path, capsys, change):
+    content = json.loads(one("B_keymap").read_text(encoding="utf-8"))
+    change(content["map"])
+    (tmp_path / "B_keymap.json").write_text(json.dumps(content))
+    status, (line,) = lines(capsys, tmp_path / "B_keymap.json")
     assert (status, line.split()[-1]) == (1, "FAIL")
 
 

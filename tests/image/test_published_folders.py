@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from lumina_core.convert import plan
 from lumina_core.folders import layout_of, open_folder
 from lumina_core.pickled import open_pickled, read_settings
-from lumina_core.pieces import read
-from lumina_core.tensorfiles import open_file, open_weights
+from lumina_core.pieces import Held, read
+from lumina_core.tensorfiles import open_file, open_weights, write_weights
 
 SHAPES = [
     (kv, qk_norm, sigma, dtype)
@@ -148,7 +148,7 @@ def theirs(tmp_path) -> Path:
     return converted(first, tmp_path / "theirs", most=150_000, to="image.diffusers")
 
 
-@pytest.mark.parametrize("form", ["older names", "variant", "pickled", "alone"])
+@pytest.mark.parametrize("form", ["older names", "variant", "shards of a variant", "pickled", "alone"])
 def test_other_forms_of_the_same_folder_are_read_too(theirs, tmp_path, form):
     place = theirs / "transformer"
     weights = {name: read(piece) for name, piece in open_weights(place, "diffusion_pytorch_model").items()}
@@ -162,7 +162,13 @@ def test_other_forms_of_the_same_folder_are_read_too(theirs, tmp_path, form):
     if form == "older names":
         for new, old in older.items():
             weights = {name.replace(new, old): tensor for name, tensor in weights.items()}
-    if form == "pickled":
+    if form == "shards of a variant":
+        write_weights(place / "w", {name: Held(tensor) for name, tensor in weights.items()}, most=100_000)
+        index = (place / "w.safetensors.index.json").read_text().replace("w-0", "diffusion_pytorch_model.fp16-0")
+        (place / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text(index)
+        for file in place.glob("w-*"):
+            file.rename(place / file.name.replace("w-0", "diffusion_pytorch_model.fp16-0"))
+    elif form == "pickled":
         torch.save(weights, place / "diffusion_pytorch_model.bin")
     else:
         save_file(weights, place / f"diffusion_pytorch_model{'.fp16' if form == 'variant' else ''}.safetensors")

@@ -117,9 +117,16 @@ def open_weights(folder: Path, stem: str) -> dict[str, Piece]:
         CheckpointError: there is neither; a shard is missing or cut short; the index names what the shards have not.
     """
     whole, index = folder / f"{stem}.safetensors", folder / f"{stem}{INDEX}"
-    if whole.is_file() or not index.is_file():
-        return open_file(whole)
-    places = _weight_map(index)
+    return open_file(whole) if whole.is_file() or not index.is_file() else open_index(index)
+
+
+def open_index(index: Path) -> dict[str, Piece]:
+    """The tensors of the shards that an index lists, beside which they lie.
+
+    Raises:
+        CheckpointError: a shard is missing or cut short; the index names what the shards have not.
+    """
+    folder, places = index.parent, _weight_map(index)
     lacking = sorted({file for file in places.values() if not (folder / file).is_file()})
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""

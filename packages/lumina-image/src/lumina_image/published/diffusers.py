@@ -10,7 +10,7 @@ from typing import Any
 from lumina_core.errors import CheckpointError
 from lumina_core.pickled import open_pickled
 from lumina_core.pieces import Draft, Unbuilt, Weights
-from lumina_core.tensorfiles import open_file, open_weights, stored_here
+from lumina_core.tensorfiles import open_file, open_index, open_weights, stored_here
 from lumina_image.published import arguments as sizes
 from lumina_image.published.compare import check
 from lumina_image.published.mapping import from_diffusers, from_original, to_diffusers, to_original
@@ -115,10 +115,15 @@ def _sampling(latent: int, steps: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights(place: Path) -> Weights:
-    stems = [STEM, *sorted(file.name.removesuffix(".safetensors") for file in place.glob(f"{STEM}.*.safetensors"))]
-    for stem in stems:
-        if stored_here(place, stem):
-            return open_weights(place, stem)
+    """Plain weights before those of a variant (`fp16`), whole ones before shards, and a pickle last."""
+    if stored_here(place, STEM):
+        return open_weights(place, STEM)
+    indices = sorted(place.glob(f"{STEM}.safetensors.index.*.json"))
+    if indices:
+        return open_index(indices[0])
+    variants = sorted(file for file in place.glob(f"{STEM}.*.safetensors") if "-of-" not in file.name)
+    if variants:
+        return open_file(variants[0])
     pickled = place / f"{STEM}.bin"
     return open_pickled(pickled) if pickled.is_file() else open_file(place / f"{STEM}.safetensors")
 
