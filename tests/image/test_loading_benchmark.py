@@ -31,5 +31,6 @@ def test_opening_a_folder_takes_little_more_than_its_weights(loading, tmp_path, 
     told = loading.asked(folder, "open")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert size > 60e6
-    assert (told["peak"] - told["before"]) / size < 1.15
+    modules = 20e6  # of the library, made or imported on the way
+    assert told["peak"] - told["before"] < 1.1 * size + modules
     assert told["dtype"] == "torch.bfloat16"
