@@ -13,13 +13,13 @@ from lumina_core.nn.next_dit import NextDiT
 @pytest.fixture
 def tables(monkeypatch):
     """Every rotary table that is made, by its first frequency."""
-    made, plain = [], NextDiT._turned
+    made, plain = [], NextDiT._turn_at
 
-    def watched(self, positions, real, rates):
+    def watched(self, places, rates):
         made.append(float(rates[0][-1]))
-        return plain(self, positions, real, rates)
+        return plain(self, places, rates)
 
-    monkeypatch.setattr(NextDiT, "_turned", watched)
+    monkeypatch.setattr(NextDiT, "_turn_at", watched)
     return made
 
 
@@ -100,3 +100,29 @@ def test_a_backbone_without_positions_is_not_scaled():
     of.backbone = torch.nn.Linear(1, 1)
     with pytest.raises(ConfigError, match="has no rotary positions to scale"):
         ask(way("ntk:trained=6"), of=of)
+
+
+def test_context_drop_averages_most_at_noise_and_nothing_at_data(monkeypatch):
+    from lumina_core.nn.attention import Attention
+
+    averaged, plain = [], Attention.forward
+
+    def watched(self, x, by, mask, memory, scale=None, pooling=None):
+        averaged.append(pooling is not None)
+        return plain(self, x, by, mask, memory, scale, pooling)
+
+    monkeypatch.setattr(Attention, "forward", watched)
+    found = ask(way(None, solver="euler", steps=4, guidance=1.0, context_drop="time_aware:window=[2, 1, 1]"))
+    # two blocks; times 0, 1/4, 1/2, 3/4
+    assert averaged == [True, True, True, True, True, False, False, False]
+    assert found.settings.context_drop == "time_aware"
+
+
+def test_context_drop_is_off_unless_asked_and_can_be_refused():
+    plain = ask(way(None)).data
+    of = model(sampling={"steps": 3, "guidance": 2.0, "context_drop": {"use": "core.time_aware", "window": [2, 1, 1]}})
+    dropped = ask(way(None), of=of).data
+    assert float((dropped - plain).abs().max()) > 1e-4
+    assert torch.equal(ask(way(None, context_drop="none"), of=of).data, plain)
+    both = ask(way("time_aware:trained=6", proportional=6), of=of).data
+    assert bool(both.isfinite().all())

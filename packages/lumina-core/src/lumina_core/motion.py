@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lumina_core.errors import ConfigError
+from lumina_core.fitting import ContextDrop, Scalable
 from lumina_core.flow.guidance import guided, rescaled, within
 from lumina_core.model import Model
-from lumina_core.nn.prepare import proportional_scale
-from lumina_core.parts import Extrapolation, Scalable
+from lumina_core.nn.context_drop import Pool
+from lumina_core.nn.prepare import pooled_scale, proportional_scale
+from lumina_core.parts import Extrapolation
 from lumina_core.types import Condition, Tokens
 
 
@@ -25,11 +27,18 @@ class Scaled:
         extrapolation: of the rotary frequencies; None: the trained ones.
         trained: blank tokens of the trained size on the CPU; None where nobody says it.
         proportional: tokens in training, for proportional attention; None: the usual scale.
+        drop: which blocks average their keys and values, and when; None: none ever does.
     """
 
     extrapolation: Extrapolation | None = None
     trained: Tokens | None = None
     proportional: int | None = None
+    drop: ContextDrop | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing to fit."""
+        return self.extrapolation is None and self.proportional is None and self.drop is None
 
 
 class Moved:
@@ -40,23 +49,32 @@ class Moved:
     """
 
     def __init__(self, model: Model, places: Tokens, condition: Condition, scaled: Scaled) -> None:
-        self.model, self.condition, self.extrapolation = model, condition, scaled.extrapolation
-        self.blank = on_device(places, model.device)
+        self.model, self.condition, self.scaled = model, condition, scaled
+        self.blank, self.extrapolation = on_device(places, model.device), scaled.extrapolation
         self.time: float | None = None
-        if scaled.extrapolation is None and scaled.proportional is None:
+        if scaled.plain:
             self.prepared = model.prepare(self.blank, condition)
             return
         self.backbone = _scalable(model)
         self.canvas = self.backbone.canvas(places, scaled.trained)
         self.own = self.backbone.frequencies(model.device)
-        self.prepared = self.backbone.prepare(self.blank, condition, self._rates(0.0), self._scale(scaled))
+        rates = self._rates(0.0)
+        self.prepared = self.backbone.prepare(self.blank, condition, rates, self._scale())
+        if scaled.drop is not None:
+            pool = self.backbone.pool(self.blank, condition, scaled.drop.window)
+            self.prepared = self.backbone.with_pool(self.prepared, pool, rates, self._scale(pool))
 
     def at(self, time: float) -> None:
         """Told the time before it is asked: fit to it what depends on it."""
-        if self.extrapolation is not None and self.extrapolation.timed and time != self.time:
+        if time == self.time:
+            return
+        self.time = time
+        if self.extrapolation is not None and self.extrapolation.timed:
             rates = self.extrapolation(self.own, self.canvas, time)
             self.prepared = self.backbone.turned_again(self.prepared, self.blank, self.condition, rates)
-        self.time = time
+        if self.scaled.drop is not None:
+            which = self.scaled.drop.pooled(self.backbone.depth, time)
+            self.prepared = self.backbone.with_pooled(self.prepared, which)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.model.velocity(self.blank.with_values(x), t, self.condition, prepared=self.prepared)
@@ -64,14 +82,17 @@ class Moved:
     def _rates(self, time: float) -> tuple[Tensor, ...]:
         return self.own if self.extrapolation is None else self.extrapolation(self.own, self.canvas, time)
 
-    def _scale(self, scaled: Scaled) -> float | Tensor | None:
-        sharper = getattr(self.extrapolation, "sharpness", None)
-        if scaled.proportional is None and sharper is None:
+    def _scale(self, pool: Pool | None = None) -> float | Tensor | None:
+        """Of the self-attention, or of that over averaged keys."""
+        sharper, trained = getattr(self.extrapolation, "sharpness", None), self.scaled.proportional
+        if trained is None and sharper is None:
             return None
-        scale: float | Tensor = self.canvas.head_width**-0.5
-        if scaled.proportional is not None:
-            context = self.condition.context
-            scale = proportional_scale(self.blank, context, scaled.proportional, self.canvas.head_width)
+        width = self.canvas.head_width
+        scale: float | Tensor = width**-0.5
+        if trained is not None and pool is not None:
+            scale = pooled_scale(pool, trained, width)
+        elif trained is not None:
+            scale = proportional_scale(self.blank, self.condition.context, trained, width)
         return scale if sharper is None else scale * sharper(self.canvas)
 
 
@@ -155,9 +176,9 @@ def on_device(tokens: Tokens, device: torch.device) -> Tokens:
 def _scalable(model: Model) -> Scalable:
     if model.backbone is None:
         raise ConfigError("this model has no backbone: it was made to teach a conditioner and cannot generate")
-    if not all(hasattr(model.backbone, name) for name in ("canvas", "frequencies", "turned_again")):
+    if not all(hasattr(model.backbone, name) for name in ("canvas", "frequencies", "turned_again", "pool")):
         raise ConfigError(
-            f"the backbone {type(model.backbone).__name__} has no rotary positions to scale; ask without extrapolation "
-            "and proportional attention"
+            f"the backbone {type(model.backbone).__name__} has no rotary positions to scale; ask without "
+            "extrapolation, proportional attention and context drop"
         )
     return cast(Scalable, model.backbone)

@@ -111,29 +111,6 @@ class Backbone(Protocol):
         ...
 
 
-class Scalable(Protocol):
-    """A backbone with rotary positions, whose canvas may be larger than trained: see `Extrapolation`."""
-
-    def canvas(self, tokens: Tokens, trained: Tokens | None) -> Canvas:
-        """How far the tokens reach beside those of training."""
-        ...
-
-    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
-        """The trained rotary frequencies of the three axes, float64."""
-        ...
-
-    def prepare(
-        self, tokens: Tokens, condition: Condition, rates: Sequence[Tensor] | None = None,
-        scale: float | Tensor | None = None,
-    ) -> Any:  # fmt: skip
-        """As a backbone's, with other rotary frequencies, and another scale of the self-attention."""
-        ...
-
-    def turned_again(self, prepared: Any, tokens: Tokens, condition: Condition, rates: Sequence[Tensor]) -> Any:
-        """What was prepared, with other rotary frequencies: all that a change of time costs."""
-        ...
-
-
 class Extrapolation(Protocol):
     """Rotary frequencies for a canvas larger than trained.
 

@@ -42,6 +42,9 @@ class Sampling(Config):
         "auto", description="both halves in one batch, or one after the other in half the memory"
     )
     extrapolation: Use | None = Field(None, description="rotary frequencies on larger canvases; None: the trained ones")
+    context_drop: Use | None = Field(
+        None, description="keys and values averaged over space where that is little missed; None: never"
+    )
     proportional: int | None = Field(
         None, ge=2, description="tokens in training, for proportional attention; None: attention's usual scale"
     )
@@ -109,6 +112,7 @@ class Recipe(Config):
         single += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
         single += [("objective", self.objective)]
         single += [("times", self.sampling.grid), ("extrapolation", self.sampling.extrapolation)]
+        single += [("context_drop", self.sampling.context_drop)]
         single += [("conditioner", use) for use in self.conditioners]
         named = [
             part for kind, use in single if use is not None for part in _named(kind, {"use": use.use, **use.options})

@@ -42,6 +42,12 @@ class Request(Config):
         description="how positions are scaled on canvases larger than trained: none, interpolation, ntk, "
         "frequency_aware, time_aware, watershed, yarn, dype; with options: watershed:watershed=0.5,isotropic=true",
     )
+    context_drop: str | None = Field(
+        None,
+        title="NAME",
+        description="time_aware: keys and values averaged over space, most at the beginning; none: off; with options: "
+        "time_aware:start=0.75,keep=spread",
+    )
     proportional: int | None = Field(
         None,
         ge=0,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lumina_core.config import Use, named
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.fitting import ContextDrop
 from lumina_core.flow.solver import AnySolver, fitting_steps
 from lumina_core.model import Finder, Model, build
 from lumina_core.motion import Guiding, Scaled
@@ -29,6 +30,7 @@ class Settings:
     guidance_rescale: float | None = None
     extrapolation: str | None = None
     proportional: int | None = None
+    context_drop: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def way_of(model: Model, finder: Finder, request: Request) -> Way:
     use, grid, limit = _grid(model, finder, request, solver, name)
     guiding, free = _guiding(model, request), hasattr(solver, "solve")
     scaling, proportional = _extrapolation(model, request), _proportional(model, request)
+    drop = _drop(model, request)
     settings = Settings(
         steps=None if free else len(grid) - 1,
         solver=name,
@@ -67,6 +70,7 @@ def way_of(model: Model, finder: Finder, request: Request) -> Way:
         guidance_rescale=guiding.rescale or None,
         extrapolation=None if scaling is None else scaling.use,
         proportional=proportional,
+        context_drop=None if drop is None else drop.use,
     )
     return Way(settings, solver, grid, guiding, _scaled(model, finder, request, proportional), limit)
 
@@ -159,6 +163,13 @@ def _extrapolation(model: Model, request: Request) -> Use | None:
     return usual if request.extrapolation is None else chosen(request.extrapolation, usual or Use(use="core.none"))
 
 
+def _drop(model: Model, request: Request) -> Use | None:
+    usual = model.recipe.sampling.context_drop
+    if request.context_drop == "none":
+        return None
+    return usual if request.context_drop is None else chosen(request.context_drop, usual or Use(use="core.time_aware"))
+
+
 def _proportional(model: Model, request: Request) -> int | None:
     asked = model.recipe.sampling.proportional if request.proportional is None else request.proportional
     if asked == 1:
@@ -170,12 +181,13 @@ def _proportional(model: Model, request: Request) -> int | None:
 
 def _scaled(model: Model, finder: Finder, request: Request, proportional: int | None) -> Scaled:
     """What fits attention to the canvas of a request, beside that of training."""
-    use = _extrapolation(model, request)
+    use, asked = _extrapolation(model, request), _drop(model, request)
+    drop: ContextDrop | None = None if asked is None else build(finder, "context_drop", asked)
     if use is None:
-        return Scaled(proportional=proportional)
+        return Scaled(proportional=proportional, drop=drop)
     part: Extrapolation = build(finder, "extrapolation", use)
     sides = _trained(model, part, len(model.task.extent(request)))
-    return Scaled(part, None if sides is None else blank_tokens(model, sides, 1), proportional)
+    return Scaled(part, None if sides is None else blank_tokens(model, sides, 1), proportional, drop)
 
 
 def _trained(model: Model, part: Extrapolation, sides: int) -> Extent | None:

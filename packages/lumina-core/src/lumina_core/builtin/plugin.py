@@ -78,4 +78,9 @@ def _extrapolation(parts: Parts) -> None:
     )
     parts.extrapolation("core.watershed", f"{here}:Watershed", "the published switch from interpolation to NTK")
     parts.extrapolation("core.yarn", f"{here}:YaRN", "NTK by parts, with sharper attention")
+    parts.context_drop(
+        "core.time_aware",
+        "lumina_core.nn.context_drop:TimeAwareDrop",
+        "the paper's: keys and values averaged over space, less and less",
+    )
     parts.extrapolation("core.dype", f"{here}:DyPE", "strong at noise, gone at data")

@@ -19,12 +19,15 @@ def attend(
     """Softmax attention of q (B, H, N, d) over k, v (B, K, M, d), H a multiple of K -> (B, H, N, d).
 
     Args:
-        mask: (B, 1, 1, M) bool, True where a key is real; every row must have a real key. None: all are.
+        mask: (B, 1, 1, M) bool, True where a key is real, or float, added to its scores; every row must have a real
+            key. None: all are.
         scale: of the scores, one for all or (B, 1, 1, 1), one an item.
         backend: `fused` is torch's kernel, `matmul` plain products, `auto` the faster of them for this call.
     """
     if isinstance(scale, Tensor):
         q, scale = q * scale.to(q.dtype), 1.0
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q.dtype)
     if backend == "auto":
         training = torch.is_grad_enabled() and q.requires_grad
         backend = "matmul" if training and q.device.type == "cpu" and k.shape[2] <= SHORT else "fused"
@@ -40,7 +43,7 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: fl
     grouped = q.unflatten(1, (shared, heads // shared)).flatten(2, 3)
     scores = (grouped * scale) @ k.transpose(-1, -2)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     mixed = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
     apart: Tensor = mixed.unflatten(2, (heads // shared, q.shape[2]))
     return apart.flatten(1, 2)

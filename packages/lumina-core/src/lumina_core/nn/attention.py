@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumina_core.nn.attend import attend
+from lumina_core.nn.context_drop import Pooling
 from lumina_core.nn.rotary import Turn, rotate
 
 
@@ -82,26 +84,52 @@ class Attention(nn.Module):
         return Memory(keys, values, readable[:, None, None], counted)
 
     def forward(
-        self, x: Tensor, by: Turn, mask: Tensor | None, memory: Memory | None, scale: float | Tensor | None = None
-    ) -> Tensor:
+        self, x: Tensor, by: Turn, mask: Tensor | None, memory: Memory | None, scale: float | Tensor | None = None,
+        pooling: Pooling | None = None,
+    ) -> Tensor:  # fmt: skip
         """x (B, N, width) -> (B, N, width).
 
         Args:
             mask: (B, 1, 1, N) bool, True for real tokens, or None.
             scale: of the self-attention, (B, 1, 1, 1) for one an item; None: head width ** -0.5. The memory always has
                 the latter, as published.
+            pooling: keys and values are averaged by it, and its mask and scale take the place of the others; None: each
+                token has its own.
         """
         usual = self.head_width**-0.5
-        sizes = (self.heads * self.head_width, self.kv_heads * self.head_width, self.kv_heads * self.head_width)
-        q, k, v = self.qkv(x).split(sizes, dim=-1)
+        if pooling is None:
+            q, k, v = self.qkv(x).split(self._sizes(), dim=-1)
+            k = self._turned(self.k_norm(k), by)
+        else:
+            q, k, v = self._pooled(x, pooling)
+            mask, scale = pooling.pool.bias, pooling.scale
         q = rotate(self.q_norm(q).unflatten(-1, (self.heads, -1)), by).transpose(1, 2)
-        k = rotate(self.k_norm(k).unflatten(-1, (self.kv_heads, -1)), by).transpose(1, 2)
         mixed = attend(q, k, self._split(v), mask, usual if scale is None else scale, self.backend)
         if memory is not None:
             read = self._read(q, memory, usual)
             mixed = mixed + read * self.gate.tanh()[:, None, None].to(read.dtype)
         answer: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return answer
+
+    def _sizes(self) -> tuple[int, int, int]:
+        shared = self.kv_heads * self.head_width
+        return self.heads * self.head_width, shared, shared
+
+    def _turned(self, k: Tensor, by: Turn) -> Tensor:
+        return rotate(k.unflatten(-1, (self.kv_heads, -1)), by).transpose(1, 2)
+
+    def _pooled(self, x: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of all tokens, turned keys (B, K, M, d) and values of the windows."""
+        sizes, pool = self._sizes(), pooling.pool
+        if type(self.qkv) is nn.Linear:
+            # an average of values is the value of an average: a window's are projected once
+            weights = self.qkv.weight.split((sizes[0] + sizes[1], sizes[2]))
+            q, k = F.linear(x, weights[0]).split(sizes[:2], dim=-1)
+            v = F.linear(pool(x), weights[1])
+        else:  # quantised or otherwise wrapped
+            q, k, v = self.qkv(x).split(sizes, dim=-1)
+            v = pool(v)
+        return q, self._turned(pool(self.k_norm(k)), pooling.turned), v
 
     def _read(self, q: Tensor, memory: Memory, scale: float) -> Tensor:
         if memory.shares is None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumina_core.nn.attention import Attention, Memory
+from lumina_core.nn.context_drop import Pooling
 from lumina_core.nn.rotary import Turn
 
 
@@ -89,11 +90,11 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,
-        scale: float | Tensor | None = None,
+        scale: float | Tensor | None = None, pooling: Pooling | None = None,
     ) -> Tensor:  # fmt: skip
         """x (B, N, width), modulation (B, A) already through SiLU, or None -> (B, N, width)."""
         scale_a, gate_a, scale_f, gate_f = self._modulated(modulation)
-        read = self.attention(self.attention_norm1(x, scale_a), turned, mask, memory, scale)
+        read = self.attention(self.attention_norm1(x, scale_a), turned, mask, memory, scale, pooling)
         x = x + self.attention_norm2(read, gate_a)
         fed: Tensor = self.feed_norm2(self.feed(self.feed_norm1(x, scale_f)), gate_f)
         return x + fed

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lumina_core.errors import ConfigError
 from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.block import FeedForward, RMSNorm
+from lumina_core.nn.context_drop import Pooling
 from lumina_core.nn.rotary import Turn, frequencies, turn
 from lumina_core.nn.trunk import Sizes, Trunk, branches
 
@@ -46,18 +47,19 @@ class FlagBlock(nn.Module):
 
     def forward(
         self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,
-        scale: float | Tensor | None = None,
+        scale: float | Tensor | None = None, pooling: Pooling | None = None,
     ) -> Tensor:  # fmt: skip
         """x (B, N, width), modulation (B, A) already through SiLU, or None -> (B, N, width)."""
         if self.modulation is None or modulation is None:
-            x = x + self.attention(self.attention_norm(x), turned, mask, memory, scale)
+            x = x + self.attention(self.attention_norm(x), turned, mask, memory, scale, pooling)
             fed: Tensor = self.feed(self.feed_norm(x))
             return x + fed
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(modulation)[:, None].chunk(6, dim=-1)
-        x = x + gate_a * self.attention(self.attention_norm(x, 1 + scale_a) + shift_a, turned, mask, memory, scale)
+        moved = self.attention_norm(x, 1 + scale_a) + shift_a
+        x = x + gate_a * self.attention(moved, turned, mask, memory, scale, pooling)
         fed = self.feed(self.feed_norm(x, 1 + scale_f) + shift_f)
-        moved: Tensor = x + gate_f * fed
-        return moved
+        answer: Tensor = x + gate_f * fed
+        return answer
 
 
 class FlagDiT(Trunk):
@@ -88,8 +90,8 @@ class FlagDiT(Trunk):
         """The trained rotary frequencies: all of a head's on the first axis."""
         return frequencies((self.config.width // self.config.heads, 0, 0), self.config.base, device)
 
-    def _turned(self, positions: Tensor, real: Tensor | None, rates: Sequence[Tensor]) -> Turn:
-        return turn(self._places(positions, real), rates, "blocks")
+    def _turn_at(self, places: Tensor, rates: Sequence[Tensor]) -> Turn:
+        return turn(places, rates, "blocks")
 
     def _places(self, positions: Tensor, real: Tensor | None) -> Tensor:
         return _running(positions, real) if self.config.place == "index" else positions

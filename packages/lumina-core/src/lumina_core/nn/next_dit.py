@@ -40,8 +40,8 @@ class NextDiT(Trunk):
         """The trained rotary frequencies of the three axes."""
         return frequencies(self.config.axes, self.config.base, device)
 
-    def _turned(self, positions: Tensor, real: Tensor | None, rates: Sequence[Tensor]) -> Turn:
-        return turn(positions, rates, self.config.layout)
+    def _turn_at(self, places: Tensor, rates: Sequence[Tensor]) -> Turn:
+        return turn(places, rates, self.config.layout)
 
 
 def _block(config: NextDiT.Config, modulation_width: int) -> Block:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lumina_core.nn.attend import proportional
 from lumina_core.nn.attention import Memory
+from lumina_core.nn.context_drop import Pool, Pooling
 from lumina_core.nn.rotary import Turn
 from lumina_core.types import Tokens
 
@@ -24,6 +25,8 @@ class Prepared:
         summary: (B, A) embedded summary, or None.
         context: (B, C, W) embedded context tokens, or None.
         scale: of the self-attention, (B, 1, 1, 1) for one an item; None: the usual one.
+        pooling: what blocks are handed that average their keys and values; None: none does.
+        pooled: which blocks do; empty: none.
     """
 
     turned: Turn
@@ -32,6 +35,12 @@ class Prepared:
     summary: Tensor | None
     context: Tensor | None
     scale: float | Tensor | None = None
+    pooling: Pooling | None = None
+    pooled: tuple[bool, ...] = ()
+
+    def of_block(self, place: int) -> Pooling | None:
+        """The pooling of a block, or None where it does not average now."""
+        return self.pooling if self.pooled and self.pooled[place] else None
 
 
 def joined_mask(tokens: Tokens, context: Tokens | None) -> Tensor | None:
@@ -56,6 +65,13 @@ def proportional_scale(
         length = tokens.values.shape[1] + (0 if context is None else context.values.shape[1])
         return proportional(length, trained, head_width)
     return proportional(real.sum(dim=1).view(-1, 1, 1, 1), trained, head_width)
+
+
+def pooled_scale(pool: Pool, trained: int, head_width: int) -> float | Tensor:
+    """The scale of proportional attention over averaged keys: it counts those that the softmax sees."""
+    if pool.counts is None:
+        return proportional(pool.positions.shape[1], trained, head_width)
+    return proportional(pool.counts.view(-1, 1, 1, 1), trained, head_width)
 
 
 def reach(positions: Tensor, real: Tensor | None) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.block import FeedForward, hidden_width
+from lumina_core.nn.context_drop import Pool, Pooling, pool_of
 from lumina_core.nn.embed import SummaryEmbedding, TimeEmbedding
 from lumina_core.nn.prepare import Prepared, joined_mask, reach
 from lumina_core.nn.rotary import Turn
@@ -97,12 +98,42 @@ class Trunk(nn.Module):
     ) -> Prepared:
         """What was prepared for these tokens and this condition, with other rotary frequencies."""
         real = None if prepared.mask is None else prepared.mask[:, 0, 0]
-        return replace(prepared, turned=self._turned(_joined(tokens, condition.context), real, rates))
+        turned, pooling = self._turned(_joined(tokens, condition.context), real, rates), prepared.pooling
+        if pooling is not None:
+            pooling = replace(pooling, turned=self._turn_at(pooling.pool.positions, rates))
+        return replace(prepared, turned=turned, pooling=pooling)
+
+    def pool(self, tokens: Tokens, condition: Condition, window: tuple[int, int, int]) -> Pool:
+        """Windows over the tokens, a context left alone; read on the CPU, once a request."""
+        real, context = joined_mask(tokens, condition.context), condition.context
+        positions, real = _joined(tokens, context).cpu(), None if real is None else real.cpu()
+        free = 0 if context is None else context.values.shape[1]
+        return pool_of(self._places(positions, real), real, window, free).to(tokens.values.device)
+
+    def with_pool(
+        self, prepared: Prepared, pool: Pool, rates: Sequence[Tensor] | None = None, scale: float | Tensor | None = None
+    ) -> Prepared:
+        """What was prepared, ready for blocks that average their keys and values; `with_pooled` says which do.
+
+        Args:
+            scale: of the self-attention in these blocks; None: head width ** -0.5.
+        """
+        own = self.frequencies(pool.positions.device) if rates is None else rates
+        return replace(prepared, pooling=Pooling(pool, self._turn_at(pool.positions, own), scale))
+
+    def with_pooled(self, prepared: Prepared, which: tuple[bool, ...]) -> Prepared:
+        """What was prepared, with these blocks averaging."""
+        return replace(prepared, pooled=which)
 
     def canvas(self, tokens: Tokens, trained: Tokens | None) -> Canvas:
         """How far tokens reach beside those of training; both on the CPU."""
         known = None if trained is None else self._reach(trained)
         return Canvas(self._reach(tokens), known, self.config.base, self.config.width // self.config.heads)
+
+    @property
+    def depth(self) -> int:
+        """How many blocks there are."""
+        return len(self.blocks)
 
     def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
         """The trained rotary frequencies of the three axes, float64."""
@@ -120,7 +151,7 @@ class Trunk(nn.Module):
         said = None if modulation is None else F.silu(modulation)
         for place, block in enumerate(self.blocks):
             memory = ready.memories[place] if ready.memories else None
-            arguments = (x, ready.turned, ready.mask, memory, said, ready.scale)
+            arguments = (x, ready.turned, ready.mask, memory, said, ready.scale, ready.of_block(place))
             if self.config.checkpoint_blocks and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -129,6 +160,9 @@ class Trunk(nn.Module):
 
     def _turned(self, positions: Tensor, real: Tensor | None, rates: Sequence[Tensor]) -> Turn:
         """Angles of the tokens and of the context behind them; `real` (B, N) as `joined_mask` gives it."""
+        return self._turn_at(self._places(positions, real), rates)
+
+    def _turn_at(self, places: Tensor, rates: Sequence[Tensor]) -> Turn:
         raise NotImplementedError
 
     def _reach(self, tokens: Tokens) -> tuple[float, float, float]:
