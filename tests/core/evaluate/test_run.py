@@ -151,6 +151,14 @@ def test_a_figure_of_a_set_compares_a_group_with_the_real_ones_of_that_group(ses
     )
 
 
+def test_one_example_alone_has_no_bounds_however_often_it_is_made(session):
+    found = judged(session, samples=4, each=2, seed=1)
+    references = [{case.reference for case in found.cases if case.groups["label"] == name} for name in "012"]
+    label = found.figures["d"]["each"].by["label"]
+    alone = {str(n) for n, places in enumerate(references) if len(places) == 1}
+    assert alone and {name for name, figure in label.items() if figure.interval is None} == alone
+
+
 def test_what_applies_to_nothing_is_not_told(session):
     assert set(judged(session).figures["d"]) == {"each", "means"}
 

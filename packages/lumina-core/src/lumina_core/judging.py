@@ -114,7 +114,10 @@ class Exam(Protocol):
 
 
 class Features(Protocol):
-    """Data -> the numbers by which it is compared: a network's, or plain ones. Each item alone decides its row."""
+    """Data -> the numbers by which it is compared: a network's, or plain ones. Each item alone decides its row.
+
+    May have `libraries`, names of distributions whose versions are told beside the figures.
+    """
 
     name: str
     """Said beside every figure that rests on it: `EfficientNet-Lite0`."""

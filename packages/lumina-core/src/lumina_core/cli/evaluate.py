@@ -90,7 +90,7 @@ def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -
         },
         "data": {"name": data or "the model's own", "sha256": exam.digest(), "real": len(exam)},
         **report(found, metrics, wanted),
-        **place(session.registry, session.model.device),
+        **place(session.registry, session.model.device, metrics),
     }
     told["notes"] += notes
     _write(told, found, session, wanted)

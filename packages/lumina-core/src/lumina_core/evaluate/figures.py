@@ -71,7 +71,8 @@ def _of_items(values: Tensor, judged: Judged) -> Figure:
 
 
 def _mean(values: Tensor, clusters: Tensor) -> Figure:
-    return Figure(float(values.double().mean()), len(values), of_mean(values, clusters))
+    bounds = of_mean(values, clusters) if len(clusters.unique()) > 1 else None  # one witness cannot be unsure
+    return Figure(float(values.double().mean()), len(values), bounds)
 
 
 def _of_sets(metric: Metric, judged: Judged, values: Mapping[str, float], groups: Groups) -> dict[str, Figure]:

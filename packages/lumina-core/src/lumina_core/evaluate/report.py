@@ -52,10 +52,11 @@ def title(metric: Metric, figure: str) -> str:
     return ", ".join(word for word in (metric.name, figure, metric.features.name) if word)
 
 
-def place(registry: Registry, device: torch.device) -> dict[str, Any]:
+def place(registry: Registry, device: torch.device, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """Versions of everything that takes part, and the machine."""
+    of_features = [name for m in metrics.values() for name in getattr(m.features, "libraries", ())]
     plugins = {source.distribution: source.version for source in registry.sources.values()}
-    libraries = {name: version(name) for name in LIBRARIES}
+    libraries = {name: version(name) for name in (*LIBRARIES, *of_features)}
     return {
         "versions": {"python": platform.python_version(), "lumina-core": __version__, **libraries, **plugins},
         "hardware": {
@@ -70,7 +71,7 @@ def place(registry: Registry, device: torch.device) -> dict[str, Any]:
 
 def fingerprint(model: Model) -> str:
     """Of the recipe and all weights of a model: another one makes other things."""
-    found = hashlib.sha256(model.recipe.model_dump_json().encode())
+    found = hashlib.sha256(model.recipe.model_dump_json(exclude_defaults=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         found.update(name.encode() + str((tensor.dtype, tuple(tensor.shape))).encode())

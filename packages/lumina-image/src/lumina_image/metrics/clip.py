@@ -28,6 +28,8 @@ CHUNK = 32
 class Clip:
     """Pictures and texts in CLIP's common space, of unit length; transformers' CLIPModel with its own preprocessing."""
 
+    libraries = ("transformers",)
+
     class Config(Borrowing):
         """Where the weights come from."""
 

