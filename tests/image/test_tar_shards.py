@@ -181,6 +181,9 @@ def test_a_shard_that_is_cut_later_is_told_and_another_picture_stands_in(tmp_pat
         data.example(0, random.Random(0))
     with pytest.raises(PictureError, match="No such file"):
         data._source.picture((0, 0, 1, 0, 1, 0))
+    for place in ((0, -5, 1, 0, 1, 0), (0, 0, 2**62, 0, 1, 0)):
+        with pytest.raises(PictureError, match="remove it, and it is made anew"):
+            data._source.picture(place)
 
 
 def test_worker_processes_read_the_same_batches_and_a_run_goes_on_in_the_middle(tmp_path):

@@ -175,7 +175,8 @@ def _errors() -> tuple[type[Exception], ...]:
     _pyarrow()
     from pyarrow import ArrowException
 
-    return (ArrowException, OSError, IndexError)
+    # a damaged file makes Arrow stumble in its own words and in Python's
+    return (ArrowException, OSError, ValueError, LookupError, TypeError)
 
 
 def _brief(error: BaseException) -> str:

@@ -139,6 +139,8 @@ class TarSource:
         raise failed
 
     def _bytes(self, shard: int, at: int, size: int) -> bytes:
+        if at < 0 or not 0 <= size <= MOST_BYTES:
+            raise PictureError("the index says where no picture can be; remove it, and it is made anew")
         try:
             with self._shards.path(shard).open("rb") as file:
                 return _read(file, at, size)
