@@ -30,6 +30,9 @@ class Sampling(Config):
         "core.midpoint", description="how the velocity is followed; with options: `core.dopri5:relative=1e-4`"
     )
     grid: Use = Field(Use(use="core.uniform_grid"), description="times between noise and data")
+    fitted: tuple[float, ...] = Field(
+        (), description="times fitted to this model, written by `lumina grid --fit`; for grid: `core.fitted_grid`"
+    )
     guidance: float = Field(1.0, ge=0, le=100, description="1 adds nothing")
     guidance_channels: int | None = Field(
         None, ge=1, description="guide only the first channels of the latent; None: all"

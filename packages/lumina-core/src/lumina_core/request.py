@@ -54,7 +54,10 @@ class Request(Config):
         description="tokens in training: attention is sharpened where there are more, softened where fewer; 0: off",
     )
     grid: str | None = Field(
-        None, title="NAME", description="how the steps are spread: uniform, or shift (more of them near noise)"
+        None,
+        title="NAME",
+        description="how the steps are spread: uniform, shift or rational (more near noise), sigmoid, fitted (to this "
+        "model), given:values=[0,0.3,1]",
     )
 
     @field_validator("guidance_interval", mode="before")

@@ -122,14 +122,16 @@ def _grid(
     usual, budget, limit = model.recipe.sampling, request.evaluations, None
     if budget is not None and request.steps is not None:
         raise ConfigError("steps and evaluations were both given; one follows from the other, give one of them")
-    steps = request.steps if request.steps is not None else usual.steps
+    # draws and grids are one kind of part; on the command line `shift` means the grid
+    use = chosen(request.grid, usual.grid, "_grid")
+    if use.use.endswith("fitted_grid") and not use.options:
+        use = Use(use=use.use, values=list(usual.fitted))
+    grid: Grid = build(finder, "times", use)
+    steps = request.steps or getattr(grid, "steps", None) or usual.steps
     if budget is not None and hasattr(solver, "solve"):
         limit = budget
     elif budget is not None:
         steps = fitting_steps(solver, budget, name)
-    # draws and grids are one kind of part; on the command line `shift` means the grid
-    use = chosen(request.grid, usual.grid, "_grid")
-    grid: Grid = build(finder, "times", use)
     return use, grid(steps), limit
 
 

@@ -43,6 +43,11 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.times("core.uniform_grid", "lumina_core.flow.times:UniformGrid", "grid: equal steps")
     parts.times("core.shift_grid", "lumina_core.flow.times:ShiftGrid", "grid: the rational shift, finer near noise")
     parts.times("core.diffusers_grid", "lumina_core.flow.diffusers_grid:DiffusersGrid", "grid: as diffusers steps")
+    parts.times("core.rational_grid", "lumina_core.flow.times:ShiftGrid", "grid: the same by the paper's name")
+    parts.times("core.sigmoid_grid", "lumina_core.flow.grids:SigmoidGrid", "grid: the paper's piecewise sigmoid")
+    parts.times(
+        "core.fitted_grid", "lumina_core.flow.grids:FittedGrid", "grid: measured on the model, kept in its folder"
+    )
     parts.times("core.given_grid", "lumina_core.flow.times:GivenGrid", "grid: exactly the given times")
     parts.solver("core.euler", "lumina_core.flow.solver:euler", "first order, one evaluation a step")
     parts.solver("core.midpoint", "lumina_core.flow.solver:midpoint", "second order, two evaluations")

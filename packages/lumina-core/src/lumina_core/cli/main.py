@@ -19,12 +19,13 @@ SUMMARIES = {
     "check": "Try a recipe without training.",
     "evaluate": "Judge a model by known examples.",
     "convert": "Convert a model folder from one layout into another.",
+    "grid": "Print and draw a grid of times, or fit one to a model.",
     "models": "List models and recipes, or describe a folder.",
     "plugins": "List plugins and parts, and why something was left out.",
 }
 MODULES = {
-    "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "models": "models",
-    "plugins": "plugins",
+    "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "grid": "grid",
+    "models": "models", "plugins": "plugins",
 }  # fmt: skip
 
 

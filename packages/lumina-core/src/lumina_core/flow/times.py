@@ -119,7 +119,7 @@ class GivenGrid:
         values: tuple[float, ...] = Field(min_length=2, description="the times; one more than steps")
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.steps = config, len(config.values) - 1
 
     def __call__(self, steps: int) -> Tensor:
         if steps != len(self.config.values) - 1:

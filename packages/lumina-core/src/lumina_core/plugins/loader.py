@@ -25,7 +25,7 @@ from lumina_core.plugins.offers import Commands, Entry, Kinds, Models, Offer, Pa
 from lumina_core.plugins.registry import Failure, Registry, Source
 
 GROUP = "lumina"
-BUILT_IN_COMMANDS = ("train", "check", "evaluate", "convert", "models", "plugins")
+BUILT_IN_COMMANDS = ("train", "check", "evaluate", "convert", "grid", "models", "plugins")
 
 
 @dataclass(frozen=True)
