@@ -73,6 +73,12 @@ def test_a_folder_of_pictures_is_data_too(judge, pictures):
     assert found["data"]["real"] == 5 and "family" not in found["scores"]["image.retrieval"]
 
 
+def test_real_pictures_are_compared_at_the_size_that_the_model_makes(judge, pictures, tmp_path):
+    told(judge("--data", pictures, "--json", "--out", tmp_path / "judged"))
+    with Image.open(tmp_path / "judged" / "sheet.png") as sheet:
+        assert sheet.size == (8 * (32 + 2), 32 + 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

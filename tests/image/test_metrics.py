@@ -205,6 +205,17 @@ def test_similarity_is_the_cosine_of_picture_and_caption_beside_that_of_the_real
     assert found["similarity_of_real"][1] == pytest.approx(float(real[1] @ features.texts(["banana"])[0]), abs=1e-6)
 
 
+def test_a_source_is_all_that_must_be_said_of_clip(lumina, tiny_folder, clip_folder, tmp_path):
+    for place in range(3):
+        to_picture(torch.full((3, 32, 32), place / 2 - 0.5)).save(tmp_path / f"{place}.png")
+        (tmp_path / f"{place}.txt").write_text("grey")
+    quick = ("--steps", 1, "--solver", "euler", "--metrics", "image.similarity", "--json", "--data", tmp_path)
+    done = lumina("evaluate", tiny_folder, *quick, "--set", f"image.similarity.features.source={clip_folder}")
+    score = json.loads(done.out)["scores"]["image.similarity"]
+    assert score["features"].startswith("CLIP") and -1 <= score["similarity"]["value"] <= 1
+    assert "'source' is missing" in lumina("evaluate", tiny_folder, *quick).err
+
+
 def test_similarity_needs_features_that_read(lite0):
     with pytest.raises(ConfigError, match=r"image\.clip"):
         Similarity(Similarity.Config(features={"use": "image.efficientnet_lite0"}), lite0)

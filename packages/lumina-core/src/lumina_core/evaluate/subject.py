@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lumina_core.config import Use, nearest, with_setting
+from lumina_core.config import Config, Use, nearest, with_setting
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.evaluate.exam import exam_of
 from lumina_core.judging import Exam, Metric
@@ -29,7 +29,8 @@ def recipe_exam(recipe: Recipe, registry: Registry, model: Model) -> Exam:
 def named_exam(name: str, registry: Registry, model: Model) -> Exam | None:
     """The data set called `name`, or the folder `name` as one; None where it is neither.
 
-    A folder is read by the data set `folder` of the plugin that brings the model's task.
+    A folder is read by the data set `folder` of the plugin that brings the model's task. What the task and the data set
+    both can be told (a size) is told to the data as it was to the task: real ones are compared as the model makes them.
     """
     if name in registry.entries("dataset"):
         use = Use(use=name)
@@ -38,7 +39,9 @@ def named_exam(name: str, registry: Registry, model: Model) -> Exam | None:
         use = Use.model_validate({"use": f"{plugin}.folder", "folder": name})
     else:
         return None
-    return exam_of(build(registry, "dataset", use), model.task.data_field)
+    config = getattr(model.task, "config", None)
+    alike = config.model_dump() if isinstance(config, Config) else {}
+    return exam_of(build(registry, "dataset", use, **alike), model.task.data_field)
 
 
 def usual_metrics(

@@ -18,7 +18,7 @@ from lumina_core.config import Use
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.judging import Judged
 from lumina_core.outside import Borrowing, digest, located, needed, verified
-from lumina_image.metrics.looks import as_saved, of_one_size
+from lumina_image.metrics.looks import ReadAndLookedAt, as_saved, of_one_size
 
 INSTALL = "lumina-core[transformers]"
 FILES = ("*.json", "*.txt", "*.safetensors")
@@ -79,7 +79,7 @@ class Similarity:
     class Config(Settings):
         """By which CLIP: `features: {use: image.clip, source: FOLDER}`."""
 
-        features: Use = Field(description="image.clip and its source")
+        features: ReadAndLookedAt = Field(Use(use="image.clip"), description="image.clip and its source")
 
     def __init__(self, config: Config, features: Any) -> None:
         if not hasattr(features, "texts"):

@@ -11,6 +11,7 @@ from lumina_core.config import Config as Settings
 from lumina_core.config import Use
 from lumina_core.judging import Features, Judged
 from lumina_core.measures.neighbours import nearest_in, ranks
+from lumina_image.metrics.looks import LookedAt
 from lumina_image.nearest import SLACK
 
 
@@ -45,7 +46,7 @@ class FeatureRetrieval(Retrieval):
     class Config(Retrieval.Config):
         """By which features."""
 
-        features: Use = Use(use="image.efficientnet_lite0")
+        features: LookedAt = Use(use="image.efficientnet_lite0")
 
 
 def _family(judged: Judged, families: Sequence[str]) -> dict[str, Tensor]:

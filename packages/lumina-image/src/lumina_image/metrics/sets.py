@@ -13,6 +13,7 @@ from lumina_core.judging import Features, Judged
 from lumina_core.measures.frechet import Gaussian, fit, frechet
 from lumina_core.measures.kernel import kernel_distance
 from lumina_core.measures.neighbours import precision_recall
+from lumina_image.metrics.looks import LookedAt
 
 LITE0 = Use(use="image.efficientnet_lite0")
 
@@ -29,7 +30,7 @@ class Frechet:
     class Config(Settings):
         """By which features, and of how many at least."""
 
-        features: Use = LITE0
+        features: LookedAt = LITE0
         fewest: int = Field(50, ge=2, description="no distance is told of fewer pictures")
 
     def __init__(self, config: Config, features: Features) -> None:
@@ -66,7 +67,7 @@ class Kernel:
     class Config(Settings):
         """By which features."""
 
-        features: Use = LITE0
+        features: LookedAt = LITE0
 
     def __init__(self, config: Config, features: Features) -> None:
         self.config, self.features = config, features
@@ -88,7 +89,7 @@ class PrecisionRecall:
     class Config(Settings):
         """By which features, and how far a picture's neighbourhood reaches."""
 
-        features: Use = LITE0
+        features: LookedAt = LITE0
         k: int = Field(3, ge=1, le=100, description="to which neighbour of its own set a picture's ball reaches")
 
     def __init__(self, config: Config, features: Features) -> None:
