@@ -156,3 +156,10 @@ def test_the_trained_sides_are_known_to_what_scales_positions(tmp_path):
     assert (known == said).all()
     assert (none == grown).all()
     assert float((none - known).abs().max()) > 1e-3
+
+
+def test_a_model_that_knows_emoji_itself_reads_them_as_they_are_written():
+    request = PictureRequest(prompt="a ❤️", negative="🚀")
+    named, kept = (TextToImage(TextToImage.Config(emoji=how)) for how in ("named", "kept"))
+    assert named.conditions(request)["caption"] == ["a red heart"] and named.silences(request)["caption"] == ["rocket"]
+    assert kept.conditions(request)["caption"] == ["a ❤️"] and kept.silences(request)["caption"] == ["🚀"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image, PngImagePlugin
@@ -118,9 +118,18 @@ class TextToImage(_Pictures):
 
     Request = PictureRequest
 
+    class Config(_Pictures.Config):
+        """The size a model was trained at, and how it reads a prompt."""
+
+        emoji: Literal["named", "kept"] = Field(
+            "named", description="named: an emoji in a prompt is read as its name; kept: as it is written"
+        )
+
+    config: Config
+
     def conditions(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
         """The prompt for the conditioner called `caption`; an emoji in it is read as its name."""
-        return {"caption": [spelled_out(request.prompt)]}
+        return {"caption": [self._read(request.prompt)]}
 
     def asked(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
         """The request for an example again: its caption is the prompt.
@@ -136,7 +145,10 @@ class TextToImage(_Pictures):
 
     def silences(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
         """The negative prompt, or nothing."""
-        return {} if request.negative is None else {"caption": [spelled_out(request.negative)]}
+        return {} if request.negative is None else {"caption": [self._read(request.negative)]}
+
+    def _read(self, text: str) -> str:
+        return spelled_out(text) if self.config.emoji == "named" else text
 
 
 class ClassToImage(_Pictures):

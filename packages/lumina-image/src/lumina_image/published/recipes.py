@@ -33,7 +33,7 @@ def text_recipe(
         "layer": -2, "length": 256, "multiple_of": 8, "width": arguments.cap_feat_dim,
     }  # fmt: skip
     return {
-        "task": {"use": "image.text_to_image", "side": side},
+        "task": {"use": "image.text_to_image", "side": side, "emoji": "kept"},
         "autoencoder": _vae(arguments, outside.get("vae"), VAE),
         "conditioners": [caption],
         **_network(arguments),
