@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 PACKAGES = ("lumina-core", "lumina-image")
 WITH_EXTRAS = ("lumina-core[transformers,quantize,adaptive]", "lumina-image[diffusers,evaluate,shards]")
-TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14")
+TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14", "copier>=9")
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
 """torch lives here once, with the torchvision that fits it (timm needs one); every session's environment looks into it.
 Its wheels are gigabytes on some machines."""
@@ -67,6 +68,27 @@ def alone(session: nox.Session, package: str) -> None:
     """Each package with the core only: what it needs beyond that would be missing here."""
     install(session, "pytest>=8", "hypothesis>=6.100", packages=tuple(dict.fromkeys(("lumina-core", package))))
     session.run("pytest", f"tests/{package.removeprefix('lumina-')}", *session.posargs)
+
+
+@nox.session
+def downstream(session: nox.Session) -> None:
+    """Plugins as a stranger has them: the examples and one from the template, as wheels, without our sources."""
+    share_torch(session)
+    session.install("-q", "copier>=9", "pytest>=8")
+    place = Path(session.create_tmp()).resolve()
+    shutil.rmtree(place, ignore_errors=True)
+    asked = {"name": "fresh", "kind": "solver", "author": "A. Stranger"}
+    answers = [word for key, answer in asked.items() for word in ("--data", f"{key}={answer}")]
+    session.run("copier", "copy", "--quiet", *answers, "templates/plugin", str(place / "lumina-fresh"))
+    for example in ("lumina-ralston", "lumina-motion"):
+        shutil.copytree(Path("examples", example), place / example)
+    plugins = [place / name for name in ("lumina-fresh", "lumina-ralston", "lumina-motion")]
+    made = ["./packages/lumina-core", *map(str, plugins)]
+    session.run("pip", "wheel", "-q", "--no-deps", "-w", str(place / "wheels"), *made)
+    session.install("-q", "-c", "constraints.txt", *map(str, sorted((place / "wheels").glob("*.whl"))))
+    with session.chdir(place):
+        session.run("pytest", "-q", "--import-mode=importlib", *(str(plugin / "tests") for plugin in plugins))
+        session.run("lumina", "plugins", env={"LUMINA_STRICT": "1"})
 
 
 @nox.session

@@ -1,0 +1,72 @@
+"""The template for plugins makes, for every kind of part that it offers, one whose tests pass as it comes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from examples.stranger import ROOT, lines_of_python, told, unpacked
+
+from lumina_core.plugins.offers import KINDS
+
+TEMPLATE = ROOT / "templates" / "plugin"
+OFFERED = yaml.safe_load((TEMPLATE / "copier.yml").read_text(encoding="utf-8"))["kind"]["choices"]
+
+
+def rendered(folder, **answers):
+    copier = pytest.importorskip("copier")
+    plugin = folder / "plugin"
+    # of the files as they lie here, not of the last tag
+    copier.run_copy(str(TEMPLATE), plugin, data={"author": "A. Body", **answers}, quiet=True, vcs_ref="HEAD")
+    return plugin
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One plugin a kind, all of them found by one process."""
+    everything, where = {}, tmp_path_factory.mktemp("made")
+    environment = None
+    for kind in OFFERED:
+        plugin = rendered(where / kind, name=f"my{kind}", kind=kind)
+        one = unpacked(plugin, where / "site")
+        paths = (environment or one)["PYTHONPATH"]
+        environment = {**one, "PYTHONPATH": f"{plugin / 'src'}:{paths}" if everything else paths}
+        everything[kind] = plugin
+    return everything, environment
+
+
+def test_its_tests_pass_at_once_for_every_kind(made):
+    plugins, environment = made
+    tests = [plugin / "tests" for plugin in plugins.values()]
+    said = told(environment, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *tests)
+    assert f"{len(OFFERED)} passed" in said
+
+
+def test_lumina_plugins_shows_each_of_them_and_none_is_left_out(made):
+    plugins, environment = made
+    shown = told({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins")
+    for kind in plugins:
+        assert re.search(rf"^my{kind}  \(lumina-my{kind} 1\.0\)\n  {kind} +my{kind}\.\w+ ", shown, re.MULTILINE)
+
+
+def test_a_solver_is_less_than_fifteen_lines_of_python(made):
+    assert 5 < lines_of_python(made[0]["solver"] / "src") < 15
+
+
+def test_every_kind_but_those_of_judging_and_layouts_is_offered():
+    assert set(OFFERED) == set(KINDS) - {"metric", "features", "layout"}
+
+
+def test_what_is_made_is_tidy_and_has_a_readme_and_a_licence(made):
+    for plugin in made[0].values():
+        assert "A. Body" in (plugin / "LICENSE").read_text(encoding="utf-8")
+        assert "lumina plugins" in (plugin / "README.md").read_text(encoding="utf-8")
+        lines = [line for file in plugin.rglob("*.py") for line in file.read_text(encoding="utf-8").splitlines()]
+        assert max(map(len, lines)) <= 120 and not any(line != line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize("name", ["Motion", "core", "my-plugin", ""])
+def test_a_name_that_cannot_be_one_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"plain lower-case word|core is taken"):
+        rendered(tmp_path, name=name, kind="solver")
