@@ -195,3 +195,26 @@ class Denying(Faster):
 
     def __call__(self, rates, canvas, time):
         return tuple(r * (t / n) ** time for r, n, t in zip(rates, canvas.lengths, canvas.trained, strict=True))
+
+
+class Tiring:
+    """Averages in fewer blocks each time it is asked."""
+
+    window, asked = (1, 2, 2), 0
+
+    def pooled(self, depth, time):
+        self.asked += 1
+        return tuple(block > self.asked for block in range(depth))
+
+
+class Remembering:
+    """A two-step solver that keeps the slope in itself instead of carrying it."""
+
+    slope = None
+
+    def init(self, draw):
+        return None
+
+    def step(self, velocity, x, t, u, carried):
+        before, self.slope = self.slope, velocity(x, t)
+        return x + (u - t) * (self.slope if before is None else 1.5 * self.slope - 0.5 * before), None

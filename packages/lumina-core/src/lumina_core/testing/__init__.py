@@ -5,13 +5,14 @@ from __future__ import annotations
 from lumina_core.testing._arrange import check_autoencoder, check_tokenizer
 from lumina_core.testing._contract import Contract, ContractError, want
 from lumina_core.testing._dispatch import Sample, check_part
-from lumina_core.testing._flow import check_guidance, check_path, check_solver, check_times, measured_order
+from lumina_core.testing._flow import check_guidance, check_path, check_times
 from lumina_core.testing._judging import check_features, check_metric
 from lumina_core.testing._layout import check_layout
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
-from lumina_core.testing._scaling import check_extrapolation
+from lumina_core.testing._scaling import check_context_drop, check_extrapolation
+from lumina_core.testing._solver import check_solver, measured_order
 
 __all__ = [
     "Contract",
@@ -20,6 +21,7 @@ __all__ = [
     "check_autoencoder",
     "check_backbone",
     "check_conditioner",
+    "check_context_drop",
     "check_dataset",
     "check_extrapolation",
     "check_features",

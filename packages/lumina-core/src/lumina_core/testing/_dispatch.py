@@ -14,19 +14,21 @@ from lumina_core.errors import PluginError
 from lumina_core.model import build
 from lumina_core.plugins.registry import Registry
 from lumina_core.testing._arrange import check_autoencoder, check_tokenizer
-from lumina_core.testing._flow import check_guidance, check_path, check_solver, check_times
+from lumina_core.testing._flow import check_guidance, check_path, check_times
 from lumina_core.testing._judging import check_features, check_metric
 from lumina_core.testing._layout import check_layout
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
-from lumina_core.testing._scaling import check_extrapolation
+from lumina_core.testing._scaling import check_context_drop, check_extrapolation
+from lumina_core.testing._solver import check_solver
 from lumina_core.testing._whole import WIDTH
 
 CHECKS: dict[str, Callable[..., None]] = {
     "autoencoder": check_autoencoder,
     "backbone": check_backbone,
     "conditioner": check_conditioner,
+    "context_drop": check_context_drop,
     "dataset": check_dataset,
     "extrapolation": check_extrapolation,
     "features": check_features,
@@ -53,9 +55,6 @@ NEEDS = {
     "tokenizer": "a latent (B, C, ...)",
 }
 """What a sample is, for the kinds whose check cannot make one."""
-
-PLAIN = ("solver", "guidance")
-"""Kinds whose parts are plain functions: found, not built."""
 
 FILLED: dict[str, dict[str, int]] = {
     "backbone": {"token_width": 4, "memory_width": 8, "summary_width": 6},
@@ -119,7 +118,7 @@ def _built(registry: Registry, kind: str, name: str, options: Mapping[str, Any],
     part = registry.find(kind, name)
     if kind == "layout":
         return part()
-    if kind in PLAIN or not hasattr(part, "Config"):
+    if not hasattr(part, "Config"):  # a plain function
         return part
     known = part.Config.model_fields
     small = {key: value for key, value in SMALL.get(kind, {}).items() if key in known}

@@ -1,9 +1,8 @@
-"""Checks of the mathematics of the flow: path, times, solver, guidance, objective."""
+"""Checks of the mathematics of the flow: path, times and guidance."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -11,9 +10,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.errors import LuminaError
-from lumina_core.flow.solver import integrate
-from lumina_core.flow.times import equal_steps
-from lumina_core.parts import Draw, Grid, Guidance, Path_, Solver
+from lumina_core.parts import Draw, Grid, Guidance, Path_
 from lumina_core.testing._contract import (
     BrokenError,
     Contract,
@@ -129,73 +126,6 @@ def _check_draw(draw: Draw) -> None:
     with contract.line("different generators draw different times"):
         want(len(set(time.tolist())) > ITEMS // 2, f"{len(set(time.tolist()))} different times of {ITEMS}")
     check_whole(contract, data=drawn(3, 2, 6), draw=draw)
-
-
-def measured_order(solver: Solver, steps: int = 16) -> float:
-    """By which power of the step the error falls when steps are halved, on a spiral and a logistic curve."""
-    errors = [_error(solver, steps * times) for times in (1, 2)]
-    return math.inf if errors[1] < 1e-13 else math.log2(errors[0] / errors[1])
-
-
-def _error(solver: Solver, steps: int) -> float:
-    begin = torch.tensor([[1.0, 0.0, 0.2]], dtype=torch.float64)
-    came = integrate(_spiral, begin, equal_steps(steps), solver).values[0]
-    # angle and logistic time are both t + t^2 / 2, and 1.5 at the end
-    odds = 0.25 * math.exp(1.5)
-    wanted = torch.tensor([math.cos(1.5), math.sin(1.5), odds / (1 + odds)], dtype=torch.float64)
-    return float((came - wanted).abs().max())
-
-
-def _spiral(x: Tensor, time: Tensor) -> Tensor:
-    speed = (1 + time)[:, None]
-    across, up, share = x[:, 0:1], x[:, 1:2], x[:, 2:3]
-    return speed * torch.cat([-up, across, share * (1 - share)], dim=1)
-
-
-def check_solver(solver: Solver, order: int | None = None) -> None:
-    """Try every line of the contract `Solver`: a plain function from here to there, without state.
-
-    Args:
-        order: the order it claims; it is measured. None: at least the first.
-
-    Raises:
-        ContractError: a line is broken.
-    """
-    contract = Contract("Solver", solver)
-    t, u = torch.tensor(0.25, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    x = drawn(3, 4, 2).double()
-    asked: list[Tensor] = []
-
-    def velocity(values: Tensor, time: Tensor) -> Tensor:
-        asked.append(torch.as_tensor(time))
-        return torch.sin(3 * values) + time
-
-    with contract.line("step(velocity, x, t, u) gives x at u, in x's shape and type, and leaves x as it was"):
-        kept = x.clone()
-        came = solver(velocity, x, t, u)
-        want_same(x, kept, "the x that was handed over")
-        want_shape(came, tuple(x.shape), "what it gives")
-        want(came.dtype == x.dtype, f"{came.dtype} instead of {x.dtype}")
-    with contract.line("it asks for the velocity between t and u"):
-        times = [float(time) for time in asked]
-        want(times and min(times) >= 0.25 and max(times) <= 0.5, f"it asked at {times} between 0.25 and 0.5")
-    with contract.line("it has no state: the same step again, after another, gives the same"):
-        solver(_constant, x + 1, t, u)
-        want_same(solver(velocity, x, t, u), came, "the second time")
-    with contract.line("a constant velocity is followed exactly: x + (u - t) v"):
-        want_close(solver(_constant, x, t, u), x + 0.25 * 2, "what it gives", within=1e-12)
-        want(solver(_constant, x.float(), t, u).dtype == torch.float32, "float32 does not stay float32")
-    with contract.line("a batch of n is n singles"):
-        want_close(solver(velocity, x[1:2], t, u), came[1:2], "an item alone", within=1e-12)
-    with contract.line(f"halving the step divides the error by two to the order ({order or 'at least 1'})"):
-        found = measured_order(solver)
-        want(found > 0.8 if order is None else found > order - 0.3, f"an order of {found:.2f}")
-        want(order is None or found < order + 0.7, f"an order of {found:.2f}, more than it claims")
-    check_whole(contract, data=drawn(3, 2, 6), solver=solver)
-
-
-def _constant(values: Tensor, time: Tensor) -> Tensor:
-    return torch.full_like(values, 2.0)
 
 
 def check_guidance(guidance: Guidance) -> None:

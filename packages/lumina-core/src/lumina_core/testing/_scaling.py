@@ -1,10 +1,11 @@
-"""Check of an extrapolation: rotary frequencies for canvases larger than trained."""
+"""Checks of what fits a request to its canvas: extrapolation and context drop."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from lumina_core.fitting import ContextDrop
 from lumina_core.parts import Extrapolation
 from lumina_core.testing._contract import Contract, drawn, want, want_close, want_finite, want_same, want_shape
 from lumina_core.testing._whole import check_whole
@@ -63,3 +64,23 @@ def _want_close(
 ) -> None:
     for one, other in zip(came, wanted, strict=True):
         want_close(one, other, what, within=within)
+
+
+def check_context_drop(context_drop: ContextDrop) -> None:
+    """Try every line of the contract `ContextDrop`.
+
+    Raises:
+        ContractError: a line is broken.
+    """
+    contract = Contract("lumina_core.fitting.ContextDrop", context_drop)
+    with contract.line("window says how many token pitches are averaged along each of the three axes, at least 1"):
+        window = context_drop.window
+        want(len(window) == 3 and all(isinstance(size, int) and size > 0 for size in window), f"{window!r}")
+    with contract.line("pooled(depth, time) says of each block whether it averages, always the same"):
+        for depth in (1, 2, 7):
+            for time in TIMES:
+                pooled = context_drop.pooled(depth, time)
+                want(isinstance(pooled, tuple) and len(pooled) == depth, f"{pooled!r} for {depth} blocks")
+                want(all(isinstance(one, bool) for one in pooled), f"{pooled!r} of {depth} blocks")
+                want(context_drop.pooled(depth, time) == pooled, "another answer the second time")
+    check_whole(contract, data=drawn(3, 2, 6), context_drop=context_drop)

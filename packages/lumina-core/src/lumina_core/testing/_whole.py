@@ -126,8 +126,7 @@ def _recipe(given: Mapping[str, Any], fields: Sequence[str]) -> Recipe:
         sampling |= {"solver": _GIVEN}
     if "grid" in given:
         sampling |= {"grid": use, "steps": given.get("steps", 2)}
-    if "extrapolation" in given:
-        sampling |= {"extrapolation": use}
+    sampling |= {kind: use for kind in ("extrapolation", "context_drop") if kind in given}
     said = tuple(NamedUse(use=_GIVEN, name=field) for field in fields)
     return Recipe(
         task=use, tokenizer=use, autoencoder=use, conditioners=said, backbone=use, head=use, objective=use,
@@ -203,7 +202,10 @@ def _check_generation(
     model: Model, given: Mapping[str, Any], data: Tensor, values: Mapping[str, Sequence[Any]]
 ) -> None:
     requests = given.get("requests") or [_echo(model, values, item) for item in range(2)]
-    ready = {"times": Ready(given.get("grid")), "extrapolation": Ready(given.get("extrapolation"))}
+    ready = {kind: Ready(given[kind]) for kind in ("extrapolation", "context_drop") if kind in given}
+    ready["times"] = Ready(given.get("grid"))
+    if hasattr(given.get("solver"), "Config"):
+        ready["solver"] = Ready(given["solver"])
     finder = Given({**given, **ready})
     together = generate(model, finder, requests)
     want_shape(together.data, (len(requests), *data.shape[1:]), "what was generated")
