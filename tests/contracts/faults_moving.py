@@ -198,13 +198,13 @@ class Denying(Faster):
 
 
 class Tiring:
-    """Averages in fewer blocks each time it is asked."""
+    """Averages in other blocks each time it is asked."""
 
     window, asked = (1, 2, 2), 0
 
     def pooled(self, depth, time):
         self.asked += 1
-        return tuple(block > self.asked for block in range(depth))
+        return tuple((block + self.asked) % 2 == 0 for block in range(depth))
 
 
 class Remembering:

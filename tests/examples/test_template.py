@@ -54,8 +54,8 @@ def test_a_solver_is_less_than_fifteen_lines_of_python(made):
     assert 5 < lines_of_python(made[0]["solver"] / "src") < 15
 
 
-def test_every_kind_but_those_of_judging_and_layouts_is_offered():
-    assert set(OFFERED) == set(KINDS) - {"metric", "features", "layout"}
+def test_every_kind_is_offered_but_those_that_few_will_write():
+    assert set(OFFERED) == set(KINDS) - {"metric", "features", "layout", "context_drop"}
 
 
 def test_what_is_made_is_tidy_and_has_a_readme_and_a_licence(made):
