@@ -172,6 +172,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("solver", "core.rk4_38"): Try(sample=4),
     ("task", "image.class_to_image"): Try(sample={"label": 3, "size": (16, 8)}),
     ("task", "image.text_to_image"): [Try(sample=ASKED), Try({"side": 8}, {"prompt": "x"})],
+    ("times", "core.fitted_grid"): Try({"values": (0, 0.1, 0.3, 1)}),
     ("times", "core.given_grid"): Try({"values": (0, 0.25, 1)}),
     ("times", "core.shifted"): Try({"shift": 4}),
     ("times", "core.within"): [Try(), Try({"start": 0.2, "stop": 0.6, "times": {"use": "core.logit_normal"}})],
