@@ -205,6 +205,7 @@ def test_a_plugin_that_is_not_installed_is_named_with_what_the_model_was_made_wi
     said = str(error.value)
     assert "no plugin called 'toy' is installed. Install it with: pip install lumina-toy" in said
     assert "was made with lumina-toy 0.1.0, lumina-core" in said
+    assert said.endswith("; the same again: pip install 'lumina-toy==0.1.0')")
 
 
 def test_an_option_that_a_part_does_not_know_is_told_with_the_file(folder, registry):

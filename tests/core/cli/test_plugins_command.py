@@ -57,3 +57,10 @@ def lumina_register_commands(commands):
     install("lumina-sound", "sound = sound_plugin", {"sound_plugin": plugin})
     kinds = [line.split()[0] for line in lumina("plugins", "sound").out.splitlines()[1:]]
     assert kinds == ["vocoder", "kind", "command"]
+
+
+def test_a_recipe_of_a_plugin_that_was_left_out_says_so(lumina, install):
+    install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise RuntimeError('libsndfile is missing')"})
+    told = lumina("check", "bad.tiny")
+    assert told.status == 1
+    assert "the plugin 'bad' is installed but was left out: RuntimeError: libsndfile is missing" in told.err

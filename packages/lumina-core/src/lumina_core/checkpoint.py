@@ -125,7 +125,10 @@ def load_model(
             model = build_model(opened.recipe, registry)
     except PluginError as error:
         made_with = ", ".join(f"{name} {version}" for name, version in opened.plugins.items())
-        raise PluginError(f"{error} ({opened.folder} was made with {made_with or 'unnamed plugins'})") from error
+        there = {source.distribution for source in registry.sources.values()}
+        missing = [f"'{name}=={version}'" for name, version in opened.plugins.items() if name not in there]
+        again = f"; the same again: pip install {' '.join(missing)}" if missing else ""
+        raise PluginError(f"{error} ({opened.folder} was made with {made_with or 'unnamed plugins'}{again})") from error
     except ConfigError as error:
         raise CheckpointError(f"{opened.folder / CONFIG}: {error}") from error
     stored = format_of(opened.weights)

@@ -17,6 +17,7 @@ def asked_recipe(registry: Registry, name: str, settings: tuple[str, ...]) -> Re
 
     Raises:
         ConfigError: there is neither; a setting does not fit.
+        PluginError: the plugin that should bring it was left out.
     """
     from lumina_core.config import nearest, read_file, read_text, with_setting
     from lumina_core.errors import ConfigError, PluginError
@@ -32,6 +33,8 @@ def asked_recipe(registry: Registry, name: str, settings: tuple[str, ...]) -> Re
         values = read_text(text, f"recipe {name}")
     elif Path(name).suffix in {".yaml", ".yml", ".json"}:
         values = read_file(Path(name))
+    elif registry.absence(name.partition(".")[0]):
+        raise PluginError(registry.absence(name.partition(".")[0]))
     else:
         raise ConfigError(f"no recipe is called '{name}', and it is no .yaml file{nearest(name, installed)}")
     for setting in settings:
