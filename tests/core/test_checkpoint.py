@@ -75,6 +75,12 @@ def test_weights_come_in_the_format_asked_for_and_else_as_they_are_stored_but_fl
     assert small == (kept is not None)
 
 
+def test_weights_go_to_the_device_that_is_asked_for_one_by_one(folder, registry):
+    # a device without memory stands for any other than the CPU
+    model = load_model(folder, registry, "meta", torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+
+
 def test_a_large_model_is_cut_into_files_and_comes_back_the_same(folder, registry, tmp_path):
     model = load_model(folder, registry)
     save_model(model, registry, tmp_path / "cut", most=20_000)

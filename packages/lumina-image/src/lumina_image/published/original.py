@@ -25,7 +25,7 @@ ARGUMENTS = "model_args.pth"
 WRITTEN = "consolidated_ema.00-of-01"
 """What is written: the published samplers take the average of the weights unless told otherwise."""
 SAMPLING = {
-    "steps": 30, "solver": "core.midpoint", "grid": {"use": "core.shift_grid", "shift": 4.0},
+    "steps": 29, "solver": "core.midpoint", "grid": {"use": "core.shift_grid", "shift": 4.0},
     "extrapolation": {"use": "core.watershed", "watershed": 0.3, "isotropic": True},
 }  # fmt: skip
 """Of the published demo (lumina_next_t2i_mini/demo.py); its 30 counts points, ours steps."""
