@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from core.toy import LENGTH, recipe, registry, values
+from core.toy import LENGTH, Words, recipe, registry, values
 
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
 from lumina_core.model import build_model
@@ -57,3 +57,9 @@ def test_what_a_recipe_borrows_is_looked_for_before_anything_large_is_built():
     plain["backbone"]["width"] = 2**20  # too large for any machine
     with pytest.raises(CheckpointError, match=r"there is no folder \./no/such/folder"):
         check(read_recipe(plain, "toy"), registry())
+
+
+def test_it_says_how_many_values_are_cut(monkeypatch):
+    monkeypatch.setattr(Words, "unread", lambda self, value: value[4:], raising=False)
+    (line,) = check(recipe("word"), registry()).too_long
+    assert line == "1 of 3 values of 'word' are cut; left out from: 'le'"

@@ -56,6 +56,8 @@ def check(recipe: str, settings: tuple[str, ...]) -> None:
     for name, count in found.parameters.items():
         click.echo(f"{name:24} {count:>13,} parameters")
     click.echo(f"{'trained':24} {found.trained:>13,}")
+    for line in found.too_long:
+        click.echo(f"Note: {line}", err=True)
     click.echo(f"examples {found.examples}, each {found.data_shape} -> tokens {found.token_shape}")
     click.echo(
         f"memory about {found.memory_bytes / 2**30:.2f} GiB; "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
+from lumina_core.errors import LuminaError
 from lumina_core.model import Model, build_dataset, build_model, look_outside
 from lumina_core.parts import Dataset
 from lumina_core.plugins.registry import Registry
@@ -20,6 +23,8 @@ from lumina_core.train.step import Stepper
 
 CHECKED = 4
 """Examples that a dry run sends through the model."""
+LOOKED_AT = 2000
+"""Values at most that are looked at for their length."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Found:
     loss: float
     memory_bytes: int
     seconds: float
+    too_long: tuple[str, ...] = ()
 
 
 def check(recipe: Recipe, registry: Registry) -> Found:
@@ -66,7 +72,20 @@ def check(recipe: Recipe, registry: Registry) -> Found:
         loss=loss,
         memory_bytes=memory(model, recipe, tokens.values.shape[1]),
         seconds=seconds,
+        too_long=tuple(too_long(model, dataset)),
     )
+
+
+def too_long(model: Model, dataset: Dataset) -> Iterator[str]:
+    """For each conditioner that cuts long values, a line on how many are cut, of the first that the data can have."""
+    for field, speaker in model.speakers.items():
+        if not hasattr(speaker, "unread"):
+            continue
+        with suppress(LuminaError):  # a data set that cannot list them is no worse for it
+            values = dataset.values(field)[:LOOKED_AT]
+            ends = [end for end in map(speaker.unread, values) if end]
+            if ends:
+                yield f"{len(ends)} of {len(values)} values of '{field}' are cut; left out from: '{ends[0][:40]}'"
 
 
 def parameters(model: Model) -> dict[str, int]:
