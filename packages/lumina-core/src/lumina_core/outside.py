@@ -6,7 +6,8 @@ import hashlib
 import importlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +82,8 @@ class Borrowed(nn.Module):
         """The network, frozen, on its device; loaded now if it is not yet."""
         with torch.inference_mode(False), torch.device("cpu"):  # not the mode or device of who happens to ask first
             if not self._held:
-                self._held.append(self._load(self.device).eval().requires_grad_(False))
+                with hushed():
+                    self._held.append(self._load(self.device).eval().requires_grad_(False))
             return self._held[0].to(self.device)
 
     def release(self) -> None:
@@ -146,12 +148,20 @@ def needed(module: str, install: str, what: str) -> Any:
     Raises:
         PluginError: it is not installed; the message has the line that installs it.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # libraries tell at their import what else they could use
     try:
-        return importlib.import_module(module)
+        with hushed():
+            return importlib.import_module(module)
     except ImportError as error:
         raise PluginError(f"{what} needs {module} ({error}): pip install '{install}'") from error
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Libraries keep to themselves what else they could use, which many tell when they are imported."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
     finally:
         logging.disable(before)
 

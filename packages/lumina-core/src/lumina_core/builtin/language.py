@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.outside import described, needed
+from lumina_core.outside import described, hushed, needed
 
 WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
 """What the width of a layer is called in the settings of one family or another."""
@@ -215,7 +215,8 @@ def _quiet(library: Any) -> Iterator[None]:
     log.set_verbosity_error()
     log.disable_progress_bar()
     try:
-        yield
+        with hushed():
+            yield
     finally:
         log.set_verbosity(level)
         if bars:
