@@ -105,7 +105,7 @@ def test_another_size_can_be_asked_for():
 
 def test_on_step_sees_the_way_and_can_stop_it():
     seen = []
-    found = ask({"word": "low", "steps": 4}, on_step=lambda done, time, x: seen.append((done, time)) or done == 2)
+    found = ask({"word": "low", "steps": 4}, on_step=lambda at: seen.append((at.step, at.time)) or at.step == 2)
     assert seen == [(1, 0.25), (2, 0.5)]
     assert found.evaluations == 4
 

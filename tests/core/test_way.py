@@ -167,7 +167,7 @@ def test_data_to_begin_from_is_kept_as_much_as_the_strength_leaves():
 
 def test_whoever_watches_may_give_other_values_to_go_on_with():
     found = generate(
-        MODEL, registry(), [ToyRequest(**asked())], lambda done, time, x: torch.zeros_like(x) if time == 1 else None
+        MODEL, registry(), [ToyRequest(**asked())], lambda at: torch.zeros_like(at.values) if at.time == 1 else None
     )
     assert torch.equal(found.data, torch.zeros(1, 2, 6))
 

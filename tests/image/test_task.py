@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lumina_image.task import PictureRequest, TextToImage, to_picture
+from lumina_image.asked import PictureRequest
+from lumina_image.task import TextToImage, to_picture
 
 
 def pixels(path: Path | str) -> np.ndarray:

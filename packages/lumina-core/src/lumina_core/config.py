@@ -151,7 +151,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"the key '{place}' is missing"
     said = first["msg"].removeprefix("Value error, ")
-    return f"{place + ': ' if place else ''}{said[0].lower() + said[1:]} (got {_shortened(first['input'])})"
+    # what is wrong with several values together says itself which
+    got = f" (got {_shortened(first['input'])})" if place else ""
+    return f"{place + ': ' if place else ''}{said[0].lower() + said[1:]}{got}"
 
 
 def _shortened(value: Any) -> str:

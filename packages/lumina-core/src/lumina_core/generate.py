@@ -12,19 +12,19 @@ from torch import Tensor
 
 from lumina_core.conditions import stack
 from lumina_core.errors import ConfigError
-from lumina_core.flow.path import mix
 from lumina_core.flow.solver import Solution, integrate
-from lumina_core.flow.times import cut
 from lumina_core.given import NOTHING_GIVEN, Draws, Given, condition_of, noise_of, silence_of
+from lumina_core.known import Begun, begin, fitting, known_of
 from lumina_core.model import Finder, Model
 from lumina_core.motion import Guided, Moved
 from lumina_core.parts import Velocity
 from lumina_core.request import Request
-from lumina_core.types import Condition, check_shape
+from lumina_core.seen import Seen, Watched
+from lumina_core.types import Condition
 from lumina_core.way import Settings, Way, agreed, blank_tokens, way_of
 
-OnStep = Callable[[int, float, Tensor], "bool | Tensor | None"]
-"""(steps done, time reached, values (B, N, D)) -> True to stop there, or other values to go on with."""
+OnStep = Callable[[Seen], "bool | Tensor | None"]
+"""Sees a step; answers True to stop there, or other values (B, N, D) to go on with."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,14 @@ class Result:
     evaluations: int
     seconds: float
     settings: Settings
+    stopped: float | None = None
+    """The time at which it was stopped; None: it went to its end."""
 
     def record(self) -> dict[str, Any]:
         """What belongs beside the data; nothing that differs when the same is asked again."""
         settings = {key: value for key, value in asdict(self.settings).items() if value is not None}
-        return {"evaluations": self.evaluations, "settings": settings}
+        stopped = {} if self.stopped is None else {"stopped_at": self.stopped}
+        return {"evaluations": self.evaluations, "settings": settings, **stopped}
 
 
 @torch.inference_mode()
@@ -53,7 +56,8 @@ def generate(
     Item by item the result is the same as if it had been asked alone (up to the rounding of larger matrix products).
 
     Args:
-        on_step: sees every step; may stop the way, or give other values to go on with.
+        on_step: sees every step; may stop the way, or give other values to go on with. Of a way that was stopped the
+            result is what the last step foretells: the same as its `data`.
         given: conditions, noise or data to begin from that are handed over instead of being made from the requests.
 
     Raises:
@@ -65,19 +69,22 @@ def generate(
     if any(agreed(model, request) != agreed(model, first) for request in requests):
         raise ConfigError("requests of one batch must agree in steps, solver, grid, guidance and size")
     seeds = [request.seed + k for request in requests for k in range(request.count)]
-    places = blank_tokens(model, model.task.extent(first), len(seeds))
+    extent = model.task.extent(first)
+    known = known_of(model, requests, given, extent)
+    extent = extent if known is None else fitting(model, extent)
+    places = blank_tokens(model, extent, len(seeds))
     draws = Draws(places.values.shape[1:], seeds, model.device)
-    x, grid = _start(model, given, way.grid, noise_of(model, given, draws))
+    begun = begin(model, known, extent, way.grid, noise_of(model, given, draws))
+    watched = Watched(model, begun, places, on_step)
     with model.at_work("conditioners"):
         said = condition_of(model, requests, given)
         silent = None if way.guiding.scale == 1 else silence_of(model, requests, given)
     with model.at_work("backbone", "head"):
-        velocity = velocity_of(model, way, len(seeds), model.task.extent(first), said, silent)
-        solution = _gone(velocity, x, grid, way, on_step, draws)
-    with model.at_work("autoencoder"):
-        data = model.autoencoder.decode(model.tokenizer.latent(places.with_values(solution.values)))
+        velocity = begun.velocity(velocity_of(model, way, len(seeds), extent, said, silent))
+        solution = _gone(velocity, begun, way, watched, draws)
+    data = watched.decoded(solution.values) if watched.last is None else watched.last.data
     seconds = clock.perf_counter() - began
-    return Result(data.float().cpu(), tuple(seeds), solution.evaluations, seconds, way.settings)
+    return Result(data.float().cpu(), tuple(seeds), solution.evaluations, seconds, way.settings, watched.stopped)
 
 
 def velocity_of(
@@ -97,24 +104,8 @@ def velocity_of(
     return Guided(half(said), half(silent), both, way.guiding)
 
 
-def _start(model: Model, given: Given, grid: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """What the way begins with, and the times that it still has to go."""
-    if given.data is None:
-        return noise, grid
-    left = cut(grid, given.strength)
-    with model.at_work("autoencoder"):
-        latent = model.autoencoder.encode(given.data.to(model.device, model.dtype)).float()
-    known = model.tokenizer.tokens(latent).values
-    if len(known) == 1:
-        known = known.expand(len(noise), -1, -1)
-    check_shape(known, noise.shape, "the given data, cut into tokens,")
-    path = getattr(model.objective, "path", None)
-    if path is None:
-        raise ConfigError("this model's objective names no path, so nobody knows how data and noise are mixed on it")
-    return mix(path, noise, known, noise.new_full((len(noise),), float(left[0]))), left
-
-
-def _gone(velocity: Velocity, x: Tensor, grid: Tensor, way: Way, on_step: OnStep | None, draws: Draws) -> Solution:
-    if len(grid) == 1:  # a strength of 0: nothing is to change
-        return Solution(x, 0, 0)
-    return integrate(velocity, x, grid, way.solver, on_step, draws, way.limit)
+def _gone(velocity: Velocity, begun: Begun, way: Way, watched: Watched, draws: Draws) -> Solution:
+    if len(begun.grid) == 1:  # a strength of 0: nothing is to change
+        return Solution(begun.x, 0, 0)
+    watched.steps = None if way.settings.steps is None else len(begun.grid) - 1
+    return integrate(velocity, begun.x, begun.grid, way.solver, watched, draws, way.limit)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lumina_core.config import Config
 from lumina_core.pieces import Draft, Unbuilt
-from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Loss, Tokens
+from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Known, Loss, Tokens
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data.
@@ -28,7 +28,11 @@ Example = Mapping[str, Any]
 
 
 class Tokenizer(Protocol):
-    """Rearranges a latent into tokens and back without losing or inventing a number; has no weights."""
+    """Rearranges a latent into tokens and back without losing or inventing a number; has no weights.
+
+    One that cuts evenly says by `pitch: tuple[int, ...]` how many latent samples a token spans along each axis: data to
+    begin from is then filled up to what can be cut.
+    """
 
     @property
     def width(self) -> int:
@@ -224,6 +228,10 @@ class Task(Protocol):
 
     def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
         """For each conditioner the values asked for, one an item."""
+        ...
+
+    def known(self, request: Any) -> Known | None:
+        """What one result begins from that is there already; None: from noise. A task may lack this method."""
         ...
 
     def trained(self) -> Extent | None:

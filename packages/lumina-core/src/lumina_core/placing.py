@@ -15,6 +15,7 @@ from lumina_core.generate import OnStep, Result
 from lumina_core.model import Model
 from lumina_core.outside import Borrowed
 from lumina_core.precision import resolve, usable
+from lumina_core.seen import Seen
 
 FORMATS = ("auto", "float32", "bfloat16", "float16")
 """Number formats that a user can name."""

@@ -55,6 +55,7 @@ class Session:
         """Answer one request; as many answers as its `count`.
 
         Args:
+            on_step: sees every step (`lumina_core.seen`): its number, time and data; answers True to stop there.
             given: conditions or noise made elsewhere, see `lumina_core.given`; with a condition the words may be left
                 out.
 

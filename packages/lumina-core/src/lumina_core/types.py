@@ -100,6 +100,22 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a way begins from that is there already, and what of it stays.
+
+    Attributes:
+        data: (channels, ...) in [-1, 1]; of a batch, (1 or B, channels, ...).
+        strength: of the change, in 0..1: how much noise it begins with; 0 changes nothing.
+        kept: (...) or (1 or B, ...) float in 0..1, how much of the data comes back at each place: where it is 1 all,
+            exactly; where it is 0 nothing but what `strength` leaves. None: 0 everywhere.
+    """
+
+    data: Tensor
+    strength: float = 1.0
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Hidden:
     """What the backbone hands to a head: values (B, N, W), and a modulation (B, A), None without time and summary."""
 

@@ -29,6 +29,11 @@ class Patches:
         """Numbers a token holds: channels times the pixels of a patch."""
         return self.channels * self.patch**2
 
+    @property
+    def pitch(self) -> tuple[int, int]:
+        """Latent pixels that a token spans along each axis."""
+        return self.patch, self.patch
+
     def tokens(self, latent: Tensor) -> Tokens:
         """(B, C, H, W) -> values (B, N, C * patch * patch), each vector in the order (channel, row, column).
 

@@ -9,65 +9,16 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image, PngImagePlugin
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
-from lumina_core.request import Request
-from lumina_core.types import Extent
+from lumina_core.types import Extent, Known
+from lumina_image.asked import MAX_SIDE, ClassRequest, PictureRequest, SizedRequest
+from lumina_image.canvas import known_of
 from lumina_image.emoji_names import spelled_out
-
-MAX_SIDE = 4096
-
-
-class SizedRequest(Request):
-    """Pictures of a size."""
-
-    size: tuple[int, int] | None = Field(
-        None, title="WIDTHxHEIGHT", description="sides in pixels, for example 64x64; left out: the model's own"
-    )
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _from_words(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        sides = value.lower().replace("×", "x").split("x")
-        if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
-            raise ValueError("a size is WIDTHxHEIGHT, for example 64x64")
-        return tuple(int(side) for side in sides)
-
-    @field_validator("size")
-    @classmethod
-    def _within_bounds(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
-        if value is not None and not all(1 <= side <= MAX_SIDE for side in value):
-            raise ValueError(f"a side goes from 1 to {MAX_SIDE} pixels")
-        return value
-
-
-class PictureRequest(SizedRequest):
-    """A sentence in, pictures out."""
-
-    prompt: str = Field(
-        max_length=20000, description="what the picture shows, in any language; an emoji is read as its name"
-    )
-    negative: str | None = Field(None, max_length=20000, description="what to stay away from")
-
-    @field_validator("prompt")
-    @classmethod
-    def _says_something(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("the prompt is empty; say what the picture shows")
-        return value
-
-
-class ClassRequest(SizedRequest):
-    """A class in, pictures out."""
-
-    label: int = Field(ge=0, title="LABEL", description="number of the class, from 0", examples=["207"])
-
 
 class _Pictures:
     """What every task of pictures does alike: sizes, and files."""
@@ -85,8 +36,12 @@ class _Pictures:
 
     def extent(self, request: SizedRequest) -> Extent:
         """(rows, columns) of pixels."""
-        width, height = request.size or (self.config.side, self.config.side)
+        width, height = request.canvas or (self.config.side, self.config.side)
         return height, width
+
+    def known(self, request: SizedRequest) -> Known | None:
+        """The picture that the request begins from, and what of it stays."""
+        return known_of(request)
 
     def trained(self) -> Extent:
         """(rows, columns) of pixels that the model learnt from."""

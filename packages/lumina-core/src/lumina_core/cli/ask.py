@@ -15,6 +15,7 @@ import click
 
 from lumina_core.cli.options import option, placing_options
 from lumina_core.cli.places import make_folder, places
+from lumina_core.cli.preview import previewing, steps_folder
 from lumina_core.cli.progress import progress
 from lumina_core.errors import ConfigError
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 """Answers that are made together."""
+
+PREVIEW = "Every N steps a file of what forms, beside the result: heart-steps/003.png and on for heart.png."
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class _Asked:
     dtype: str | None
     offload: bool
     text_device: str | None
+    preview: int | None
     as_json: bool
 
 
@@ -92,6 +96,7 @@ def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Pa
         click.Option([f"--{noun}s", "several"], type=path, metavar="FILE", help=several),
         click.Option(["--device"], metavar="NAME", default="cpu", help="cpu, cuda, mps ...  [default: cpu]"),
         *placing_options(),
+        click.Option(["--preview"], type=click.IntRange(min=1), metavar="N", help=PREVIEW),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on one line, last."),
     ]
 
@@ -109,12 +114,13 @@ def _run(task: Any, task_name: str, subject: str | None, values: dict[str, Any])
     session = open_model(asked.model, task=task_name, **place)
     opened = time.perf_counter()
     with _warnings_in_a_line():
-        answers = _answered(session, requests, paths, quiet=lines is None)
+        answers = _answered(session, requests, paths, asked.preview, quiet=lines is None)
     if not asked.as_json:
         click.echo("\n".join(str(path) for path in paths))
         return
     seconds = {"seconds": time.perf_counter() - opened, "seconds_to_open": opened - began}
-    told = {**_told(paths, answers), **{key: round(value, 3) for key, value in seconds.items()}}
+    previews = {} if asked.preview is None else {"previews": [str(steps_folder(path)) for path in paths]}
+    told = {**_told(paths, answers), **previews, **{key: round(value, 3) for key, value in seconds.items()}}
     click.echo(json.dumps(told, ensure_ascii=False))
 
 
@@ -150,13 +156,16 @@ def _requests(
     return [r.model_copy(update={"seed": r.seed + k, "count": 1}) for r in asked for k in range(r.count)]
 
 
-def _answered(session: Session, requests: list[Request], paths: list[Path], quiet: bool) -> list[Answer]:
+def _answered(
+    session: Session, requests: list[Request], paths: list[Path], preview: int | None, quiet: bool
+) -> list[Answer]:
     answers: list[Answer] = []
     for note in dict.fromkeys(note for request in requests for note in session.notes(request)):
         click.echo(f"Note: {note}", err=True)
     with progress("generating", len(requests), quiet) as done:
         for start in range(0, len(requests), BATCH):
-            for answer in session.ask_all(requests[start : start + BATCH]):
+            batch, there = requests[start : start + BATCH], paths[start : start + BATCH]
+            for answer in session.ask_all(batch, previewing(session, batch, there, preview)):
                 make_folder(paths[len(answers)].parent)
                 answer.save(paths[len(answers)])
                 answers.append(answer)

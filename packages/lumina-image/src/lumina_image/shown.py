@@ -1,0 +1,101 @@
+"""Pictures that a request shows the model: from a file, bytes, Pillow, an array or a tensor; decoded within bounds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+
+from lumina_image.pictures import PictureError, on_white, read_picture
+
+MAX_PIXELS = 64_000_000
+"""Of a picture that is shown; a larger one is refused by its header."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture as it was handed over.
+
+    Attributes:
+        image: RGB, upright, transparent parts white.
+        name: of its file; empty where it was none.
+    """
+
+    image: Image.Image
+    name: str = ""
+
+    def told(self) -> dict[str, str]:
+        """What belongs into a record: the file's name, and a digest of the size and the pixels."""
+        digest = hashlib.sha256(f"{self.image.size}".encode() + self.image.tobytes()).hexdigest()
+        return {**({"name": self.name} if self.name else {}), "sha256": digest}
+
+
+def shown(value: Any) -> Shown:
+    """A path, the bytes of a file, a Pillow image, an array or a tensor as a picture.
+
+    Args:
+        value: tensors are (3, H, W) in [-1, 1], as answers have them, or (H, W) in 0..1; arrays (H, W, 3) or (H, W)
+            of 0..255, or of bool.
+
+    Raises:
+        ValueError: it is none of these, cannot be decoded, or is too large.
+    """
+    if isinstance(value, Shown):
+        return value
+    if isinstance(value, str | Path):
+        return _from_file(Path(value))
+    try:
+        if isinstance(value, bytes):
+            return Shown(read_picture(value, MAX_PIXELS))
+        if isinstance(value, Image.Image):
+            return Shown(on_white(value))
+    except PictureError as error:
+        raise ValueError(f"what was given cannot be used as a picture: {error}") from error
+    if isinstance(value, torch.Tensor):
+        value = _array(value)
+    if isinstance(value, np.ndarray) and value.dtype in (np.uint8, bool) and value.ndim in (2, 3):
+        if value.ndim == 2 or value.shape[2] == 3:
+            levels = value.astype(np.uint8) * 255 if value.dtype == bool else value
+            return Shown(Image.fromarray(np.ascontiguousarray(levels)).convert("RGB"))
+    raise ValueError(
+        "a picture is a path, the bytes of a file, a Pillow image, a tensor (3, H, W) in [-1, 1] or (H, W) in 0..1, or "
+        "an array (H, W, 3) or (H, W) of 0..255"
+    )
+
+
+Picture = Annotated[InstanceOf[Shown], BeforeValidator(shown), PlainSerializer(Shown.told)]
+"""The type of a request's field; in a record it is a name and a digest."""
+
+
+def _from_file(path: Path) -> Shown:
+    try:
+        stamp = path.stat()
+        return _read(path, stamp.st_mtime_ns, stamp.st_size)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except PictureError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int) -> Shown:
+    # a file of prompts asks for the same picture again and again
+    if path.is_dir():
+        raise PictureError("it is a folder; name a file in it")
+    return Shown(read_picture(path, MAX_PIXELS), path.name)
+
+
+def _array(value: torch.Tensor) -> Any:
+    data = value.detach().cpu()
+    if data.ndim == 3 and data.shape[0] == 3:
+        return ((data.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    if data.ndim == 2:
+        return (data.float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return None

@@ -1,0 +1,30 @@
+"""Results as they form, in files beside the result."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_a_file_every_few_steps_in_a_folder_beside_the_result(lumina, toy, toy_folder, tmp_path):
+    out = tmp_path / "made.json"
+    asked = ("numbers", "red cat", "--steps", 5, "--model", toy_folder, "--out", out, "--json")
+    done = lumina(*asked, "--preview", 2)
+    assert done.status == 0
+    assert sorted(path.name for path in (tmp_path / "made-steps").iterdir()) == ["002.json", "004.json"]
+    assert json.loads(done.out)["previews"] == [str(tmp_path / "made-steps")]
+    kept = out.read_bytes()
+    lumina(*asked)
+    assert out.read_bytes() == kept
+
+
+def test_several_results_have_a_folder_each(lumina, toy, toy_folder, tmp_path):
+    lumina(
+        "numbers", "red cat", "--count", 2, "--steps", 2, "--preview", 1, "--model", toy_folder,
+        "--out", tmp_path / "made.json",
+    )  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made-0-steps", "made-0.json", "made-1-steps", "made-1.json"]
+
+
+def test_a_preview_every_0_steps_is_refused(lumina, toy, toy_folder, tmp_path):
+    done = lumina("numbers", "red cat", "--preview", 0, "--model", toy_folder, "--out", tmp_path / "made.json")
+    assert done.status == 2 and "preview" in done.err

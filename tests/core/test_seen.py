@@ -1,0 +1,61 @@
+"""Whoever watches a way: each step, where it leads, and stopping there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from core.test_generate import MODEL
+from core.toy import ToyRequest, registry
+
+from lumina_core.generate import generate
+
+
+def watched(on_step, **asked):
+    return generate(MODEL, registry(), [ToyRequest(word="low", **{"steps": 4, **asked})], on_step)
+
+
+def test_every_step_is_seen_with_its_number_and_time_and_the_last_is_the_result():
+    seen = []
+    found = watched(seen.append)
+    assert [(at.step, at.steps, at.time) for at in seen] == [(1, 4, 0.25), (2, 4, 0.5), (3, 4, 0.75), (4, 4, 1.0)]
+    assert torch.equal(seen[-1].data.float(), found.data)
+
+
+def test_watching_changes_nothing_and_asks_nothing_more():
+    seen = []
+    found, alone = watched(lambda at: seen.append(at.data)), watched(None)
+    assert torch.equal(found.data, alone.data) and found.evaluations == alone.evaluations
+    assert found.record() == alone.record()
+
+
+def test_what_forms_is_ever_nearer_to_the_result():
+    seen = []
+    found = watched(seen.append, steps=8, solver="rk4")
+    away = [float((at.data - found.data).abs().mean()) for at in seen]
+    assert away[-1] < away[4] < away[0]
+
+
+def test_euler_foretells_what_the_network_says_of_the_data():
+    """One step of Euler to the end is where the first of several leads."""
+    seen = []
+    watched(seen.append, solver="euler")
+    assert torch.allclose(seen[0].data, watched(None, solver="euler", steps=1).data, atol=1e-5)
+
+
+def test_a_way_that_is_stopped_gives_what_its_last_step_foretold_and_says_so():
+    seen = []
+    found = watched(lambda at: seen.append(at) or at.step == 2)
+    assert torch.equal(found.data, seen[-1].data.float())
+    assert found.evaluations == 4 and found.record()["stopped_at"] == 0.5
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "adams"])
+def test_solvers_of_every_form_are_seen_and_stopped(solver):
+    pytest.importorskip("torchdiffeq")
+    found = watched(lambda at: at.time > 0.3, solver=solver)
+    assert 0.3 < found.record()["stopped_at"] < 1
+    assert bool(found.data.isfinite().all())
+
+
+def test_stopping_at_the_last_step_is_no_stop():
+    assert "stopped_at" not in watched(lambda at: at.time == 1).record()
