@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from making import registry_of
+from PIL import Image
 
 from lumina_core.errors import ConfigError
 from lumina_core.session import Session
@@ -38,7 +38,11 @@ def mask_of(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Im
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that says it is so large."""
-    parts = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(100)), b"IEND"]
+    parts = [
+        b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
+        b"IDAT" + zlib.compress(bytes(100)),
+        b"IEND",
+    ]
     framed = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts]
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
@@ -156,7 +160,9 @@ def test_a_file_an_array_a_tensor_and_its_bytes_are_the_same_picture(session, tm
     picture.save(tmp_path / "p.png")
     data = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1) / 127.5 - 1
     handed = [tmp_path / "p.png", str(tmp_path / "p.png"), (tmp_path / "p.png").read_bytes(), np.asarray(picture), data]
-    digests = {json.dumps(session.request(prompt="x", image=h).model_dump(mode="json")["image"]["sha256"]) for h in handed}
+    digests = {
+        json.dumps(session.request(prompt="x", image=h).model_dump(mode="json")["image"]["sha256"]) for h in handed
+    }
     assert len(digests) == 1
     mask = np.zeros((24, 32), bool)
     mask[:, :5] = True

@@ -22,7 +22,12 @@ def test_several_results_have_a_folder_each(lumina, toy, toy_folder, tmp_path):
         "numbers", "red cat", "--count", 2, "--steps", 2, "--preview", 1, "--model", toy_folder,
         "--out", tmp_path / "made.json",
     )  # fmt: skip
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made-0-steps", "made-0.json", "made-1-steps", "made-1.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "made-0-steps",
+        "made-0.json",
+        "made-1-steps",
+        "made-1.json",
+    ]
 
 
 def test_a_preview_every_0_steps_is_refused(lumina, toy, toy_folder, tmp_path):

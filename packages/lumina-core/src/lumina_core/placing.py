@@ -89,10 +89,10 @@ def finite(model: Model, make: Callable[[OnStep | None], Result], on_step: OnSte
 def _watched(on_step: OnStep | None) -> OnStep:
     """The same, but it stops the way at the first step that is no number."""
 
-    def watch(done: int, time: float, values: Tensor) -> bool | Tensor | None:
-        if not bool(torch.isfinite(values).all()):
+    def watch(seen: Seen) -> bool | Tensor | None:
+        if not bool(torch.isfinite(seen.values).all()):
             return True
-        return on_step(done, time, values) if on_step is not None else None
+        return on_step(seen) if on_step is not None else None
 
     return watch
 

@@ -40,7 +40,9 @@ class SizedRequest(Request):
         None, title="LEFT,TOP,RIGHT,BOTTOM", description="pixels to draw on around --image; one number: on every side"
     )
     place: tuple[int, int] | None = Field(
-        None, title="X,Y", description="where on a larger --size the left upper corner of --image lies; the rest is drawn"
+        None,
+        title="X,Y",
+        description="where on a larger --size the left upper corner of --image lies; the rest is drawn",
     )
 
     @model_validator(mode="before")
@@ -119,9 +121,9 @@ class SizedRequest(Request):
                 canvas = "x".join(map(str, self.size))
                 raise ValueError(f"an image of {wide}x{high} at {x},{y} does not lie within a size of {canvas}")
         if max(self.canvas or ()) > MAX_SIDE:
+            made = "x".join(map(str, self.canvas or ()))
             raise ValueError(
-                f"a picture of {'x'.join(map(str, self.canvas or ()))} was to be made, and a side goes up to {MAX_SIDE} "
-                "pixels; say a smaller size"
+                f"a picture of {made} was to be made, and a side goes up to {MAX_SIDE}; say a smaller size"
             )
 
     @property

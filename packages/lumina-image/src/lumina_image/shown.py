@@ -60,10 +60,13 @@ def shown(value: Any) -> Shown:
         raise ValueError(f"what was given cannot be used as a picture: {error}") from error
     if isinstance(value, torch.Tensor):
         value = _array(value)
-    if isinstance(value, np.ndarray) and value.dtype in (np.uint8, bool) and value.ndim in (2, 3):
-        if value.ndim == 2 or value.shape[2] == 3:
-            levels = value.astype(np.uint8) * 255 if value.dtype == bool else value
-            return Shown(Image.fromarray(np.ascontiguousarray(levels)).convert("RGB"))
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype in (np.uint8, bool)
+        and (value.ndim == 2 or value.shape[2:] == (3,))
+    ):
+        levels = value.astype(np.uint8) * 255 if value.dtype == bool else value
+        return Shown(Image.fromarray(np.ascontiguousarray(levels)).convert("RGB"))
     raise ValueError(
         "a picture is a path, the bytes of a file, a Pillow image, a tensor (3, H, W) in [-1, 1] or (H, W) in 0..1, or "
         "an array (H, W, 3) or (H, W) of 0..255"

@@ -20,6 +20,7 @@ from lumina_image.asked import MAX_SIDE, ClassRequest, PictureRequest, SizedRequ
 from lumina_image.canvas import known_of
 from lumina_image.emoji_names import spelled_out
 
+
 class _Pictures:
     """What every task of pictures does alike: sizes, and files."""
 
