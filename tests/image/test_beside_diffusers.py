@@ -62,7 +62,7 @@ def beside(theirs, session, prompts, negatives, size, **asked):
     usual |= asked.get("request", {})
     pairs = enumerate(zip(prompts, negatives, strict=True))
     requests = [session.request(prompt=said, negative=silent, seed=seed, **usual) for seed, (said, silent) in pairs]
-    answers = session.ask_all(requests, lambda done, time, values: ours.append(values.clone()))
+    answers = session.ask_all(requests, lambda seen: ours.append(seen.values.clone()))
     places = session.model.tokenizer.blank(len(prompts), (size[1] // 8, size[0] // 8))
     walked = torch.stack([session.model.tokenizer.latent(places.with_values(values)) for values in ours])
     return (walked - torch.stack(steps)).abs().max(), (pictures(answers) - wanted).abs().max()
