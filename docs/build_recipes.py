@@ -38,7 +38,7 @@ def filled(page: str) -> str:
 def blocks() -> dict[str, str]:
     """Every generated block by its name."""
     from lumina_core.recipe import NamedUse, Recipe, Sampling, Training
-    from lumina_image.picture_set import Buckets
+    from lumina_image.datasets.picture_set import Buckets
 
     models = {"recipe": Recipe, "conditioner": NamedUse, "sampling": Sampling, "training": Training}
     models["buckets"] = Buckets

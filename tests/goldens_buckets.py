@@ -8,7 +8,7 @@ import torch
 from goldens_read import Golden, Unsupported, worst
 from torch import Tensor
 
-from lumina_image.buckets import bucket_sizes, patch_count
+from lumina_image.datasets.buckets import bucket_sizes, patch_count
 
 
 def sizes(golden: Golden) -> float:

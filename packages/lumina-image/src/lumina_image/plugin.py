@@ -18,12 +18,18 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.autoencoder("image.small", "lumina_image.autoencoder:SmallAutoencoder", "a small convolutional one to train")
     parts.autoencoder("image.kl", "lumina_image.kl:KLAutoencoder", "published VAEs: AutoencoderKL of diffusers")
     parts.autoencoder("image.thumbnail", "lumina_image.thumbnail:Thumbnail", "averaged squares: the coarse look alone")
-    parts.dataset("image.classes", "lumina_image.folder:ClassFolderDataset", "a folder of pictures for each class")
-    parts.dataset("image.datasets", "lumina_image.hub:HubDataset", "data sets of the library `datasets`, and its hub")
+    parts.dataset(
+        "image.classes", "lumina_image.datasets.folder:ClassFolderDataset", "a folder of pictures for each class"
+    )
+    parts.dataset(
+        "image.datasets", "lumina_image.datasets.hub:HubDataset", "data sets of the library `datasets`, and its hub"
+    )
     parts.dataset("image.emoji", "lumina_image.emoji:EmojiDataset", "built in: Noto emoji, named in 18 languages")
-    parts.dataset("image.folder", "lumina_image.folder:FolderDataset", "a folder of pictures with captions")
-    parts.dataset("image.parquet", "lumina_image.parquet_shards:ParquetDataset", "Parquet files with pictures in them")
-    parts.dataset("image.tar", "lumina_image.tar_shards:TarDataset", "tar files as WebDataset packs them")
+    parts.dataset("image.folder", "lumina_image.datasets.folder:FolderDataset", "a folder of pictures with captions")
+    parts.dataset(
+        "image.parquet", "lumina_image.datasets.parquet_shards:ParquetDataset", "Parquet files with pictures in them"
+    )
+    parts.dataset("image.tar", "lumina_image.datasets.tar_shards:TarDataset", "tar files as WebDataset packs them")
     parts.features("image.coarse", "lumina_image.metrics.looks:Coarse", "16x16 averages of the pixels, no network")
     parts.features("image.efficientnet_lite0", "lumina_image.metrics.networks:EfficientNetLite0", "a network, offline")
     parts.features("image.inception", "lumina_image.metrics.networks:Inception", "the network of FID")
@@ -76,4 +82,6 @@ def lumina_register_models(models: Models) -> None:
 @hookimpl
 def lumina_register_commands(commands: Commands) -> None:
     """What one asks before a training with pictures of many shapes."""
-    commands.add("buckets", "lumina_image.buckets_command:buckets", "Show what sizes a recipe's pictures are cut to.")
+    commands.add(
+        "buckets", "lumina_image.datasets.buckets_command:buckets", "Show what sizes a recipe's pictures are cut to."
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from lumina_image.bucket_report import Report
+    from lumina_image.datasets.bucket_report import Report
 
 SHOWN = 12
 """So many of the pictures that are left out are named; --json names all."""
@@ -39,7 +39,7 @@ def buckets(
     much of its pictures is cut away. Then the pictures that are left out, and why.
     """
     from lumina_core.errors import ConfigError
-    from lumina_image.bucket_report import draw_report, report
+    from lumina_image.datasets.bucket_report import draw_report, report
 
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise ConfigError(f"--plot {plot}: wanted a .png file in a folder that exists")

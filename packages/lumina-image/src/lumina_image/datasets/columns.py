@@ -11,8 +11,8 @@ from pydantic import Field
 from lumina_core.config import Config as Settings
 from lumina_core.config import nearest
 from lumina_core.errors import ConfigError
-from lumina_image.captions import FIELDS, Captions, read_record
-from lumina_image.listing import refused
+from lumina_image.datasets.captions import FIELDS, Captions, read_record
+from lumina_image.datasets.listing import refused
 from lumina_image.pictures import Held, PictureError
 
 PICTURES = ("image", "picture", "img", "jpg", "jpeg", "png", "webp", "image_path", "file_name", "file", "path")

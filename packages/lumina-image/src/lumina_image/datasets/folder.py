@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from lumina_core.errors import ConfigError
-from lumina_image.captions import Captions, Pool
-from lumina_image.listing import Listed, existing, list_classes, list_folder
-from lumina_image.picture_set import Cutting, PictureSet
+from lumina_image.datasets.captions import Captions, Pool
+from lumina_image.datasets.listing import Listed, existing, list_classes, list_folder
+from lumina_image.datasets.picture_set import Cutting, PictureSet
 
 BESIDE = (
     "Put pictures there (png, jpg, webp ...), each with a .txt of the same name, or a captions.jsonl with lines like "

@@ -13,7 +13,7 @@ from image.making_pictures import giant_header
 from PIL import Image
 
 from lumina_core.errors import ConfigError
-from lumina_image.folder import FolderDataset
+from lumina_image.datasets.folder import FolderDataset
 from lumina_image.pictures import PictureError, check_header, on_white, read_picture, square
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lumina_core.errors import ConfigError
 from lumina_core.train.order import order_of
-from lumina_image.folder import ClassFolderDataset, FolderDataset
+from lumina_image.datasets.folder import ClassFolderDataset, FolderDataset
 from lumina_image.pictures import covered
 
 SIDES = st.integers(1, 300)

@@ -7,7 +7,15 @@ from collections import Counter
 
 import pytest
 
-from lumina_image.captions import MOST, draw_caption, read_captions, read_json, read_lines, read_record, texts_of
+from lumina_image.datasets.captions import (
+    MOST,
+    draw_caption,
+    read_captions,
+    read_json,
+    read_lines,
+    read_record,
+    texts_of,
+)
 from lumina_image.pictures import PictureError
 
 

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from lumina_core.config import nearest
 from lumina_core.errors import ConfigError, PluginError
-from lumina_image.captions import Captions
-from lumina_image.columns import Columns, ColumnSettings
-from lumina_image.picture_set import Cutting, PictureSet
+from lumina_image.datasets.captions import Captions
+from lumina_image.datasets.columns import Columns, ColumnSettings
+from lumina_image.datasets.picture_set import Cutting, PictureSet
+from lumina_image.datasets.shards import INDEX
+from lumina_image.datasets.source import Found, Place, Skipped
 from lumina_image.pictures import Held, PictureError
-from lumina_image.shards import INDEX
-from lumina_image.source import Found, Place, Skipped
 
 PART = "image.datasets"
 

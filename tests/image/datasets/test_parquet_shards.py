@@ -16,8 +16,8 @@ from image.making_pictures import coded, reasons
 
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.train.order import order_of
-from lumina_image import parquet_shards
-from lumina_image.parquet_shards import ParquetDataset
+from lumina_image.datasets import parquet_shards
+from lumina_image.datasets.parquet_shards import ParquetDataset
 
 
 def write(path, columns, rows=4, **schema):

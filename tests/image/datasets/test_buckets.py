@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumina_image.buckets import best_sizes, bucket_sizes, draw_size, kept_share, patch_count
+from lumina_image.datasets.buckets import best_sizes, bucket_sizes, draw_size, kept_share, patch_count
 
 BUDGETS, PATCHES, RATIOS = st.integers(1, 1500), st.integers(1, 64), st.floats(1, 9)
 SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))

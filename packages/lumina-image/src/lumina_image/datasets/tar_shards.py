@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from lumina_image.captions import MOST, Captions, read_json, read_lines
-from lumina_image.picture_set import PictureSet
+from lumina_image.datasets.captions import MOST, Captions, read_json, read_lines
+from lumina_image.datasets.picture_set import PictureSet
+from lumina_image.datasets.shards import ShardCutting, Shards
+from lumina_image.datasets.source import Found, Place, Skipped
 from lumina_image.pictures import SUFFIXES, PictureError
-from lumina_image.shards import ShardCutting, Shards
-from lumina_image.source import Found, Place, Skipped
 
 MOST_BYTES = 2**28
 """Of one picture's file; a larger one is skipped, whatever its header says."""

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from lumina_core.errors import ConfigError
 from lumina_core.train.batch import Examples
 from lumina_core.train.order import Reader, order_of
-from lumina_image import tar_shards
+from lumina_image.datasets import tar_shards
+from lumina_image.datasets.tar_shards import TarDataset
 from lumina_image.pictures import PictureError
-from lumina_image.tar_shards import TarDataset
 
 
 def shards(path, **options):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lumina_image.captions import Captions
+from lumina_image.datasets.captions import Captions
 from lumina_image.pictures import Held
 
 Place = tuple[int, ...]

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lumina_core.files import whole_file
+from lumina_image.datasets.source import Found, Place, Skipped, Source
 from lumina_image.pictures import PictureError, check_header, read_picture
-from lumina_image.source import Found, Place, Skipped, Source
 
 logger = logging.getLogger("lumina.image")
 

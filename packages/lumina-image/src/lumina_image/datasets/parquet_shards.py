@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lumina_core.errors import PluginError
-from lumina_image.captions import Captions
-from lumina_image.columns import Columns, ColumnSettings
-from lumina_image.picture_set import PictureSet
+from lumina_image.datasets.captions import Captions
+from lumina_image.datasets.columns import Columns, ColumnSettings
+from lumina_image.datasets.picture_set import PictureSet
+from lumina_image.datasets.shards import ShardCutting, Shards
+from lumina_image.datasets.source import Found, Place, Skipped
 from lumina_image.pictures import Held, PictureError
-from lumina_image.shards import ShardCutting, Shards
-from lumina_image.source import Found, Place, Skipped
 
 if TYPE_CHECKING:
     import pyarrow as pa

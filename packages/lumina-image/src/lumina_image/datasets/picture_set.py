@@ -18,11 +18,11 @@ from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.parts import Example
 from lumina_core.types import Extent
-from lumina_image.buckets import Size, best_sizes, bucket_sizes, kept_share, patch_count
-from lumina_image.captions import draw_caption, texts_of
-from lumina_image.index import index_of
+from lumina_image.datasets.buckets import Size, best_sizes, bucket_sizes, kept_share, patch_count
+from lumina_image.datasets.captions import draw_caption, texts_of
+from lumina_image.datasets.index import index_of
+from lumina_image.datasets.source import Skipped, Source
 from lumina_image.pictures import PictureError, covered, read_picture, to_tensor
-from lumina_image.source import Skipped, Source
 
 logger = logging.getLogger("lumina.image")
 

@@ -12,8 +12,8 @@ import datasets
 from image.making_pictures import coded, reasons
 
 from lumina_core.errors import ConfigError, PluginError
-from lumina_image import hub
-from lumina_image.hub import HubDataset
+from lumina_image.datasets import hub
+from lumina_image.datasets.hub import HubDataset
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lumina_core.errors import ConfigError
-from lumina_image.captions import Captions, read_json, read_lines, read_record
+from lumina_image.datasets.captions import Captions, read_json, read_lines, read_record
+from lumina_image.datasets.source import Found, Place, Skipped
 from lumina_image.pictures import SUFFIXES, PictureError
-from lumina_image.source import Found, Place, Skipped
 
 CAPTIONS = "captions.jsonl"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from lumina_core.errors import ConfigError
-from lumina_image.listing import existing, refused
-from lumina_image.picture_set import Cutting
-from lumina_image.source import Skipped
+from lumina_image.datasets.listing import existing, refused
+from lumina_image.datasets.picture_set import Cutting
+from lumina_image.datasets.source import Skipped
 
 INDEX = ".lumina-index"
 """Folder beside the shards, unless another is named."""
