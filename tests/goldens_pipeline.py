@@ -58,7 +58,7 @@ def _run(session: Session, golden: Golden, run: dict[str, Any]) -> Iterator[floa
     steps: list[Tensor] = []
     answers = session.ask_all(
         [_request(session, run)] * len(latents),
-        lambda done, time, values: steps.append(values.clone()),
+        lambda seen: steps.append(seen.values.clone()),
         Given(said, silent, latents),
     )
     places = session.model.tokenizer.blank(len(latents), tuple(latents.shape[-2:]))
