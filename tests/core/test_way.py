@@ -7,7 +7,7 @@ import torch
 from core.test_generate import MODEL, ask, model
 from core.toy import ToyRequest, registry
 
-from lumina_core.errors import ConfigError
+from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.generate import generate
 from lumina_core.given import Given
 from lumina_core.motion import Guided, Guiding
@@ -176,3 +176,30 @@ def test_whoever_watches_may_give_other_values_to_go_on_with():
 def test_an_interval_that_is_none_is_refused(interval):
     with pytest.raises(ConfigError, match=r"interval"):
         ToyRequest.read({"word": "low", "guidance_interval": interval}, "request")
+
+
+def test_a_weaker_model_takes_the_place_of_silence():
+    weaker = model(backbone={**MODEL.recipe.backbone.model_dump(), "depth": 1})
+    request = asked(solver="euler", steps=1, guidance=3.0)
+    strong, weak = (ask({**request, "guidance": 1.0}, of=of).data for of in (MODEL, weaker))
+    led = generate(MODEL, registry(), [ToyRequest(**request)], given=Given(weaker=weaker)).data
+    # after a single step: weak + 3 (strong - weak)
+    assert led.numpy() == pytest.approx((weak + 3 * (strong - weak)).numpy(), abs=1e-3)
+
+
+def test_a_weaker_model_of_other_tokens_is_refused():
+    other = model(autoencoder={"use": "toy.identity"}, tokenizer={"use": "toy.steps"})
+    other.tokenizer = type(other.tokenizer)(type(other.tokenizer).Config(channels=3))
+    with pytest.raises(ConfigError, match="two models of the same latents"):
+        generate(MODEL, registry(), [ToyRequest(**asked())], given=Given(weaker=other))
+
+
+def test_a_weaker_model_is_named_like_any_model(toy_folder):
+    from making import registry_of
+
+    from lumina_core.checkpoint import load_model
+    from lumina_core.session import Session
+
+    session = Session(load_model(toy_folder, registry_of("toy")), registry_of("toy"))
+    with pytest.raises(CheckpointError, match="no model folder nowhere"):
+        session.ask(word="red cat", guidance=2.0, weaker="nowhere")

@@ -20,7 +20,7 @@ from lumina_core.motion import Guided, Moved
 from lumina_core.parts import Velocity
 from lumina_core.request import Request
 from lumina_core.seen import Seen, Watched
-from lumina_core.types import Condition
+from lumina_core.types import Condition, Tokens
 from lumina_core.way import Settings, Way, agreed, blank_tokens, way_of
 
 OnStep = Callable[[Seen], "bool | Tensor | None"]
@@ -78,10 +78,14 @@ def generate(
     watched = Watched(model, begun, places, on_step)
     with model.at_work("conditioners"):
         said = condition_of(model, requests, given)
-        silent = None if way.guiding.scale == 1 else silence_of(model, requests, given)
+        silent = None if way.guiding.scale == 1 or given.weaker else silence_of(model, requests, given)
     with model.at_work("backbone", "head"):
-        velocity = begun.velocity(velocity_of(model, way, len(seeds), extent, said, silent))
-        solution = _gone(velocity, begun, way, watched, draws)
+        if given.weaker is not None and way.guiding.scale != 1:
+            same = condition_of(given.weaker, requests, given)
+            plain: Velocity = _led_from(given.weaker, model, way, places, said, same)
+        else:
+            plain = velocity_of(model, way, len(seeds), extent, said, silent)
+        solution = _gone(begun.velocity(plain), begun, way, watched, draws)
     data = watched.decoded(solution.values) if watched.last is None else watched.last.data
     seconds = clock.perf_counter() - began
     return Result(data.float().cpu(), tuple(seeds), solution.evaluations, seconds, way.settings, watched.stopped)
@@ -102,6 +106,22 @@ def velocity_of(
         return Moved(model, blank_tokens(model, extent, 2 * batch), stack([said, silent]), way.scaled)
 
     return Guided(half(said), half(silent), both, way.guiding)
+
+
+def _led_from(weaker: Model, model: Model, way: Way, places: Tokens, said: Condition, same: Condition) -> Velocity:
+    """Guided away from what a weaker model answers to the same words."""
+    others = weaker.tokenizer.blank(len(places.extents), places.extents[0])
+    if places.values.shape != others.values.shape:
+        raise ConfigError(
+            f"the weaker model's tokens are {tuple(others.values.shape[1:])}, this model's "
+            f"{tuple(places.values.shape[1:])}: autoguidance needs two models of the same latents and patches"
+        )
+    return Guided(
+        lambda: Moved(model, places, said, way.scaled),
+        lambda: Moved(weaker, others, same, way.scaled),
+        None,
+        way.guiding,
+    )
 
 
 def _gone(velocity: Velocity, begun: Begun, way: Way, watched: Watched, draws: Draws) -> Solution:

@@ -29,6 +29,8 @@ class Given:
         noise: latents to begin from, (results, channels, ...), instead of those drawn by the seeds.
         data: data to begin from, (1 or results, channels, ...) in [-1, 1], with as much noise as `strength` says.
         strength: of the change to `data`, in 0..1; 1 keeps nothing of it.
+        weaker: a model of the same tokens whose answer to the same words takes silence's place (autoguidance, arXiv
+            2406.02507).
     """
 
     said: Condition | None = None
@@ -36,6 +38,7 @@ class Given:
     noise: Tensor | None = None
     data: Tensor | None = None
     strength: float = 1.0
+    weaker: Model | None = None
 
 
 NOTHING_GIVEN = Given()

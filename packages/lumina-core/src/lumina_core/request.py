@@ -30,6 +30,12 @@ class Request(Config):
     guidance_split: Literal["auto", "together", "apart"] | None = Field(
         None, title="HOW", description="guidance's halves together, or apart in half the memory; auto: as it fits"
     )
+    weaker: str | None = Field(
+        None,
+        title="MODEL",
+        description="autoguidance: a weaker model (less trained, or smaller) that guidance leads away from, instead of "
+        "from silence",
+    )
     solver: str | None = Field(
         None,
         title="NAME",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Session:
 
     def __init__(self, model: Model, registry: Registry) -> None:
         self.model, self.registry = model, registry
+        self._opened: dict[str | None, Model] = {}
 
     def ask(self, on_step: OnStep | None = None, given: Given = NOTHING_GIVEN, **asked: Any) -> list[Answer]:
         """Answer one request; as many answers as its `count`.
@@ -77,6 +78,9 @@ class Session:
         Raises:
             LuminaError: what came out is no number.
         """
+        named = {request.weaker for request in requests} - {None}
+        if named and given.weaker is None:
+            given = replace(given, weaker=self._weaker(named.pop()))
         try:
             result = finite(
                 self.model, lambda watch: generate(self.model, self.registry, requests, watch, given), on_step
@@ -102,6 +106,12 @@ class Session:
         ]
         rest = [speaker.unread(text) for speaker, text in texts if hasattr(speaker, "unread")]
         return [f"this model does not read so long a text; left out from: '{text[:40]}'" for text in rest if text]
+
+    def _weaker(self, name: str | None) -> Model:
+        if name not in self._opened:
+            opened = open_model(name, task=self.model.recipe.task.use, device=str(self.model.device))
+            self._opened[name] = opened.model.to(self.model.dtype)
+        return self._opened[name]
 
     def _words(self) -> list[str]:
         fields = self.model.task.Request.model_fields

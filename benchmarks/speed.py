@@ -1,0 +1,223 @@
+"""Our backbone's forward pass beside diffusers' LuminaNextDiT2DModel: same weights, inputs and threads, pairs in turn.
+
+    python benchmarks/speed.py [--quick] [--threads N] [--json FILE] [--plot FILE]
+
+One evaluation as both make it while sampling: two items (what was said, and silence), 1024 wide, 16 query and 4 key
+heads, QK norm, proportional attention, a caption of 64 entries of which some are padding; 256, 1024 and 4096 tokens.
+What diffusers keeps between evaluations (its rotary table) is not counted against it, nor against us what we prepare
+once a request. Each round times one call of each, and the ratio is taken within the round; reported are medians, the
+same in seconds of the processor (which other programs disturb less), the largest difference of the answers, and what each
+needs in memory beyond its weights (peak resident size, in a process of its own).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WIDTH, HEADS, KV, DEPTH, CAPTION, LENGTH = 1024, 16, 4, 4, 512, 64
+SIDES = {256: 32, 1024: 64, 4096: 128}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Call = Callable[[], Tensor]
+
+
+def theirs(dtype: torch.dtype) -> Any:
+    from diffusers import LuminaNextDiT2DModel
+
+    torch.manual_seed(0)
+    model = LuminaNextDiT2DModel(
+        sample_size=128, patch_size=2, in_channels=4, hidden_size=WIDTH, num_layers=DEPTH, num_attention_heads=HEADS,
+        num_kv_heads=KV, multiple_of=256, norm_eps=1e-5, learn_sigma=True, qk_norm=True, cross_attention_dim=CAPTION,
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+            elif not name.endswith("weight"):
+                parameter.normal_(std=0.2)
+        for number in range(DEPTH):  # its queries are stored twice and must be the same
+            layer = model.layers[number]
+            layer.attn2.to_q.load_state_dict(layer.attn1.to_q.state_dict())
+            layer.attn2.norm_q.load_state_dict(layer.attn1.norm_q.state_dict())
+    return model.to(dtype).eval()
+
+
+def their_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor, tokens: int) -> Call:
+    from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+
+    table = get_2d_rotary_pos_embed_lumina(WIDTH // HEADS, 384, 384)
+    extra = {"base_sequence_length": 4096}
+
+    def call() -> Tensor:
+        answer = model(x, t, caption, mask, table, cross_attention_kwargs=extra, return_dict=False)[0]
+        return answer.chunk(2, dim=1)[0]
+
+    return call
+
+
+def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) -> Call:
+    from lumina_core.builtin.velocity import VelocityHead
+    from lumina_core.conditions import pooled
+    from lumina_core.nn.next_dit import NextDiT
+    from lumina_core.nn.prepare import proportional_scale
+    from lumina_core.pieces import Held
+    from lumina_core.types import Condition
+    from lumina_image.patches import Patches
+    from lumina_image.published.arguments import filled, from_diffusers
+    from lumina_image.published.mapping import from_diffusers as renamed
+    from lumina_image.published.mapping import from_original
+
+    arguments = from_diffusers(dict(model.config), "benchmark")
+    options = filled(arguments)
+    backbone = NextDiT(NextDiT.Config.read(options["backbone"], "benchmark"))
+    head = VelocityHead(VelocityHead.Config.read(options["head"], "benchmark"))
+    held = {name: Held(tensor) for name, tensor in model.state_dict().items() if name != "pad_token"}
+    state = {name: piece.tensor() for name, piece in from_original(renamed(held), 4, 2).items()}
+    for part, module in (("backbone.", backbone), ("head.", head)):
+        module.load_state_dict({n.removeprefix(part): s for n, s in state.items() if n.startswith(part)})
+        module.to(x.dtype).eval()
+    patches = Patches(Patches.Config(patch=2, channels=4))
+    said = Condition(memory=caption, memory_mask=mask.bool(), summary=pooled(caption, mask.bool()))
+    tokens = patches.tokens(x)
+    scale = proportional_scale(tokens, None, 4096, WIDTH // HEADS)
+    prepared = backbone.prepare(tokens, said, None, scale)
+
+    def call() -> Tensor:
+        # cutting into patches and back is counted: diffusers does it inside
+        cut = patches.tokens(x)
+        return patches.latent(cut.with_values(head(backbone(cut, t, said, prepared=prepared), cut)))
+
+    return call
+
+
+def inputs(tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    side = SIDES[tokens]
+    x = torch.randn(1, 4, side, side, generator=generator).expand(2, -1, -1, -1).contiguous()
+    mask = torch.ones(2, LENGTH, dtype=torch.int64)
+    mask[0, 40:], mask[1, 8:] = 0, 0
+    caption = torch.randn(2, LENGTH, CAPTION, generator=generator)
+    return x.to(dtype), torch.full((2,), 0.4, dtype=dtype), caption.to(dtype), mask
+
+
+def measure(tokens: int, name: str, rounds: int, budget: float) -> dict[str, Any]:
+    model, asked = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
+    jobs = {"diffusers": their_call(model, *asked, tokens), "ours": our_call(model, *asked)}
+    answers = {word: job().float() for word, job in jobs.items()}
+    times: dict[str, list[float]] = {word: [] for word in jobs}
+    processor: dict[str, list[float]] = {word: [] for word in jobs}
+    until = time.perf_counter() + budget
+    while len(times["ours"]) < rounds and (len(times["ours"]) < 3 or time.perf_counter() < until):
+        for word in sorted(jobs, reverse=bool(len(times["ours"]) % 2)):
+            began, used = time.perf_counter(), time.process_time()
+            jobs[word]()
+            times[word].append(time.perf_counter() - began)
+            processor[word].append(time.process_time() - used)
+    ratios = sorted(a / b for a, b in zip(times["diffusers"], times["ours"], strict=True))
+    return {
+        "tokens": tokens,
+        "dtype": name,
+        "ours_ms": 1e3 * statistics.median(times["ours"]),
+        "diffusers_ms": 1e3 * statistics.median(times["diffusers"]),
+        "ratio": statistics.median(ratios),
+        "ratio_low": ratios[len(ratios) // 4],
+        "ratio_high": ratios[-1 - len(ratios) // 4],
+        "ratio_processor": statistics.median(processor["diffusers"]) / statistics.median(processor["ours"]),
+        "difference": float((answers["ours"] - answers["diffusers"]).abs().max()),
+        "rounds": len(ratios),
+    }
+
+
+def peak(which: str, tokens: int, name: str) -> float:
+    """MiB that a call of one of both takes at its peak beyond what stood there before, in this process."""
+    model, asked = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
+    job = our_call(model, *asked) if which == "ours" else their_call(model, *asked, tokens)
+    before = _resident()
+    job()
+    return max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def peaks(tokens: int, name: str) -> dict[str, float]:
+    told = {}
+    for which in ("ours", "diffusers"):
+        command = [sys.executable, __file__, "--peak", which, str(tokens), name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        told[f"{which}_peak_mib"] = float(done.stdout.split()[-1])
+    return told
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["tokens  format     ours ms  theirs ms  times as fast  of processor  difference  peak MiB ours, theirs"]
+    for row in rows:
+        times = f"{row['ours_ms']:8.1f} {row['diffusers_ms']:10.1f}"
+        ratios = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})  {row['ratio_processor']:.2f}"
+        peak_of = ", ".join(f"{row.get(f'{which}_peak_mib', 0):.0f}" for which in ("ours", "diffusers"))
+        what = f"{row['tokens']:6d}  {row['dtype']:9s}"
+        lines.append(f"{what} {times}   {ratios}          {row['difference']:.1e}     {peak_of}")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(5, 3.2))
+    for name in DTYPES:
+        own = [row for row in rows if row["dtype"] == name]
+        panel.plot([row["tokens"] for row in own], [row["ratio"] for row in own], marker="o", label=name)
+    panel.axhline(1, color="#999", linewidth=0.8)
+    panel.set(xlabel="tokens", ylabel="times as fast as diffusers", xscale="log")
+    panel.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="forward beside diffusers' LuminaNextDiT2DModel")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no bfloat16 at 4096 tokens: about a minute")
+    parser.add_argument("--threads", type=int, default=0, metavar="N")
+    parser.add_argument("--peak", nargs=3, metavar=("WHICH", "TOKENS", "FORMAT"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    with torch.inference_mode():
+        if asked.peak:
+            print(peak(asked.peak[0], int(asked.peak[1]), asked.peak[2]))
+            return
+        rows = []
+        for tokens in SIDES:
+            for name in DTYPES:
+                if asked.quick and (tokens, name) == (4096, "bfloat16"):
+                    continue
+                row = measure(tokens, name, *((5, 6.0) if asked.quick else (25, 40.0)))
+                rows.append({**row, **({} if asked.quick else peaks(tokens, name))})
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {DEPTH} layers of {WIDTH}")
+    print(table(rows))
+    if asked.json:
+        asked.json.write_text(json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n")
+    if asked.plot:
+        draw(rows, asked.plot)
+
+
+if __name__ == "__main__":
+    main()
