@@ -30,9 +30,9 @@ from torch import Tensor
 
 from lumina_core.convert import Wish, carry_out, plan
 from lumina_core.folders import layout, write_draft
-from lumina_core.pieces import Piece, Unbuilt
 from lumina_core.plugins.loader import load
-from lumina_core.tensorfiles import SHARD
+from lumina_core.weights.pieces import Piece, Unbuilt
+from lumina_core.weights.tensorfiles import SHARD
 from lumina_image.published.arguments import Arguments, expected
 from lumina_image.published.mapping import from_original
 from lumina_image.published.names import PAD

@@ -23,8 +23,8 @@ from lumina_core.nn.extrapolation import Watershed
 from lumina_core.nn.next_dit import NextDiT
 from lumina_core.nn.prepare import proportional_scale
 from lumina_core.nn.rotary import frequencies, turn
-from lumina_core.pieces import Held, Piece, Weights
 from lumina_core.types import Batch, Canvas, Condition, Tokens, stack_tokens
+from lumina_core.weights.pieces import Held, Piece, Weights
 from lumina_image.patches import Patches
 from lumina_image.published.arguments import filled, given
 from lumina_image.published.mapping import from_original, to_original

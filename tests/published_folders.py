@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lumina_core.convert import Wish, carry_out, plan
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import read
+from lumina_core.weights.pieces import read
 
 SIZES: dict[str, Any] = {
     "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 16, "cap_feat_dim": 12, "qk_norm": True,

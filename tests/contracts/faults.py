@@ -8,10 +8,10 @@ import torch
 from core.toy import values as toy_values
 from torch import nn
 
-from lumina_core.pieces import Draft, Unbuilt, in_format
 from lumina_core.request import Request
-from lumina_core.tensorfiles import open_weights
 from lumina_core.types import Condition, Tokens
+from lumina_core.weights.pieces import Draft, Unbuilt, in_format
+from lumina_core.weights.tensorfiles import open_weights
 
 
 class Rows:

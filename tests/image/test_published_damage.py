@@ -11,8 +11,8 @@ import torch
 from published_folders import SIZES, converted, read_json, refused, tensors, write_original
 from safetensors.torch import save_file
 
-from lumina_core.pieces import read
-from lumina_core.tensorfiles import open_weights
+from lumina_core.weights.pieces import read
+from lumina_core.weights.tensorfiles import open_weights
 
 
 def test_code_in_the_weights_or_in_the_settings_is_told(tmp_path):

@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 
 from lumina_core.convert import plan
 from lumina_core.folders import layout_of, open_folder
-from lumina_core.pickled import open_pickled, read_settings
-from lumina_core.pieces import Held, read
-from lumina_core.tensorfiles import open_file, open_weights, write_weights
+from lumina_core.weights.pickled import open_pickled, read_settings
+from lumina_core.weights.pieces import Held, read
+from lumina_core.weights.tensorfiles import open_file, open_weights, write_weights
 
 SHAPES = [
     (kv, qk_norm, sigma, dtype)

@@ -11,7 +11,7 @@ from published_folders import SIZES, labelled, tensors
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import Held
+from lumina_core.weights.pieces import Held
 from lumina_image.published.arguments import expected, from_options, from_shapes, given, options
 from lumina_image.published.mapping import from_diffusers, from_original, reordered, to_diffusers, to_original
 from lumina_image.published.names import PAD, current, in_diffusers

@@ -17,11 +17,11 @@ from lumina_core.errors import CheckpointError, ConfigError, PluginError
 from lumina_core.files import whole_folder
 from lumina_core.folders import CONFIG, WEIGHTS, Opened, check_format, format_of, open_folder, without_weights
 from lumina_core.model import Model, build, build_model
-from lumina_core.pieces import Held, Piece, in_format, read
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import SCHEMA, Recipe
-from lumina_core.tensorfiles import SHARD, open_file, write_weights
-from lumina_core.unfilled import unfilled
+from lumina_core.weights.pieces import Held, Piece, in_format, read
+from lumina_core.weights.tensorfiles import SHARD, open_file, write_weights
+from lumina_core.weights.unfilled import unfilled
 
 SAFE = {torch.float16: torch.float32, torch.float64: torch.float32, torch.float8_e4m3fn: torch.bfloat16,
         torch.float8_e5m2: torch.bfloat16}  # fmt: skip

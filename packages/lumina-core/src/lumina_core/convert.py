@@ -13,10 +13,10 @@ from lumina_core.checkpoint import config_file, referenced, writing
 from lumina_core.config import with_setting
 from lumina_core.errors import ConfigError, near
 from lumina_core.folders import CONFIG, KEPT, WEIGHTS, Opened, check_format, format_of, layout, open_folder, write_draft
-from lumina_core.pieces import Draft, Unbuilt, in_format, size
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import read_recipe, with_places
-from lumina_core.tensorfiles import SHARD
+from lumina_core.weights.pieces import Draft, Unbuilt, in_format, size
+from lumina_core.weights.tensorfiles import SHARD
 
 OURS = "lumina"
 """What this project's own layout is called."""

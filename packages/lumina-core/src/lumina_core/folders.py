@@ -13,10 +13,10 @@ import torch
 
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.parts import Layout
-from lumina_core.pieces import Draft, Weights, size
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import SCHEMA, Recipe, read_recipe, with_places
-from lumina_core.tensorfiles import SHARD, open_weights, stored_here, write_weights
+from lumina_core.weights.pieces import Draft, Weights, size
+from lumina_core.weights.tensorfiles import SHARD, open_weights, stored_here, write_weights
 
 CONFIG, WEIGHTS, AVERAGED = "config.json", "model.safetensors", "ema.safetensors"
 KEPT = "origin"

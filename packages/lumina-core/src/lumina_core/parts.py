@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import Config
-from lumina_core.pieces import Draft, Unbuilt
 from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Known, Loss, Tokens
+from lumina_core.weights.pieces import Draft, Unbuilt
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data.

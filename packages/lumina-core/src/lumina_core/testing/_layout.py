@@ -9,9 +9,9 @@ from pathlib import Path
 from lumina_core.errors import LuminaError
 from lumina_core.folders import write_draft
 from lumina_core.parts import Layout
-from lumina_core.pieces import Unbuilt, Weights, read
 from lumina_core.recipe import read_recipe
 from lumina_core.testing._contract import BrokenError, Contract, want, want_same
+from lumina_core.weights.pieces import Unbuilt, Weights, read
 
 
 def check_layout(layout: Layout, folder: Path) -> None:

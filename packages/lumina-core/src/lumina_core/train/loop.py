@@ -17,7 +17,6 @@ from lumina_core.files import whole_file
 from lumina_core.folders import WEIGHTS, open_folder
 from lumina_core.model import Model, build_dataset, build_model, look_outside
 from lumina_core.parts import Dataset
-from lumina_core.pieces import read
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe, write_recipe
 from lumina_core.train import distributed
@@ -29,6 +28,7 @@ from lumina_core.train.order import Draw, Reader, order_of
 from lumina_core.train.preview import draw_samples
 from lumina_core.train.state import Run, load_run, newest, prune, save_run
 from lumina_core.train.step import Average, Stepper
+from lumina_core.weights.pieces import read
 
 SURVEYED = 4096
 """Examples at most that an objective may survey before a run."""

@@ -14,8 +14,8 @@ from lumina_core.config import Config
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.nn.block import hidden_width
 from lumina_core.nn.next_dit import MODULATION, NextDiT
-from lumina_core.pieces import Held, Piece
-from lumina_core.unfilled import unfilled
+from lumina_core.weights.pieces import Held, Piece
+from lumina_core.weights.unfilled import unfilled
 from lumina_image.published.mapping import to_original
 from lumina_image.published.names import PAD
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pickled import open_pickled
-from lumina_core.pieces import Draft, Unbuilt, Weights
-from lumina_core.tensorfiles import open_file, open_index, open_weights, stored_here
+from lumina_core.weights.pickled import open_pickled
+from lumina_core.weights.pieces import Draft, Unbuilt, Weights
+from lumina_core.weights.tensorfiles import open_file, open_index, open_weights, stored_here
 from lumina_image.published import arguments as sizes
 from lumina_image.published.compare import check
 from lumina_image.published.mapping import from_diffusers, from_original, to_diffusers, to_original

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import Changed, Joined, Piece, Weights, read, size
+from lumina_core.weights.pieces import Changed, Joined, Piece, Weights, read, size
 from lumina_image.published import names
 from lumina_image.published.names import BLOCK, OUR_BLOCK, TOGETHER
 

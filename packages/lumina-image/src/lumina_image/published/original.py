@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pickled import open_pickled, read_settings, settings_file
-from lumina_core.pieces import Draft, Held, Piece, Unbuilt, Weights
-from lumina_core.tensorfiles import open_file
+from lumina_core.weights.pickled import open_pickled, read_settings, settings_file
+from lumina_core.weights.pieces import Draft, Held, Piece, Unbuilt, Weights
+from lumina_core.weights.tensorfiles import open_file
 from lumina_image.published.arguments import Arguments, expected, from_shapes
 from lumina_image.published.compare import check
 from lumina_image.published.mapping import from_original, to_original

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import Unbuilt, Weights
+from lumina_core.weights.pieces import Unbuilt, Weights
 from lumina_image.published.arguments import Arguments, from_options, options
 
 GEMMA, VAE = "google/gemma-2b", "stabilityai/sdxl-vae"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import Joined, Piece, Weights, read
+from lumina_core.weights.pieces import Joined, Piece, Weights, read
 from lumina_image.published.names import BLOCK
 
 _COLUMNS = (

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import Held, Piece, Weights, as_bytes, read, size
+from lumina_core.weights.pieces import Held, Piece, Weights, as_bytes, read, size
 
 INDEX = ".safetensors.index.json"
 SHARD = 5 * 10**9

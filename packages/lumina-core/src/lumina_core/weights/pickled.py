@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import Held, Piece
-from lumina_core.tensorfiles import Stored
+from lumina_core.weights.pieces import Held, Piece
+from lumina_core.weights.tensorfiles import Stored
 
 _PLAIN = (str, int, float, bool, type(None))
 

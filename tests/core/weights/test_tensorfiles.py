@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pieces import Cast, Changed, Held, Joined, in_format, read, size
-from lumina_core.tensorfiles import open_file, open_weights, write_weights
+from lumina_core.weights.pieces import Cast, Changed, Held, Joined, in_format, read, size
+from lumina_core.weights.tensorfiles import open_file, open_weights, write_weights
 
 FORMATS = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool)
 
@@ -79,7 +79,7 @@ def test_a_format_on_the_way_rounds_even_if_a_wider_one_is_asked_for_afterwards(
 
 
 def test_numbers_that_are_larger_than_what_is_read_at_once_are_converted_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("lumina_core.tensorfiles.ROOM", 100)
+    monkeypatch.setattr("lumina_core.weights.tensorfiles.ROOM", 100)
     tensor = torch.randn(33, 7)
     save_file({"w": tensor}, tmp_path / "w.safetensors")
     assert torch.equal(read(open_file(tmp_path / "w.safetensors")["w"], torch.bfloat16), tensor.bfloat16())

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lumina_core.errors import CheckpointError
-from lumina_core.pickled import open_pickled, read_settings, settings_file
-from lumina_core.pieces import Held, read
-from lumina_core.tensorfiles import Stored
+from lumina_core.weights.pickled import open_pickled, read_settings, settings_file
+from lumina_core.weights.pieces import Held, read
+from lumina_core.weights.tensorfiles import Stored
 
 PLAIN = {
     "model": "NextDiT",
