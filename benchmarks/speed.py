@@ -6,8 +6,8 @@ One evaluation as both make it while sampling: two items (what was said, and sil
 heads, QK norm, proportional attention, a caption of 64 entries of which some are padding; 256, 1024 and 4096 tokens.
 What diffusers keeps between evaluations (its rotary table) is not counted against it, nor against us what we prepare
 once a request. Each round times one call of each, and the ratio is taken within the round; reported are medians, the
-same in seconds of the processor (which other programs disturb less), the largest difference of the answers, and what each
-needs in memory beyond its weights (peak resident size, in a process of its own).
+same in seconds of the processor (which other programs disturb less), the largest difference of the answers, and what
+each needs in memory beyond its weights (peak resident size, in a process of its own).
 """
 
 from __future__ import annotations
