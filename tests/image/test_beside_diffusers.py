@@ -86,6 +86,21 @@ def test_latents_at_each_step_and_pictures_are_theirs(theirs, session, prompts, 
     assert walked <= LATENTS and made <= PICTURE
 
 
+def test_a_folder_that_pads_on_the_left_and_shifts_its_steps_is_theirs_too(tmp_path):
+    folder = tmp_path / "left"
+    shutil.copytree(FOLDER, folder)
+    steps = "scheduler/scheduler_config.json"
+    changes = {"tokenizer/tokenizer_config.json": {"padding_side": "left"}, steps: {"shift": 3.0}}
+    for name, change in changes.items():
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**content, **change}), encoding="utf-8")
+    left = diffusers.LuminaPipeline.from_pretrained(folder)
+    left.set_progress_bar_config(disable=True)
+    prompts = ["an old man walking in the city at night", "a lake"]
+    walked, made = beside(left, open_model(folder), prompts, ["", "blue"], (64, 96))
+    assert walked <= LATENTS and made <= PICTURE
+
+
 def test_the_command_makes_their_picture_of_their_folder(theirs, session, lumina, tmp_path):
     import numpy
     from PIL import Image
