@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from goldens_flow import grid_of
-from goldens_ode import FIXED
+from goldens_ode import along, solver_of
 from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from lumina_core.conditions import in_regions, pooled, stack
 from lumina_core.flow.guidance import guided
 from lumina_core.flow.objective import FlowMatching
 from lumina_core.flow.path import Linear
-from lumina_core.flow.solver import integrate
 from lumina_core.flow.times import Uniform
 from lumina_core.nn.extrapolation import Watershed
 from lumina_core.nn.next_dit import NextDiT
@@ -155,18 +154,15 @@ def sampled(golden: Golden) -> float:
     said = {"cap_feats": golden.tensors["input.cap_feats"], "cap_mask": golden.tensors["input.cap_mask"]}
     condition, errors = _condition(said), []
     for run in golden.config["runs"]:
-        solver = FIXED.get(run.get("solver", run.get("sampler_type")))
-        if solver is None:
-            raise Unsupported
+        solver = solver_of(run.get("solver", run.get("sampler_type")), 1e-7, 1e-9)
         asked, grid = run["model_kwargs"], grid_of(run)
 
         def velocity(x: Tensor, time: Tensor, asked: dict[str, Any] = asked) -> Tensor:
             return guided_velocity(network, patches, asked, condition, x, time)
 
-        states = [golden.tensors["input.z"]]
-        integrate(velocity, states[0], grid, solver, lambda done, time, x, states=states: states.append(x))
+        states = along(velocity, golden.tensors["input.z"], grid, solver)
         wanted = golden.group(f"output.{run['name']}")
-        errors.append(worst([(torch.stack(states), wanted["trajectory"]), (grid.float(), wanted["t"])]))
+        errors.append(worst([(states, wanted["trajectory"]), (grid.float(), wanted["t"])]))
     return largest(errors)
 
 

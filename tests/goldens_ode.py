@@ -25,7 +25,7 @@ from lumina_core.flow.solver import (
 from lumina_core.flow.stochastic import Stochastic
 
 FIXED = {"euler": euler, "midpoint": midpoint, "heun2": heun, "heun3": heun3, "rk4": rk4_three_eighths}
-FREE = ("dopri5", "dopri8", "bosh3")
+FREE = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2")
 FORMS = {"SBDM": "sbdm", "inccreasing_decreasing": "increasing_decreasing"}
 """What the published code calls otherwise."""
 
@@ -39,7 +39,7 @@ def trajectories(golden: Golden) -> float:
         wanted = golden.tensors[f"output.{run['name']}.trajectory"]
         # NOTES: fixed steps are asked for ten times as exactly as dopri5
         share = 0.1 if method in FREE else 1.0
-        got = along(golden, grid, _solver(method, 1e-7, 1e-9), first=True)
+        got = along(velocity_of(golden), golden.tensors["input.x"], grid, solver_of(method, 1e-7, 1e-9))
         times = worst([(grid.float(), golden.tensors[f"output.{run['name']}.t"])])
         errors += [share * worst([(got, wanted)]), times, _evaluations(golden, grid, run)]
     return largest(errors)
@@ -49,7 +49,7 @@ def _evaluations(golden: Golden, grid: Tensor, run: dict[str, Any]) -> float:
     """0 where a solver of fixed steps asks as often as the published one."""
     if run["sampler_type"] in FREE or "function_evaluations" not in run:
         return 0.0
-    solution = integrate(_velocity(golden), golden.tensors["input.x"], grid, _solver(run["sampler_type"], 1, 1))
+    solution = integrate(velocity_of(golden), golden.tensors["input.x"], grid, solver_of(run["sampler_type"], 1, 1))
     return float(solution.evaluations != run["function_evaluations"])
 
 
@@ -70,7 +70,8 @@ def _sampled(golden: Golden, run: dict[str, Any]) -> Tensor:
         return _stirred(golden, run)
     grid = grid_of(run)
     relative, absolute = (_number(run.get(key, usual)) for key, usual in (("rtol", 1e-3), ("atol", 1e-6)))
-    return along(golden, grid, _solver(run["sampling_method"], relative, absolute), first=True)
+    solver = solver_of(run["sampling_method"], relative, absolute)
+    return along(velocity_of(golden), golden.tensors["input.x"], grid, solver)
 
 
 def _number(said: Any) -> float:
@@ -88,17 +89,18 @@ def _stirred(golden: Golden, run: dict[str, Any]) -> Tensor:
         },
         "golden",
     )  # fmt: skip
-    stop = 1 - (float(run["last_step_size"]) if run["last_step"] else 0.0)
+    # without a last step the others go on to the end; ours take what ends at exactly 1 for it
+    stop = 1 - max(1e-12, float(run["last_step_size"]) if run["last_step"] else 0.0)
     start = float(run.get("t0", 0.0))
     inner = torch.linspace(start, stop, run["num_steps"], dtype=torch.float64)
     noise = iter(golden.tensors[f"input.noise.{run['name']}"])
-    return along(golden, torch.cat([inner, torch.ones(1)]), Stochastic(settings, path), draw=lambda: next(noise))
+    grid, solver = torch.cat([inner, torch.ones(1)]), Stochastic(settings, path)
+    return along(velocity_of(golden), golden.tensors["input.x"], grid, solver, draw=lambda: next(noise))[1:]
 
 
-def along(golden: Golden, grid: Tensor, solver: AnySolver, first: bool = False, draw: Any = None) -> Tensor:
-    """The states after each step, and with `first` the one before them."""
-    velocity, x = Counted(_velocity(golden)), golden.tensors["input.x"]
-    states = [x]
+def along(velocity: Any, x: Tensor, grid: Tensor, solver: AnySolver, draw: Any = None) -> Tensor:
+    """The states at each time of the grid."""
+    velocity, states = Counted(velocity), [x]
     carried = solver.init(draw) if hasattr(solver, "init") else None
     for t, u in pairwise(grid):
         if hasattr(solver, "solve"):
@@ -107,10 +109,10 @@ def along(golden: Golden, grid: Tensor, solver: AnySolver, first: bool = False, 
         else:
             x, carried = one_step(solver, velocity, x, t, u, carried)
         states.append(x)
-    return torch.stack(states if first else states[1:])
+    return torch.stack(states)
 
 
-def _solver(method: str, relative: float, absolute: float) -> AnySolver:
+def solver_of(method: str, relative: float, absolute: float) -> AnySolver:
     if method in FREE:
         settings = {"method": method, "relative": relative, "absolute": absolute, "published": True}
         return Adaptive(Adaptive.Config.read(settings, "golden"))
@@ -119,6 +121,6 @@ def _solver(method: str, relative: float, absolute: float) -> AnySolver:
     return FIXED[method]
 
 
-def _velocity(golden: Golden) -> Any:
+def velocity_of(golden: Golden) -> Any:
     a = golden.tensors["input.a"]
     return lambda x, t: closed(x, t, a)

@@ -24,7 +24,9 @@ class Adaptive:
     class Config(Settings):
         """Tolerances: the error of a step is at most absolute + relative * |x|."""
 
-        method: Literal["dopri5", "dopri8", "bosh3"] = Field("dopri5", description="of order 5, 8 or 3")
+        method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2"] = Field(
+            "dopri5", description="of order 5, 8, 3, 2 or 2"
+        )
         relative: float = Field(1e-3, gt=0, lt=1, description="tolerance beside the size of x")
         absolute: float = Field(1e-4, gt=0, description="tolerance by itself; x has about unit variance")
         published: bool = Field(
