@@ -237,3 +237,14 @@ def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):
     (other / "config.json").write_text(text.replace("toy.numbers", "toy.letters"), encoding="utf-8")
     done = lumina("numbers", "cat", "--model", other, "--out", tmp_path / "x.json")
     assert done.err == f"Error: {other} is a model for toy.letters, not for toy.numbers; choose another --model\n"
+
+
+def test_the_backbone_is_compiled_where_it_is_asked_for(lumina, toy_folder, tmp_path, monkeypatch):
+    import torch
+
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append(type(self).__name__))
+    for flags in ((), ("--compile",)):
+        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *flags)
+        assert done.status == 0
+        assert compiled == ["NextDiT"] * len(flags)

@@ -42,6 +42,7 @@ class _Asked:
     dtype: str | None
     offload: bool
     text_device: str | None
+    compiled: bool
     preview: int | None
     as_json: bool
 
@@ -96,6 +97,7 @@ def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Pa
         click.Option([f"--{noun}s", "several"], type=path, metavar="FILE", help=several),
         click.Option(["--device"], metavar="NAME", default="cpu", help="cpu, cuda, mps ...  [default: cpu]"),
         *placing_options(),
+        click.Option(["--compile", "compiled"], is_flag=True, help="Compile the network; pays for many answers."),
         click.Option(["--preview"], type=click.IntRange(min=1), metavar="N", help=PREVIEW),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on one line, last."),
     ]
@@ -110,7 +112,7 @@ def _run(task: Any, task_name: str, subject: str | None, values: dict[str, Any])
     requests = _requests(task.Request, subject, given, lines)
     paths = places(asked.out, len(requests), lines is not None, getattr(task, "suffix", ""))
     began = time.perf_counter()
-    place = {key: getattr(asked, key) for key in ("device", "dtype", "offload", "text_device")}
+    place = {key: getattr(asked, key) for key in ("device", "dtype", "offload", "text_device", "compiled")}
     session = open_model(asked.model, task=task_name, **place)
     opened = time.perf_counter()
     with _warnings_in_a_line():
