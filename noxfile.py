@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent
 PACKAGES = ("lumina-core", "lumina-image")
 WITH_EXTRAS = ("lumina-core[transformers,quantize,adaptive]", "lumina-image[diffusers,evaluate,shards]")
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14", "copier>=9")
+SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3", "ruff>=0.6")
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
 """torch lives here once, with the torchvision that fits it (timm needs one); every session's environment looks into it.
 Its wheels are gigabytes on some machines."""
@@ -112,3 +113,10 @@ def lowest(session: nox.Session) -> None:
     """The oldest versions that the packages claim to work with, of everything light."""
     install(session, "-r", "lowest.txt", "pytest>=8", "hypothesis>=6.100")
     session.run("pytest", "tests/core", "tests/image", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages as a site in site/, any warning an error; while one writes: nox -s docs -- serve."""
+    session.install("-q", *SITE_TOOLS)  # the reference is read from the sources: nothing of ours is imported
+    session.run("mkdocs", *(session.posargs or ("build", "--strict")), env={"NO_MKDOCS_2_WARNING": "1"})

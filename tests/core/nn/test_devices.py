@@ -11,9 +11,6 @@ from backbones import BACKBONES, picture, said, times
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lumina_core.nn.context_drop import pool_of
-from lumina_core.nn.extrapolation import DyPE, FrequencyAware, TimeAware, Watershed, YaRN
-
 
 class Crossings(TorchDispatchMode):
     """Remembers every operation that carries numbers between devices or hands one to Python."""
@@ -49,24 +46,4 @@ def test_an_unprepared_forward_carries_nothing_between_devices(build, padded):
     with Crossings() as crossings:
         hidden = model(tokens, now, condition)
     assert hidden.values.shape == (2, 6, 32)
-    assert crossings.seen == []
-
-
-@pytest.mark.parametrize("part", [TimeAware, Watershed, DyPE, FrequencyAware, YaRN], ids=lambda part: part.__name__)
-@pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
-def test_a_change_of_time_carries_nothing_between_devices(build, part):
-    model, small, large = build(), picture(2, 3), picture(4, 6)
-    canvas = model.canvas(large, small)
-    model.to("meta")
-    tokens = replace(large, values=large.values.to("meta"), positions=large.positions.to("meta"))
-    condition = replace(said(1), memory=said(1).memory.to("meta"), summary=said(1).summary.to("meta"))
-    pool = pool_of(large.positions, None, (1, 2, 2)).to(torch.device("meta"))
-    own, now = model.frequencies(torch.device("meta")), times(1).to("meta")
-    prepared = model.with_pool(model.prepare(tokens, condition), pool)
-    with Crossings() as crossings:
-        rates = part(part.Config())(own, canvas, 0.4)
-        prepared = model.turned_again(prepared, tokens, condition, rates)
-        prepared = model.with_pooled(prepared, (True, False))
-        hidden = model(tokens, now, condition, prepared=prepared)
-    assert hidden.values.device.type == "meta"
     assert crossings.seen == []
