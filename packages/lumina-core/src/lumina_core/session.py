@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina_core.back import Inversion, Likelihood, invert, likelihood
 from lumina_core.checkpoint import load_model
 from lumina_core.config import nearest
 from lumina_core.errors import CheckpointError, ConfigError
@@ -96,6 +97,22 @@ class Session:
         settings_type: Any = self.model.task.Request
         request: Request = settings_type.read(asked, "request")
         return request
+
+    def invert(self, data: Tensor, **asked: Any) -> Inversion:
+        """The noise that data (B, channels, ...) in [-1, 1] comes from under a request; `ask` with `Given(noise=...)`.
+
+        Raises:
+            ConfigError, ShapeError: a field is out of its range, or the data of another size or number.
+        """
+        return invert(self.model, self.registry, [self.request(**asked)], data)
+
+    def likelihood(self, data: Tensor, probes: int = 1, **asked: Any) -> Likelihood:
+        """How likely data (B, channels, ...) is under a request; guidance must be 1.
+
+        Raises:
+            ConfigError, ShapeError: as above, or there is guidance.
+        """
+        return likelihood(self.model, self.registry, [self.request(**asked)], data, probes)
 
     def notes(self, request: Request) -> list[str]:
         """What the user should know of a request: the part of a long text that the model does not read."""
