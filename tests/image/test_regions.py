@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from making import registry_of
+from PIL import Image
 
 from lumina_core.errors import ConfigError
-from lumina_image.regions import cells
+from lumina_core.session import Session
+from lumina_image.asked import PictureRequest
+from lumina_image.regions import cells, shares_of
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(4, 9), st.integers(4, 9))
@@ -34,3 +40,106 @@ def test_the_published_numbers_give_the_second_region_two_cells_and_the_third_no
 def test_more_cells_than_tokens_are_refused():
     with pytest.raises(ConfigError, match="cannot be cut into 1 x 3"):
         cells(4, 2, 1, 3)
+
+
+def asked(**said):
+    return PictureRequest.read({"prompt": "the whole", **said}, "request")
+
+
+def test_what_no_box_covers_is_the_wholes_and_where_boxes_overlap_they_count_alike():
+    shares = shares_of(asked(region=["0,0,3,2: a", "1,0,3,2: b"]), (2, 5))
+    assert shares[:, 0].tolist() == [[0, 0, 0, 0, 1], [1, 0.5, 0.5, 0, 0], [0, 0.5, 0.5, 1, 0]]
+    assert torch.equal(shares.sum(dim=0), torch.ones(2, 5))
+
+
+def test_a_region_is_read_from_words_and_from_python_alike():
+    wanted = asked(region="1,2,3,4: flag: Japan").region
+    assert wanted[0].box == (1, 2, 3, 4) and wanted[0].prompt == "flag: Japan"
+    for form in ([((1, 2, 3, 4), "flag: Japan")], [{"box": [1, 2, 3, 4], "prompt": "flag: Japan"}], wanted):
+        assert asked(region=form).region == wanted
+
+
+@pytest.mark.parametrize("box", ["0,0,6,2", "-1,0,2,2", "0,1,2,2", "0,0,0,2", "0,0,-1,2"])
+def test_a_box_outside_the_picture_is_refused(box):
+    with pytest.raises(ConfigError, match="does not lie within a picture of 5x2"):
+        shares_of(asked(region=f"{box}: a"), (2, 5))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"region": "a red heart"}, "a region is x,y,w,h: text"),
+        ({"region": "1,2,3: a"}, "a region is x,y,w,h: text"),
+        ({"region": "0,0,1,1: "}, "at least 1 character"),
+        ({"cells": "2x2", "region": ["a", "b"]}, "2x2 cells want 4 regions"),
+        ({"cells": "1x1", "region": "0,0,1,1: a"}, "without boxes"),
+        ({"cells": "2"}, "ROWSxCOLUMNS"),
+    ],
+)
+def test_regions_that_are_none_are_refused(said, told):
+    with pytest.raises(ConfigError, match=told):
+        asked(**said)
+
+
+@pytest.fixture(scope="module")
+def session(tiny_folder):
+    from lumina_core.checkpoint import load_model
+
+    registry = registry_of("image")
+    return Session(load_model(tiny_folder, registry), registry)
+
+
+def one(session, **said):
+    return session.ask(**{"prompt": "a red heart", "seed": 1, "steps": 2, **said})[0].data
+
+
+def test_regions_that_say_what_the_whole_says_change_nothing(session):
+    same = ["0,0,10,32: a red heart", "5,5,20,20: a red heart"]
+    torch.testing.assert_close(one(session, region=same), one(session), atol=1e-4, rtol=0)
+
+
+def test_a_region_reaches_its_own_side_first(session):
+    """After one evaluation with one layer of attention to the words, tokens outside have felt nothing of it but
+    through the tokens inside: the change is larger in the box."""
+    changed = (
+        one(session, region="0,0,16,32: green cat", steps=1, solver="euler") - one(session, steps=1, solver="euler")
+    ).abs()
+    assert float(changed[:, :, :16].mean()) > 2 * float(changed[:, :, 16:].mean()) > 0
+
+
+def test_cells_are_boxes_of_equal_size(session):
+    texts = ["red cat", "blue dog", "green sun", "black moon"]
+    corners = ((0, 0), (16, 0), (0, 16), (16, 16))
+    boxes = [((x, y, 16, 16), text) for (x, y), text in zip(corners, texts, strict=True)]
+    torch.testing.assert_close(one(session, cells="2x2", region=texts), one(session, region=boxes), atol=1e-4, rtol=0)
+    assert float((one(session, cells="2x2,published", region=texts) - one(session, region=boxes)).abs().max()) > 1e-3
+
+
+def test_requests_with_and_without_regions_share_a_batch(session):
+    asked = [
+        session.request(prompt="a red heart", seed=1, steps=2, region="0,0,16,32: green cat"),
+        session.request(prompt="a house", seed=2, steps=2, count=2),
+        session.request(
+            prompt="the moon", seed=4, steps=2, region=["0,0,16,16: sun", "8,8,8,8: a cat of another colour"]
+        ),
+    ]
+    together = [answer.data for answer in session.ask_all(asked)]
+    alone = [answer.data for request in asked for answer in session.ask_all([request])]
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
+def test_the_command_takes_region_after_region_and_writes_them_down(ask, tmp_path):
+    out = tmp_path / "r.png"
+    done = ask(
+        "a house", "--region", "0,0,16,32: red cat", "--region", "16,0,16,32: the sun", "--out", out, "--steps", 1
+    )
+    assert (done.status, done.err) == (0, "")
+    with Image.open(out) as picture:
+        regions = json.loads(picture.text["lumina"])["region"]
+    assert regions == [{"prompt": "red cat", "box": [0, 0, 16, 32]}, {"prompt": "the sun", "box": [16, 0, 16, 32]}]
+
+
+def test_a_region_outside_is_one_line_and_nothing_is_written(ask, tmp_path):
+    done = ask("a house", "--region", "20,0,16,32: red cat", "--out", tmp_path / "r.png")
+    assert done.status == 2 and done.err.count("\n") == 1 and "within a picture of 32x32" in done.err
+    assert list(tmp_path.iterdir()) == []

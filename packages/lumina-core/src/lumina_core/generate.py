@@ -18,6 +18,7 @@ from lumina_core.known import Begun, begin, fitting, known_of
 from lumina_core.model import Finder, Model
 from lumina_core.motion import Guided, Moved
 from lumina_core.parts import Velocity
+from lumina_core.regional import said_in_regions
 from lumina_core.request import Request
 from lumina_core.seen import Seen, Watched
 from lumina_core.types import Condition, Tokens
@@ -79,9 +80,11 @@ def generate(
     with model.at_work("conditioners"):
         said = condition_of(model, requests, given)
         silent = None if way.guiding.scale == 1 or given.weaker else silence_of(model, requests, given)
+        if given.said is None:
+            said, silent = said_in_regions(model, requests, said, silent, extent)
     with model.at_work("backbone", "head"):
         if given.weaker is not None and way.guiding.scale != 1:
-            same = condition_of(given.weaker, requests, given)
+            same, _ = said_in_regions(given.weaker, requests, condition_of(given.weaker, requests, given), None, extent)
             plain: Velocity = _led_from(given.weaker, model, way, places, said, same)
         else:
             plain = velocity_of(model, way, len(seeds), extent, said, silent)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import Config
-from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Known, Loss, Tokens
+from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Known, Loss, Regions, Tokens
 from lumina_core.weights.pieces import Draft, Unbuilt
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -232,6 +232,10 @@ class Task(Protocol):
 
     def known(self, request: Any) -> Known | None:
         """What one result begins from that is there already; None: from noise. A task may lack this method."""
+        ...
+
+    def regions(self, request: Any) -> Regions | None:
+        """What is said of parts of a result; None: all of it is said of the whole. A task may lack this method."""
         ...
 
     def trained(self) -> Extent | None:

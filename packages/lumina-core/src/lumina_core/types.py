@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,6 +114,21 @@ class Known:
     data: Tensor
     strength: float = 1.0
     kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What is said of parts of one result.
+
+    Attributes:
+        said: for each conditioner the values of R regions, one after another.
+        shares: (R, ...) float over the data's places: how much each region counts there.
+        alike: whether what is compared with in guidance has the summary of what is said, as published.
+    """
+
+    said: Mapping[str, Sequence[Any]]
+    shares: Tensor
+    alike: bool = False
 
 
 @dataclass(frozen=True)

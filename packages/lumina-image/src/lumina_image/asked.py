@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from lumina_core.config import Config
 from lumina_core.request import Request
 from lumina_image.shown import Picture
 
 MAX_SIDE = 4096
+BOX = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*:\s*(.*)", re.DOTALL)
+"""`x,y,w,h: text`"""
 USUAL_STRENGTH = 0.8
 """Of the change of a whole picture; where only a part of it is redrawn, that part is made from noise alone."""
 
@@ -136,6 +140,27 @@ class SizedRequest(Request):
         return left + wide + right, top + high + bottom
 
 
+class Region(Config):
+    """What is said of a part of a picture."""
+
+    prompt: str = Field(min_length=1, max_length=20000, description="what it shows")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="left, top, width and height in pixels; None: a cell of `cells`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        if isinstance(value, tuple | list) and len(value) == 2:  # (box, prompt), as Python writes it
+            return {"box": value[0], "prompt": value[1]}
+        if not isinstance(value, str):
+            return value
+        found = BOX.fullmatch(value)
+        if found is None:
+            return {"prompt": value.strip()}
+        return {"box": tuple(int(number) for number in found.groups()[:4]), "prompt": found[5].strip()}
+
+
 class PictureRequest(SizedRequest):
     """A sentence in, pictures out."""
 
@@ -143,6 +168,44 @@ class PictureRequest(SizedRequest):
         max_length=20000, description="what the picture shows, in any language; an emoji is read as its name"
     )
     negative: str | None = Field(None, max_length=20000, description="what to stay away from")
+
+    region: tuple[Region, ...] | None = Field(
+        None,
+        title="X,Y,W,H: TEXT",
+        description="what a box of the picture shows, in pixels from the left and the top; may be given again and "
+        "again; the rest shows the prompt",
+    )
+    cells: str | None = Field(
+        None,
+        title="ROWSxCOLUMNS",
+        description="cut the picture into equal cells, one --region (a text alone) after another, row by row; "
+        "2x2,published numbers and joins them as the published code does",
+    )
+
+    @field_validator("cells")
+    @classmethod
+    def _cells_from_words(cls, value: str | None) -> str | None:
+        if value is not None and re.fullmatch(r"[1-9]\d?x[1-9]\d?(,published)?", value) is None:
+            raise ValueError("cells are ROWSxCOLUMNS, for example 2x2, or 2x2,published")
+        return value
+
+    @field_validator("region", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Region | dict) else value
+
+    @model_validator(mode="after")
+    def _every_region_has_a_place(self) -> PictureRequest:
+        boxes = [region.box for region in self.region or ()]
+        if self.cells is None and None in boxes:
+            raise ValueError("a region is x,y,w,h: text, for example '0,0,32,64: a red heart'; or name cells too")
+        if self.cells is not None:
+            rows, columns = (int(side) for side in self.cells.partition(",")[0].split("x"))
+            if len(boxes) != rows * columns or any(box is not None for box in boxes):
+                raise ValueError(
+                    f"{rows}x{columns} cells want {rows * columns} regions without boxes; got {len(boxes)}"
+                )
+        return self
 
     @field_validator("prompt")
     @classmethod

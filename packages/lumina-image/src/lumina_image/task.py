@@ -15,10 +15,11 @@ from torch import Tensor
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
-from lumina_core.types import Extent, Known
+from lumina_core.types import Extent, Known, Regions
 from lumina_image.asked import MAX_SIDE, ClassRequest, PictureRequest, SizedRequest
 from lumina_image.canvas import known_of
 from lumina_image.emoji_names import spelled_out
+from lumina_image.regions import shares_of
 
 
 class _Pictures:
@@ -86,6 +87,19 @@ class TextToImage(_Pictures):
     def conditions(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
         """The prompt for the conditioner called `caption`; an emoji in it is read as its name."""
         return {"caption": [self._read(request.prompt)]}
+
+    def regions(self, request: PictureRequest) -> Regions | None:
+        """The prompts of boxes or cells, the prompt of the whole before them for what lies in none.
+
+        Raises:
+            ConfigError: a box does not lie within the picture.
+        """
+        shares = shares_of(request, self.extent(request))
+        if shares is None:
+            return None
+        texts = [request.prompt, *(region.prompt for region in request.region or ())]
+        published = request.cells is not None and "published" in request.cells
+        return Regions({"caption": [self._read(text) for text in texts]}, shares, published)
 
     def asked(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
         """The request for an example again: its caption is the prompt.

@@ -107,7 +107,7 @@ def _run(task: Any, task_name: str, subject: str | None, values: dict[str, Any])
     from lumina_core.session import open_model
 
     asked = _Asked(**{key: values.pop(key) for key in _Asked.__dataclass_fields__})
-    given = {field: value for field, value in values.items() if value is not None}
+    given = {field: value for field, value in values.items() if value is not None and value != ()}
     lines = _lines(asked.several, subject, given)
     requests = _requests(task.Request, subject, given, lines)
     paths = places(asked.out, len(requests), lines is not None, getattr(task, "suffix", ""))

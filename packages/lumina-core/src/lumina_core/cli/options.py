@@ -39,6 +39,7 @@ def option(field: str, info: FieldInfo, shared: bool) -> click.Option:
     return click.Option(
         [f"--{field.replace('_', '-')}"],
         type=kind,
+        multiple=_is_repeated(info),
         metavar=info.title or {int: "N", float: "X", str: "TEXT"}[kind],
         help=f"{text[:1].upper()}{text[1:]}.{default}",
     )
@@ -54,6 +55,11 @@ def placing_options() -> list[click.Parameter]:
         click.Option(["--offload"], is_flag=True, help=offload),
         click.Option(["--text-device"], metavar="NAME", help=text),
     ]
+
+
+def _is_repeated(info: FieldInfo) -> bool:
+    """Whether the field is a tuple of any length: its option may be given again and again."""
+    return any(get_args(kind)[-1:] == (...,) for kind in (info.annotation, *get_args(info.annotation)))
 
 
 def _is_tuple(info: FieldInfo) -> bool:
