@@ -84,7 +84,9 @@ def generate(
             said, silent = said_in_regions(model, requests, said, silent, extent)
     with model.at_work("backbone", "head"):
         if given.weaker is not None and way.guiding.scale != 1:
-            same, _ = said_in_regions(given.weaker, requests, condition_of(given.weaker, requests, given), None, extent)
+            same = condition_of(given.weaker, requests, given)
+            if given.said is None:
+                same, _ = said_in_regions(given.weaker, requests, same, None, extent)
             plain: Velocity = _led_from(given.weaker, model, way, places, said, same)
         else:
             plain = velocity_of(model, way, len(seeds), extent, said, silent)
