@@ -115,7 +115,7 @@ def test_context_drop_averages_most_at_noise_and_nothing_at_data(monkeypatch):
     found = ask(way(None, solver="euler", steps=4, guidance=1.0, context_drop="time_aware:window=[2, 1, 1]"))
     # two blocks; times 0, 1/4, 1/2, 3/4
     assert averaged == [True, True, True, True, True, False, False, False]
-    assert found.settings.context_drop == "time_aware"
+    assert found.settings.context_drop == "time_aware:window=[2, 1, 1]"
 
 
 def test_context_drop_is_off_unless_asked_and_can_be_refused():

@@ -203,3 +203,12 @@ def test_a_weaker_model_is_named_like_any_model(toy_folder):
     session = Session(load_model(toy_folder, registry_of("toy")), registry_of("toy"))
     with pytest.raises(CheckpointError, match="no model folder nowhere"):
         session.ask(word="red cat", guidance=2.0, weaker="nowhere")
+
+
+def test_options_that_a_request_gave_are_recorded():
+    found = ask(asked(grid="shift:shift=2", solver="sde:norm=0.5", extrapolation="watershed:trained=6,watershed=0.5"))
+    settings = found.record()["settings"]
+    assert (settings["grid"], settings["solver"]) == ("shift_grid:shift=2", "sde:norm=0.5")
+    assert settings["extrapolation"] == "watershed:trained=6,watershed=0.5"
+    again = ask(asked(**{key: settings[key] for key in ("grid", "solver", "extrapolation")}))
+    assert torch.equal(again.data, found.data)

@@ -64,13 +64,13 @@ def way_of(model: Model, finder: Finder, request: Request) -> Way:
     settings = Settings(
         steps=None if free else len(grid) - 1,
         solver=name,
-        grid=None if free else use.use,
+        grid=None if free else _told(request.grid, use),
         guidance=guiding.scale,
         guidance_interval=guiding.interval,
         guidance_rescale=guiding.rescale or None,
-        extrapolation=None if scaling is None else scaling.use,
+        extrapolation=None if scaling is None else _told(request.extrapolation, scaling),
         proportional=proportional,
-        context_drop=None if drop is None else drop.use,
+        context_drop=None if drop is None else _told(request.context_drop, drop),
     )
     return Way(settings, solver, grid, guiding, _scaled(model, finder, request, proportional), limit)
 
@@ -158,6 +158,11 @@ def chosen(said: str | None, usual: Use, ending: str = "") -> Use:
         use = use.model_copy(update={"use": use.use + ending})
     same = use.use in (usual.use, usual.use.rpartition(".")[2])
     return usual if same and not use.options else use
+
+
+def _told(said: str | None, use: Use) -> str:
+    """A part's name, with the options that the request gave it: what is recorded must lead to the same result."""
+    return use.use if said is None or ":" not in said else f"{use.use}:{said.partition(':')[2]}"
 
 
 def _extrapolation(model: Model, request: Request) -> Use | None:
