@@ -24,6 +24,7 @@ SYMBOL_PAGES = ("paper.md", "concepts.md")
 
 _INCLUDE = re.compile(r"^<!-- from (?P<file>[\w./-]+)(?:: (?P<heading>.+?))? -->$", re.MULTILINE)
 _CODE = re.compile(r"(?<!`)`(?P<name>[A-Za-z_][\w.]*)`(?!`)")
+_SHOWN_PATH = re.compile(r"\[(?P<path>docs/[\w/-]+\.md)\](?=\()")
 _LINK = re.compile(r"\]\((?P<to>[^)\s]+)\)")
 
 
@@ -169,7 +170,13 @@ def section(file: str, heading: str | None = None) -> str:
         if mark not in text:
             raise ValueError(f"{file} has no section '{heading}'; a page of docs/ shows it")
         text = text.partition(mark)[2].partition("\n## ")[0].strip()
-    return _LINK.sub(lambda found: f"]({_from_the_root(found['to'])})", text)
+    named = _SHOWN_PATH.sub(lambda found: f"[{_title(ROOT / found['path'])}]", text)
+    return _LINK.sub(lambda found: f"]({_from_the_root(found['to'])})", named)
+
+
+def _title(page: Path) -> str:
+    heading = re.search(r"^# (.+)$", page.read_text(encoding="utf-8") if page.is_file() else "", flags=re.MULTILINE)
+    return heading[1] if heading else page.name
 
 
 def _from_the_root(link: str) -> str:

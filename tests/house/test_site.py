@@ -86,6 +86,11 @@ def test_a_heading_that_is_not_there_is_said() -> None:
         SITE.section("README.md", "Nothing")
 
 
+def test_a_path_to_read_becomes_the_title_of_its_page_on_the_site() -> None:
+    shown = SITE.section("README.md", "What is there, and what is not")
+    assert "[Data](data.md)" in shown and "docs/" not in shown
+
+
 def test_names_in_prose_become_links_and_blocks_of_code_stay() -> None:
     known = {"lumina_core.flow.path.Linear", "lumina_core.flow.path.mix"}
     page = "| `flow.path.Linear`, `mix` and `steps` |\n```python\nuse(`mix`)\n```"
