@@ -71,8 +71,8 @@ def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) ->
     from lumina_core.conditions import pooled
     from lumina_core.nn.next_dit import NextDiT
     from lumina_core.nn.prepare import proportional_scale
-    from lumina_core.pieces import Held
     from lumina_core.types import Condition
+    from lumina_core.weights.pieces import Held
     from lumina_image.patches import Patches
     from lumina_image.published.arguments import filled, from_diffusers
     from lumina_image.published.mapping import from_diffusers as renamed
