@@ -115,6 +115,17 @@ def test_ways_to_save_memory_change_little(options):
     assert (plain - spared).abs().max() < 0.1 and spared.dtype == torch.float32
 
 
+def test_pictures_beyond_a_size_are_handled_in_tiles_by_themselves(monkeypatch):
+    latents = [torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)) for side in (4, 8)]
+    whole, tiled, ours = autoencoder(tiled=False), autoencoder(tiled=True), autoencoder()
+    stride = ours.stride[0]
+    monkeypatch.setattr("lumina_image.kl.LARGE", (8 * stride) ** 2 - 1)
+    assert torch.equal(ours.decode(latents[0]), whole.decode(latents[0]))
+    assert torch.equal(ours.decode(latents[1]), tiled.decode(latents[1]))
+    monkeypatch.setattr("lumina_image.kl.LARGE", (8 * stride) ** 2)
+    assert torch.equal(ours.decode(latents[1]), whole.decode(latents[1]))
+
+
 def test_it_keeps_its_own_format_inside_an_autocast(pictures):
     ours = autoencoder()
     plain = ours.encode(pictures)

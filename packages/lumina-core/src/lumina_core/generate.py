@@ -18,6 +18,7 @@ from lumina_core.known import Begun, begin, fitting, known_of
 from lumina_core.model import Finder, Model
 from lumina_core.motion import Guided, Moved
 from lumina_core.parts import Velocity
+from lumina_core.reach import check_reach
 from lumina_core.regional import said_in_regions
 from lumina_core.request import Request
 from lumina_core.seen import Seen, Watched
@@ -71,6 +72,7 @@ def generate(
         raise ConfigError("requests of one batch must agree in steps, solver, grid, guidance and size")
     seeds = [request.seed + k for request in requests for k in range(request.count)]
     extent = model.task.extent(first)
+    check_reach(model, first, extent)
     known = known_of(model, requests, given, extent)
     extent = extent if known is None else fitting(model, extent)
     places = blank_tokens(model, extent, len(seeds))

@@ -59,6 +59,12 @@ class Request(Config):
         ge=0,
         description="tokens in training: attention is sharpened where there are more, softened where fewer; 0: off",
     )
+    at_most: int | None = Field(
+        None,
+        ge=1,
+        title="TIMES",
+        description="more than 64 times the tokens of training are refused unless allowed here",
+    )
     grid: str | None = Field(
         None,
         title="NAME",

@@ -21,6 +21,7 @@ from lumina_core.model import Model
 from lumina_core.placing import Placing, finite
 from lumina_core.plugins.loader import load
 from lumina_core.plugins.registry import Registry
+from lumina_core.reach import reach_note
 from lumina_core.request import Request
 
 
@@ -115,14 +116,16 @@ class Session:
         return likelihood(self.model, self.registry, [self.request(**asked)], data, probes)
 
     def notes(self, request: Request) -> list[str]:
-        """What the user should know of a request: the part of a long text that the model does not read."""
+        """What the user should know of a request: a long text that is not read to its end, a size far above training."""
         said = [self.model.task.conditions(request), self.model.task.silences(request)]
         speakers = self.model.speakers
         texts: list[tuple[Any, str]] = [
             (speakers.get(field), value) for part in said for field in part for value in part[field]
         ]
         rest = [speaker.unread(text) for speaker, text in texts if hasattr(speaker, "unread")]
-        return [f"this model does not read so long a text; left out from: '{text[:40]}'" for text in rest if text]
+        larger = reach_note(self.model, request)
+        unread = [f"this model does not read so long a text; left out from: '{text[:40]}'" for text in rest if text]
+        return unread if larger is None else [*unread, larger]
 
     def _weaker(self, name: str | None) -> Model:
         if name not in self._opened:

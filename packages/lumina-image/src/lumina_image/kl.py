@@ -16,6 +16,8 @@ from lumina_core.outside import Borrowed, Borrowing, described, digest, located,
 from lumina_core.types import check_shape
 
 FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
+LARGE = 1536**2
+"""Pixels beyond which a picture is handled in tiles unless the settings say otherwise."""
 USUAL_SCALE = 0.18215
 """Of the class AutoencoderKL where its config.json says none (Stable Diffusion 1)."""
 
@@ -43,8 +45,12 @@ class KLAutoencoder(nn.Module):
         posterior: Literal["mean", "sample"] = Field(
             "mean", description="what of the posterior is the latent; sample: as published for training"
         )
-        tiled: bool = Field(False, description="large pictures in overlapping tiles: less memory, slight seams")
-        sliced: bool = Field(False, description="one picture of a batch after another: less memory")
+        tiled: bool | None = Field(
+            None, description="in overlapping tiles: less memory, slight seams; None: pictures beyond 1536x1536"
+        )
+        sliced: bool | None = Field(
+            None, description="one picture of a batch after another: less memory; None: as tiled"
+        )
         channels: int | None = Field(None, ge=1, description="of the latent; None: as the source says")
         stride: int | None = Field(None, ge=1, description="pixels a latent pixel stands for; None: as the source says")
 
@@ -88,7 +94,15 @@ class KLAutoencoder(nn.Module):
         """Look whether the source is there, without reading its weights."""
         self._described()
 
+    def _spare(self, network: Any, pixels: int) -> None:
+        """Tell the network how to handle pictures of so many pixels."""
+        large = pixels > LARGE
+        tiled = large if self.config.tiled is None else self.config.tiled
+        sliced = large if self.config.sliced is None else self.config.sliced
+        network.use_tiling, network.use_slicing = tiled, sliced
+
     def _encoded(self, network: Any, data: Tensor) -> Tensor:
+        self._spare(network, data.shape[-2] * data.shape[-1])
         posterior = network.encode(data.to(network.device, network.dtype)).latent_dist
         latent: Tensor = posterior.mean
         if self.config.posterior == "sample":
@@ -99,6 +113,7 @@ class KLAutoencoder(nn.Module):
     def _decoded(self, network: Any, latent: Tensor) -> Tensor:
         mean, deviation = self._statistics(latent)
         raw = (latent.float() * deviation + mean).to(network.device, network.dtype)
+        self._spare(network, raw.shape[-2] * raw.shape[-1] * self.stride[0] * self.stride[1])
         decoded: Tensor = network.decode(raw, return_dict=False)[0]
         return decoded.to(latent.device)
 
@@ -143,8 +158,6 @@ class KLAutoencoder(nn.Module):
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{folder} cannot be read as an AutoencoderKL ({reason}); fetch it again") from error
         self._check(network)
-        network.enable_tiling() if self.config.tiled else None
-        network.enable_slicing() if self.config.sliced else None
         loaded: nn.Module = network
         return loaded
 

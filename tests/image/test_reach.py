@@ -1,0 +1,36 @@
+"""Sizes far from those of training: done, done with a note, or refused with the figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+
+def test_a_panorama_stretches_one_side_and_is_done_without_a_word(ask, tmp_path):
+    done = ask("a house", "--size", "128x32", "--steps", 1, "--out", tmp_path / "p.png")
+    assert (done.status, done.err) == (0, "")
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == (128, 32)
+
+
+@pytest.mark.parametrize(("scaled", "advised"), [((), True), (("--extrapolation", "ntk"), False)])
+def test_much_larger_than_trained_is_done_with_a_note(ask, tmp_path, scaled, advised):
+    done = ask("a house", "--size", "96x96", "--steps", 1, "--out", tmp_path / "p.png", *scaled)
+    assert done.status == 0 and "96x96 is 9 times the tokens" in done.err
+    assert ("--extrapolation" in done.err) is advised
+
+
+def test_absurdly_larger_is_refused_in_one_line_with_the_figures(ask, tmp_path):
+    done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
+    assert done.status == 2 and done.err.startswith("Error: 4096x4096") and done.err.count("\n") == 1
+    assert "16384 times the" in done.err and "--at-most 16384" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bound_can_be_lifted_and_lowered(ask, tmp_path):
+    tight = ask("a house", "--size", "64x64", "--at-most", 3, "--steps", 1, "--out", tmp_path / "p.png")
+    assert tight.status == 2 and "--at-most 4" in tight.err
+    loose = ask("a house", "--size", "64x64", "--at-most", 4, "--steps", 1, "--out", tmp_path / "p.png", "--json")
+    assert loose.status == 0 and json.loads(loose.out)["at_most"] == 4
