@@ -30,7 +30,7 @@ def check_reach(model: Model, request: Request, extent: Extent) -> None:
     if tokens > allowed * trained:
         times = -(-tokens // trained)
         raise ConfigError(
-            f"{_sides(extent)} is {tokens} tokens, {times} times the {trained} of training, and attention takes time by "
+            f"{_sides(extent)} is {tokens} tokens, {times} times the {trained} of training, and attention costs "
             f"their square; up to {allowed} times are done: ask for a smaller size, or allow it with at_most={times} "
             f"(--at-most {times})"
         )

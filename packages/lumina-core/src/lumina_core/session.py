@@ -116,7 +116,7 @@ class Session:
         return likelihood(self.model, self.registry, [self.request(**asked)], data, probes)
 
     def notes(self, request: Request) -> list[str]:
-        """What the user should know of a request: a long text that is not read to its end, a size far above training."""
+        """What the user should know of a request: a long text that is not read to its end, a size above training."""
         said = [self.model.task.conditions(request), self.model.task.silences(request)]
         speakers = self.model.speakers
         texts: list[tuple[Any, str]] = [
