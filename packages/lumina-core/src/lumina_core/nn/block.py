@@ -59,7 +59,38 @@ def hidden_width(width: int, multiple_of: int, multiplier: float | None) -> int:
     return multiple_of * -(-hidden // multiple_of)
 
 
-class Block(nn.Module):
+class Branches(nn.Module):
+    """What every block is made of: two branches, a norm of the memory of its own, and a modulation that begins at zero.
+
+    Args:
+        attention, feed: the two branches.
+        memory_norm: of the memory, before attention reads it; None: no memory.
+        modulation_width: of the vector that modulates the branches; 0: none.
+        numbers: how many the modulation gives.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        feed: FeedForward,
+        memory_norm: RMSNorm | None,
+        modulation_width: int,
+        numbers: int,
+    ) -> None:
+        super().__init__()
+        self.attention, self.feed, self.memory_norm = attention, feed, memory_norm
+        self.modulation = nn.Linear(modulation_width, numbers) if modulation_width else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def remember(self, memory: Tensor, real: Tensor | None, shares: Tensor | None = None) -> Memory:
+        """This block's keys and values of a memory (B, M, W')."""
+        assert self.memory_norm is not None  # the backbone asks only where a memory was configured
+        return self.attention.remember(self.memory_norm(memory), real, shares)
+
+
+class Block(Branches):
     """x + tanh(gate) * norm2(branch(norm1(x) * (1 + scale))), attention then feed-forward (Lumina-Next, section 2.1).
 
     Args:
@@ -73,20 +104,10 @@ class Block(nn.Module):
         self, attention: Attention, feed: FeedForward, width: int, memory_width: int, modulation_width: int,
         eps: float, weighted: bool,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.attention, self.feed = attention, feed
+        memory_norm = RMSNorm(memory_width, eps) if memory_width else None
+        super().__init__(attention, feed, memory_norm, modulation_width, 4 * width)
         self.attention_norm1, self.feed_norm1 = RMSNorm(width, eps, weighted), RMSNorm(width, eps, weighted)
         self.attention_norm2, self.feed_norm2 = RMSNorm(width, eps), RMSNorm(width, eps)
-        self.memory_norm = RMSNorm(memory_width, eps) if memory_width else None
-        self.modulation = nn.Linear(modulation_width, 4 * width) if modulation_width else None
-        if self.modulation is not None:
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
-
-    def remember(self, memory: Tensor, real: Tensor | None, shares: Tensor | None = None) -> Memory:
-        """This block's keys and values of a memory (B, M, W')."""
-        assert self.memory_norm is not None  # the backbone asks only where a memory was configured
-        return self.attention.remember(self.memory_norm(memory), real, shares)
 
     def forward(
         self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,

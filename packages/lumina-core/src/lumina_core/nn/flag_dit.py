@@ -7,17 +7,17 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumina_core.errors import ConfigError
 from lumina_core.nn.attention import Attention, Memory
-from lumina_core.nn.block import FeedForward, RMSNorm
+from lumina_core.nn.block import Branches, FeedForward, RMSNorm
 from lumina_core.nn.context_drop import Pooling
 from lumina_core.nn.rotary import Turn, frequencies, turn
 from lumina_core.nn.trunk import Sizes, Trunk, branches
 
 
-class FlagBlock(nn.Module):
+class FlagBlock(Branches):
     """x + gate * branch(norm(x) * (1 + scale) + shift), attention then feed-forward (lumina_music).
 
     No norm stands behind a branch and no tanh bounds a gate: that is what makes it less stable than Next-DiT's.
@@ -31,19 +31,9 @@ class FlagBlock(nn.Module):
     def __init__(
         self, attention: Attention, feed: FeedForward, width: int, memory_width: int, modulation_width: int, eps: float
     ) -> None:
-        super().__init__()
-        self.attention, self.feed = attention, feed
+        memory_norm = RMSNorm(memory_width, eps) if memory_width else None
+        super().__init__(attention, feed, memory_norm, modulation_width, 6 * width)
         self.attention_norm, self.feed_norm = RMSNorm(width, eps), RMSNorm(width, eps)
-        self.memory_norm = RMSNorm(memory_width, eps) if memory_width else None
-        self.modulation = nn.Linear(modulation_width, 6 * width) if modulation_width else None
-        if self.modulation is not None:
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
-
-    def remember(self, memory: Tensor, real: Tensor | None, shares: Tensor | None = None) -> Memory:
-        """This block's keys and values of a memory (B, M, W')."""
-        assert self.memory_norm is not None  # the backbone asks only where a memory was configured
-        return self.attention.remember(self.memory_norm(memory), real, shares)
 
     def forward(
         self, x: Tensor, turned: Turn, mask: Tensor | None, memory: Memory | None, modulation: Tensor | None,
