@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.fit import fit_grid
+from lumina_core.sampling.fit import fit_grid
 from lumina_core.session import Session, open_model
 
 SOLVERS = ("euler", "midpoint", "heun", "adams", "dpmpp", "rk4")

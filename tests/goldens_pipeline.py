@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lumina_core.flow.diffusers_grid import DiffusersGrid
-from lumina_core.given import Given
+from lumina_core.sampling.given import Given
 from lumina_core.session import Session, open_model
 from lumina_core.types import Condition
 

@@ -17,7 +17,7 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from lumina_core.conditions import pooled
-from lumina_core.given import Given
+from lumina_core.sampling.given import Given
 from lumina_core.session import open_model
 from lumina_core.types import Condition
 

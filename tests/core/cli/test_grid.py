@@ -9,7 +9,7 @@ import pytest
 from making import registry_of
 
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.fit import fit_grid, keep_grid
+from lumina_core.sampling.fit import fit_grid, keep_grid
 from lumina_core.session import Session
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lumina_core.config import nearest
 from lumina_core.errors import ConfigError, LuminaError
-from lumina_core.generate import OnStep, Result
 from lumina_core.model import Model
 from lumina_core.outside import Borrowed
 from lumina_core.precision import resolve, usable
-from lumina_core.seen import Seen
+from lumina_core.sampling.generate import OnStep, Result
+from lumina_core.sampling.seen import Seen
 
 FORMATS = ("auto", "float32", "bfloat16", "float16")
 """Number formats that a user can name."""

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.back import Inversion, Likelihood, invert, likelihood
 from lumina_core.checkpoint import load_model
 from lumina_core.config import nearest
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.generate import OnStep, Result, generate
-from lumina_core.given import NOTHING_GIVEN, Given
 from lumina_core.model import Model
 from lumina_core.placing import Placing, finite
 from lumina_core.plugins.loader import load
 from lumina_core.plugins.registry import Registry
-from lumina_core.reach import reach_note
 from lumina_core.request import Request
+from lumina_core.sampling.back import Inversion, Likelihood, invert, likelihood
+from lumina_core.sampling.generate import OnStep, Result, generate
+from lumina_core.sampling.given import NOTHING_GIVEN, Given
+from lumina_core.sampling.reach import reach_note
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ class Session:
         """Answer one request; as many answers as its `count`.
 
         Args:
-            on_step: sees every step (`lumina_core.seen`): its number, time and data; answers True to stop there.
-            given: conditions or noise made elsewhere, see `lumina_core.given`; with a condition the words may be left
-                out.
+            on_step: sees every step (`sampling.seen`): its number, time and data; answers True to stop there.
+            given: conditions or noise made elsewhere, see `sampling.given`; with a condition the words may be left out.
 
         Raises:
             ConfigError: a field is unknown or out of its range.

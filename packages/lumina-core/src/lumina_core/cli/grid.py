@@ -46,7 +46,7 @@ def _asked(said: str, steps: int | None) -> tuple[str, list[float]]:
     from lumina_core.config import Use, named
     from lumina_core.model import build
     from lumina_core.plugins.loader import load
-    from lumina_core.way import chosen
+    from lumina_core.sampling.way import chosen
 
     use = chosen(said, Use(use=""), "_grid")
     made = build(load(), "times", use)
@@ -55,8 +55,8 @@ def _asked(said: str, steps: int | None) -> tuple[str, list[float]]:
 
 
 def _fitted(model: str, count: int, steps: int | None) -> tuple[str, list[float]]:
-    from lumina_core.fit import fit_grid, keep_grid
     from lumina_core.flow.grids import FittedGrid
+    from lumina_core.sampling.fit import fit_grid, keep_grid
     from lumina_core.session import open_model
 
     session = open_model(model)

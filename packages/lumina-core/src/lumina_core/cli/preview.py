@@ -11,7 +11,7 @@ from lumina_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lumina_core.request import Request
-    from lumina_core.seen import Seen
+    from lumina_core.sampling.seen import Seen
     from lumina_core.session import Session
 
 

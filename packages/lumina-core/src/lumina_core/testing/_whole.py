@@ -18,12 +18,12 @@ from lumina_core.config import Use
 from lumina_core.flow.objective import FlowMatching
 from lumina_core.flow.path import Linear
 from lumina_core.flow.times import Uniform
-from lumina_core.generate import generate
 from lumina_core.model import Model
 from lumina_core.nn.next_dit import NextDiT
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import Registry, Source
 from lumina_core.recipe import NamedUse, Recipe, Sampling, Training
+from lumina_core.sampling.generate import generate
 from lumina_core.testing._contract import Contract, want, want_close, want_finite, want_same, want_shape
 from lumina_core.testing._stand_ins import Cells, Echo, Plain, Said
 from lumina_core.train.batch import Raw

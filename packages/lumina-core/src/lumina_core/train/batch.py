@@ -14,9 +14,9 @@ from lumina_core.conditions import choose, fitted
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model, spoken
 from lumina_core.parts import Conditioner, Dataset
+from lumina_core.sampling.way import blank_tokens
 from lumina_core.train.order import Draw
 from lumina_core.types import Batch, Tokens, stack_tokens
-from lumina_core.way import blank_tokens
 
 
 @dataclass(frozen=True)

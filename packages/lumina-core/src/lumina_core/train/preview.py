@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lumina_core.generate import generate
 from lumina_core.model import Finder, Model
 from lumina_core.request import Request
+from lumina_core.sampling.generate import generate
 
 
 def draw_samples(model: Model, finder: Finder, averaged: Mapping[str, Tensor], folder: Path, done: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core.test_generate import MODEL, ask, model
+from core.sampling.test_generate import MODEL, ask, model
 
 from lumina_core.errors import ConfigError
 from lumina_core.nn.next_dit import NextDiT

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core.test_generate import MODEL
+from core.sampling.test_generate import MODEL
 from core.toy import ToyRequest, registry
 
-from lumina_core.generate import generate
+from lumina_core.sampling.generate import generate
 
 
 def watched(on_step, **asked):

@@ -8,9 +8,9 @@ from core.toy import LENGTH, ToyRequest, recipe, registry, values
 
 from lumina_core.config import Use
 from lumina_core.errors import ConfigError, PluginError
-from lumina_core.generate import generate
 from lumina_core.model import build_model
 from lumina_core.recipe import read_recipe
+from lumina_core.sampling.generate import generate
 
 
 def model(conditioner="word", **changes):

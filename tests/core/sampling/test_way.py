@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core.test_generate import MODEL, ask, model
+from core.sampling.test_generate import MODEL, ask, model
 from core.toy import ToyRequest, registry
 
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.generate import generate
-from lumina_core.given import Given
-from lumina_core.motion import Guided, Guiding
+from lumina_core.sampling.generate import generate
+from lumina_core.sampling.given import Given
+from lumina_core.sampling.motion import Guided, Guiding
 
 
 def asked(**more):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from lumina_core.errors import ConfigError
 from lumina_core.flow.path import mix, velocity_between
 from lumina_core.flow.times import cut
-from lumina_core.given import Given
 from lumina_core.model import Model
 from lumina_core.parts import Path_, Velocity
 from lumina_core.request import Request
+from lumina_core.sampling.given import Given
 from lumina_core.types import Extent, Known, check_shape
 
 

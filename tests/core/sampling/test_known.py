@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core.test_generate import MODEL
+from core.sampling.test_generate import MODEL
 from core.toy import LENGTH
 
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.flow.solver import euler, heun, integrate, midpoint, rk4
 from lumina_core.flow.times import equal_steps
-from lumina_core.given import Given
-from lumina_core.known import begin, fitting, known_of
+from lumina_core.sampling.given import Given
+from lumina_core.sampling.known import begin, fitting, known_of
 from lumina_core.types import Known
 
 DATA = torch.linspace(-1, 1, 2 * LENGTH).view(1, 2, LENGTH)

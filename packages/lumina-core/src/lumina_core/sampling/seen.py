@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lumina_core.flow.path import convert
-from lumina_core.known import Begun
 from lumina_core.model import Model
 from lumina_core.parts import Path_
+from lumina_core.sampling.known import Begun
 from lumina_core.types import Tokens
 
 

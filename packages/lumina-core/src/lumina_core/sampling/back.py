@@ -12,13 +12,13 @@ from torch import Tensor
 from lumina_core.errors import ConfigError
 from lumina_core.flow.likelihood import log_likelihood
 from lumina_core.flow.solver import integrate
-from lumina_core.generate import velocity_of
-from lumina_core.given import NOTHING_GIVEN, condition_of, silence_of
 from lumina_core.model import Finder, Model
 from lumina_core.parts import Velocity
 from lumina_core.request import Request
+from lumina_core.sampling.generate import velocity_of
+from lumina_core.sampling.given import NOTHING_GIVEN, condition_of, silence_of
+from lumina_core.sampling.way import Way, agreed, blank_tokens, way_of
 from lumina_core.types import Tokens, check_shape
-from lumina_core.way import Way, agreed, blank_tokens, way_of
 
 
 @dataclass(frozen=True)

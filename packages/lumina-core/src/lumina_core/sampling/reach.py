@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from lumina_core.errors import ConfigError
-from lumina_core.known import fitting
 from lumina_core.model import Model
 from lumina_core.request import Request
+from lumina_core.sampling.known import fitting
 from lumina_core.types import Extent
 
 AT_MOST = 64

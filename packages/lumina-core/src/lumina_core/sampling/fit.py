@@ -15,12 +15,12 @@ from lumina_core.flow.grids import fitted_times
 from lumina_core.flow.solver import euler, integrate
 from lumina_core.flow.times import equal_steps
 from lumina_core.folders import CONFIG, read_config
-from lumina_core.generate import velocity_of
-from lumina_core.given import NOTHING_GIVEN, Draws, condition_of, silence_of
 from lumina_core.model import Finder, Model
 from lumina_core.parts import Velocity
 from lumina_core.request import Request
-from lumina_core.way import blank_tokens, way_of
+from lumina_core.sampling.generate import velocity_of
+from lumina_core.sampling.given import NOTHING_GIVEN, Draws, condition_of, silence_of
+from lumina_core.sampling.way import blank_tokens, way_of
 
 
 class _Measured:

@@ -12,9 +12,9 @@ from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.fitting import ContextDrop
 from lumina_core.flow.solver import AnySolver, fitting_steps
 from lumina_core.model import Finder, Model, build
-from lumina_core.motion import Guiding, Scaled
 from lumina_core.parts import Extrapolation, Grid
 from lumina_core.request import Request
+from lumina_core.sampling.motion import Guiding, Scaled
 from lumina_core.types import Extent, Tokens
 
 

@@ -10,7 +10,7 @@ from making import registry_of
 
 from lumina_core.conditions import select
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.given import Given
+from lumina_core.sampling.given import Given
 from lumina_core.session import Session
 
 WORDS = ["red cat", "blue sun", "a very much longer word about a house and the moon"]

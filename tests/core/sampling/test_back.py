@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from core.test_generate import MODEL, model
+from core.sampling.test_generate import MODEL, model
 from core.toy import ToyRequest, registry
 
-from lumina_core.back import invert, likelihood
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.generate import generate
-from lumina_core.given import Given
+from lumina_core.sampling.back import invert, likelihood
+from lumina_core.sampling.generate import generate
+from lumina_core.sampling.given import Given
 
 GENTLE = model()
 """The same with weights so small that the flow is smooth."""
@@ -42,8 +42,8 @@ def test_the_likelihood_agrees_with_the_noise_and_the_volume_of_the_exact_deriva
     found = likelihood(GENTLE, registry(), [request], data, probes=100)
 
     def noise_of(flat):
-        from lumina_core.back import _way_back
         from lumina_core.flow.solver import integrate
+        from lumina_core.sampling.back import _way_back
 
         way, velocity, _ = _way_back(GENTLE, registry(), [request])
         values = flat.view(1, 2, 6).transpose(1, 2)

@@ -13,17 +13,17 @@ from torch import Tensor
 from lumina_core.conditions import stack
 from lumina_core.errors import ConfigError
 from lumina_core.flow.solver import Solution, integrate
-from lumina_core.given import NOTHING_GIVEN, Draws, Given, condition_of, noise_of, silence_of
-from lumina_core.known import Begun, begin, fitting, known_of
 from lumina_core.model import Finder, Model
-from lumina_core.motion import Guided, Moved
 from lumina_core.parts import Velocity
-from lumina_core.reach import check_reach
-from lumina_core.regional import said_in_regions
 from lumina_core.request import Request
-from lumina_core.seen import Seen, Watched
+from lumina_core.sampling.given import NOTHING_GIVEN, Draws, Given, condition_of, noise_of, silence_of
+from lumina_core.sampling.known import Begun, begin, fitting, known_of
+from lumina_core.sampling.motion import Guided, Moved
+from lumina_core.sampling.reach import check_reach
+from lumina_core.sampling.regional import said_in_regions
+from lumina_core.sampling.seen import Seen, Watched
+from lumina_core.sampling.way import Settings, Way, agreed, blank_tokens, way_of
 from lumina_core.types import Condition, Tokens
-from lumina_core.way import Settings, Way, agreed, blank_tokens, way_of
 
 OnStep = Callable[[Seen], "bool | Tensor | None"]
 """Sees a step; answers True to stop there, or other values (B, N, D) to go on with."""
