@@ -1,7 +1,7 @@
 import io
 import sys
 
-from lumina_core.cli.progress import progress
+from lumina_core.cli.progress import progress, several
 
 
 class Terminal(io.StringIO):
@@ -23,3 +23,13 @@ def test_nothing_at_all_is_written_where_nobody_watches_or_quiet_is_asked(monkey
         with progress("baking", 3, quiet) as done:
             done(3)
         assert stream.getvalue() == ""
+
+
+def test_several_kinds_of_work_have_a_bar_each(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with several() as watch:
+        watch("mixing", 1, 2)
+        watch("baking", 3, 3)
+        watch("mixing", 2, 2)
+    assert "mixing" in sys.stderr.getvalue() and "baking" in sys.stderr.getvalue()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from lumina_core.cli.progress import progress
 
 if TYPE_CHECKING:
     from lumina_core.convert import Plan
@@ -42,27 +43,9 @@ def convert(source: Path, destination: Path, **asked: Any) -> None:
     for note in found.draft.notes:
         click.echo(f"Note: {note}", err=True)
     if not asked["dry_run"]:
-        with _bar(found.size) as advance:
+        with progress("converting", found.size, of_bytes=True) as advance:
             carry_out(found, destination, asked["shard"] * 10**6, advance)
     _tell(found, destination, asked["dry_run"], asked["as_json"])
-
-
-def _bar(total: int) -> Any:
-    from contextlib import contextmanager
-
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
-
-    @contextmanager
-    def shown() -> Any:
-        hidden = not sys.stderr.isatty()
-        with Progress(*columns, disable=hidden, transient=True, console=Console(stderr=True)) as bar:
-            task = bar.add_task("converting", total=total)
-            yield lambda count: bar.advance(task, count)
-
-    return shown()
 
 
 def _tell(found: Plan, destination: Path, dry: bool, as_json: bool) -> None:

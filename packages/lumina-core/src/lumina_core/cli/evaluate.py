@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lumina_core.cli.options import placing_options, request_options, with_options
+from lumina_core.cli.progress import several
 from lumina_core.cli.recipes import asked_recipe
 from lumina_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lumina_core.evaluate.run import Asked, Judgement, Watch
+    from lumina_core.evaluate.run import Asked, Judgement
     from lumina_core.judging import Exam, Metric
     from lumina_core.session import Session
 
@@ -80,7 +79,7 @@ def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -
     exam = _exam(session, data)
     metrics, notes = _metrics(session, names, options, countable(exam, wanted))
     mark = fingerprint(session.model)
-    with _watched() as watch:
+    with several() as watch:
         found = run(session, exam, metrics, wanted, watch, mark)
     told = {
         "model": {
@@ -131,22 +130,6 @@ def _exam(session: Session, data: str | None) -> Exam:
 
         raise ConfigError(f"--data {data} is no folder, no recipe and no data set{nearest(data, known)}")
     return recipe_exam(asked_recipe(session.registry, data, ()), session.registry, session.model)
-
-
-@contextmanager
-def _watched() -> Iterator[Watch]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(disable=not sys.stderr.isatty(), transient=True, console=Console(stderr=True)) as bar:
-        rows: dict[str, Any] = {}
-
-        def watch(what: str, done: int, total: int) -> None:
-            if what not in rows:
-                rows[what] = bar.add_task(what, total=total)
-            bar.update(rows[what], completed=done)
-
-        yield watch
 
 
 def _write(told: Mapping[str, Any], found: Judgement, session: Session, asked: Asked) -> None:
