@@ -22,7 +22,7 @@ SETS = "image.frechet,image.kernel,image.precision_recall"
 RUNS = {
     "english": (500, 200, ["--metrics", f"image.retrieval,image.feature_retrieval,{SETS}"]),
     "left_out": (1000, 1000, ["--split", "left_out", "--metrics", "image.retrieval,image.feature_retrieval"]),
-    "languages": (100, 20, ["--languages", "all", "--metrics", "image.retrieval"]),
+    "languages": (40, 20, ["--languages", "all", "--metrics", "image.retrieval"]),
 }
 """Name of a run: samples, samples of a quick one, and the rest of its options."""
 
