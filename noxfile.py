@@ -14,8 +14,12 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
-PACKAGES = ("lumina-core", "lumina-image")
-WITH_EXTRAS = ("lumina-core[transformers,quantize,adaptive]", "lumina-image[diffusers,evaluate,shards]")
+PACKAGES = ("lumina-core", "lumina-image", "lumina-audio")
+WITH_EXTRAS = (
+    "lumina-core[transformers,quantize,adaptive]",
+    "lumina-image[diffusers,evaluate,shards]",
+    "lumina-audio[evaluate,published]",
+)
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14", "copier>=9")
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3", "ruff>=0.6")
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
@@ -112,7 +116,7 @@ def types(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The oldest versions that the packages claim to work with, of everything light."""
     install(session, "-r", "lowest.txt", "pytest>=8", "hypothesis>=6.100")
-    session.run("pytest", "tests/core", "tests/image", *session.posargs)
+    session.run("pytest", "tests/core", "tests/image", "tests/audio", *session.posargs)
 
 
 @nox.session

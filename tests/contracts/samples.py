@@ -176,6 +176,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("times", "core.given_grid"): Try({"values": (0, 0.25, 1)}),
     ("times", "core.shifted"): Try({"shift": 4}),
     ("times", "core.within"): [Try(), Try({"start": 0.2, "stop": 0.6, "times": {"use": "core.logit_normal"}})],
+    ("tokenizer", "audio.frames"): Try({"frame": 2, "channels": 4}, torch.randn(2, 4, 6)),
     ("tokenizer", "image.patches"): [
         Try({"patch": 2}, torch.zeros(2, 4, 4, 6)),
         Try({"patch": 1}, torch.zeros(2, 1, 3, 2)),
