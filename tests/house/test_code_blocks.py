@@ -125,7 +125,9 @@ def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(page, tmp_pa
 
 def _try_imports(block: Block) -> None:
     for node in ast.walk(ast.parse(block.text)):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("lumina_core", "lumina_image", "lumina_audio")):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(
+            ("lumina_core", "lumina_image", "lumina_audio")
+        ):
             module = importlib.import_module(str(node.module))
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], str(block)
 
