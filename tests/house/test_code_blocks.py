@@ -19,6 +19,7 @@ from lumina_core.plugins.loader import load
 from lumina_core.recipe import Recipe
 from lumina_core.request import Request
 
+OURS = ("lumina_audio", "lumina_core", "lumina_image")
 OWN_TESTS = ("hooks.md", "tutorial-plugin.md")
 """Pages whose Python is tried by tests of their own."""
 
