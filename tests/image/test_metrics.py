@@ -17,7 +17,7 @@ pytest.importorskip("timm")
 pytest.importorskip("torch_fidelity")
 transformers = pytest.importorskip("transformers")
 
-from lumina_image.metrics import networks
+from lumina_core.measures import lite0 as borrowed
 from lumina_image.metrics.clip import Clip, Similarity
 from lumina_image.metrics.networks import EfficientNetLite0, Inception
 from lumina_image.metrics.sets import Frechet, PrecisionRecall
@@ -51,7 +51,7 @@ class Given:
 
 
 def test_the_network_recognises_drawings_of_things_that_it_was_taught(lite0):
-    file = networks._weights(networks._lite0_file())
+    file = borrowed.lite0_weights("this test", "")
     features = EfficientNetLite0(EfficientNetLite0.Config(side=224))(pictures(*KNOWN))
     classes = features @ file["_fc.weight"].T + file["_fc.bias"]
     right = classes.gather(1, torch.tensor(list(KNOWN.values()))[:, None])
@@ -134,7 +134,7 @@ def test_too_few_pictures_for_a_distance_are_told_before_anything_is_made(lumina
 
 def test_what_a_file_of_weights_holds_besides_weights_is_refused(tmp_path):
     torch.save({"a": test_what_a_file_of_weights_holds_besides_weights_is_refused}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="code in it"):
         Inception(Inception.Config(weights=str(tmp_path / "w.pth")))
 
 
@@ -165,11 +165,11 @@ def test_inception_that_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch)
 
 
 def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(monkeypatch):
-    monkeypatch.setattr(networks, "LITE0_PACKAGE", "no_such_package")
-    networks._lite0.cache_clear()
+    monkeypatch.setattr(borrowed, "PACKAGE", "no_such_package")
+    borrowed.lite0.cache_clear()
     with pytest.raises(PluginError, match=r"pip install 'lumina-image\[evaluate\]'"):
         EfficientNetLite0(EfficientNetLite0.Config())
-    networks._lite0.cache_clear()
+    borrowed.lite0.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,18 @@ from lumina_core.weights.tensorfiles import Stored
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def open_pickled(path: Path) -> dict[str, Piece]:
+def open_pickled(path: Path, within: str | None = None) -> dict[str, Piece]:
     """The tensors of a `.pth` file that holds tensors by name, and nothing else.
+
+    Args:
+        within: the name under which a file that tells more than weights (its step, say) holds them.
 
     Raises:
         CheckpointError: the file is missing, cut short, or holds anything else; code in it is never run.
     """
     found = _opened(path, [])
+    if within is not None:
+        found = found.get(within, found) if isinstance(found, dict) else found
     wrong = _misfit(found)
     if wrong:
         raise CheckpointError(f"{path} holds {wrong}; wanted tensors by their names and nothing else")

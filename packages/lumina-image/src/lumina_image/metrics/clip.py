@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.config import Config as Settings
 from lumina_core.config import Use
-from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.judging import Judged
+from lumina_core.errors import CheckpointError
+from lumina_core.measures import similarity
 from lumina_core.outside import Borrowing, digest, located, needed, verified
 from lumina_image.metrics.looks import ReadAndLookedAt, as_saved, of_one_size
 
@@ -67,37 +66,13 @@ class Clip:
         return torch.cat(rows).clone()
 
 
-class Similarity:
-    """The cosine between a picture and its caption in CLIP's space (the measure of arXiv 2104.08718, not scaled).
+class Similarity(similarity.Similarity):
+    """The cosine of picture and caption in CLIP's space; CLIP was taught few drawings and little but English."""
 
-    `similarity`: of what was made. `similarity_of_real`: of the real pictures with the same captions, which says how
-    much can be expected: CLIP was taught few drawings and little but English.
-    """
-
-    name, least = "", 1
-
-    class Config(Settings):
+    class Config(similarity.Similarity.Config):
         """By which CLIP: `features: {use: image.clip, source: FOLDER}`."""
 
         features: ReadAndLookedAt = Field(Use(use="image.clip"), description="image.clip and its source")
-
-    def __init__(self, config: Config, features: Any) -> None:
-        if not hasattr(features, "texts"):
-            raise ConfigError(
-                f"image.similarity needs features that read texts too, such as image.clip; got {config.features.use}"
-            )
-        self.config, self.features = config, features
-
-    def figures(self, judged: Judged) -> Mapping[str, Tensor | float]:
-        """(M,) cosines each."""
-        said = [case.said.get("caption") for case in judged.cases]
-        if not all(isinstance(text, str) for text in said):
-            raise ConfigError("image.similarity compares with captions, and this data set has none")
-        texts = self.features.texts(said)
-        return {
-            "similarity": (judged.made * texts).sum(1),
-            "similarity_of_real": (judged.real[judged.right] * texts).sum(1),
-        }
 
 
 @functools.lru_cache(maxsize=1)

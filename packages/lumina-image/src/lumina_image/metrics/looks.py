@@ -8,24 +8,18 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.config import Use
 from lumina_core.errors import ShapeError
+from lumina_core.measures.similarity import by_default
 from lumina_image.nearest import thumbnails
 from lumina_image.task import levels
 
-
-def _by_default(use: str) -> BeforeValidator:
-    """Options without a name are those of the usual features: `features.side=224` says enough."""
-    return BeforeValidator(lambda told: {"use": use, **told} if isinstance(told, dict) and "use" not in told else told)
-
-
-LookedAt = Annotated[Use, _by_default("image.efficientnet_lite0")]
+LookedAt = Annotated[Use, by_default("image.efficientnet_lite0")]
 """Features, a network's where only options are named."""
-ReadAndLookedAt = Annotated[Use, _by_default("image.clip")]
+ReadAndLookedAt = Annotated[Use, by_default("image.clip")]
 """Features of pictures and texts, CLIP's where only options are named."""
 
 

