@@ -113,6 +113,15 @@ def published_vae(folder: Path) -> Try:
     return Try({"source": str(source), "dtype": "float32"}, Sample(smooth(), {"trained": False}))
 
 
+def sound_autoencoder(folder: Path) -> Try:
+    """A small one, with random weights and a vocoder that has none."""
+    from audio.sounds_made import chord
+
+    vae = {"width": 32, "growth": (1, 1), "blocks": 1, "channels": 8}
+    vocoder = {"use": "audio.griffin_lim", "rounds": 2}
+    return Try({"vae": vae, "vocoder": vocoder}, Sample(chord(4096), {"trained": False}))
+
+
 def published_original(folder: Path) -> Try:
     """A tiny model as the paper's authors publish it."""
     from published_folders import SIZES, tensors, write_original
@@ -126,6 +135,7 @@ SMALL_TEXT = {"vocabulary": 320, "width": 16, "hidden": 16, "slots": 2, "memory"
 ASKED = {"prompt": "red heart", "size": (16, 8), "negative": "blue"}
 
 SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequence[Try]]] = {
+    ("autoencoder", "audio.mel"): sound_autoencoder,
     ("autoencoder", "image.kl"): published_vae,
     ("autoencoder", "image.pixels"): Try(sample=smooth()),
     ("autoencoder", "image.small"): Try({"width": 8}, Sample(smooth(), {"trained": False})),

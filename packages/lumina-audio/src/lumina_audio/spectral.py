@@ -1,0 +1,35 @@
+"""How far apart two sounds are, by their spectra at several resolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lumina_audio.mel import magnitudes
+
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
+"""(samples of a window, samples from one to the next)."""
+
+
+def stft_distances(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Spectral convergence and log-magnitude distance, means over resolutions (Parallel WaveGAN, arXiv 1910.11480).
+
+    Args:
+        made, real: (B, 1, S) waveforms of one length, S at least 2048.
+
+    Returns:
+        Two tensors (B,), each 0 where the magnitudes are equal.
+    """
+    shares, logs = [], []
+    for fft, hop in RESOLUTIONS:
+        window = torch.hann_window(fft, device=real.device)
+        ours, theirs = (magnitudes(sound[:, 0].float(), window, hop) for sound in (made, real))
+        shares.append((ours - theirs).square().sum((1, 2)).sqrt() / theirs.square().sum((1, 2)).sqrt().clamp_min(1e-4))
+        logs.append((ours.clamp_min(1e-4).log() - theirs.clamp_min(1e-4).log()).abs().mean((1, 2)))
+    return torch.stack(shares).mean(0), torch.stack(logs).mean(0)
+
+
+def stft_distance(made: Tensor, real: Tensor) -> Tensor:
+    """The sum of both distances, (B,): the multi-resolution STFT distance that figures are told in."""
+    share, log = stft_distances(made, real)
+    return share + log

@@ -1,0 +1,49 @@
+"""Spectrogram -> sound without any weights: phases that agree with each other are sought in rounds."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torchaudio.functional import griffinlim
+
+from lumina_audio.mel import Mel, MelSettings
+
+
+class GriffinLim:
+    """The fallback where no vocoder was trained (Griffin and Lim 1984; the fast form, Perraudin et al. 2013).
+
+    Bands are spread back over frequencies by the pseudo-inverse of the mel bank. The first phases are drawn with a
+    fixed seed, so that a spectrogram always gives the same sound.
+    """
+
+    class Config(MelSettings):
+        """Which spectrograms it reads, and how long it seeks."""
+
+        rounds: int = Field(32, ge=1, le=1000, description="rounds of the search")
+        momentum: float = Field(0.99, ge=0, lt=1, description="0 is the original form")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rate, self.bands, self.hop = config.rate, config.bands, config.hop
+        self._mel = Mel(config)
+        self._inverse = torch.linalg.pinv(self._mel.bank.double()).float()
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        """(B, bands, T) natural logarithms -> (B, 1, T * hop)."""
+        # one by one, each with the same first phases: an item must not depend on its neighbours
+        return torch.cat([self._one(item[None]) for item in mel])
+
+    def _one(self, mel: Tensor) -> Tensor:
+        settings = self.config
+        with torch.autocast(mel.device.type, enabled=False), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            spectrum = (self._inverse.to(mel.device) @ mel.float().exp()).clamp_min(0)
+            window = self._mel.window.to(mel.device)
+            sound = griffinlim(
+                spectrum, window, settings.fft, settings.hop, settings.fft, 1.0, settings.rounds, settings.momentum,
+                None, True,
+            )  # fmt: skip
+        # its frames are centred on multiples of the hop, ours half a hop later
+        return F.pad(sound, (settings.hop // 2, settings.hop - settings.hop // 2))[:, None]

@@ -1,0 +1,96 @@
+"""Spectrogram -> sound by one inverse Fourier transform a frame, after a small convolutional network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lumina_core.config import Config as Settings
+from lumina_core.types import check_shape
+
+LOUDEST = 1e2
+"""Magnitudes are bounded by it, as published: the exponential of a wild start would not be a number."""
+
+
+class Vocos(nn.Module):
+    """ConvNeXt blocks at the frame rate, then magnitude and phase of each frame (Vocos, arXiv 2306.00814).
+
+    No layer works at the rate of samples, so it is some hundred times cheaper than a network that doubles its way up.
+    Its frames stand as those of `lumina_audio.mel.Mel` do.
+    """
+
+    class Config(Settings):
+        """Which spectrograms it reads, and the sizes of the network; the published one is 512 wide, 8 deep."""
+
+        rate: int = Field(16000, ge=1000, le=192000, description="samples a second")
+        fft: int = Field(1024, ge=16, le=16384, description="samples of a window")
+        hop: int = Field(256, ge=1, le=8192, description="samples from one window to the next")
+        bands: int = Field(80, ge=1, le=512, description="bands of the spectrogram")
+        width: int = Field(256, ge=8, description="width of the network")
+        hidden: int = Field(768, ge=8, description="width inside a block")
+        depth: int = Field(6, ge=1, le=64, description="blocks")
+        centre: float = Field(-5.0, description="taken from the spectrogram before it is read")
+        spread: float = Field(3.0, gt=0, description="what is left is divided by it")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.rate, self.bands, self.hop = config.rate, config.bands, config.hop
+        self.embed = nn.Conv1d(config.bands, config.width, 7, padding=3)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(_Block(config.width, config.hidden, config.depth) for _ in range(config.depth))
+        self.last_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.head = nn.Linear(config.width, config.fft + 2)
+        for layer in (self.embed, self.head):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        self.register_buffer("window", torch.hann_window(config.fft), persistent=False)
+        self.window: Tensor
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """(B, bands, T), natural logarithms -> (B, 1, T * hop)."""
+        check_shape(mel, (None, self.bands, None), "a batch of spectrograms")
+        x = self.embed((mel - self.config.centre) / self.config.spread).transpose(1, 2)
+        x = self.norm(x)
+        for block in self.blocks:
+            x = block(x)
+        size, phase = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
+        return self._sound(torch.polar(size.exp().clamp_max(LOUDEST), phase))
+
+    def _sound(self, spectrum: Tensor) -> Tensor:
+        """(B, T, fft / 2 + 1) -> (B, 1, T * hop): windows laid over one another, and divided by what they add up to."""
+        fft, hop, count = self.config.fft, self.config.hop, spectrum.shape[1]
+        with torch.autocast(spectrum.device.type, enabled=False):
+            window = self.window.float()
+            frames = torch.fft.irfft(spectrum, fft) * window
+            weight = window.square().expand(1, count, fft)
+            edge = (fft - hop) // 2
+            laid, weighed = (_laid(part, hop)[:, edge : -edge or None] for part in (frames, weight))
+            return (laid / weighed.clamp_min(1e-3))[:, None]
+
+
+def _laid(frames: Tensor, hop: int) -> Tensor:
+    """(B, T, fft) -> (B, (T - 1) * hop + fft), each frame a hop after the one before."""
+    count, fft = frames.shape[1:]
+    size = (1, (count - 1) * hop + fft)
+    return F.fold(frames.transpose(1, 2), size, (1, fft), stride=(1, hop))[:, 0, 0]
+
+
+class _Block(nn.Module):
+    """A convolution along time for each channel, then two layers for each moment."""
+
+    def __init__(self, width: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        self.along = nn.Conv1d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.rise, self.fall = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.gain = nn.Parameter(torch.full((width,), 1 / depth))
+        for layer in (self.along, self.rise, self.fall):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, W) -> the same."""
+        seen = self.norm(self.along(x.transpose(1, 2)).transpose(1, 2))
+        moved: Tensor = x + self.gain * self.fall(F.gelu(self.rise(seen)))
+        return moved

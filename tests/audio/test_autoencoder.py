@@ -1,0 +1,68 @@
+"""Sounds become latents of unit variance and come back through a vocoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from audio.sounds_made import chord
+from pydantic import ValidationError
+
+from lumina_audio.autoencoder import MelAutoencoder
+from lumina_audio.vae_settings import VaeSettings
+from lumina_audio.vocoders.griffin_lim import GriffinLim
+from lumina_audio.vocoders.vocos import Vocos
+from lumina_core.errors import ConfigError, ShapeError
+
+SMALL = VaeSettings(width=32, growth=(1, 1), blocks=1, channels=8)
+
+
+def autoencoder(**options: object) -> MelAutoencoder:
+    torch.manual_seed(0)
+    vocoder = GriffinLim(GriffinLim.Config(rounds=2))
+    return MelAutoencoder(MelAutoencoder.Config(vae=SMALL, centre=-6, spread=3.5, **options), vocoder)
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(item) for item in range(count)]
+
+
+def test_a_latent_frame_stands_for_512_samples():
+    part = autoencoder().eval()
+    latent = part.encode(chord())
+    assert latent.shape == (2, 8, 16)
+    assert part.decode(latent).shape == (2, 1, 8192)
+
+
+def test_training_brings_the_spectrogram_back_and_the_latent_to_unit_variance():
+    part, data = autoencoder(divergence=1e-4), chord()
+    optimizer = torch.optim.AdamW(part.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = part.loss(data, generators(2))
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(float(loss.total.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    latent = part.eval().encode(data).detach()
+    assert 0.7 < float(latent.std()) < 1.4 and abs(float(latent.mean())) < 0.3
+
+
+def test_an_item_is_encoded_alike_alone_and_in_a_batch():
+    part, data = autoencoder().eval(), chord()
+    assert torch.allclose(part.encode(data)[1:], part.encode(data[1:]), atol=1e-5)
+
+
+def test_a_length_that_cannot_be_encoded_names_the_next_that_can():
+    with pytest.raises(ShapeError, match="the next that fits: 8704"):
+        autoencoder().encode(torch.zeros(1, 1, 8192 + 256))
+
+
+def test_a_vocoder_of_another_rate_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"rate 22050.*autoencoder\.vocoder\.rate"):
+        MelAutoencoder(MelAutoencoder.Config(vae=SMALL), Vocos(Vocos.Config(rate=22050)))
+
+
+def test_time_is_halved_only_between_levels():
+    with pytest.raises(ValidationError, match="time is halved between levels"):
+        VaeSettings(growth=(1, 2), halved=(1,))

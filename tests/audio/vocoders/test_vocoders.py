@@ -1,0 +1,93 @@
+"""Vocoders make the sound that a spectrogram is of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from audio.sounds_made import chord, tone
+
+from lumina_audio.autoencoder import MelAutoencoder
+from lumina_audio.mel import Mel, MelSettings
+from lumina_audio.spectral import stft_distance, stft_distances
+from lumina_audio.vae_settings import VaeSettings
+from lumina_audio.vocoders.griffin_lim import GriffinLim
+from lumina_audio.vocoders.vocos import Vocos
+from lumina_core.errors import ConfigError
+
+SMALL = Vocos.Config(width=32, hidden=64, depth=2)
+
+
+def loudest(sound: torch.Tensor) -> float:
+    """Hz of the strongest frequency."""
+    spectrum = torch.fft.rfft(sound.flatten()).abs()
+    return float(spectrum.argmax()) * 16000 / sound.numel()
+
+
+@pytest.mark.parametrize("hertz", [220.0, 440.0, 880.0])
+def test_griffin_lim_gives_back_the_pitch_of_a_tone(hertz):
+    mel = Mel(MelSettings())(tone(hertz, partials=1)[None])
+    assert loudest(GriffinLim(GriffinLim.Config())(mel)) == pytest.approx(hertz, rel=0.06)
+
+
+def test_griffin_lim_is_the_nearer_the_longer_it_seeks():
+    sound = chord()
+    mel = Mel(MelSettings())(sound)
+    short, long = (stft_distance(GriffinLim(GriffinLim.Config(rounds=n))(mel), sound).mean() for n in (1, 48))
+    assert float(long) < float(short)
+
+
+def test_griffin_lim_leaves_the_global_random_numbers_alone():
+    mel = Mel(MelSettings())(tone(300.0)[None])
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    GriffinLim(GriffinLim.Config(rounds=1))(mel)
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_the_right_spectrum_gives_vocos_the_sound_itself():
+    part, sound = Vocos(SMALL), tone(330.0)[None]
+    window = torch.hann_window(1024)
+    padded = Mel(MelSettings()).padded(sound)
+    spectrum = torch.stft(padded, 1024, 256, window=window, center=False, return_complex=True)
+    # at the ends only parts of windows lie over one another
+    assert torch.allclose(part._sound(spectrum.transpose(1, 2))[..., 512:-512], sound[..., 512:-512], atol=1e-4)
+
+
+def test_the_distance_of_a_sound_to_itself_is_nothing_and_grows_with_noise():
+    sound = chord()
+    noise = torch.randn(sound.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(stft_distance(sound, sound), torch.zeros(2))
+    little, much = (stft_distance(sound + level * noise, sound).mean() for level in (0.01, 0.1))
+    assert 0 < float(little) < float(much)
+
+
+def test_half_as_loud_has_half_the_spectral_convergence_whatever_the_level():
+    sound = chord()
+    share, _ = stft_distances(0.5 * sound, sound)
+    assert torch.allclose(share, torch.full((2,), 0.5), atol=1e-3)
+
+
+def taught(vocoder: object) -> MelAutoencoder:
+    vae = VaeSettings(width=32, growth=(1, 1), blocks=1, channels=8)
+    return MelAutoencoder(MelAutoencoder.Config(vae=vae, taught="vocoder"), vocoder).eval()
+
+
+def test_a_vocoder_learns_a_sound_and_the_autoencoder_stays_as_it_is():
+    torch.manual_seed(0)
+    part, data = taught(Vocos(SMALL)), chord(4096)
+    optimizer = torch.optim.AdamW(part.vocoder.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(30):
+        loss = part.loss(data, [torch.Generator().manual_seed(k) for k in range(2)])
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(float(loss.total.detach()))
+    assert losses[-1] < 0.75 * losses[0]
+    assert all(weight.grad is None for weight in part.vae.parameters())
+
+
+def test_a_vocoder_without_weights_cannot_be_taught():
+    with pytest.raises(ConfigError, match=r"no weights to teach; take audio\.vocos"):
+        taught(GriffinLim(GriffinLim.Config())).loss(chord(4096), [torch.Generator()] * 2)
