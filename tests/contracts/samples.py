@@ -147,6 +147,10 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         Try({"axes": (4, 4, 0), "timed": False}),
     ],
     ("conditioner", "core.label"): Try({"classes": 5, "width": 16}, [0, 4, 1]),
+    ("conditioner", "core.number"): [
+        Try({"high": 10, "width": 16}, [0, 2.5, None, 10]),
+        Try({"low": 20, "high": 8000, "scale": "logarithm", "width": 16}, [20.0, 440.0]),
+    ],
     ("conditioner", "core.text"): Try(SMALL_TEXT, CAPTIONS[:20]),
     ("conditioner", "core.transformers"): language_model,
     ("dataset", "core.mixture"): mixture,

@@ -70,6 +70,6 @@ def test_a_tokenizer_that_names_its_pitch_is_given_sizes_that_it_can_cut(monkeyp
 
 def test_data_of_another_size_or_strength_is_refused():
     with pytest.raises(ShapeError, match="the data to begin from"):
-        known_of(MODEL, [], Given(data=DATA), (LENGTH + 1,))
+        known_of(MODEL, [], Given(data=DATA), lambda: (LENGTH + 1,))
     with pytest.raises(ConfigError, match=r"strength lies in 0\.\.1"):
-        known_of(MODEL, [], Given(data=DATA, strength=1.5), (LENGTH,))
+        known_of(MODEL, [], Given(data=DATA, strength=1.5), lambda: (LENGTH,))

@@ -71,7 +71,7 @@ class Session:
     def ask_all(
         self, requests: Sequence[Request], on_step: OnStep | None = None, given: Given = NOTHING_GIVEN
     ) -> list[Answer]:
-        """Answer several requests in one batch; they must agree in size and settings.
+        """Answer several requests in one batch; they must agree in settings, shorter and smaller ones are masked.
 
         A model in float16 that overflows is asked again in bfloat16, or float32 where that is slow, with a warning; it
         stays in that format.
@@ -139,7 +139,7 @@ class Session:
     def _answers(self, requests: Sequence[Request], result: Result) -> Iterator[Answer]:
         settings = result.record()["settings"]
         rows = [request for request in requests for _ in range(request.count)]
-        for data, seed, request in zip(result.data, result.seeds, rows, strict=True):
+        for data, seed, request in zip(result.items(), result.seeds, rows, strict=True):
             said = request.model_dump(mode="json", exclude_none=True, exclude={"count", *settings})
             yield Answer(data, {**said, **result.record(), "seed": seed}, self.model)
 

@@ -24,6 +24,7 @@ def lumina_register_parts(parts: Parts) -> None:
         "captions by a pretrained language model (Gemma, T5)",
     )
     parts.conditioner("core.label", "lumina_core.builtin.label:LabelConditioner", "one class of many")
+    parts.conditioner("core.number", "lumina_core.builtin.number:NumberConditioner", "a number: duration, pitch, rate")
     parts.dataset("core.mixture", "lumina_core.builtin.mixture:Mixture", "several data sets, each with its weight")
     parts.head("core.velocity", "lumina_core.builtin.velocity:VelocityHead", "one vector a token, for generation")
     parts.objective("core.flow_matching", "lumina_core.flow.objective:FlowMatching", "the velocity from noise to data")

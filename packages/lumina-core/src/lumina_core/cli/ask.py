@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lumina_core.cli.beside import Beside, beside, beside_options
 from lumina_core.cli.options import option, placing_options
 from lumina_core.cli.places import make_folder, places
 from lumina_core.cli.preview import previewing, steps_folder
@@ -58,11 +59,17 @@ def task_command(name: str, task_name: str, summary: str) -> click.Command:
     arguments: list[click.Parameter] = [click.Argument([subject], required=False)] if subject else []
     return click.Command(
         name,
-        params=[*arguments, *_options(fields, subject)],
+        params=[*arguments, *_options(task, fields, subject)],
         callback=lambda **asked: _run(task, task_name, subject, asked),
         help=f"{summary}\n\n{_about(fields, subject)}",
-        epilog=f"Example:  lumina {name} {_example(fields, subject)} --out heart.png --seed 1",
+        epilog=_examples(task, name) or f"Example:  lumina {name} {_example(fields, subject)} --out heart.png --seed 1",
     )
+
+
+def _examples(task: Any, name: str) -> str:
+    """What the task itself shows, a line each; click keeps the lines after a \\b as they are."""
+    shown: Sequence[str] = getattr(task, "examples", ())
+    return "\n".join(["\b", "Examples:", *(f"  lumina {name} {line}" for line in shown)]) if shown else ""
 
 
 def _example(fields: dict[str, FieldInfo], subject: str | None) -> str:
@@ -77,7 +84,7 @@ def _about(fields: dict[str, FieldInfo], subject: str | None) -> str:
     return f"{subject.upper()}: {text}. Give it, or a file of them with --{subject}s."
 
 
-def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Parameter]:
+def _options(task: Any, fields: dict[str, FieldInfo], subject: str | None) -> list[click.Parameter]:
     """Where to, then the task's own fields, then what every request has, then the rest: most used first."""
     from lumina_core.request import Request
 
@@ -90,6 +97,7 @@ def _options(fields: dict[str, FieldInfo], subject: str | None) -> list[click.Pa
         click.Option(
             ["--out"], type=path, required=True, metavar="PATH", help="File to write, or a folder for several."
         ),
+        *beside_options(task),
         *asked,
         click.Option(
             ["--model"], metavar="MODEL", help="Model folder, or one of `lumina models`.  [default: built in]"
@@ -107,22 +115,30 @@ def _run(task: Any, task_name: str, subject: str | None, values: dict[str, Any])
     from lumina_core.session import open_model
 
     asked = _Asked(**{key: values.pop(key) for key in _Asked.__dataclass_fields__})
+    besides = {key: values.pop(key) for key in list(values) if key.startswith("beside_")}
     given = {field: value for field, value in values.items() if value is not None and value != ()}
     lines = _lines(asked.several, subject, given)
     requests = _requests(task.Request, subject, given, lines)
-    paths = places(asked.out, len(requests), lines is not None, getattr(task, "suffix", ""))
+    suffixes = getattr(task, "suffixes", None) or tuple(filter(None, [getattr(task, "suffix", "")]))
+    paths = places(asked.out, len(requests), lines is not None, suffixes)
+    files = beside(task, besides, paths, lines is not None)
     began = time.perf_counter()
     place = {key: getattr(asked, key) for key in ("device", "dtype", "offload", "text_device", "compiled")}
     session = open_model(asked.model, task=task_name, **place)
     opened = time.perf_counter()
     with _warnings_in_a_line():
-        answers = _answered(session, requests, paths, asked.preview, quiet=lines is None)
+        answers = _answered(session, requests, paths, asked.preview, lines is None, files)
     if not asked.as_json:
         click.echo("\n".join(str(path) for path in paths))
         return
     seconds = {"seconds": time.perf_counter() - opened, "seconds_to_open": opened - began}
     previews = {} if asked.preview is None else {"previews": [str(steps_folder(path)) for path in paths]}
-    told = {**_told(paths, answers), **previews, **{key: round(value, 3) for key, value in seconds.items()}}
+    told = {
+        **_told(paths, answers),
+        **files.told(),
+        **previews,
+        **{key: round(value, 3) for key, value in seconds.items()},
+    }
     click.echo(json.dumps(told, ensure_ascii=False))
 
 
@@ -159,7 +175,7 @@ def _requests(
 
 
 def _answered(
-    session: Session, requests: list[Request], paths: list[Path], preview: int | None, quiet: bool
+    session: Session, requests: list[Request], paths: list[Path], preview: int | None, quiet: bool, files: Beside
 ) -> list[Answer]:
     answers: list[Answer] = []
     for note in dict.fromkeys(note for request in requests for note in session.notes(request)):
@@ -170,6 +186,7 @@ def _answered(
             for answer in session.ask_all(batch, previewing(session, batch, there, preview)):
                 make_folder(paths[len(answers)].parent)
                 answer.save(paths[len(answers)])
+                files.write(len(answers), answer)
                 answers.append(answer)
                 done(1)
     return answers

@@ -30,14 +30,18 @@ def with_options(options: Sequence[click.Parameter]) -> Callable[[Any], Any]:
 
 
 def option(field: str, info: FieldInfo, shared: bool) -> click.Option:
-    """The option for one field; of a `shared` one that is left open the model's own is taken."""
+    """The option for one field; of a `shared` one that is left open the model's own is taken.
+
+    It is called as the field, or as its `json_schema_extra={"option": ...}` says: `continue` can be no name in Python.
+    """
     plain = {kind for kind in (info.annotation, *get_args(info.annotation)) if kind in (int, float, str)}
     kind = next((k for k in (float, int, str) if k in plain), str) if not _is_tuple(info) else str
     usual = "the model's own" if shared and info.default is None else info.default
     default = "" if usual is None else f"  [default: {usual}]"
     text = (info.description or "").strip()
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     return click.Option(
-        [f"--{field.replace('_', '-')}"],
+        [f"--{extra.get('option', field.replace('_', '-'))}", field],
         type=kind,
         multiple=_is_repeated(info),
         metavar=info.title or {int: "N", float: "X", str: "TEXT"}[kind],

@@ -38,7 +38,7 @@ def previewing(
         if seen.step % every:
             return
         note = {"step": seen.step, "steps": seen.steps, "time": round(seen.time, 6)}
-        for item, path, record in zip(seen.data.float().cpu(), paths, said, strict=True):
+        for item, path, record in zip(seen.items(), paths, said, strict=True):
             make_folder(path.parent)
             folder = steps_folder(path)
             make_folder(folder)

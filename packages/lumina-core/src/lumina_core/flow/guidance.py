@@ -26,18 +26,29 @@ def guided(conditional: Tensor, silent: Tensor, scale: float, only: slice | None
     return mixed
 
 
-def rescaled(strengthened: Tensor, conditional: Tensor, share: float) -> Tensor:
+def rescaled(strengthened: Tensor, conditional: Tensor, share: float, real: Tensor | None = None) -> Tensor:
     """Brought back towards the spread of what was said alone, item by item: against burnt colours (arXiv 2305.08891).
 
     Args:
         strengthened, conditional: (B, N, D).
         share: 0 leaves it as it is, 1 gives it all of the conditional velocity's standard deviation.
+        real: (B, N) bool, False where a token is padding and counts for nothing; None: all are real.
     """
     if share == 0:
         return strengthened
-    dims = tuple(range(1, conditional.ndim))
-    spread, wanted = (part.std(dim=dims, keepdim=True) for part in (strengthened, conditional))
+    spread, wanted = (_spread(part, real) for part in (strengthened, conditional))
     return strengthened * (share * wanted / spread.clamp_min(1e-8) + 1 - share)
+
+
+def _spread(part: Tensor, real: Tensor | None) -> Tensor:
+    """(B, 1, 1): the standard deviation of each item's real numbers."""
+    dims = tuple(range(1, part.ndim))
+    if real is None:
+        return part.std(dim=dims, keepdim=True)
+    counted = real[..., None].to(part)
+    count = counted.sum(dim=dims, keepdim=True) * part.shape[-1]
+    apart = (part - (part * counted).sum(dim=dims, keepdim=True) / count) * counted
+    return (apart.square().sum(dim=dims, keepdim=True) / (count - 1)).sqrt()
 
 
 def within(time: float, interval: tuple[float, float] | None) -> bool:

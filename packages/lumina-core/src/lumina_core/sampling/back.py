@@ -89,14 +89,16 @@ def likelihood(model: Model, finder: Finder, requests: Sequence[Request], data: 
 def _way_back(model: Model, finder: Finder, requests: Sequence[Request]) -> tuple[Way, Velocity, Tokens]:
     first = requests[0]
     way, extent = way_of(model, finder, first), model.task.extent(first)
-    if any(agreed(model, request) != agreed(model, first) for request in requests):
+    alike = [(model.task.extent(request), agreed(request)) for request in requests]
+    if any(one != alike[0] for one in alike):
         raise ConfigError("requests of one batch must agree in steps, solver, grid, guidance and size")
     count = sum(request.count for request in requests)
     with torch.no_grad():
         said = condition_of(model, requests, NOTHING_GIVEN)
         silent = None if way.guiding.scale == 1 else silence_of(model, requests, NOTHING_GIVEN)
-        velocity = velocity_of(model, way, count, extent, said, silent)
-    return way, velocity, blank_tokens(model, extent, count)
+        places = blank_tokens(model, extent, count)
+        velocity = velocity_of(model, way, places, said, silent)
+    return way, velocity, places
 
 
 def _tokens(model: Model, data: Tensor, places: Tokens) -> Tensor:

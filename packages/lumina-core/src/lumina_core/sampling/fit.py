@@ -50,8 +50,9 @@ def fit_grid(model: Model, finder: Finder, requests: Sequence[Request], fine: in
     said = condition_of(model, asked, NOTHING_GIVEN)
     silent = None if way.guiding.scale == 1 else silence_of(model, asked, NOTHING_GIVEN)
     seeds = [request.seed + k for request in asked for k in range(request.count)]
-    draws = Draws(blank_tokens(model, extent, 1).values.shape[1:], seeds, model.device)
-    measured = _Measured(velocity_of(model, way, len(seeds), extent, said, silent))
+    places = blank_tokens(model, extent, len(seeds))
+    draws = Draws(places, seeds, model.device)
+    measured = _Measured(velocity_of(model, way, places, said, silent))
     integrate(measured, draws(), equal_steps(fine), euler)
     # the last interval has no velocity at its end: it is taken to turn as much as the one before
     turned = torch.stack([*measured.turned, measured.turned[-1]]).tolist()

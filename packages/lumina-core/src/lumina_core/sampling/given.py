@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lumina_core.conditions import fitted, pooled, select
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model
 from lumina_core.request import Request
-from lumina_core.types import Condition, check_shape
+from lumina_core.types import Condition, Tokens, check_shape
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,26 @@ def silence_of(model: Model, requests: Sequence[Request], given: Given) -> Condi
 
 
 class Draws:
-    """Standard normal noise for tokens of `shape` (N, D), each item's from the generator of its own seed.
+    """Standard normal noise for tokens (B, N, D), each item's from the generator of its own seed; zeros for padding.
 
     Drawn on the CPU: neither the device nor the neighbours of a batch change it.
+
+    Args:
+        places: blank tokens on the CPU.
     """
 
-    def __init__(self, shape: Sequence[int], seeds: Sequence[int], device: torch.device) -> None:
-        self.shape, self.device = tuple(shape), device
+    def __init__(self, places: Tokens, seeds: Sequence[int], device: torch.device) -> None:
+        self.device, length = device, places.values.shape[1]
+        self.lengths = [length] * len(seeds) if places.mask is None else places.mask.sum(dim=1).tolist()
+        self.length, self.width = length, places.values.shape[2]
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self) -> Tensor:
         """(B, N, D), other numbers each time."""
-        drawn = [torch.randn(self.shape, generator=generator) for generator in self.generators]
+        drawn = [
+            F.pad(torch.randn(length, self.width, generator=generator), (0, 0, 0, self.length - length))
+            for length, generator in zip(self.lengths, self.generators, strict=True)
+        ]
         return torch.stack(drawn).to(self.device, non_blocking=True)
 
 

@@ -19,16 +19,19 @@ from lumina_core.sampling.given import Given
 from lumina_core.types import Extent, Known, check_shape
 
 
-def known_of(model: Model, requests: Sequence[Request], given: Given, extent: Extent) -> Known | None:
+def known_of(model: Model, requests: Sequence[Request], given: Given, extent: Callable[[], Extent]) -> Known | None:
     """What the results begin from, as a batch of one for all or of one a result; None: of noise alone.
+
+    Args:
+        extent: gives the one size of all results, or refuses; asked only where there is something to begin from.
 
     Raises:
         ConfigError: some of the requests begin from data and others do not, or with another strength.
         ShapeError: the data is of another size than was asked for.
     """
-    known = _given(given) or _asked(model, requests)
+    known = _given(given) or _asked(model, requests, extent)
     if known is not None:
-        check_shape(known.data, (None, None, *extent), "the data to begin from")
+        check_shape(known.data, (None, None, *extent()), "the data to begin from")
         cut(torch.zeros(1), known.strength)  # refuses what lies outside 0..1 before anything is computed
     return known
 
@@ -48,7 +51,7 @@ class Begun:
         x: (B, N, D) to begin with.
         grid: times that are still to go.
         hold: what is known of x at every time; None: nothing.
-        known: what is laid over the data in the end, and to whose size it is cut; None: nothing.
+        known: what is laid over the data in the end; None: nothing.
     """
 
     x: Tensor
@@ -65,13 +68,8 @@ class Begun:
         return values if self.hold is None else self.hold.put(values, time)
 
     def finished(self, data: Tensor) -> Tensor:
-        """(B, channels, ...) as it was decoded, with the kept part of what was there, in the size of that."""
-        if self.known is None:
-            return data
-        sides = self.known.data.shape[2:]
-        for axis, side in enumerate(sides, start=2):
-            data = data.narrow(axis, 0, side)
-        if self.known.kept is None:
+        """(B, channels, ...) as it was decoded, in the size of what was there, with the kept part of that."""
+        if self.known is None or self.known.kept is None:
             return data
         kept, there = (part.to(data.device) for part in (self.known.kept[:, None], self.known.data))
         # a product with exactly 1, and one with exactly 0: not a digit is lost
@@ -170,7 +168,7 @@ def _given(given: Given) -> Known | None:
     return None if given.data is None else Known(given.data.float(), given.strength)
 
 
-def _asked(model: Model, requests: Sequence[Request]) -> Known | None:
+def _asked(model: Model, requests: Sequence[Request], extent: Callable[[], Extent]) -> Known | None:
     ask = getattr(model.task, "known", None)
     found: list[Known | None] = [None if ask is None else ask(request) for request in requests]
     there = [known for known in found if known is not None]
@@ -178,6 +176,7 @@ def _asked(model: Model, requests: Sequence[Request]) -> Known | None:
         return None
     if len(there) < len(found) or any(known.strength != there[0].strength for known in there):
         raise ConfigError("requests of one batch must all begin from data, with one strength, or none of them")
+    extent()  # refuses several sizes
     if all(known is there[0] for known in there):
         return replace(there[0], data=there[0].data[None], kept=None if (k := there[0].kept) is None else k[None])
     rows = [known for known, request in zip(there, requests, strict=True) for _ in range(request.count)]

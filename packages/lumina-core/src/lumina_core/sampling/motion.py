@@ -16,7 +16,7 @@ from lumina_core.model import Model
 from lumina_core.nn.context_drop import Pool
 from lumina_core.nn.prepare import pooled_scale, proportional_scale
 from lumina_core.parts import Extrapolation
-from lumina_core.types import Condition, Tokens
+from lumina_core.types import Canvas, Condition, Tokens
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Moved:
             self.prepared = model.prepare(self.blank, condition)
             return
         self.backbone = _scalable(model)
-        self.canvas = self.backbone.canvas(places, scaled.trained)
+        self.canvases = _canvases(self.backbone, places, scaled.trained)
         self.own = self.backbone.frequencies(model.device)
         rates = self._rates(0.0)
         self.prepared = self.backbone.prepare(self.blank, condition, rates, self._scale())
@@ -70,30 +70,44 @@ class Moved:
             return
         self.time = time
         if self.extrapolation is not None and self.extrapolation.timed:
-            rates = self.extrapolation(self.own, self.canvas, time)
+            rates = self._rates(time)
             self.prepared = self.backbone.turned_again(self.prepared, self.blank, self.condition, rates)
         if self.scaled.drop is not None:
             which = self.scaled.drop.pooled(self.backbone.depth, time)
             self.prepared = self.backbone.with_pooled(self.prepared, which)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.model.velocity(self.blank.with_values(x), t, self.condition, prepared=self.prepared)
+        answer = self.model.velocity(self.blank.with_values(x), t, self.condition, prepared=self.prepared)
+        # what pads an item stays the zeros that it was
+        return answer if self.blank.mask is None else answer * self.blank.mask[..., None]
 
     def _rates(self, time: float) -> tuple[Tensor, ...]:
-        return self.own if self.extrapolation is None else self.extrapolation(self.own, self.canvas, time)
+        """Of each axis, for all items alike or (B, 1, frequencies) where their canvases differ."""
+        if self.extrapolation is None:
+            return self.own
+        found = {canvas: self.extrapolation(self.own, canvas, time) for canvas in set(self.canvases)}
+        if len(found) == 1:
+            return found[self.canvases[0]]
+        each = [found[canvas] for canvas in self.canvases]
+        return tuple(torch.stack(axis)[:, None] for axis in zip(*each, strict=True))
 
     def _scale(self, pool: Pool | None = None) -> float | Tensor | None:
         """Of the self-attention, or of that over averaged keys."""
         sharper, trained = getattr(self.extrapolation, "sharpness", None), self.scaled.proportional
         if trained is None and sharper is None:
             return None
-        width = self.canvas.head_width
+        width = self.canvases[0].head_width
         scale: float | Tensor = width**-0.5
         if trained is not None and pool is not None:
             scale = pooled_scale(pool, trained, width)
         elif trained is not None:
             scale = proportional_scale(self.blank, self.condition.context, trained, width)
-        return scale if sharper is None else scale * sharper(self.canvas)
+        if sharper is None:
+            return scale
+        factors: list[float] = [sharper(canvas) for canvas in self.canvases]
+        if len(set(factors)) == 1:
+            return scale * factors[0]
+        return scale * torch.tensor(factors, device=self.model.device).view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,9 @@ class Guided:
         said, against: make a half's velocity; made when they are first asked.
         both: makes the velocity of both halves in one batch, what was said first; None: they are always apart.
         how: `split: auto` begins together where `both` is given, and goes on apart where the memory does not suffice.
+
+    Attributes:
+        real: (B, N) bool, which tokens are no padding; None: all.
     """
 
     def __init__(
@@ -131,6 +148,7 @@ class Guided:
         self._make = {"said": said, "against": against, "both": both or said}
         self._made: dict[str, Moved] = {}
         self.how, self.together, self.time = how, both is not None and how.split != "apart", 0.0
+        self.real: Tensor | None = None
 
     def at(self, time: float) -> None:
         """Told the time before it is asked; the halves hear of it when they are."""
@@ -141,7 +159,7 @@ class Guided:
         if how.scale == 1 or not within(self.time, how.interval):
             return self._asked("said", x, t)
         conditional, silent = self._halves(x, t)
-        return rescaled(guided(conditional, silent, how.scale, how.only), conditional, how.rescale)
+        return rescaled(guided(conditional, silent, how.scale, how.only), conditional, how.rescale, self.real)
 
     def _halves(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         if self.together:
@@ -171,6 +189,27 @@ def on_device(tokens: Tokens, device: torch.device) -> Tokens:
     """The same tokens on a device."""
     mask = None if tokens.mask is None else tokens.mask.to(device)
     return Tokens(tokens.values.to(device), tokens.positions.to(device), tokens.extents, mask)
+
+
+def twice(tokens: Tokens) -> Tokens:
+    """A batch, and itself behind it; places that all items share stay shared."""
+    shared = len(tokens.extents) == 1 or tokens.positions.stride(0) == 0
+    positions, mask = tokens.positions, tokens.mask
+    return Tokens(
+        torch.cat([tokens.values, tokens.values]),
+        positions[:1].expand(2 * len(tokens.extents), -1, -1) if shared else torch.cat([positions, positions]),
+        tokens.extents * 2,
+        None if mask is None else torch.cat([mask, mask]),
+    )
+
+
+def _canvases(backbone: Scalable, places: Tokens, trained: Tokens | None) -> tuple[Canvas, ...]:
+    """One for all items of one size, else one an item."""
+    if len(set(places.extents)) == 1:
+        return (backbone.canvas(places, trained),)
+    items = dict(zip(places.extents, places.items(), strict=True))
+    found = {extent: backbone.canvas(item, trained) for extent, item in items.items()}
+    return tuple(found[extent] for extent in places.extents)
 
 
 def _scalable(model: Model) -> Scalable:

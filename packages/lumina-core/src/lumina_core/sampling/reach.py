@@ -1,8 +1,12 @@
-"""How much larger than trained a request is: a note where it is much, a refusal where it is absurd."""
+"""How much larger than trained a request is: a note where it is much, a refusal where it is absurd or cannot be."""
 
 from __future__ import annotations
 
+import os
 from math import prod
+from typing import Any
+
+import torch
 
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model
@@ -20,20 +24,36 @@ def check_reach(model: Model, request: Request, extent: Extent) -> None:
     """Refuse what is absurdly larger than the model was trained at. Our own proposal.
 
     Raises:
-        ConfigError: there are more than `request.at_most` times the tokens of training.
+        ConfigError: there are more than `request.at_most` times the tokens of training, or this machine's memory is
+            certainly too small.
     """
     counted = _tokens(model, extent)
     if counted is None:
         return
     tokens, trained = counted
-    allowed = _allowed(request)
+    allowed, needed, there = _allowed(request), memory_needed(model, tokens, extent), _memory_there(model.device)
+    told = f"{_told(model, extent)} is {tokens} tokens, {-(-tokens // trained)} times the {trained} of training"
     if tokens > allowed * trained:
         times = -(-tokens // trained)
         raise ConfigError(
-            f"{_sides(extent)} is {tokens} tokens, {times} times the {trained} of training, and attention costs "
-            f"their square; up to {allowed} times are done: ask for a smaller size, or allow it with at_most={times} "
-            f"(--at-most {times})"
+            f"{told}, attention costs their square, and about {_bytes(needed)} of memory would be needed; up to "
+            f"{allowed} times are done: ask for a smaller size, or allow it with at_most={times} (--at-most {times})"
         )
+    if there is not None and needed > there:
+        raise ConfigError(
+            f"{told}; about {_bytes(needed)} of memory would be needed, and this machine has {_bytes(there)}: "
+            "ask for a smaller size"
+        )
+
+
+def memory_needed(model: Model, tokens: int, extent: Extent) -> int:
+    """Bytes that one result of a size needs beside the weights, roughly.
+
+    A rule of thumb of ours: 32 numbers of the backbone's width a token (a block's inner values, with guidance twice),
+    and 64 for each place of the data, for what an autoencoder holds while it decodes.
+    """
+    width = getattr(getattr(model.backbone, "config", None), "width", 0)
+    return 4 * (32 * tokens * width + 64 * prod(extent))
 
 
 def reach_note(model: Model, request: Request) -> str | None:
@@ -44,7 +64,8 @@ def reach_note(model: Model, request: Request) -> str | None:
         return None
     unscaled = request.extrapolation is None and model.recipe.sampling.extrapolation is None
     advice = "; positions are not scaled for it: see --extrapolation, or ask for a smaller size" if unscaled else ""
-    return f"{_sides(extent)} is {counted[0] / counted[1]:.3g} times the tokens that this model was trained at{advice}"
+    times = f"{counted[0] / counted[1]:.3g} times"
+    return f"{_told(model, extent)} is {times} the tokens that this model was trained at{advice}"
 
 
 def _tokens(model: Model, extent: Extent) -> tuple[int, int] | None:
@@ -62,5 +83,26 @@ def _allowed(request: Request) -> int:
     return AT_MOST if request.at_most is None else request.at_most
 
 
-def _sides(extent: Extent) -> str:
-    return "x".join(map(str, extent))
+def _told(model: Model, extent: Extent) -> str:
+    """A size as its task says it, or its sides."""
+    task: Any = model.task
+    told: str = task.told(extent) if hasattr(task, "told") else "x".join(map(str, extent))
+    return told
+
+
+def _memory_there(device: torch.device) -> int | None:
+    """Bytes of memory of a device, used or not; None where nobody says it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system knows the question
+        return None
+
+
+def _bytes(count: int) -> str:
+    """To two digits, in the largest unit that fits."""
+    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+        if count >= size:
+            return f"{count / size:.2g} {unit}" if count < 99 * size else f"{count / size:.0f} {unit}"
+    return f"{max(1, round(count / 1e6))} MB"

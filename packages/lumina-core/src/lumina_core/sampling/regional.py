@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,13 +16,13 @@ from lumina_core.types import Condition, Extent, Regions
 
 
 def said_in_regions(
-    model: Model, requests: Sequence[Request], said: Condition, silent: Condition | None, extent: Extent
+    model: Model, requests: Sequence[Request], said: Condition, silent: Condition | None, extent: Callable[[], Extent]
 ) -> tuple[Condition, Condition | None]:
     """The conditions of a batch, with what its requests say of regions; unchanged where none does.
 
     Args:
         said, silent: of all results, requests one after another.
-        extent: sizes of what is made.
+        extent: gives the one size of what is made, or refuses; asked only where there are regions.
     """
     ask = getattr(model.task, "regions", None)
     found: list[Regions | None] = [None if ask is None else ask(request) for request in requests]
@@ -31,7 +31,7 @@ def said_in_regions(
     parts, row = [], 0
     for request, regions in zip(requests, found, strict=True):
         rows = torch.arange(row, row + request.count)
-        parts.append(_regional(model, select(said, rows), regions, extent))
+        parts.append(_regional(model, select(said, rows), regions, extent()))
         row += request.count
     if silent is not None and any(regions is not None and regions.alike for regions in found):
         silent = replace(silent, summary=said.summary)

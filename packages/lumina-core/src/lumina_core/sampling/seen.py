@@ -13,6 +13,7 @@ from lumina_core.flow.path import convert
 from lumina_core.model import Model
 from lumina_core.parts import Path_
 from lumina_core.sampling.known import Begun
+from lumina_core.sampling.sizes import Sizes
 from lumina_core.types import Tokens
 
 
@@ -24,12 +25,13 @@ class Seen:
         steps: how many there will be; None where the solver chooses its own.
         time: reached by it, 0 noise to 1 data.
         values: (B, N, D) tokens as they stand there, with the noise that is left.
+        sizes: of the results.
     """
 
     def __init__(
-        self, step: int, steps: int | None, time: float, values: Tensor, foretold: Callable[[], Tensor]
+        self, step: int, steps: int | None, time: float, values: Tensor, sizes: Sizes, foretold: Callable[[], Tensor]
     ) -> None:
-        self.step, self.steps, self.time, self.values = step, steps, time, values
+        self.step, self.steps, self.time, self.values, self.sizes = step, steps, time, values, sizes
         self._foretold = foretold
 
     @cached_property
@@ -41,6 +43,10 @@ class Seen:
         """
         return self._foretold()
 
+    def items(self) -> list[Tensor]:
+        """The data of each result in its own size, (channels, ...), float32 on the CPU."""
+        return self.sizes.items(self.data.float().cpu())
+
 
 class Watched:
     """Every step as `integrate` tells it: known numbers are put in their place, and whoever watches is shown it.
@@ -51,9 +57,10 @@ class Watched:
     """
 
     def __init__(
-        self, model: Model, begun: Begun, places: Tokens, on_step: Callable[[Seen], bool | Tensor | None] | None
-    ) -> None:
-        self.model, self.begun, self.places, self.on_step = model, begun, places, on_step
+        self, model: Model, begun: Begun, places: Tokens, sizes: Sizes,
+        on_step: Callable[[Seen], bool | Tensor | None] | None,
+    ) -> None:  # fmt: skip
+        self.model, self.begun, self.places, self.sizes, self.on_step = model, begun, places, sizes, on_step
         self.steps: int | None = None
         self.last: Seen | None = None
         self._before = (float(begun.grid[0]), begun.x)
@@ -67,7 +74,7 @@ class Watched:
         values = self.begun.kept(values, time)
         told: bool | Tensor | None = None
         if self.on_step is not None:
-            seen = Seen(step, self.steps, time, values, self._foretelling(time, values))
+            seen = Seen(step, self.steps, time, values, self.sizes, self._foretelling(time, values))
             told = self.on_step(seen)
             if told is True:
                 self.last = seen
@@ -80,7 +87,7 @@ class Watched:
     def decoded(self, values: Tensor) -> Tensor:
         """Tokens (B, N, D) without noise -> data (B, channels, ...), what is kept of earlier data in it."""
         with torch.inference_mode(), self.model.at_work("autoencoder"):
-            data = self.model.autoencoder.decode(self.model.tokenizer.latent(self.places.with_values(values)))
+            data = self.sizes.data(self.model, self.places.with_values(values))
         return self.begun.finished(data)
 
     def _foretelling(self, time: float, values: Tensor) -> Callable[[], Tensor]:

@@ -75,10 +75,9 @@ def way_of(model: Model, finder: Finder, request: Request) -> Way:
     return Way(settings, solver, grid, guiding, _scaled(model, finder, request, proportional), limit)
 
 
-def agreed(model: Model, request: Request) -> tuple[Any, ...]:
-    """All in which requests of one batch must agree."""
-    own = {field: getattr(request, field) for field in Request.model_fields if field not in ("seed", "count")}
-    return (*model.task.extent(request), *own.values())
+def agreed(request: Request) -> tuple[Any, ...]:
+    """All in which requests of one batch must agree, whatever their sizes."""
+    return tuple(getattr(request, field) for field in Request.model_fields if field not in ("seed", "count"))
 
 
 def blank_tokens(model: Model, extent: Extent, batch: int) -> Tokens:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lumina_core.model import Finder, Model
@@ -24,9 +23,9 @@ def draw_samples(model: Model, finder: Finder, averaged: Mapping[str, Tensor], f
     model.load_state_dict(dict(averaged))
     model.eval()
     try:
-        data = generate(model, finder, [r for r in requests if isinstance(r, Request)]).data
+        items = generate(model, finder, [r for r in requests if isinstance(r, Request)]).items()
     finally:
         model.load_state_dict(own)
         for name, module in model.named_modules():
             module.training = modes[name]
-    return model.task.save_grid(torch.unbind(data), folder, f"step-{done:08d}")
+    return model.task.save_grid(items, folder, f"step-{done:08d}")

@@ -1,0 +1,109 @@
+"""Results of several sizes in one batch: each as if it were alone, in its own size, filled up where a task says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from core.sampling.test_generate import MODEL, ask, model
+from core.toy import Identity, Make, registry
+
+from lumina_core.errors import ConfigError
+from lumina_core.flow.guidance import rescaled
+
+LENGTHS = (6, 3, 9, 3)
+
+
+def asked(**more):
+    return [{"word": "low", "seed": seed, "length": length, **more} for seed, length in enumerate(LENGTHS)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"guidance": 1},
+        {"guidance": 3, "guidance_rescale": 0.7},
+        {"guidance_split": "apart"},
+        {"solver": "sde"},
+        {"solver": "dpmpp", "steps": 4},
+        {"extrapolation": "ntk:trained=6"},
+        {"extrapolation": "yarn:trained=3"},
+        {"extrapolation": "time_aware:trained=3", "proportional": 4},
+        {"context_drop": "time_aware:window=[2,1,1]"},
+        {"context_drop": "time_aware:window=[2,1,1]", "proportional": 3, "extrapolation": "dype:trained=6"},
+    ],
+)
+def test_a_batch_of_several_lengths_is_what_each_is_alone(settings):
+    together = ask(*asked(**settings)).items()
+    assert [item.shape for item in together] == [(2, length) for length in LENGTHS]
+    for item, request in zip(together, asked(**settings), strict=True):
+        assert item.numpy() == pytest.approx(ask(request).data[0].numpy(), abs=2e-4)
+
+
+def test_padding_never_leaks_whoever_is_longer():
+    short = [ask({"word": "low", "length": 3, "seed": 5}, {"word": "high", "length": n, "seed": n}) for n in (4, 9)]
+    first, second = (found.items()[0] for found in short)
+    assert first.numpy() == pytest.approx(second.numpy(), abs=1e-4)
+    assert not bool(short[1].data[0, :, 3:].any())
+
+
+def test_steps_that_are_seen_have_their_own_sizes_too():
+    seen = []
+    found = ask(*asked(), on_step=lambda at: seen.append(at.items()) or None)
+    assert [item.shape[1] for item in seen[0]] == list(LENGTHS)
+    assert all(torch.equal(last, item) for last, item in zip(seen[-1], found.items(), strict=True))
+
+
+def test_solvers_that_choose_their_steps_want_one_size():
+    with pytest.raises(ConfigError, match="one size; got 6, 3, 9: ask for each"):
+        ask(*asked(solver="dopri5"))
+
+
+def test_the_spread_of_padded_velocities_is_that_of_the_real_ones():
+    strong, plain = torch.randn(2, 1, 5, 3)
+    real = torch.tensor([[True, True, True, False, False]])
+    padded = [part * real[..., None] for part in (strong, plain)]
+    alone = rescaled(strong[:, :3], plain[:, :3], 0.7)
+    assert rescaled(*padded, 0.7, real)[:, :3].numpy() == pytest.approx(alone.numpy(), abs=1e-5)
+
+
+class Halves(Identity):
+    """Two moments are one."""
+
+    stride = (2,)
+
+    def encode(self, data):
+        return data.unflatten(2, (-1, 2)).mean(dim=3)
+
+    def decode(self, latent):
+        return latent.repeat_interleave(2, dim=2)
+
+
+class Filling(Make):
+    """Takes every length."""
+
+    fills_up = True
+
+
+def test_a_task_that_fills_up_gets_every_length_and_not_a_moment_more(monkeypatch):
+    made = model()
+    made.autoencoder, made.task = Halves(None), Make(None)
+    with pytest.raises(ConfigError, match="no multiple"):
+        ask({"word": "low", "length": 5}, of=made)
+    made.task = Filling(None)
+    five, six = (ask({"word": "low", "length": length}, of=made).data for length in (5, 6))
+    assert five.shape == (1, 2, 5) and torch.equal(five, six[:, :, :5])
+    both = ask({"word": "low", "length": 5}, {"word": "low", "length": 9, "seed": 1}, of=made).items()
+    assert [item.shape[1] for item in both] == [5, 9]
+    assert both[0].numpy() == pytest.approx(five[0].numpy(), abs=1e-4)
+
+
+def test_generation_of_one_size_makes_no_mask():
+    blank = []
+    plain = MODEL.tokenizer.blank
+    try:
+        MODEL.tokenizer.blank = lambda *given: blank.append(plain(*given)) or blank[-1]
+        ask({"word": "low", "count": 2})
+    finally:
+        del MODEL.tokenizer.blank
+    assert all(tokens.mask is None for tokens in blank) and registry()
