@@ -153,6 +153,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ],
     ("conditioner", "core.text"): Try(SMALL_TEXT, CAPTIONS[:20]),
     ("conditioner", "core.transformers"): language_model,
+    ("dataset", "audio.instruments"): Try(sample=Sample("sound", {"fields": ("caption", "label")})),
     ("dataset", "core.mixture"): mixture,
     ("dataset", "image.classes"): class_folder,
     ("dataset", "image.datasets"): saved_data_set,
