@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -46,6 +46,31 @@ def nearest_in(made: Tensor, real: Tensor, belongs: Tensor) -> tuple[Tensor, Ten
         inside.append(near.masked_fill(~belongs[rows], torch.inf).amin(1))
         outside.append(near.masked_fill(belongs[rows], torch.inf).amin(1))
     return torch.cat(inside), torch.cat(outside)
+
+
+def kin_ranks(
+    made: Tensor, right: Tensor, real: Tensor, families: Sequence[str], spared: Tensor | None = None
+) -> Tensor:
+    """How many families have a member nearer to each made one than every member of its own family is.
+
+    Args:
+        made: (M, D). right: (M,) a real row of the family each should belong to. real: (N, D).
+        families: for each of the N its family.
+        spared: (M,) a real row each that is not looked at: itself, where real ones are asked after their own.
+
+    Returns:
+        (M,) int64; 0: the nearest of all is of its family. Where none of it is left to look at, all others count.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(families))}
+    of = torch.tensor([numbers[name] for name in families])
+    counted = [torch.zeros(0, dtype=torch.int64)]
+    for rows, near in _distances(made, real):
+        if spared is not None:
+            near = near.scatter(1, spared[rows, None], torch.inf)
+        best = near.new_full((len(near), len(numbers)), torch.inf)
+        best = best.scatter_reduce(1, of.expand(len(near), -1), near, "amin")
+        counted.append((best < best.gather(1, of[right[rows], None])).sum(1))
+    return torch.cat(counted)
 
 
 def precision_recall(made: Tensor, real: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from lumina_core.config import Config as Settings
 from lumina_core.config import Use
 from lumina_core.errors import ShapeError
+from lumina_core.measures.batches import of_one_size
 from lumina_core.measures.similarity import by_default
 from lumina_image.nearest import thumbnails
 from lumina_image.task import levels
@@ -50,9 +50,3 @@ def as_saved(items: Sequence[Tensor]) -> list[Tensor]:
         if item.ndim != 3 or item.shape[0] != 3:
             raise ShapeError(f"metrics of pictures compare (3, rows, columns); this model makes {tuple(item.shape)}")
     return [levels(item).cpu() for item in items]
-
-
-def of_one_size(items: Sequence[Tensor]) -> Iterator[Tensor]:
-    """(3, H, W) each -> (B, 3, H, W) for each run of the same size, in order."""
-    for _, run in itertools.groupby(items, key=lambda item: item.shape):
-        yield torch.stack(list(run))

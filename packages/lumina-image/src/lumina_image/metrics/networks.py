@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import CheckpointError
+from lumina_core.measures.batches import of_one_size
 from lumina_core.measures.lite0 import FILE, LIBRARIES, Network, lite0
 from lumina_core.outside import needed
 from lumina_core.weights.pickled import open_pickled
-from lumina_image.metrics.looks import as_saved, of_one_size
+from lumina_image.metrics.looks import as_saved
 
 EXTRA = "lumina-image[evaluate]"
 INCEPTION_URL = (
@@ -78,12 +79,7 @@ class Inception:
 
 @torch.inference_mode()
 def _looked(network: Network, items: Sequence[Tensor], device: str) -> Tensor:
-    rows = [
-        network(part[start : start + CHUNK].to(device)).float().cpu()
-        for part in of_one_size(as_saved(items))
-        for start in range(0, len(part), CHUNK)
-    ]
-    return torch.cat(rows).clone()
+    return torch.cat([network(part.to(device)).float().cpu() for part in of_one_size(as_saved(items), CHUNK)]).clone()
 
 
 @functools.lru_cache(maxsize=2)

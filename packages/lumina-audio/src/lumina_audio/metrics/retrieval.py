@@ -1,0 +1,44 @@
+"""Does a sound come from the instrument that was asked for: is one of its sounds the nearest of all real ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lumina_audio.metrics.sets import LITE0, Heard
+from lumina_core.config import Config as Settings
+from lumina_core.judging import Features, Judged
+from lumina_core.measures.neighbours import kin_ranks
+
+
+class InstrumentRetrieval:
+    """The shares of sounds that find their instrument among all real sounds, by distance of features. Our own measure.
+
+    `top1`: the nearest real sound is of the right instrument. `top5`: the right one is among the five instruments whose
+    nearest sounds are nearest. `top1_of_real`, `top5_of_real`: the same for the real sounds that were asked for, each
+    without itself: what the features can tell at all, of other pitches and lengths of the same instrument.
+
+    Instruments are the families of the exam; without families each real sound is one of its own.
+    """
+
+    name, least = "instrument", 1
+
+    class Config(Settings):
+        """By which features."""
+
+        features: Heard = LITE0
+
+    def __init__(self, config: Config, features: Features) -> None:
+        self.config, self.features = config, features
+
+    def figures(self, judged: Judged) -> Mapping[str, Tensor | float]:
+        """(M,) of 0 and 1 each."""
+        known = judged.families is not None
+        families = judged.families if judged.families is not None else [str(n) for n in range(len(judged.real))]
+        found = kin_ranks(judged.made, judged.right, judged.real, families)
+        told: dict[str, Tensor | float] = {"top1": (found < 1).double(), "top5": (found < 5).double()}
+        if not known:
+            return told
+        real = kin_ranks(judged.real[judged.right], judged.right, judged.real, families, judged.right)
+        return told | {"top1_of_real": (real < 1).double(), "top5_of_real": (real < 5).double()}
