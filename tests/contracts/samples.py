@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hearing_models
 import seeing_models
 import torch
 from making import CAPTIONS
@@ -122,6 +123,25 @@ def sound_autoencoder(folder: Path) -> Try:
     return Try({"vae": vae, "vocoder": vocoder}, Sample(chord(4096), {"trained": False}))
 
 
+def tones(count: int = 2) -> Tensor:
+    """Sounds of one length, each of another pitch."""
+    from audio.sounds_made import tone
+
+    return torch.stack([tone(220.0 * 1.3**place) for place in range(count)])
+
+
+def clap_metric_of_sounds(folder: Path) -> Try:
+    """A tiny CLAP, drawn at random."""
+    features = {"use": "audio.clap", "source": str(hearing_models.clap(folder))}
+    return Try({"features": features}, Sample(tones(), {"said": [{"caption": "a low tone"}, {"caption": "high"}]}))
+
+
+def panns_both_ways(folder: Path) -> Sequence[Try]:
+    """What it keeps, and what it answers."""
+    weights = str(hearing_models.panns(folder / "panns.pth")[0])
+    return [Try({"weights": weights, "gives": gives}, tones()) for gives in ("embedding", "classes")]
+
+
 def published_original(folder: Path) -> Try:
     """A tiny model as the paper's authors publish it."""
     from published_folders import SIZES, tensors, write_original
@@ -162,6 +182,15 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("dataset", "image.parquet"): parquet_shards,
     ("dataset", "image.tar"): tar_shards,
     ("extrapolation", "core.watershed"): [Try(), Try({"isotropic": True, "trained": 3})],
+    ("features", "audio.clap"): lambda folder: Try({"source": str(hearing_models.clap(folder))}, tones()),
+    ("features", "audio.efficientnet_lite0"): Try({"side": 32}, tones()),
+    ("features", "audio.log_mel"): Try(sample=tones()),
+    ("features", "audio.log_mel_frames"): Try({"spans": 3}, tones()),
+    ("features", "audio.panns"): panns_both_ways,
+    ("features", "audio.pitch"): Try(sample=tones()),
+    ("features", "audio.vggish"): lambda folder: Try(
+        {"weights": str(hearing_models.vggish(folder / "vggish.pth"))}, tones()
+    ),
     ("features", "image.coarse"): Try(sample=smooth()),
     ("features", "image.clip"): lambda folder: Try({"source": str(seeing_models.clip(folder))}, smooth()),
     ("features", "image.efficientnet_lite0"): Try({"side": 32}, smooth()),
@@ -171,6 +200,12 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],
     ("layout", "image.alpha_vllm"): published_original,
     ("layout", "image.diffusers"): Try(sample=TINY_PIPELINE),
+    ("metric", "audio.frechet"): Try({"features": {"use": "audio.log_mel"}, "fewest": 4}, tones()),
+    ("metric", "audio.instrument_retrieval"): Try({"features": {"use": "audio.log_mel"}}, tones()),
+    ("metric", "audio.kernel"): Try({"features": {"use": "audio.log_mel"}}, tones(6)),
+    ("metric", "audio.pitch"): Try(sample=Sample(tones(), {"said": [{"pitch": 57}, {"pitch": None}]})),
+    ("metric", "audio.precision_recall"): Try({"features": {"use": "audio.log_mel"}}, tones(6)),
+    ("metric", "audio.similarity"): clap_metric_of_sounds,
     ("metric", "image.feature_retrieval"): Try({"features": {"use": "image.coarse"}}, smooth()),
     ("metric", "image.frechet"): Try({"features": {"use": "image.coarse"}, "fewest": 4}, smooth()),
     ("metric", "image.kernel"): Try({"features": {"use": "image.coarse"}}, smooth(count=6)),
