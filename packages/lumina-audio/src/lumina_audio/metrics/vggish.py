@@ -67,7 +67,8 @@ def _patches(waveform: Tensor) -> Tensor:
     """(B, S) -> log-mel patches (B * patches, 1, 96, 64)."""
     frames = waveform.unfold(1, WINDOW, HOP) * torch.hann_window(WINDOW, device=waveform.device)
     mel = torch.fft.rfft(frames, FFT).abs() @ _bank().to(waveform.device)
-    return (mel + OFFSET).log().reshape(-1, 1, FRAMES, BANDS)
+    patches: Tensor = (mel + OFFSET).log().reshape(-1, 1, FRAMES, BANDS)
+    return patches
 
 
 def _embedded(weights: Weights, patches: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,8 @@ class Towers:
         self.key = f"{self.title} {digest(folder)}"
         self._device = torch.device(config.device or "cpu")
         dtype = config.chosen(folder, self._device)
-        self._model, self._tokens, self._reader = _loaded(type(self), folder, self._device, dtype)
+        kind = _Kind(self.title, self.part, self.network, self.reader, self.projection)
+        self._model, self._tokens, self._reader = _loaded(kind, folder, self._device, dtype)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -76,8 +77,16 @@ class Towers:
         return F.normalize(projected.float(), dim=1).cpu()
 
 
+class _Kind(NamedTuple):
+    title: str
+    part: str
+    network: str
+    reader: str
+    projection: str
+
+
 @functools.lru_cache(maxsize=1)
-def _loaded(kind: type[Towers], folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+def _loaded(kind: _Kind, folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     library = needed("transformers", INSTALL, kind.part)
     with _told(kind.title, folder):
         model = getattr(library, kind.network).from_pretrained(folder, dtype=dtype, use_safetensors=True)
