@@ -30,7 +30,8 @@ To rebuild it: `apt-get install fluid-soundfont-gm`, `pip install --no-deps tiny
 
 - {count} clips of {programs} programs in 16 families: {kinds}.
 - One file a program (`040.ogg`, the violin), its clips one after another, 32768 samples each at 16 kHz mono. A line of
-  `clips.jsonl.gz` for each clip, in the same order.
+  `clips.jsonl.gz` for each clip, in the same order. The reader silences the last 256 samples of each, into which the
+  next one leaks (Vorbis works in blocks), with a fade before them.
 - Of a line: `program` (0..127), `name`, `family`, `kind` (note, chord, phrase), `pitch` (MIDI number of the note, of a
   chord's root, of a phrase's first note; none for drums and noises), `named` (whether a caption may name the pitch),
   `clear` (whether the pitch heard in it is that one), `velocity` of the keys, `loudness`, `length`, `seconds` until it

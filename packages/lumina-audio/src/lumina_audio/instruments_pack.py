@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RATE, SAMPLES = 16000, 32768
 """Of every clip: 2.048 s."""
 
+FADE, LEAK = 544, 256
+"""Samples at the end of each that fade out, and that are silenced behind them."""
+
 Record = dict[str, Any]
 
 
@@ -55,6 +58,9 @@ def _program(program: int) -> NDArray[np.int16]:
     # decoded once, about 1.2 MB a program: all of them together are 160 MB
     wave, _ = soundfile.read(io.BytesIO((_folder() / f"{program:03d}.ogg").read_bytes()), dtype="int16")
     clips: NDArray[np.int16] = np.ascontiguousarray(wave).reshape(-1, SAMPLES)
+    # the beginning of the next clip leaks into the end of this one, as Vorbis works in blocks
+    fade = np.concatenate([np.linspace(1, 0, FADE), np.zeros(LEAK)])
+    clips[:, -len(fade) :] = np.rint(clips[:, -len(fade) :] * fade)
     clips.setflags(write=False)
     return clips
 
