@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
+import types
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from lumina_core.errors import CheckpointError
-from lumina_core.weights.pickled import open_pickled, read_settings, settings_file
+from lumina_core.weights.pickled import entries, open_pickled, read_settings, settings_file
 from lumina_core.weights.pieces import Held, read
 from lumina_core.weights.tensorfiles import Stored
 
@@ -51,6 +53,35 @@ def test_tensors_are_read_from_their_places_in_the_file(tmp_path):
         assert torch.equal(found[name].tensor(), tensor)
     kinds = {name: type(piece) for name, piece in found.items()}
     assert kinds == {**dict.fromkeys(found, Stored), "every": Held}
+
+
+def test_a_trainings_checkpoint_gives_the_entry_asked_for(tmp_path):
+    """Equal tensors beside it: a place counted from the wrong storage would give another one's numbers."""
+    wanted = {f"w{k}": torch.full((4,), float(k)) for k in range(3)}
+    beside = {"optimizer": [{"moment": torch.full((4,), -1.0)}], "epoch": 3}
+    torch.save({"before": beside, "state_dict": wanted, "after": beside}, tmp_path / "w.ckpt")
+    found = open_pickled(tmp_path / "w.ckpt", "state_dict")
+    for name, tensor in wanted.items():
+        assert torch.equal(read(found[name]), tensor)
+        assert torch.equal(read(found[name].rows(1, 3)), tensor[1:3])
+    assert entries(tmp_path / "w.ckpt") == {"before", "state_dict", "after"}
+    assert "holds dict under 'before'" in said(lambda path: open_pickled(path, "model"), tmp_path / "w.ckpt")
+
+
+def test_a_class_that_may_lie_beside_the_tensors_is_not_imported(tmp_path, monkeypatch):
+    module = types.ModuleType("stranger.callbacks")
+    made = type("Callback", (), {"__module__": "stranger.callbacks"})
+    module.Callback = made
+    monkeypatch.setitem(sys.modules, "stranger", types.ModuleType("stranger"))
+    monkeypatch.setitem(sys.modules, "stranger.callbacks", module)
+    state = made()
+    state.moment = torch.full((4,), -1.0)
+    torch.save({"callbacks": {made: state}, "state_dict": {"a": torch.ones(4)}}, tmp_path / "w.ckpt")
+    monkeypatch.delitem(sys.modules, "stranger.callbacks")
+    assert "code in it" in said(lambda path: open_pickled(path, "state_dict"), tmp_path / "w.ckpt")
+    found = open_pickled(tmp_path / "w.ckpt", "state_dict", ["stranger.callbacks.Callback"])
+    assert torch.equal(read(found["a"]), torch.ones(4))
+    assert "stranger.callbacks" not in sys.modules
 
 
 def test_a_file_of_the_oldest_form_is_read_too(tmp_path):

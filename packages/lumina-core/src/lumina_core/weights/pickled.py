@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,30 @@ from lumina_core.weights.tensorfiles import Stored
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def open_pickled(path: Path, within: str | None = None) -> dict[str, Piece]:
+def open_pickled(path: Path, within: str | None = None, inert: Sequence[str] = ()) -> dict[str, Piece]:
     """The tensors of a `.pth` file that holds tensors by name, and nothing else.
 
     Args:
-        within: the name under which a file that tells more than weights (its step, say) holds them.
+        within: the name under which a file that tells more than weights (its step, say) holds them; where it is not
+            there, the file itself is looked at.
+        inert: full names of classes that may lie beside them. They are not imported: an empty object stands for each.
 
     Raises:
         CheckpointError: the file is missing, cut short, or holds anything else; code in it is never run.
     """
-    found = _opened(path, [])
-    if within is not None:
-        found = found.get(within, found) if isinstance(found, dict) else found
+    whole = _opened(path, [(_stand_in(name), name) for name in inert])
+    found = whole.get(within, whole) if within is not None and isinstance(whole, dict) else whole
     wrong = _misfit(found)
     if wrong:
         raise CheckpointError(f"{path} holds {wrong}; wanted tensors by their names and nothing else")
-    places = _places(path, found)
+    places = _places(path, found, list(_tensors(whole)))
     return {str(name): _piece(path, tensor, places.get(name)) for name, tensor in found.items()}
+
+
+def entries(path: Path, inert: Sequence[str] = ()) -> set[str]:
+    """The names of what a `.pth` file holds, read as `open_pickled` reads it."""
+    whole = _opened(path, [(_stand_in(name), name) for name in inert])
+    return {name for name in whole if isinstance(name, str)} if isinstance(whole, dict) else set()
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -84,6 +91,31 @@ def _opened(path: Path, allowed: list[Any]) -> Any:
         ) from error
 
 
+class _Inert:
+    """What stands for an object of a class that is not imported: it takes any arguments and any state, and has none."""
+
+    def __new__(cls, *_: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def _stand_in(name: str) -> type[_Inert]:
+    return type(name.rpartition(".")[2], (_Inert,), {})
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, dict | list | tuple):
+        for part in found.values() if isinstance(found, dict) else found:
+            yield from _tensors(part)
+
+
 def _misfit(found: Any) -> str:
     if not isinstance(found, dict):
         return type(found).__name__
@@ -99,7 +131,7 @@ def _plain(value: Any) -> bool:
     return type(value) in _PLAIN  # a child of a plain type may be anything
 
 
-def _places(path: Path, found: Mapping[str, Tensor]) -> dict[str, int]:
+def _places(path: Path, found: Mapping[str, Tensor], all_of_them: Sequence[Tensor]) -> dict[str, int]:
     """Where in the file each tensor's numbers begin; nothing where that is not certain.
 
     torch maps the whole file and cuts its storages from it: addresses in memory differ from places in the file by one
@@ -109,9 +141,9 @@ def _places(path: Path, found: Mapping[str, Tensor]) -> dict[str, int]:
     starts = _storage_starts(path)
     if not tensors or not starts:
         return {}
-    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+    storages = {tensor.untyped_storage().data_ptr() for tensor in all_of_them if tensor.numel()}
     shift = min(storages) - min(starts)
-    if not {storage - shift for storage in storages} <= starts:
+    if {storage - shift for storage in storages} != starts:  # some are not here: nobody knows which is the first
         return {}
     return {name: tensor.data_ptr() - shift for name, tensor in tensors.items()}
 
