@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import goldens_sound as sound
 from goldens_buckets import sizes
 from goldens_flow import grids, losses, plans
 from goldens_manifest import keymap, manifest
@@ -50,6 +51,10 @@ HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
     "C4": (sampler, 2e-5),
     "C5": (grids, 1e-6),
     "D": (imagenet, 1e-4),
+    "E1": (sound.forward, 3e-4),
+    "E3": (sound.vocoder, 1e-5),
+    "E4": (sound.sampled, 1e-3),
+    "E5": (sound.losses, 3e-4),
     "F": (regions, 1e-4),
 }
 NAMES = {
@@ -110,7 +115,8 @@ def _manifest(path: Path) -> Verdict:
         return Verdict("?", path.name, None, None)
     if "map" in content:
         return _tried("map", path, 0.0, keymap, content)
-    return _tried("manifest", path, 0.0, manifest, content)
+    of_sound = content.get("what", "").startswith("lumina_music")
+    return _tried("manifest", path, 0.0, sound.manifest if of_sound else manifest, content)
 
 
 def _tried(case: str, path: Path, tolerance: float, handler: Callable[[Any], float], content: Any) -> Verdict:

@@ -17,7 +17,7 @@ ALL = sorted(path for end in ("safetensors", "json") for path in (HERE.parents[1
 BARS = (
     "A1_", "A2_", "A2b_", "A3_", "A4_", "A5_", "A6_", "A7_", "A8_", "A9_", "A10_", "B1_", "B2_", "B2b_", "B_keymap",
     "C1_", "C1b_", "C2_", "C3_", "C4_", "C5_", "D1_", "D2_", "D3_", "F1_", "F2_",
-    "manifest_nextdit", "manifest_imagenet",
+    "E1_", "E1b_", "E3_", "E4_", "E5_", "manifest_nextdit", "manifest_imagenet", "manifest_music_flagditv2",
 )  # fmt: skip
 """Files that must pass, and not only be unsupported."""
 

@@ -45,14 +45,22 @@ def options(folder: Path) -> dict[str, Any]:
     path = _settings_file(folder)
     if path is None:
         raise CheckpointError(f"{folder} holds none of {', '.join(SETTINGS)}; wanted a folder of BigVGAN's generator")
-    said = _read(path)
+    return told(_read(path), str(path))
+
+
+def told(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of `audio.bigvgan` that published settings speak of; others of them do not matter.
+
+    Raises:
+        CheckpointError: they are none of a generator's.
+    """
     lacking = [name for name in _OURS if name not in said and not name.startswith("use_")]
     if lacking:
-        raise CheckpointError(f"{path} says no {lacking[0]}; wanted the settings of BigVGAN's generator")
+        raise CheckpointError(f"{where} says no {lacking[0]}; wanted the settings of BigVGAN's generator")
     found = {ours: said[theirs] for theirs, ours in _OURS.items() if theirs in said}
     found["block"] = str(found["block"])
     try:
-        shape = Shape.read(found, str(path)).model_dump(mode="json", exclude_defaults=True)
+        shape = Shape.read(found, where).model_dump(mode="json", exclude_defaults=True)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     rate = said.get("sampling_rate")

@@ -1,0 +1,1 @@
+"""Sound models that others published: their folders, names, sizes and conventions, turned into ours at the edge."""

@@ -1,0 +1,127 @@
+"""Golden cases of the released sound models: their backbone, path, sampling and vocoder, and the full sizes' names."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from goldens_model import numbers, unread
+from goldens_ode import along
+from goldens_read import Golden, Unsupported, largest, worst
+from torch import Tensor, nn
+
+from lumina_audio.frames import Frames
+from lumina_audio.published.arguments import Arguments, expected, filled
+from lumina_audio.published.conventions import Float32Grid, TracePath, WholeTimeFlagDiT, from_whole, to_whole
+from lumina_audio.published.names import from_published
+from lumina_audio.vocoders.bigvgan_files import plain, told
+from lumina_audio.vocoders.generator import Generator, Shape
+from lumina_core.builtin.velocity import VelocityHead
+from lumina_core.conditions import pooled
+from lumina_core.flow.guidance import guided
+from lumina_core.flow.objective import FlowMatching
+from lumina_core.flow.path import mix, velocity_between
+from lumina_core.flow.solver import euler
+from lumina_core.flow.times import Uniform
+from lumina_core.types import Batch, Condition, Tokens
+
+
+class SoundNetwork(nn.Module):
+    """Backbone and head of a released model, and its sounds as tokens."""
+
+    def __init__(self, golden: Golden) -> None:
+        super().__init__()
+        said = Arguments.read(golden.config["constructor"], "golden")
+        widths = filled(said)
+        self.backbone = WholeTimeFlagDiT(WholeTimeFlagDiT.Config.read(widths["backbone"], "golden"))
+        self.head = VelocityHead(VelocityHead.Config.read(widths["head"], "golden"))
+        self.load_state_dict(numbers(from_published(unread(golden.group("weights")))))
+        self.frames = Frames(Frames.Config(channels=said.in_channels))
+
+    def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
+        return self.head(self.backbone(tokens, time, condition), tokens)
+
+    @torch.no_grad()
+    def answer(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, T) and our time (B,) -> (B, C, T)."""
+        tokens = self.frames.tokens(x)
+        return self.frames.latent(tokens.with_values(self(tokens, time, condition)))
+
+
+def said_of(context: Tensor) -> Condition:
+    """Every entry counts, padding too: their caption mask is all ones."""
+    return Condition(context, None, pooled(context, torch.ones(context.shape[:2], dtype=torch.bool)))
+
+
+def forward(golden: Golden) -> float:
+    """FlagDiT.forward, told whole times."""
+    time = from_whole(golden.tensors["input.t"])
+    got = SoundNetwork(golden).answer(golden.tensors["input.x"], time, said_of(golden.tensors["input.context"]))
+    return worst([(got, golden.tensors["output.out"])])
+
+
+def sampled(golden: Golden) -> float:
+    """CFM.sample and CFM.sample_cfg: every state on the way, and the times that the network is told."""
+    network = SoundNetwork(golden)
+    said, silence = (said_of(golden.tensors[f"input.{name}"]) for name in ("cond", "uncond"))
+    errors = []
+    for run in golden.config["runs"]:
+        told: list[float] = []
+        scale = float(run["cfg_scale"])
+
+        def velocity(x: Tensor, time: Tensor, told: list[float] = told, scale: float = scale) -> Tensor:
+            told.append(float(to_whole(time)[0]))
+            conditional = network.answer(x, time, said)
+            return conditional if scale == 1 else guided(conditional, network.answer(x, time, silence), scale)
+
+        grid = Float32Grid(Float32Grid.Config())(run["timesteps"] - 1)
+        states = along(velocity, golden.tensors["input.x0"], grid, euler)
+        wanted = golden.group(f"output.{run['name']}")
+        pairs = [(states, wanted["trajectory"]), (states[-1], wanted["last"])]
+        errors.append(
+            worst([(states, wanted["trajectory"]), (states[-1], wanted["last"]), (times, wanted["network_t"])])
+        )
+    return largest(errors)
+
+
+def losses(golden: Golden) -> float:
+    """CFM.p_losses: the noisy latent, what is wanted of it, what is answered, and the loss."""
+    network, path = SoundNetwork(golden), TracePath(TracePath.Config(sigma_min=golden.config["sigma_min"]))
+    noise, data, whole = (golden.tensors[f"input.{name}"] for name in ("x0", "x1", "t"))
+    time, said = from_whole(whole), said_of(golden.tensors["input.cond"])
+    x = mix(path, noise, data, time)
+    objective = FlowMatching(FlowMatching.Config(), path, Uniform(Uniform.Config()))
+    batch = Batch(network.frames.tokens(data), said)
+    with torch.no_grad():
+        items = objective.items(network, batch, time, network.frames.tokens(noise).values)
+    known = {
+        "x_noisy": x, "target": velocity_between(path, noise, data, time), "pred": network.answer(x, time, said),
+        "loss": items.mean()[None],
+    }  # fmt: skip
+    wanted = golden.group("output")
+    if not wanted or not wanted.keys() <= known.keys():
+        raise Unsupported
+    return worst([(known[name].reshape(tensor.shape), tensor) for name, tensor in wanted.items()])
+
+
+def vocoder(golden: Golden) -> float:
+    """BigVGAN.forward, its weight norm taken off."""
+    shape = Shape.read(told(golden.config["constructor"]["h"], "golden"), "golden")
+    network = Generator(shape)
+    network.load_state_dict(numbers(plain(unread(golden.group("weights")), shape, "golden")))
+    with torch.no_grad():
+        return worst([(network(golden.tensors["input.mel"]), golden.tensors["output.wav"])])
+
+
+def manifest(content: dict[str, Any]) -> float:
+    """0 where names, shapes and counts are those of the full-size model that the manifest speaks of, else 1."""
+    said = re.search(r"FlagDiT(?:v2)?\(([^)]*)\)", content["what"])
+    if said is None:
+        raise Unsupported
+    pairs = (pair.split("=") for pair in said[1].split(","))
+    found = expected(Arguments.read({key.strip(): int(value) for key, value in pairs}, "manifest"))
+    count = sum(math.prod(shape) for shape in found.values())
+    same = {name: list(shape) for name, shape in found.items()} == content["shapes"]
+    return float(not same or count != content["parameters"] or len(found) != content["tensors"])
