@@ -44,5 +44,16 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.dataset(
         "audio.instruments", "lumina_audio.instruments:InstrumentsDataset", "built in: General MIDI, with true captions"
     )
+    parts.vocoder("audio.bigvgan", "lumina_audio.vocoders.bigvgan:BigVGAN", "BigVGAN's generator, published ones too")
     parts.vocoder("audio.griffin_lim", "lumina_audio.vocoders.griffin_lim:GriffinLim", "no weights: phases are sought")
     parts.vocoder("audio.vocos", "lumina_audio.vocoders.vocos:Vocos", "light: one inverse Fourier transform a frame")
+    _published(parts)
+
+
+def _published(parts: Parts) -> None:
+    """What the released sound models (Lumina-T2Music, Lumina-T2Audio) do in a way of their own."""
+    here = "lumina_audio.published.conventions"
+    parts.backbone("audio.flag_dit", f"{here}:WholeTimeFlagDiT", "Flag-DiT as the released sound models have it")
+    parts.path("audio.trace", f"{here}:TracePath", "straight lines that leave a trace of noise, as theirs")
+    parts.times("audio.thousandths", f"{here}:Thousandths", "draw: whole thousandths, as they were trained")
+    parts.times("audio.float32_grid", f"{here}:Float32Grid", "grid: equal steps rounded to float32, as theirs")

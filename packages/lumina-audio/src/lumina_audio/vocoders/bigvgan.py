@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,28 +19,27 @@ from lumina_core.weights.unfilled import unfilled
 
 
 class BigVGAN(nn.Module):
-    """Log-mel spectrograms -> waveforms by BigVGAN's generator; its weights are the model's, or a folder's.
-
-    A mel must be made as in the generator's training: the settings of the released sound models are those of
-    `audio.mel` with a logarithm to base 10.
-    """
+    """Log-mel spectrograms -> waveforms by BigVGAN's generator; its weights are the model's, or a folder's."""
 
     class Config(Shape):
         """Sizes, which a `source` says by itself."""
 
         rate: int = Field(16000, ge=1, description="samples a second")
+        logarithm: Literal["natural", "decimal"] = Field(
+            "natural", description="of the spectrograms that it was taught with; decimal: as the released sound models"
+        )
         source: str | None = Field(
             None, description="folder of a published generator (args.yml or config.json, and its weights)"
         )
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config if config.source is None else _told(config.source)
+        self.config = config if config.source is None else _told(config)
         self.rate, self.bands, self.hop = self.config.rate, self.config.bands, math.prod(self.config.rates)
         self.generator = Generator(self.config) if config.source is None else Borrowed(self._load)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, bands, T) -> (B, 1, T * hop) in [-1, 1].
+        """(B, bands, T), natural logarithms -> (B, 1, T * hop) in [-1, 1].
 
         Raises:
             ShapeError: the mel has other bands.
@@ -47,7 +47,7 @@ class BigVGAN(nn.Module):
         """
         check_shape(mel, (None, self.bands, None), "the mel of a vocoder")
         network = self.generator.network() if isinstance(self.generator, Borrowed) else self.generator
-        sound: Tensor = network(mel)
+        sound: Tensor = network(mel if self.config.logarithm == "natural" else mel / math.log(10))
         return sound
 
     def _load(self, device: torch.device) -> nn.Module:
@@ -60,10 +60,10 @@ class BigVGAN(nn.Module):
         return network.to(device)
 
 
-def _told(source: str) -> BigVGAN.Config:
-    folder = Path(source).expanduser()
+def _told(config: BigVGAN.Config) -> BigVGAN.Config:
+    """The sizes that a source says, the logarithm that is asked."""
+    folder = Path(str(config.source)).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(
-            f"audio.bigvgan: there is no folder {source}; fetch a published generator, name its folder"
-        )
-    return BigVGAN.Config.read({**options(folder), "source": source}, f"audio.bigvgan: {source}")
+        raise CheckpointError(f"audio.bigvgan: there is no folder {folder}; fetch a published generator, name its folder")
+    said = {**options(folder), "source": config.source, "logarithm": config.logarithm}
+    return BigVGAN.Config.read(said, f"audio.bigvgan: {folder}")
