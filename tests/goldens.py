@@ -52,6 +52,7 @@ HANDLERS: dict[str, tuple[Callable[[Golden], float], float]] = {
     "C5": (grids, 1e-6),
     "D": (imagenet, 1e-4),
     "E1": (sound.forward, 3e-4),
+    "E2": (sound.autoencoder, 2e-5),
     "E3": (sound.vocoder, 1e-5),
     "E4": (sound.sampled, 1e-3),
     "E5": (sound.losses, 3e-4),

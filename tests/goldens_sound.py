@@ -13,9 +13,12 @@ from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor, nn
 
 from lumina_audio.frames import Frames
-from lumina_audio.published.arguments import Arguments, expected, filled
+from lumina_audio.mel import MelSettings
+from lumina_audio.published.arguments import Arguments, expected, filled, vae_settings
 from lumina_audio.published.conventions import Float32Grid, TracePath, WholeTimeFlagDiT, from_whole, to_whole
 from lumina_audio.published.names import from_published
+from lumina_audio.vae import Vae
+from lumina_audio.vae_settings import VaeSettings
 from lumina_audio.vocoders.bigvgan_files import plain, told
 from lumina_audio.vocoders.generator import Generator, Shape
 from lumina_core.builtin.velocity import VelocityHead
@@ -105,6 +108,25 @@ def losses(golden: Golden) -> float:
     return worst([(known[name].reshape(tensor.shape), tensor) for name, tensor in wanted.items()])
 
 
+def autoencoder(golden: Golden) -> float:
+    """AutoencoderKL of spectrograms: what it encodes to, its divergence, and what it decodes to."""
+    settings, bands = vae_settings(golden.config["constructor"], "golden")
+    vae = Vae(settings, bands)
+    vae.load_state_dict(golden.group("weights"))
+    x, z = golden.tensors["input.x"], golden.tensors["input.z"]
+    with torch.no_grad():
+        mean, log_variance = vae.encode(x)
+        known = {
+            "mean": mean, "logvar": log_variance, "std": (log_variance / 2).exp(), "encoder_h": vae.encoder(x),
+            "kl": (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2)) / 2,
+            "decoded_z": vae.decode(z), "reconstruction_of_mean": vae.decode(mean),
+        }  # fmt: skip
+    wanted = golden.group("output")
+    if not wanted or not wanted.keys() <= known.keys():
+        raise Unsupported
+    return worst([(known[name], tensor) for name, tensor in wanted.items()])
+
+
 def vocoder(golden: Golden) -> float:
     """BigVGAN.forward, its weight norm taken off."""
     shape = Shape.read(told(golden.config["constructor"]["h"], "golden"), "golden")
@@ -117,10 +139,15 @@ def vocoder(golden: Golden) -> float:
 def manifest(content: dict[str, Any]) -> float:
     """0 where names, shapes and counts are those of the full-size model that the manifest speaks of, else 1."""
     said = re.search(r"FlagDiT(?:v2)?\(([^)]*)\)", content["what"])
-    if said is None:
+    if said is not None:
+        pairs = (pair.split("=") for pair in said[1].split(","))
+        found = expected(Arguments.read({key.strip(): int(value) for key, value in pairs}, "manifest"))
+    elif "AutoencoderKL" in content["what"]:
+        with torch.device("meta"):
+            state = Vae(VaeSettings(), MelSettings().bands).state_dict()
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    else:
         raise Unsupported
-    pairs = (pair.split("=") for pair in said[1].split(","))
-    found = expected(Arguments.read({key.strip(): int(value) for key, value in pairs}, "manifest"))
     count = sum(math.prod(shape) for shape in found.values())
     same = {name: list(shape) for name, shape in found.items()} == content["shapes"]
     return float(not same or count != content["parameters"] or len(found) != content["tensors"])

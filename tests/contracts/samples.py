@@ -231,4 +231,8 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         Try({"patch": 2}, torch.zeros(2, 4, 4, 6)),
         Try({"patch": 1}, torch.zeros(2, 1, 3, 2)),
     ],
+    ("vocoder", "audio.bigvgan"): [
+        Try({"bands": 6, "width": 8, "rates": (2, 2), "kernels": (4, 4)}),
+        Try({"bands": 6, "width": 8, "rates": (4,), "kernels": (8,), "block": "2", "logarithm": "decimal"}),
+    ],
 }

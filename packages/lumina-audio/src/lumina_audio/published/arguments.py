@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from pydantic import Field
 
 from lumina_audio.published.conventions import WholeTimeFlagDiT
 from lumina_audio.published.names import to_published
+from lumina_audio.vae_settings import VaeSettings
 from lumina_core.config import Config
+from lumina_core.errors import ConfigError
 from lumina_core.weights.pieces import Held
 from lumina_core.weights.unfilled import unfilled
 
@@ -72,3 +75,41 @@ def expected(arguments: Arguments) -> dict[str, tuple[int, ...]]:
         }
     theirs = to_published({name: Held(tensor) for name, tensor in made.items()})
     return {name: piece.shape for name, piece in theirs.items()}
+
+
+class DdConfig(Config):
+    """`ddconfig` of their AutoencoderKL (autoencoder1d.py): sizes of encoder and decoder."""
+
+    in_channels: int = Field(ge=1)
+    out_ch: int = Field(ge=1)
+    z_channels: int = Field(ge=1)
+    ch: int = Field(ge=1)
+    ch_mult: tuple[int, ...] = (1, 2, 4, 8)
+    num_res_blocks: int = Field(ge=1)
+    attn_layers: tuple[int, ...] = ()
+    down_layers: tuple[int, ...] = ()
+    kernel_size: int = Field(3, ge=1)
+    double_z: bool = True
+    dropout: float = Field(0.0, description="of training alone")
+    resamp_with_conv: bool = True
+
+
+def vae_settings(constructor: Mapping[str, Any], where: str) -> tuple[VaeSettings, int]:
+    """The sizes that an AutoencoderKL's configuration says, and its bands.
+
+    Raises:
+        ConfigError: sizes are missing, or ours cannot compute such a one.
+    """
+    said = DdConfig.read(dict(constructor.get("ddconfig") or {}), f"{where}: ddconfig")
+    if not (said.double_z and said.resamp_with_conv and said.in_channels == said.out_ch):
+        raise ConfigError(
+            f"{where}: ddconfig has double_z {said.double_z}, resamp_with_conv {said.resamp_with_conv}, "
+            f"{said.in_channels} channels in and {said.out_ch} out; wanted true, true, and as many out as in"
+        )
+    levels = range(len(said.ch_mult))  # published: attention at a level that there is none of
+    sizes = {
+        "channels": constructor.get("embed_dim", said.z_channels), "inner": said.z_channels, "width": said.ch,
+        "growth": said.ch_mult, "blocks": said.num_res_blocks, "kernel": said.kernel_size,
+        "halved": said.down_layers, "attended": tuple(level for level in said.attn_layers if level in levels),
+    }  # fmt: skip
+    return VaeSettings.read(sizes, where), said.in_channels

@@ -64,6 +64,6 @@ def _told(config: BigVGAN.Config) -> BigVGAN.Config:
     """The sizes that a source says, the logarithm that is asked."""
     folder = Path(str(config.source)).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(f"audio.bigvgan: there is no folder {folder}; fetch a published generator, name its folder")
+        raise CheckpointError(f"audio.bigvgan: there is no folder {folder}; name a published generator's")
     said = {**options(folder), "source": config.source, "logarithm": config.logarithm}
     return BigVGAN.Config.read(said, f"audio.bigvgan: {folder}")
