@@ -220,6 +220,10 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("solver", "core.midpoint"): Try(sample=2),
     ("solver", "core.rk4"): Try(sample=4),
     ("solver", "core.rk4_38"): Try(sample=4),
+    ("task", "audio.text_to_audio"): [
+        Try(sample={"prompt": "a trumpet", "seconds": 0.004, "negative": "a drum"}),
+        Try({"rate": 1000, "seconds": 0.03}, {"prompt": "x"}),
+    ],
     ("task", "image.class_to_image"): Try(sample={"label": 3, "size": (16, 8)}),
     ("task", "image.text_to_image"): [Try(sample=ASKED), Try({"side": 8}, {"prompt": "x"})],
     ("times", "core.fitted_grid"): Try({"values": (0, 0.1, 0.3, 1)}),

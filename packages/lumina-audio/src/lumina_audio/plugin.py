@@ -44,6 +44,7 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.dataset(
         "audio.instruments", "lumina_audio.instruments:InstrumentsDataset", "built in: General MIDI, with true captions"
     )
+    parts.task("audio.text_to_audio", "lumina_audio.task:TextToAudio", "A sound from a sentence.", command="audio")
     parts.vocoder("audio.bigvgan", "lumina_audio.vocoders.bigvgan:BigVGAN", "BigVGAN's generator, published ones too")
     parts.vocoder("audio.griffin_lim", "lumina_audio.vocoders.griffin_lim:GriffinLim", "no weights: phases are sought")
     parts.vocoder("audio.vocos", "lumina_audio.vocoders.vocos:Vocos", "light: one inverse Fourier transform a frame")
