@@ -191,7 +191,7 @@ def _mel(frequency: float) -> float:
 def _step(seconds: float) -> float:
     """A round number of seconds of which five to ten and a few fit."""
     rough = seconds / 8
-    unit = 10 ** math.floor(math.log10(rough))
+    unit = 10.0 ** math.floor(math.log10(rough))
     return next(unit * part for part in (1, 2, 5, 10) if unit * part >= rough * 0.999)
 
 
