@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,13 +11,13 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from lumina_audio import instruments_pack
 from lumina_audio.general_midi import instruments
 from lumina_audio.instruments_exam import InstrumentsExam
 from lumina_audio.instruments_pack import Record
 from lumina_audio.instruments_words import Heard, caption
+from lumina_audio.sounds import resampled
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.parts import Example
@@ -112,18 +111,13 @@ def shifted(sound: Tensor, step: int) -> Tensor:
     """(S,) some semitones higher and as much shorter, ended by silence or cut with a fade; as long as before."""
     if not step:
         return sound
-    moved: Tensor = _resampler(step)(sound)[: len(sound)]
+    # a ratio of small numbers, at most 0.2 cents off, keeps the filters few
+    ratio = Fraction(2 ** (step / 12)).limit_denominator(100)
+    moved = resampled(sound, ratio.numerator, ratio.denominator)[: len(sound)]
     if len(moved) < len(sound):
         return torch.nn.functional.pad(moved, (0, len(sound) - len(moved)))
     moved[-800:] *= torch.linspace(1, 0, 800)
     return moved
-
-
-@functools.lru_cache(maxsize=16)
-def _resampler(step: int) -> Resample:
-    # a ratio of small numbers, at most 0.2 cents off, keeps the filters few
-    ratio = Fraction(2 ** (step / 12)).limit_denominator(100)
-    return Resample(ratio.numerator, ratio.denominator)
 
 
 def _kept_out(everything: Sequence[Record]) -> dict[int, set[int]]:

@@ -1,0 +1,263 @@
+"""Reads sound files that may be hostile: bounds before decoding, any rate and channels to one channel at one rate."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from lumina_core.errors import LuminaError
+
+Held = Path | bytes
+"""A sound as it is kept: a file, or the bytes of one."""
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
+FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"))
+"""As libsndfile calls them; it must know them too (MP3 from 1.1 on)."""
+MOST_BYTES = 2**31
+"""Of a file."""
+MOST_NUMBERS = 2**28
+"""Samples of all channels together that are decoded at once: 1 GiB."""
+MOST_SECONDS = 3600.0
+RATES = (1000, 768_000)
+MOST_CHANNELS = 64
+FULL = 0.9995
+"""What counts as full scale: 16 bits end at 0.99997."""
+RUN = 3
+"""So many samples in a row at full scale of one channel are a peak cut off, not one that just reaches it."""
+SILENT = 1e-4
+"""A peak below it, 80 dB under full scale, is silence."""
+PEAK, LEVEL = 0.95, 10 ** (-20 / 20)
+"""What `loudness` brings a sound to: its peak, or the level of the parts of it that sound (20 dB under full scale)."""
+
+Loudness = Literal["keep", "peak", "level"]
+Wave = NDArray[np.float32]
+
+
+class SoundError(LuminaError):
+    """A file cannot be used as a sound; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself: samples a second, channels, samples of each channel."""
+
+    rate: int
+    channels: int
+    frames: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.frames / self.rate
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What was read.
+
+    Attributes:
+        waveform: (1, S) float32 in [-1, 1].
+        rate: samples a second.
+        notes: what one should know of it, in words: silence, clipping, levels beyond full scale.
+    """
+
+    waveform: Tensor
+    rate: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.waveform.shape[-1] / self.rate
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is heard in it."""
+        return self.waveform.numel() == 0 or float(self.waveform.abs().max()) < SILENT
+
+
+def check_header(held: Held, most_seconds: float = MOST_SECONDS) -> Header:
+    """The header; nothing is decoded.
+
+    Raises:
+        SoundError: it is no sound in one of FORMATS, is empty, or larger or longer than may be.
+    """
+    with _opened(held, most_seconds) as file:
+        return _header(file)
+
+
+def read_sound(
+    held: Held,
+    rate: int,
+    *,
+    loudness: Loudness = "keep",
+    start: float = 0.0,
+    seconds: float | None = None,
+    most_seconds: float = MOST_SECONDS,
+) -> Sound:
+    """A sound, or a part of it, at `rate`; all channels mixed to one in equal shares.
+
+    Loudness: `keep` leaves a sound as it is, and only divides one that goes beyond full scale by its peak; `peak` makes
+    the peak 0.95; `level` makes the root mean square of what sounds -20 dB of full scale (blocks of 0.4 s, gated at
+    -70 dB and then at 10 dB under their mean, as ITU-R BS.1770-4 does, without its weighting of frequencies), or as
+    near to that as the peak allows. Silence stays silence.
+
+    Args:
+        rate: samples a second that are wanted.
+        start, seconds: which part, counted in the file; None: up to its end.
+        most_seconds: a longer file is refused by its header, unless only a part is asked for.
+
+    Raises:
+        SoundError: as for `check_header`, it is damaged or cut off, or holds samples that are no numbers.
+    """
+    with _opened(held, most_seconds if seconds is None else float("inf")) as file:
+        header = _header(file)
+        wave = _decoded(file, header, start, seconds)
+    notes = _clipped(wave)
+    mono = torch.from_numpy(wave.mean(1, dtype=np.float32) if wave.shape[1] > 1 else wave[:, 0])
+    moved = resampled(mono, header.rate, rate)
+    peak = float(moved.abs().max())
+    if peak < SILENT:
+        return Sound(moved[None], rate, ("silent",))
+    if float(np.abs(wave).max()) > 1.001:
+        notes = (*notes, f"louder than full scale ({20 * np.log10(np.abs(wave).max()):.1f} dB)")
+    return Sound((moved * _gain(moved, peak, rate, loudness))[None].clamp(-1, 1), rate, notes)
+
+
+def resampled(wave: Tensor, source: int, target: int) -> Tensor:
+    """(..., S) at `source` samples a second -> (..., about S * target / source), by torchaudio's windowed sinc.
+
+    Rates without a common divisor of any use, as a broken header may state them, are taken as the nearest ratio of
+    numbers up to 1000, which is at most a millionth off and keeps the filters few.
+    """
+    if source == target:
+        return wave
+    ratio = Fraction(source, target).limit_denominator(1000)
+    if ratio > 1000:
+        ratio = Fraction(1000)
+    moved: Tensor = _resampler(ratio.numerator, ratio.denominator)(wave)
+    return moved
+
+
+@functools.lru_cache(maxsize=32)
+def _resampler(source: int, target: int) -> Resample:
+    return Resample(source, target, lowpass_filter_width=16)
+
+
+@contextmanager
+def _opened(held: Held, most_seconds: float) -> Iterator[soundfile.SoundFile]:
+    size = len(held) if isinstance(held, bytes) else _size(held)
+    if not size:
+        raise SoundError("an empty file")
+    if size > MOST_BYTES:
+        raise SoundError(f"too large: {size} bytes, more than {MOST_BYTES}")
+    try:
+        # a stream, so that the library looks at what is in it and not at what it is called
+        with (
+            BytesIO(held) if isinstance(held, bytes) else held.open("rb") as stream,
+            soundfile.SoundFile(stream) as file,
+        ):
+            _check(file, most_seconds)
+            yield file
+    except SoundError:
+        raise
+    except OSError as error:
+        raise SoundError(f"cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file raises whatever the decoder stumbled over
+        raise SoundError(f"not a sound that can be read (wav, flac, ogg, mp3 ...): {_brief(error)}") from error
+
+
+def _size(path: Path) -> int:
+    try:
+        if path.exists() and not path.is_file():
+            raise SoundError("not a plain file")
+        return path.stat().st_size
+    except OSError as error:
+        raise SoundError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _header(file: soundfile.SoundFile) -> Header:
+    return Header(int(file.samplerate), int(file.channels), int(file.frames))
+
+
+def _check(file: soundfile.SoundFile, most_seconds: float) -> None:
+    header = _header(file)
+    if file.format not in FORMATS:
+        raise SoundError(f"in the format {file.format}; wanted wav, flac, ogg or mp3")
+    if not RATES[0] <= header.rate <= RATES[1]:
+        raise SoundError(f"its header states {header.rate} samples a second; wanted {RATES[0]} to {RATES[1]}")
+    if not 1 <= header.channels <= MOST_CHANNELS:
+        raise SoundError(f"its header states {header.channels} channels; wanted 1 to {MOST_CHANNELS}")
+    if header.frames < 1:
+        raise SoundError("holds no samples")
+    if header.seconds > most_seconds:
+        raise SoundError(f"too long: {header.seconds:.0f} s by its header, more than {most_seconds:g} s")
+
+
+def _decoded(file: soundfile.SoundFile, header: Header, start: float, seconds: float | None) -> Wave:
+    """(frames, channels); values that are no numbers are refused, since one of them would spread everywhere."""
+    first = min(max(round(start * header.rate), 0), header.frames - 1)
+    wanted = header.frames - first
+    if seconds is not None:
+        wanted = min(wanted, max(round(seconds * header.rate), 1))
+    if wanted * header.channels > MOST_NUMBERS:
+        raise SoundError(
+            f"too long: {wanted} samples of {header.channels} channels would need "
+            f"{4 * wanted * header.channels / 2**30:.1f} GiB; read a part of it"
+        )
+    file.seek(first)
+    wave: Wave = file.read(wanted, dtype="float32", always_2d=True)
+    if not len(wave) or (len(wave) < wanted and file.format != "MP3"):  # an MP3's header only estimates its length
+        raise SoundError(f"cut off: its header states {wanted} samples from there, {len(wave)} can be read")
+    wrong = np.flatnonzero(~np.isfinite(wave).all(1))
+    if len(wrong):
+        raise SoundError(
+            f"{len(wrong)} of its samples are no numbers (NaN or infinite), the first at "
+            f"{(first + wrong[0]) / header.rate:.3f} s; write it again from its source"
+        )
+    return wave
+
+
+def _clipped(wave: Wave) -> tuple[str, ...]:
+    full = np.abs(wave) >= FULL
+    if not full.any():
+        return ()
+    runs = full[2:] & full[1:-1] & full[:-2]  # RUN in a row
+    if not runs.any():
+        return ()
+    return (f"clipped ({100 * float(full.mean()):.2g} % of its samples are at full scale)",)
+
+
+def _gain(wave: Tensor, peak: float, rate: int, loudness: Loudness) -> float:
+    if loudness == "peak":
+        return PEAK / peak
+    if loudness == "level":
+        return min(LEVEL / sounding_level(wave, rate), 1 / peak)
+    return 1 / max(peak, 1.0)
+
+
+def sounding_level(wave: Tensor, rate: int) -> float:
+    """The root mean square of the parts of (S,) that sound, by the two gates of ITU-R BS.1770-4 on blocks of 0.4 s."""
+    block = min(round(0.4 * rate), len(wave))
+    power = wave.double().unfold(0, block, max(block // 4, 1)).square().mean(1)
+    loud = power[power > 1e-7]
+    if not len(loud):
+        return float(power.max().sqrt())
+    return float(loud[loud > 0.1 * loud.mean()].mean().sqrt())
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
