@@ -16,7 +16,7 @@ def with_serial(data: bytes, serial: int) -> bytes:
         end = at + 27 + segments + sum(out[at + 27 : at + 27 + segments])
         out[at + 14 : at + 18] = serial.to_bytes(4, "little")
         out[at + 22 : at + 26] = bytes(4)
-        out[at + 22 : at + 26] = _checksum(out[at:end]).to_bytes(4, "little")
+        out[at + 22 : at + 26] = _checksum(bytes(out[at:end])).to_bytes(4, "little")
         at = end
     return bytes(out)
 
