@@ -27,15 +27,16 @@ class _Table:
         notes: (C,) candidates, MIDI numbers.
         windows: samples of each window, powers of two.
         readings: for each window (G, window / 2 + 1): magnitudes of a spectrum -> at G places even on the ERB scale.
-        shares: for each window (C,) what it says of a candidate; over all windows they add up to 1.
-        kernels: (C, G).
+        places: for each window which candidates it says something of.
+        kernels: for each window, of those candidates (C', G): what their spectra are like, times the window's share in
+            what is said of each, which over all windows adds up to 1.
     """
 
     notes: Tensor
     windows: tuple[int, ...]
     readings: tuple[Tensor, ...]
-    shares: tuple[Tensor, ...]
-    kernels: Tensor
+    places: tuple[Tensor, ...]
+    kernels: tuple[Tensor, ...]
 
 
 def pitch(sounds: Tensor, rate: int = 16000) -> tuple[Tensor, Tensor]:
@@ -66,13 +67,15 @@ def pitch(sounds: Tensor, rate: int = 16000) -> tuple[Tensor, Tensor]:
 
 def _scores(waveform: Tensor, table: _Table) -> Tensor:
     """(B, S) -> (B, C, T)."""
-    total = torch.zeros(())
-    for window, reading, share in zip(table.windows, table.readings, table.shares, strict=True):
+    total = torch.zeros(len(waveform), len(table.notes), waveform.shape[1] // HOP + 1)
+    for window, reading, places, kernels in zip(
+        table.windows, table.readings, table.places, table.kernels, strict=True
+    ):
         shape = torch.hann_window(window)
         spectrum = torch.stft(waveform, window, HOP, window=shape, pad_mode="constant", return_complex=True)
         loudness = (reading @ spectrum.abs()).clamp(min=0).sqrt()
         length = loudness.square().sum(1, keepdim=True).sqrt().clamp(min=1e-4)
-        total = total + share[:, None] * (table.kernels @ (loudness / length))
+        total[:, places] += kernels @ (loudness / length)
     return total
 
 
@@ -104,12 +107,14 @@ def _table(rate: int) -> _Table:
     between = wanted.clamp(powers[0], powers[-1])
     places = _from_erb(torch.arange(_erb(15.0), _erb(rate / 2 - 50), 0.1, dtype=torch.float64))
     windows = tuple(2**power for power in powers)
+    shares = [(1 - (between - power).abs()).clamp(min=0) for power in powers]
+    kernels = _kernels(places, _hertz(notes))
     return _Table(
         notes.float(),
         windows,
         tuple(_reading(places, window, rate) for window in windows),
-        tuple((1 - (between - power).abs()).clamp(min=0).float() for power in powers),
-        _kernels(places, _hertz(notes)),
+        tuple(torch.nonzero(share).flatten() for share in shares),
+        tuple((kernels * share[:, None])[share > 0].float() for share in shares),
     )
 
 
@@ -123,7 +128,7 @@ def _kernels(places: Tensor, tones: Tensor) -> Tensor:
         lobe = torch.cos(2 * math.pi * ratio) * ((away < 0.25) + 0.5 * ((away >= 0.25) & (away < 0.75)))
         kernel += lobe * (most >= harmonic)
     kernel = kernel / places.sqrt()
-    return (kernel / kernel.clamp(min=0).square().sum(1, keepdim=True).sqrt()).float()
+    return kernel / kernel.clamp(min=0).square().sum(1, keepdim=True).sqrt()
 
 
 def _primes(most: int) -> list[int]:

@@ -27,6 +27,7 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.features("audio.log_mel", "lumina_audio.metrics.mels:LogMel", "mean and deviation of each log-mel band")
     parts.features("audio.log_mel_frames", "lumina_audio.metrics.mels:LogMelFrames", "the log-mel in spans of time")
     parts.features("audio.efficientnet_lite0", "lumina_audio.metrics.mels:EfficientNetLite0", "log-mel as a picture")
+    parts.features("audio.classifier", "lumina_audio.metrics.classifier:Classifier", "names instruments, trained here")
     parts.features("audio.pitch", "lumina_audio.metrics.pitches:Pitch", "how high a sound is, no network")
     parts.features("audio.vggish", "lumina_audio.metrics.vggish:VGGish", "the network of FAD, from a file")
     parts.features("audio.panns", "lumina_audio.metrics.panns:Panns", "the sounds of AudioSet, from a file")
@@ -34,10 +35,14 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.metric(
         "audio.instrument_retrieval", "lumina_audio.metrics.retrieval:InstrumentRetrieval", "is the nearest of its kind"
     )
+    parts.metric(
+        "audio.spectral_retrieval", "lumina_audio.metrics.retrieval:SpectralRetrieval", "the same without a network"
+    )
     parts.metric("audio.pitch", "lumina_audio.metrics.pitches:PitchAccuracy", "is it as high as the prompt says")
     parts.metric("audio.frechet", "lumina_audio.metrics.sets:Frechet", "Frechet distance of features (FD, or FAD)")
     parts.metric("audio.kernel", "lumina_audio.metrics.sets:Kernel", "kernel distance of features (KD)")
     parts.metric("audio.precision_recall", "lumina_audio.metrics.sets:PrecisionRecall", "k-nearest-neighbour manifolds")
+    parts.metric("audio.class_divergence", "lumina_audio.metrics.divergence:ClassDivergence", "KL of a classifier")
     parts.metric("audio.similarity", "lumina_audio.metrics.clap:Similarity", "sound and caption by CLAP")
     parts.tokenizer("audio.frames", "lumina_audio.frames:Frames", "frames of a spectrogram, at (time, 0, 0)")
     parts.autoencoder("audio.mel", "lumina_audio.autoencoder:MelAutoencoder", "spectrograms in 1-D latents, vocoded")

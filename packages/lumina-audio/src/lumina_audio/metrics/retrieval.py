@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lumina_audio.metrics.sets import LITE0, Heard
 from lumina_core.config import Config as Settings
+from lumina_core.config import Use
 from lumina_core.judging import Features, Judged
 from lumina_core.measures.neighbours import kin_ranks
 
@@ -42,3 +43,14 @@ class InstrumentRetrieval:
             return told
         real = kin_ranks(judged.real[judged.right], judged.right, judged.real, families, judged.right)
         return told | {"top1_of_real": (real < 1).double(), "top5_of_real": (real < 5).double()}
+
+
+class SpectralRetrieval(InstrumentRetrieval):
+    """The same by the log-mel spectrogram in spans of time, without any network; strict on pitch and length too."""
+
+    name = "instrument by spectrum"
+
+    class Config(InstrumentRetrieval.Config):
+        """By which features."""
+
+        features: Use = Use(use="audio.log_mel_frames")

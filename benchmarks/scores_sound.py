@@ -1,0 +1,62 @@
+"""Scores of the built-in model of sound: `lumina evaluate` of held-out prompts, and the table of its card.
+
+Writes the JSON of each run to docs/models/instruments, the spectrograms of the first to docs/pictures/heard.png, and
+the table in docs/models/instruments.md between its marks. Stopped, it goes on: everything made is kept in
+--work.
+
+    python benchmarks/scores_sound.py [--model DIR] [--quick] [--work runs/scores_sound] [--docs docs]
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from scored import BEGIN, END, Told, arguments, figures, filled, groups, judged, kept
+
+MODEL = "audio.instruments"
+CLASSIFIER = [
+    "--metrics",
+    "audio.instrument_retrieval",
+    "--set",
+    "audio.instrument_retrieval.features.use=audio.classifier",
+]
+RUNS: dict[str, tuple[int, int, list[str]]] = {
+    "held_out": (200, 60, ["--split", "held_out"]),
+    "by_classifier": (200, 60, ["--split", "held_out", *CLASSIFIER]),
+}
+"""Name of a run: samples, samples of a quick one, and the rest of its options."""
+TITLES = {"held_out": "held-out notes, chords, phrases", "by_classifier": "the same, by the classifier"}
+
+
+def main() -> None:
+    asked = arguments(__doc__, "runs/scores_sound", "the built-in model")
+    found = {name: judged(name, command(name, asked.quick), asked, MODEL) for name in RUNS}
+    kept(asked.docs / "models" / "instruments", found)
+    shutil.copy(asked.work / "held_out" / "sheet.png", asked.docs / "pictures" / "heard.png")
+    card = asked.docs / "models" / "instruments.md"
+    page = card.read_text(encoding="utf-8") if card.is_file() else f"# The built-in model of sound\n\n{BEGIN}\n{END}\n"
+    card.write_text(filled(page, tables(found)), encoding="utf-8")
+    print(tables(found))
+
+
+def command(name: str, quick: bool) -> list[str]:
+    """The command of a run, as a reader can give it."""
+    many, few, rest = RUNS[name]
+    return ["evaluate", "--samples", str(few if quick else many), *rest]
+
+
+def tables(found: dict[str, Told]) -> str:
+    """One table of all figures, and of the instruments found by kind, family and wording."""
+    score = found["held_out"]["scores"]["audio.instrument_retrieval"]
+    names = ("top1", "top5", "top1_of_real")
+    parts = [figures(found, TITLES), *(groups(score, key, names) for key in ("kind", "wording", "family"))]
+    quick = found["held_out"]["samples"] < RUNS["held_out"][0]
+    made = " ".join(f"`lumina {' '.join(['evaluate', MODEL, *command(name, quick)[1:]])}`" for name in found)
+    return (
+        "\n\n".join(parts)
+        + f"\n\nMade by `python benchmarks/scores_sound.py{' --quick' if quick else ''}`, which is: {made}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

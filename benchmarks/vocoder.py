@@ -1,0 +1,124 @@
+"""Does a sound survive the way through the latent? Autoencoder and vocoder beside Griffin-Lim on the true spectrogram.
+
+For held-out sounds of the built-in data: the multi-resolution STFT distance (`lumina_audio.spectral`) to the sound of
+
+- `round trip`: sound -> spectrogram -> latent -> spectrogram -> vocoder -> sound; what the model's answers go through;
+- `vocoder`: the true spectrogram -> vocoder, without the autoencoder;
+- `griffin-lim`: the true spectrogram, phases sought in 32 rounds; what one has without weights. The bar.
+
+Writes vocoder.json, vocoder.md and vocoder.png to --out.
+
+    python benchmarks/vocoder.py [--model DIR] [--quick] [--out docs/models/instruments]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from lumina_audio.instruments_exam import InstrumentsExam
+from lumina_audio.spectral import stft_distances
+from lumina_audio.vocoders.griffin_lim import GriffinLim
+from lumina_core.session import open_model
+
+BATCH = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="audio.instruments", help="a model folder, or an installed model")
+    parser.add_argument("--quick", action="store_true", help="24 sounds rather than all that are held out")
+    parser.add_argument("--out", type=Path, default=Path("docs/models/instruments"))
+    asked = parser.parse_args()
+    exam = InstrumentsExam()
+    places = list(exam.places("held_out"))
+    places = places[:: len(places) // 24] if asked.quick else places
+    ways = ways_of(open_model(asked.model).model.autoencoder)
+    found: dict[str, Any] = {"model": asked.model, "sounds": len(places), "ways": {}}
+    for name, way in ways.items():
+        found["ways"][name] = measured(way, exam, places)
+        print(name, found["ways"][name], flush=True)
+    pairs = found["ways"]
+    found["round_trip_is_nearer"] = share(pairs["round trip"]["each"], pairs["griffin-lim"]["each"])
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "vocoder.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (asked.out / "vocoder.md").write_text(table(found), encoding="utf-8")
+    drawn(found, asked.out / "vocoder.png")
+    print(table(found))
+
+
+def ways_of(autoencoder: Any) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Ways there and back, by name."""
+    mel = autoencoder.config.mel
+    plain = GriffinLim(GriffinLim.Config(rate=mel.rate, fft=mel.fft, hop=mel.hop, bands=mel.bands))
+
+    def natural(sound: Tensor) -> Tensor:
+        spectrogram: Tensor = autoencoder.spectrogram(sound) / mel.scale
+        return spectrogram
+
+    return {
+        "round trip": lambda sound: autoencoder.decode(autoencoder.encode(sound)),
+        "vocoder": lambda sound: autoencoder.vocoder(natural(sound)),
+        "griffin-lim": lambda sound: plain(natural(sound)),
+    }
+
+
+@torch.inference_mode()
+def measured(way: Callable[[Tensor], Tensor], exam: InstrumentsExam, places: list[int]) -> dict[str, Any]:
+    """Means of the distance and of its two terms, and the distance of each sound."""
+    shares, logs = [], []
+    for start in range(0, len(places), BATCH):
+        sound = torch.stack([exam.reference(place) for place in places[start : start + BATCH]])
+        share_, log = stft_distances(way(sound).clamp(-1, 1), sound)
+        shares.append(share_)
+        logs.append(log)
+    convergence, log = torch.cat(shares), torch.cat(logs)
+    return {
+        "distance": round(float((convergence + log).mean()), 4),
+        "spectral_convergence": round(float(convergence.mean()), 4),
+        "log_magnitude": round(float(log.mean()), 4),
+        "each": [round(value, 4) for value in (convergence + log).tolist()],
+    }
+
+
+def share(ours: list[float], theirs: list[float]) -> float:
+    """Of the sounds that ours is nearer to."""
+    return round(sum(a < b for a, b in zip(ours, theirs, strict=True)) / len(ours), 3)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown."""
+    rows = ["| way | distance | spectral convergence | log magnitude |", "|---|---|---|---|"]
+    rows += [
+        f"| {name} | {way['distance']:.3f} | {way['spectral_convergence']:.3f} | {way['log_magnitude']:.3f} |"
+        for name, way in found["ways"].items()
+    ]
+    nearer = f"The round trip is nearer than Griffin-Lim for {found['round_trip_is_nearer']:.0%} of them."
+    return "\n".join(rows) + f"\n\nMeans over {found['sounds']} held-out sounds. {nearer}\n"
+
+
+def drawn(found: dict[str, Any], path: Path) -> None:
+    """Every sound's distance, sorted, a line for each way."""
+    figure, panel = plt.subplots(figsize=(6, 3.4))
+    for name, way in found["ways"].items():
+        values = sorted(way["each"])
+        panel.plot([(n + 0.5) / len(values) for n in range(len(values))], values, label=name)
+    panel.set(xlabel="share of the sounds", ylabel="multi-resolution STFT distance", ylim=(0, None))
+    panel.legend()
+    panel.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
