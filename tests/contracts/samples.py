@@ -108,6 +108,31 @@ def language_model(folder: Path) -> Sequence[Try]:
     ]
 
 
+def clap_text(folder: Path) -> list[Try]:
+    """The text towers of a CLAP of transformers, and of Microsoft's."""
+    import language_models
+
+    source = str(hearing_models.clap(folder / "clap"))
+    (folder / "words").mkdir()
+    language_models.words(folder / "words", front="<bos>", end="<eos>")
+    own = {"source": str(folder / "words"), "bert": SMALL_BERT}
+    captions = ["a red cat", "the", "a blue dog of the house"]
+    return [
+        Try({"source": source, "dtype": "float32", "length": 12, "masked": True}, captions),
+        Try({**own, "length": 6}, captions),
+    ]
+
+
+def dual_text(folder: Path) -> Try:
+    """Both encoders of the paper, tiny."""
+    import language_models
+
+    _, own = clap_text(folder)
+    second = {"use": "core.transformers", "source": str(language_models.encoder(folder / "t5")), "dtype": "float32"}
+    pair = [{"use": "audio.clap_text", **own.options}, {**second, "layer": -1, "length": 8, "full": True}]
+    return Try({"conditioner": pair}, ["a red cat", "the cat then a dog", "<a blue dog& end>"])
+
+
 def published_vae(folder: Path) -> Try:
     """The VAE of the tiny published model; drawn at random, it says nothing of a spread."""
     source = TINY_PIPELINE / "vae"
@@ -151,6 +176,7 @@ def published_original(folder: Path) -> Try:
 
 TINY_PIPELINE = Path(__file__).parents[1] / "tiny_pipeline"
 PICTURES = Sample("picture")
+SMALL_BERT = {"vocabulary": 14, "places": 20, "width": 16, "depth": 1, "heads": 2, "hidden": 24, "projected": 16}
 SMALL_TEXT = {"vocabulary": 320, "width": 16, "hidden": 16, "slots": 2, "memory": 16, "foretold": 0, "length": 8}
 ASKED = {"prompt": "red heart", "size": (16, 8), "negative": "blue"}
 
@@ -166,6 +192,8 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         Try({"axes": (4, 4, 0), "kv_heads": 1, "summary": "plain", "summary_width": 16}),
         Try({"axes": (4, 4, 0), "timed": False}),
     ],
+    ("conditioner", "audio.clap_text"): clap_text,
+    ("conditioner", "audio.dual_text"): dual_text,
     ("conditioner", "core.label"): Try({"classes": 5, "width": 16}, [0, 4, 1]),
     ("conditioner", "core.number"): [
         Try({"high": 10, "width": 16}, [0, 2.5, None, 10]),

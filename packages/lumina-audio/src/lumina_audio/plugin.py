@@ -44,6 +44,8 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.metric("audio.precision_recall", "lumina_audio.metrics.sets:PrecisionRecall", "k-nearest-neighbour manifolds")
     parts.metric("audio.class_divergence", "lumina_audio.metrics.divergence:ClassDivergence", "KL of a classifier")
     parts.metric("audio.similarity", "lumina_audio.metrics.clap:Similarity", "sound and caption by CLAP")
+    parts.conditioner("audio.clap_text", "lumina_audio.captions.clap:ClapText", "CLAP's text tower, piece by piece")
+    parts.conditioner("audio.dual_text", "lumina_audio.captions.dual:DualText", "two encoders, one memory")
     parts.tokenizer("audio.frames", "lumina_audio.frames:Frames", "frames of a spectrogram, at (time, 0, 0)")
     parts.autoencoder("audio.mel", "lumina_audio.autoencoder:MelAutoencoder", "spectrograms in 1-D latents, vocoded")
     parts.dataset(
