@@ -71,7 +71,7 @@ def test_damaged_giant_and_uncaptioned_pictures_are_skipped_counted_and_named(tm
     (tmp_path / "noise.txt").write_text("noise", encoding="utf-8")
     giant_header(tmp_path / "giant.png")
     picture(tmp_path / "silent.png")
-    with caplog.at_level(logging.WARNING, logger="lumina.image"):
+    with caplog.at_level(logging.WARNING, logger="lumina.sources"):
         data = folder(tmp_path)
     assert data.values("file") == ["good.png"]
     assert set(reasons(data)) == {"cut.jpg", "noise.png", "giant.png", "silent.txt"}

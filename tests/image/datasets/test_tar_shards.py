@@ -16,11 +16,11 @@ from image.making_pictures import coded, giant_header, reasons, samples, write_t
 from torch.utils.data import DataLoader
 
 from lumina_core.errors import ConfigError
+from lumina_core.sources.tar import TarSource
+from lumina_core.sources.unusable import UnusableError
 from lumina_core.train.batch import Examples
 from lumina_core.train.order import Reader, order_of
-from lumina_image.datasets import tar_shards
 from lumina_image.datasets.tar_shards import TarDataset
-from lumina_image.pictures import PictureError
 
 
 def shards(path, **options):
@@ -70,7 +70,7 @@ def test_the_index_is_kept_beside_the_shards_and_made_anew_when_they_change(tmp_
     (kept,) = (tmp_path / ".lumina-index").iterdir()
     assert kept.suffix == ".safetensors"
     with monkeypatch.context() as patched:
-        patched.setattr(tar_shards.TarSource, "scan", lambda self: pytest.fail("looked through again"))
+        patched.setattr(TarSource, "scan", lambda self: pytest.fail("looked through again"))
         assert reds(shards(tmp_path)) == reds(first)
     os.truncate(kept, 40)
     assert reds(shards(tmp_path)) == reds(first)
@@ -179,11 +179,11 @@ def test_a_shard_that_is_cut_later_is_told_and_another_picture_stands_in(tmp_pat
     (tmp_path / "a.tar").unlink()
     with pytest.raises(ConfigError, match="can be read any more"):
         data.example(0, random.Random(0))
-    with pytest.raises(PictureError, match="No such file"):
-        data._source.picture((0, 0, 1, 0, 1, 0))
+    with pytest.raises(UnusableError, match="No such file"):
+        data._source.held((0, 0, 1, 0, 1, 0))
     for place in ((0, -5, 1, 0, 1, 0), (0, 0, 2**62, 0, 1, 0)):
-        with pytest.raises(PictureError, match="remove it, and it is made anew"):
-            data._source.picture(place)
+        with pytest.raises(UnusableError, match="remove it, and it is made anew"):
+            data._source.held(place)
 
 
 def test_worker_processes_read_the_same_batches_and_a_run_goes_on_in_the_middle(tmp_path):

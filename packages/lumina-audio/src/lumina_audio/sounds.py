@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from lumina_core.errors import LuminaError
-
-Held = Path | bytes
-"""A sound as it is kept: a file, or the bytes of one."""
+from lumina_core.sources.source import Held
+from lumina_core.sources.unusable import UnusableError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
 FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"))
@@ -46,7 +44,7 @@ Loudness = Literal["keep", "peak", "level"]
 Wave = NDArray[np.float32]
 
 
-class SoundError(LuminaError):
+class SoundError(UnusableError):
     """A file cannot be used as a sound; the message says why, in a few words."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,18 +11,16 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lumina_core.errors import LuminaError
+from lumina_core.sources.source import Held
+from lumina_core.sources.unusable import UnusableError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Decoded inside this process by Pillow alone; EPS, for example, would start another program."""
 
-Held = Path | bytes
-"""A picture as it is kept: a file, or the bytes of one."""
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
-class PictureError(LuminaError):
+class PictureError(UnusableError):
     """A file cannot be used as a picture; the message says why, in a few words."""
 
 

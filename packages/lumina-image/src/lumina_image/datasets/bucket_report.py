@@ -16,9 +16,9 @@ from torch import Tensor
 from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
 from lumina_core.parts import Dataset
+from lumina_core.sources.source import Skipped
 from lumina_image.datasets.buckets import Size, kept_share
 from lumina_image.datasets.picture_set import PictureSet
-from lumina_image.datasets.source import Skipped
 
 WIDTH, LINE, BAR = 900, 28, 200
 """Of the drawing, in pixels: all of it, one line of it, where the bars begin."""

@@ -11,9 +11,10 @@ from pydantic import Field
 from lumina_core.config import Config as Settings
 from lumina_core.config import nearest
 from lumina_core.errors import ConfigError
-from lumina_image.datasets.captions import FIELDS, Captions, read_record
-from lumina_image.datasets.listing import refused
-from lumina_image.pictures import Held, PictureError
+from lumina_core.sources.captions import FIELDS, Captions, read_record
+from lumina_core.sources.listing import refused
+from lumina_core.sources.source import Held
+from lumina_image.pictures import PictureError
 
 PICTURES = ("image", "picture", "img", "jpg", "jpeg", "png", "webp", "image_path", "file_name", "file", "path")
 """Columns that are taken for the picture where none is named; the first that is there."""

@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import Field
 
 from lumina_core.errors import ConfigError
-from lumina_image.datasets.captions import Captions, Pool
-from lumina_image.datasets.listing import Listed, existing, list_classes, list_folder
+from lumina_core.sources.captions import Captions, Pool
+from lumina_core.sources.listing import Listed, existing, list_classes, list_folder
 from lumina_image.datasets.picture_set import Cutting, PictureSet
+from lumina_image.pictures import SUFFIXES
 
 BESIDE = (
     "Put pictures there (png, jpg, webp ...), each with a .txt of the same name, or a captions.jsonl with lines like "
@@ -33,7 +34,9 @@ class FolderDataset(PictureSet):
     def __init__(self, config: Config) -> None:
         self.config = config
         root = existing(config.folder, "image.folder")
-        super().__init__("image.folder", config, Listed(root, list(list_folder(root, config.caption_weights)), BESIDE))
+        super().__init__(
+            "image.folder", config, Listed(root, list(list_folder(root, SUFFIXES, config.caption_weights)), BESIDE)
+        )
 
 
 class ClassFolderDataset(PictureSet):
@@ -56,7 +59,7 @@ class ClassFolderDataset(PictureSet):
         root = existing(config.folder, "image.classes")
         self.classes = sorted(one.name for one in root.iterdir() if _is_class(one))
         said = {name: self._captions(name) for name in self.classes}
-        listed = Listed(root, list(list_classes(root, said)), CLASSES, len(self.classes))
+        listed = Listed(root, list(list_classes(root, SUFFIXES, said)), CLASSES, len(self.classes))
         super().__init__("image.classes", config, listed)
 
     def _captions(self, name: str) -> Captions:

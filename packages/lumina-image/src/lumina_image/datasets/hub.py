@@ -10,12 +10,13 @@ from pydantic import Field
 
 from lumina_core.config import nearest
 from lumina_core.errors import ConfigError, PluginError
-from lumina_image.datasets.captions import Captions
+from lumina_core.sources.captions import Captions
+from lumina_core.sources.shards import INDEX
+from lumina_core.sources.source import Found, Held, Place, Skipped
+from lumina_core.sources.unusable import UnusableError
 from lumina_image.datasets.columns import Columns, ColumnSettings
 from lumina_image.datasets.picture_set import Cutting, PictureSet
-from lumina_image.datasets.shards import INDEX
-from lumina_image.datasets.source import Found, Place, Skipped
-from lumina_image.pictures import Held, PictureError
+from lumina_image.pictures import PictureError
 
 PART = "image.datasets"
 
@@ -71,11 +72,11 @@ class HubSource:
         for number in range(len(self._data)):
             try:
                 self.captions((number,))
-                yield Found(f"row {number}", (number,), self.picture((number,)))
-            except PictureError as error:
+                yield Found(f"row {number}", (number,), self.held((number,)))
+            except UnusableError as error:
                 yield Skipped(f"row {number}", str(error))
 
-    def picture(self, place: Place) -> Held:
+    def held(self, place: Place) -> Held:
         """Its bytes or its file, which the library vouches for."""
         return self._columns.held(_row(self._data, place[0]), None)
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lumina_core.errors import PluginError
-from lumina_image.datasets.captions import Captions
+from lumina_core.sources.captions import Captions
+from lumina_core.sources.shards import Shards
+from lumina_core.sources.source import Found, Held, Place, Skipped
+from lumina_core.sources.unusable import UnusableError
 from lumina_image.datasets.columns import Columns, ColumnSettings
 from lumina_image.datasets.picture_set import PictureSet
-from lumina_image.datasets.shards import ShardCutting, Shards
-from lumina_image.datasets.source import Found, Place, Skipped
-from lumina_image.pictures import Held, PictureError
+from lumina_image.datasets.shard_cutting import ShardCutting
+from lumina_image.pictures import PictureError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +90,7 @@ class ParquetSource:
                 except _errors() as error:
                     yield Skipped(f"{name} row group {group}", f"damaged: {_brief(error)}")
 
-    def picture(self, place: Place) -> Held:
+    def held(self, place: Place) -> Held:
         """Its bytes or its file."""
         columns = self._columns[place[0]]
         return columns.held(self._row(place, (columns.picture,)), self._shards.root)
@@ -139,7 +141,7 @@ class ParquetSource:
                 try:
                     columns.pools(values, self._config.caption_weights)
                     yield Found(name, place, columns.held(values, self._shards.root))
-                except PictureError as error:
+                except UnusableError as error:
                     yield Skipped(name, str(error))
 
     def _row(self, place: Place, columns: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import random
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,21 +11,17 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.parts import Example
+from lumina_core.sources.index import index_of
+from lumina_core.sources.source import Held, Skipped, Source
+from lumina_core.sources.source_set import SourceSet
 from lumina_core.types import Extent
 from lumina_image.datasets.buckets import Size, best_sizes, bucket_sizes, kept_share, patch_count
-from lumina_image.datasets.captions import draw_caption, texts_of
-from lumina_image.datasets.index import index_of
-from lumina_image.datasets.source import Skipped, Source
-from lumina_image.pictures import PictureError, covered, read_picture, to_tensor
-
-logger = logging.getLogger("lumina.image")
-
-NAMED = 8
-"""So many of the skipped are named in a message; all of them are in `skipped`."""
+from lumina_image.pictures import check_header, covered, read_picture, to_tensor
 
 
 class Buckets(Settings):
@@ -93,7 +87,7 @@ class Cutting(Settings):
     )
 
 
-class PictureSet:
+class PictureSet(SourceSet):
     """Pictures of a source by index. The parts below build the source, and are this.
 
     Args:
@@ -102,20 +96,16 @@ class PictureSet:
     """
 
     def __init__(self, part: str, cutting: Cutting, source: Source, kept_in: Path | None = None) -> None:
-        self._part, self._cutting, self._source = part, cutting, source
-        self._index = index_of(source, cutting.max_pixels, cutting.decode_first, kept_in)
-        self.skipped = list(self._index.skipped)
+        self._cutting = cutting
         self.sizes: list[Size] = (
             [(cutting.side, cutting.side)] if cutting.buckets is None else cutting.buckets.listed(cutting.side)
         )
         # a method of the object would keep it in a cache of the class for ever
         self._fitting = lru_cache(maxsize=65536)(self._fits)
-        self._numbers = self._kept()
-        self._broken: set[int] = set()
-        self._report()
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        bounds = {"max_pixels": cutting.max_pixels}
+        super().__init__(
+            part, "pictures", source, index_of(source, self._measured, bounds, cutting.decode_first, kept_in)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the cache, which cannot be sent to a worker process."""
@@ -134,11 +124,7 @@ class PictureSet:
             ConfigError: no picture can be read any more.
         """
         size = self._drawn_size(index, draw)
-        for place in itertools.chain(range(index, len(self)), range(index)):
-            found = None if place in self._broken else self._read(place, size, draw)
-            if found is not None:
-                return found
-        raise ConfigError(f"{self._part}: no picture of '{self._source.title}' can be read any more")
+        return self._example(index, "picture", draw, lambda held: self._made(held, size, draw))
 
     def extent(self, index: int, draw: random.Random) -> Extent:
         """(height, width) that the example's picture will have with the same draw; nothing is read."""
@@ -149,47 +135,14 @@ class PictureSet:
         """(height, width) of every size."""
         return [(height, width) for width, height in self.sizes]
 
-    def values(self, field: str) -> Sequence[Any]:
-        """`caption`: every caption, each once. `file`: every name. Further fields are the source's.
-
-        Raises:
-            ConfigError: there is no such field.
-        """
-        if field == "caption":
-            pools = (self._source.captions(self._index.place(number)) for number in self._numbers)
-            return list(dict.fromkeys(text for captions in pools for text in texts_of(captions)))
-        if field == "file":
-            return [self._index.name(number) for number in self._numbers]
-        values = self._source.values(field)
-        if values is None:
-            raise ConfigError(f"{self._part} lists the values of 'caption' and 'file', not of '{field}'")
-        return values
-
-    def weight(self, index: int) -> float:
-        """1: every picture is drawn equally often."""
-        return 1.0
-
-    def stretches(self) -> list[int]:
-        """How many examples in a row are cheaply read together, a stretch after another; empty: any order is alike."""
-        if not self._source.together:
-            return []
-        near = self._index.places[self._numbers, : self._source.together]
-        edges = np.flatnonzero((near[1:] != near[:-1]).any(1)) + 1
-        return [int(one) for one in np.diff([0, *edges.tolist(), len(near)])]
-
     def shapes(self) -> Sequence[tuple[Size, Sequence[Size]]]:
         """For each example the (width, height) of its picture and the sizes that it may be cut to, each as likely."""
         found = [self._index.size(number) for number in self._numbers]
         return [(size, self._fitting(size)[0]) for size in found]
 
-    def summary(self) -> str:
-        """One line: how many pictures are used, how many were skipped, which and why."""
-        used = len(self._numbers) - len(self._broken)
-        if not self.skipped:
-            return f"{self._source.title}: {used} pictures, none skipped"
-        named = "; ".join(f"{name} ({reason})" for name, reason in self.skipped[:NAMED])
-        more = f"; and {len(self.skipped) - NAMED} more" if len(self.skipped) > NAMED else ""
-        return f"{self._source.title}: {used} pictures, {len(self.skipped)} skipped: {named}{more}"
+    def _measured(self, held: Held, thorough: bool) -> Size:
+        most = self._cutting.max_pixels
+        return read_picture(held, most).size if thorough else check_header(held, most)
 
     def _kept(self) -> np.ndarray:
         """The numbers of the pictures that a bucket fits; the others are skipped by name."""
@@ -219,33 +172,14 @@ class PictureSet:
             return (), f"{picture[0]}x{picture[1]}: smaller than its buckets, over most_enlarged"
         return tuple(small), ""
 
-    def _report(self) -> None:
-        if not len(self._numbers):
-            why = self.summary() if self.skipped else f"'{self._source.title}' is empty"
-            raise ConfigError(f"{self._part}: nothing to train on: {why}. {self._source.advice}")
-        if self.skipped:
-            logger.warning("%s", self.summary())
-
     def _drawn_size(self, index: int, draw: random.Random) -> Size:
         if self._cutting.buckets is None:
             return self.sizes[0]
         return draw.choice(self._fitting(self._index.size(int(self._numbers[index])))[0])
 
-    def _read(self, index: int, size: Size, draw: random.Random) -> Example | None:
-        number = int(self._numbers[index])
-        place = self._index.place(number)
-        try:
-            image = read_picture(self._source.picture(place), self._cutting.max_pixels)
-            captions = self._source.captions(place)
-            more = self._source.more(place)
-        except PictureError as error:
-            self._broken.add(index)
-            name = self._index.name(number)
-            self.skipped.append(Skipped(name, str(error)))
-            logger.warning("skipped from now on: %s (%s); %d skipped in all", name, error, len(self.skipped))
-            return None
-        picture = to_tensor(np.asarray(self._cut(image, size, draw)))
-        return {"picture": picture, "caption": draw_caption(captions, draw), "file": self._index.name(number), **more}
+    def _made(self, held: Held, size: Size, draw: random.Random) -> Tensor:
+        image = read_picture(held, self._cutting.max_pixels)
+        return to_tensor(np.asarray(self._cut(image, size, draw)))
 
     def _cut(self, image: Image.Image, size: Size, draw: random.Random) -> Image.Image:
         if self._cutting.crop == "centre":

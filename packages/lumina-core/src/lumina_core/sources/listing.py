@@ -1,4 +1,4 @@
-"""Lists the pictures of a folder and their captions, names what is left aside, and follows no link out of it."""
+"""Lists the items of a folder and their captions, names what is left aside, and follows no link out of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lumina_core.errors import ConfigError
-from lumina_image.datasets.captions import Captions, read_json, read_lines, read_record
-from lumina_image.datasets.source import Found, Place, Skipped
-from lumina_image.pictures import SUFFIXES, PictureError
+from lumina_core.sources.captions import Captions, read_json, read_lines, read_record
+from lumina_core.sources.source import Found, Place, Skipped
+from lumina_core.sources.unusable import UnusableError
 
 CAPTIONS = "captions.jsonl"
 
 
 class Entry(NamedTuple):
-    """A picture by its path inside the folder, what is said of it, and the number of its class where it has one."""
+    """An item by its path inside the folder, what is said of it, and the number of its class where it has one."""
 
     file: str
     captions: Captions
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class Listed:
-    """A source that knows all its pictures by heart: files of one folder."""
+    """A source that knows all its items by heart: files of one folder."""
 
     together = 0
 
@@ -39,12 +39,12 @@ class Listed:
         return len(self._entries)
 
     def scan(self) -> Iterator[Found | Skipped]:
-        """What was left aside, then every picture."""
+        """What was left aside, then every item."""
         yield from self._skipped
         for number, entry in enumerate(self._entries):
             yield Found(entry.file, (number,), self._root / entry.file)
 
-    def picture(self, place: Place) -> Path:
+    def held(self, place: Place) -> Path:
         """Its file."""
         return self._root / self._entries[place[0]].file
 
@@ -84,25 +84,31 @@ def existing(folder: str, part: str) -> Path:
     return root
 
 
-def list_folder(root: Path, weights: Mapping[str, float] | None = None) -> Iterator[Entry | Skipped]:
-    """What the folder holds, in a fixed order; no picture is opened."""
-    return _from_jsonl(root, weights) if (root / CAPTIONS).is_file() else _from_sidecars(root, weights)
+def list_folder(
+    root: Path, suffixes: tuple[str, ...], weights: Mapping[str, float] | None = None
+) -> Iterator[Entry | Skipped]:
+    """What the folder holds, in a fixed order; no item is opened.
+
+    Args:
+        suffixes: how files are called that are items, in small letters; a captions.jsonl names its own.
+    """
+    return _from_jsonl(root, weights) if (root / CAPTIONS).is_file() else _from_sidecars(root, suffixes, weights)
 
 
-def list_classes(root: Path, captions: Mapping[str, Captions]) -> Iterator[Entry | Skipped]:
-    """The pictures under each class's folder; a class is numbered by its place in `captions`."""
+def list_classes(root: Path, suffixes: tuple[str, ...], captions: Mapping[str, Captions]) -> Iterator[Entry | Skipped]:
+    """The items under each class's folder; a class is numbered by its place in `captions`."""
     for label, name in enumerate(captions):
-        for file in picture_files(root, root / name):
+        for file in files_called(suffixes, root, root / name):
             reason = refused(root, file)
             yield Skipped(file, reason) if reason else Entry(file, captions[name], label)
 
 
-def picture_files(root: Path, under: Path) -> list[str]:
-    """The files under a folder that are called like pictures, by their paths inside `root`; links are not followed."""
+def files_called(suffixes: tuple[str, ...], root: Path, under: Path) -> list[str]:
+    """The files under a folder that are called so, by their paths inside `root`; links are not followed."""
     found: list[str] = []
     for folder, _, names in os.walk(under, followlinks=False):
         here = Path(folder).relative_to(root)
-        found += [(here / name).as_posix() for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+        found += [(here / name).as_posix() for name in names if name.lower().endswith(suffixes) and name[0] != "."]
     return sorted(found)
 
 
@@ -137,14 +143,16 @@ def _from_line(root: Path, line: bytes, place: str, weights: Mapping[str, float]
     file = str(said["file"])
     try:
         captions = read_record(said, weights)
-    except PictureError as error:
+    except UnusableError as error:
         return Skipped(file, str(error))
     reason = refused(root, file)
     return Skipped(file, reason) if reason else Entry(Path(file).as_posix(), captions)
 
 
-def _from_sidecars(root: Path, weights: Mapping[str, float] | None) -> Iterator[Entry | Skipped]:
-    for file in picture_files(root, root):
+def _from_sidecars(
+    root: Path, suffixes: tuple[str, ...], weights: Mapping[str, float] | None
+) -> Iterator[Entry | Skipped]:
+    for file in files_called(suffixes, root, root):
         reason = refused(root, file)
         if reason:
             yield Skipped(file, reason)
@@ -154,7 +162,7 @@ def _from_sidecars(root: Path, weights: Mapping[str, float] | None) -> Iterator[
 
 
 def _sidecar(root: Path, file: Path, weights: Mapping[str, float] | None) -> Captions | Skipped:
-    """The captions of the .txt beside a picture; of the .json where there is no .txt."""
+    """The captions of the .txt beside an item; of the .json where there is no .txt."""
     text, record = file.with_suffix(".txt"), file.with_suffix(".json")
     beside = record if not (root / text).exists() and (root / record).exists() else text
     name = beside.as_posix()
@@ -164,8 +172,8 @@ def _sidecar(root: Path, file: Path, weights: Mapping[str, float] | None) -> Cap
     try:
         data = (root / beside).read_bytes()
         return read_lines(data, weights) if beside is text else read_json(data, weights)
-    except (OSError, PictureError) as error:
-        return Skipped(name, str(error) if isinstance(error, PictureError) else f"no caption: {error.strerror}")
+    except (OSError, UnusableError) as error:
+        return Skipped(name, str(error) if isinstance(error, UnusableError) else f"no caption: {error.strerror}")
 
 
 def _inside(root: Path, path: Path) -> bool:

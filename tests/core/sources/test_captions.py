@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from lumina_image.datasets.captions import (
+from lumina_core.sources.captions import (
     MOST,
     draw_caption,
     read_captions,
@@ -16,7 +16,7 @@ from lumina_image.datasets.captions import (
     read_record,
     texts_of,
 )
-from lumina_image.pictures import PictureError
+from lumina_core.sources.unusable import UnusableError
 
 
 def shares(captions, draws=4000):
@@ -60,7 +60,7 @@ def test_the_weights_of_a_picture_win_over_those_of_the_data_set():
     ],
 )
 def test_a_record_without_a_caption_to_draw_says_why(record, said):
-    with pytest.raises(PictureError, match=said):
+    with pytest.raises(UnusableError, match=said):
         read_record(record)
 
 
@@ -77,7 +77,7 @@ def test_a_record_without_a_caption_to_draw_says_why(record, said):
     ],
 )
 def test_a_file_of_captions_that_cannot_be_read_says_why(read, data, said):
-    with pytest.raises(PictureError, match=said):
+    with pytest.raises(UnusableError, match=said):
         read(data)
 
 

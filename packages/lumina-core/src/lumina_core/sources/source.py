@@ -1,4 +1,4 @@
-"""Where pictures come from: what a folder, a shard and a table have in common, so that all are looked through alike."""
+"""Where examples come from: what a folder, a shard and a table have in common, so that all are looked through alike."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lumina_image.datasets.captions import Captions
-from lumina_image.pictures import Held
+from lumina_core.sources.captions import Captions
+
+Held = Path | bytes
+"""An item as it is kept: a file, or the bytes of one."""
 
 Place = tuple[int, ...]
-"""Numbers by which a source finds a picture again without looking through the others."""
+"""Numbers by which a source finds an item again without looking through the others."""
 
 
 class Found(NamedTuple):
-    """A picture with captions: what it is called, where it is, and its file or bytes while it is at hand."""
+    """An item with captions: what it is called, where it is, and its file or bytes while it is at hand."""
 
     name: str
     place: Place
@@ -22,14 +24,14 @@ class Found(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A picture, a line or a shard that is not used, and why."""
+    """An item, a line or a shard that is not used, and why."""
 
     name: str
     reason: str
 
 
 class Source(Protocol):
-    """Pictures with captions, looked through once from beginning to end and then asked in any order."""
+    """Items with captions, looked through once from beginning to end and then asked in any order."""
 
     title: str
     """What it is called in messages: the folder."""
@@ -39,18 +41,18 @@ class Source(Protocol):
     """So many leading numbers of a place say what is cheaply read together (a row group); 0: every order is alike."""
 
     def count(self) -> int:
-        """About how many pictures there are."""
+        """About how many items there are."""
         ...
 
     def scan(self) -> Iterator[Found | Skipped]:
         """All of them in a fixed order."""
         ...
 
-    def picture(self, place: Place) -> Held:
-        """The file or the bytes of one picture.
+    def held(self, place: Place) -> Held:
+        """The file or the bytes of one item.
 
         Raises:
-            PictureError: it is not there any more.
+            UnusableError: it is not there any more.
         """
         ...
 
@@ -58,7 +60,7 @@ class Source(Protocol):
         """What is said of it.
 
         Raises:
-            PictureError: that cannot be read any more.
+            UnusableError: that cannot be read any more.
         """
         ...
 

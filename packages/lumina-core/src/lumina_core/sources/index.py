@@ -1,4 +1,4 @@
-"""What is in a source, written down once: where every picture is and how large, in a file that is mapped, not read."""
+"""What is in a source, written down once: where every item is and how large, in a file that is mapped, not read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from array import array
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lumina_core.files import whole_file
-from lumina_image.datasets.source import Found, Place, Skipped, Source
-from lumina_image.pictures import PictureError, check_header, read_picture
+from lumina_core.sources.source import Found, Held, Place, Skipped, Source
+from lumina_core.sources.unusable import UnusableError
 
-logger = logging.getLogger("lumina.image")
+logger = logging.getLogger("lumina.sources")
+
+Measure = Callable[[Held, bool], tuple[int, int]]
+"""Two numbers of an item, decoded whole (True) or by its header; raises UnusableError for one that cannot be used."""
 
 VERSION = 1
 """Of the form of the file; one of another form is made anew."""
@@ -27,11 +31,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Index:
-    """Every usable picture of a source by its number, in the source's order.
+    """Every usable item of a source by its number, in the source's order.
 
     Attributes:
-        places: (N, K) int64, what the source finds a picture by.
-        sizes: (N, 2) int32, width and height in pixels, upright.
+        places: (N, K) int64, what the source finds an item by.
+        sizes: (N, 2) int32, what was measured of each: width and height, or rate and length.
         ends: (N,) int64, where each name ends in `names`.
         names: (C,) uint8, all names one after another in UTF-8.
         skipped: what is not used, and why.
@@ -47,47 +51,50 @@ class Index:
         return len(self.ends)
 
     def place(self, number: int) -> Place:
-        """Where a picture is."""
+        """Where an item is."""
         return tuple(int(one) for one in self.places[number])
 
     def size(self, number: int) -> tuple[int, int]:
-        """(width, height) of a picture."""
+        """What was measured of an item."""
         return int(self.sizes[number, 0]), int(self.sizes[number, 1])
 
     def name(self, number: int) -> str:
-        """What a picture is called."""
+        """What an item is called."""
         begin = int(self.ends[number - 1]) if number else 0
         return self.names[begin : int(self.ends[number])].tobytes().decode("utf-8", "replace")
 
 
-def index_of(source: Source, max_pixels: int, decode_first: int, kept_in: Path | None) -> Index:
+def index_of(
+    source: Source, measure: Measure, bounds: Mapping[str, Any], decode_first: int, kept_in: Path | None
+) -> Index:
     """The index of a source: read where it was kept and nothing changed since, else made, and kept where it can be.
 
     Args:
-        max_pixels: larger pictures are skipped, by their header.
-        decode_first: up to so many pictures are decoded whole; of more only the headers are read.
+        measure: what is written down of an item, from the whole of it or from its header alone.
+        bounds: what `measure` depends on but the item, by names of settings.
+        decode_first: up to so many items are decoded whole; of more only the headers are read.
         kept_in: a folder; None: it is not kept.
     """
     thorough = source.count() <= decode_first
     if kept_in is None:
-        return _made(source, max_pixels, thorough)
-    settings = {"version": VERSION, "max_pixels": max_pixels, "thorough": thorough, **source.settings()}
+        return _made(source, measure, thorough)
+    settings = {"version": VERSION, **bounds, "thorough": thorough, **source.settings()}
     file = kept_in / f"{_digest(settings)}.safetensors"
     state = json.dumps(source.state())
     known = _read(file, state)
     if known is not None:
         return known
-    made = _made(source, max_pixels, thorough)
+    made = _made(source, measure, thorough)
     _keep(made, file, state)
     return made
 
 
-def _made(source: Source, max_pixels: int, thorough: bool) -> Index:
+def _made(source: Source, measure: Measure, thorough: bool) -> Index:
     # arrays of plain numbers: a list of tuples would need ten times the memory
     places, sizes, ends, names = array("q"), array("i"), array("q"), bytearray()
     skipped: list[Skipped] = []
     for found in source.scan():
-        looked = _looked_at(found, max_pixels, thorough) if isinstance(found, Found) else found
+        looked = _looked_at(found, measure, thorough) if isinstance(found, Found) else found
         if isinstance(looked, Skipped):
             skipped.append(looked)
         elif isinstance(found, Found):
@@ -105,10 +112,10 @@ def _made(source: Source, max_pixels: int, thorough: bool) -> Index:
     )
 
 
-def _looked_at(found: Found, max_pixels: int, thorough: bool) -> tuple[int, int] | Skipped:
+def _looked_at(found: Found, measure: Measure, thorough: bool) -> tuple[int, int] | Skipped:
     try:
-        return read_picture(found.held, max_pixels).size if thorough else check_header(found.held, max_pixels)
-    except PictureError as error:
+        return measure(found.held, thorough)
+    except UnusableError as error:
         return Skipped(found.name, str(error))
 
 

@@ -1,4 +1,4 @@
-"""The captions of one picture: one pool a source (a captioner, a person), of which one caption is drawn each time."""
+"""The captions of one item: one pool a source (a captioner, a person), of which one caption is drawn each time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from lumina_image.pictures import PictureError
+from lumina_core.sources.unusable import UnusableError
 
 MOST = 1_000_000
-"""Bytes that a file of captions of one picture may have."""
+"""Bytes that a file of captions of one item may have."""
 
 FIELDS = ("captions", "caption", "text")
-"""Where a record (a line of JSON, a file beside a picture) may say its captions; the first that is there counts."""
+"""Where a record (a line of JSON, a file beside an item) may say its captions; the first that is there counts."""
 
 
 class Pool(NamedTuple):
-    """What one source says of a picture, and how often it is heard, compared with the other sources."""
+    """What one source says of an item, and how often it is heard, compared with the other sources."""
 
     source: str
     texts: tuple[str, ...]
@@ -48,11 +48,11 @@ def read_record(record: Mapping[str, Any], weights: Mapping[str, float] | None =
     """The captions that a record says in one of FIELDS, with its own `caption_weights` over the given `weights`.
 
     Raises:
-        PictureError: it says none, or its weights are no numbers.
+        UnusableError: it says none, or its weights are no numbers.
     """
     own = record.get("caption_weights") or {}
     if not isinstance(own, Mapping):
-        raise PictureError('its "caption_weights" are not numbers by source')
+        raise UnusableError('its "caption_weights" are not numbers by source')
     said = next((record[field] for field in FIELDS if record.get(field) is not None), None)
     return read_captions(said, {**(weights or {}), **own})
 
@@ -61,7 +61,7 @@ def read_captions(said: Any, weights: Mapping[str, Any] | None = None) -> Captio
     """A text, a list of texts, or texts by their source -> pools; blanks are joined, empty texts left out.
 
     Raises:
-        PictureError: there is no text, or a weight is not a number from 0 on, or no source with texts is left by them.
+        UnusableError: there is no text, or a weight is not a number from 0 on, or no source with texts is left by them.
     """
     if isinstance(said, Mapping):
         given = weights or {}
@@ -71,7 +71,7 @@ def read_captions(said: Any, weights: Mapping[str, Any] | None = None) -> Captio
     captions = tuple(pool for pool in pools if pool.texts and pool.weight > 0)
     if not captions:
         silent = [pool.source for pool in pools if pool.texts]
-        raise PictureError(
+        raise UnusableError(
             f"no caption: of its sources, {', '.join(silent)}, none has a weight above 0"
             if silent
             else "no caption: not a text, a list of texts, or texts by source"
@@ -88,38 +88,38 @@ def _clean(said: Any) -> tuple[str, ...]:
 def _weight(weights: Mapping[str, Any], source: str) -> float:
     weight = weights.get(source, 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise PictureError(f"its caption weight of '{source}' is {str(weight)[:40]!r}, and no number from 0 on")
+        raise UnusableError(f"its caption weight of '{source}' is {str(weight)[:40]!r}, and no number from 0 on")
     return float(weight)
 
 
 def read_lines(data: bytes, weights: Mapping[str, float] | None = None) -> Captions:
-    """The text beside a picture: a caption a line.
+    """The text beside an item: a caption a line.
 
     Raises:
-        PictureError: it is too long, no UTF-8, or empty.
+        UnusableError: it is too long, no UTF-8, or empty.
     """
     try:
         return read_captions(_within(data).decode("utf-8-sig").splitlines(), weights)
     except UnicodeDecodeError as error:
-        raise PictureError("no caption: the file is not UTF-8 text") from error
+        raise UnusableError("no caption: the file is not UTF-8 text") from error
 
 
 def read_json(data: bytes, weights: Mapping[str, float] | None = None) -> Captions:
-    """The JSON beside a picture: an object with one of FIELDS.
+    """The JSON beside an item: an object with one of FIELDS.
 
     Raises:
-        PictureError: it is too long, no such object, or says no caption.
+        UnusableError: it is too long, no such object, or says no caption.
     """
     try:
         said = json.loads(_within(data))
     except (ValueError, RecursionError) as error:
-        raise PictureError("no caption: the file is not JSON") from error
+        raise UnusableError("no caption: the file is not JSON") from error
     if not isinstance(said, dict):
-        raise PictureError("no caption: the file holds no JSON object")
+        raise UnusableError("no caption: the file holds no JSON object")
     return read_record(said, weights)
 
 
 def _within(data: bytes) -> bytes:
     if len(data) > MOST:
-        raise PictureError(f"no caption: the file has more than {MOST} bytes")
+        raise UnusableError(f"no caption: the file has more than {MOST} bytes")
     return data

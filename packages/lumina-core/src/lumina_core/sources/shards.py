@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
-
 from lumina_core.errors import ConfigError
-from lumina_image.datasets.listing import existing, refused
-from lumina_image.datasets.picture_set import Cutting
-from lumina_image.datasets.source import Skipped
+from lumina_core.sources.listing import existing, refused
+from lumina_core.sources.source import Skipped
 
 INDEX = ".lumina-index"
 """Folder beside the shards, unless another is named."""
-
-
-class ShardCutting(Cutting):
-    """Where the shards are, and how their pictures are cut."""
-
-    folder: str = Field(min_length=1, description="the folder that holds the shards")
-    index: str | None = Field(
-        None, description="folder for the index of what the shards hold; none: `.lumina-index` beside them"
-    )
 
 
 class Shards:
