@@ -48,6 +48,13 @@ def test_training_brings_the_spectrogram_back_and_the_latent_to_unit_variance():
     assert 0.7 < float(latent.std()) < 1.4 and abs(float(latent.mean())) < 0.3
 
 
+def test_a_training_may_look_at_a_crop_of_each_sound_drawn_for_it_alone():
+    part, data = autoencoder(crop=4096).eval(), chord()
+    both = float(part.loss(data, generators(2)).total)
+    alone = [float(part.loss(data[k : k + 1], generators(2)[k : k + 1]).total) for k in range(2)]
+    assert both == pytest.approx(sum(alone) / 2, rel=1e-4)
+
+
 def test_an_item_is_encoded_alike_alone_and_in_a_batch():
     part, data = autoencoder().eval(), chord()
     assert torch.allclose(part.encode(data)[1:], part.encode(data[1:]), atol=1e-5)

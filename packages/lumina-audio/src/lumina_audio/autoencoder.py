@@ -41,6 +41,9 @@ class MelAutoencoder(nn.Module):
         taught: Literal["spectrogram", "vocoder"] = Field(
             "spectrogram", description="what a training teaches: the spectrogram's autoencoder, or the vocoder"
         )
+        crop: int | None = Field(
+            None, ge=2048, description="samples that a training looks at, drawn from each sound; None: all of it"
+        )
         encoded: float = Field(
             0.5, ge=0, le=1, description="share of spectrograms that a vocoder is taught with after encoding"
         )
@@ -104,7 +107,15 @@ class MelAutoencoder(nn.Module):
             ConfigError: a vocoder is to be taught that has no weights.
         """
         teach = self._spectrogram_loss if self.config.taught == "spectrogram" else self._vocoder_loss
-        return teach(data, generators)
+        return teach(self._cropped(data, generators), generators)
+
+    def _cropped(self, data: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        crop, stride = self.config.crop, self.stride[0]
+        if crop is None or crop >= data.shape[-1]:
+            return data
+        places = (data.shape[-1] - crop) // stride + 1
+        starts = [int(torch.randint(places, (), generator=one)) * stride for one in generators]
+        return torch.stack([item[:, start : start + crop] for item, start in zip(data, starts, strict=True)])
 
     def _spectrogram_loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
         """Errors of the spectrogram and of its differences between neighbours, and the divergence of the latent.

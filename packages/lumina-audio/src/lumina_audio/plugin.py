@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lumina_core import hookimpl
 
 if TYPE_CHECKING:
-    from lumina_core.plugins.offers import Kinds, Parts
+    from lumina_core.plugins.offers import Kinds, Parts, Recipes
 
 
 @hookimpl
@@ -65,3 +65,17 @@ def _published(parts: Parts) -> None:
     parts.path("audio.trace", f"{here}:TracePath", "straight lines that leave a trace of noise, as theirs")
     parts.times("audio.thousandths", f"{here}:Thousandths", "draw: whole thousandths, as they were trained")
     parts.times("audio.float32_grid", f"{here}:Float32Grid", "grid: equal steps rounded to float32, as theirs")
+
+
+@hookimpl
+def lumina_register_recipes(recipes: Recipes) -> None:
+    """Trainable as they are, with what the package ships."""
+    recipes.add(
+        "audio.instruments", "lumina_audio:recipes/instruments.yaml", "the built-in model: instruments from words"
+    )
+    recipes.add(
+        "audio.instruments_vae", "lumina_audio:recipes/instruments_vae.yaml", "its autoencoder: spectrograms to latents"
+    )
+    recipes.add(
+        "audio.instruments_vocoder", "lumina_audio:recipes/instruments_vocoder.yaml", "its vocoder: latents to sound"
+    )

@@ -9,6 +9,9 @@ from lumina_audio.mel import magnitudes
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
 """(samples of a window, samples from one to the next)."""
+QUIETEST = 1.0
+"""What the magnitudes of a sound add up to at least, as a norm: -66 dB for a second. Less is as good as silent, and to
+compare with silence in shares of it would drown all else."""
 
 
 def stft_distances(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +27,9 @@ def stft_distances(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     for fft, hop in RESOLUTIONS:
         window = torch.hann_window(fft, device=real.device)
         ours, theirs = (magnitudes(sound[:, 0].float(), window, hop) for sound in (made, real))
-        shares.append((ours - theirs).square().sum((1, 2)).sqrt() / theirs.square().sum((1, 2)).sqrt().clamp_min(1e-4))
+        shares.append(
+            (ours - theirs).square().sum((1, 2)).sqrt() / theirs.square().sum((1, 2)).sqrt().clamp_min(QUIETEST)
+        )
         logs.append((ours.clamp_min(1e-4).log() - theirs.clamp_min(1e-4).log()).abs().mean((1, 2)))
     return torch.stack(shares).mean(0), torch.stack(logs).mean(0)
 
