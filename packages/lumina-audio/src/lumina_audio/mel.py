@@ -62,14 +62,12 @@ class Mel(nn.Module):
     def __init__(self, settings: MelSettings) -> None:
         super().__init__()
         self.settings = settings
-        bank = melscale_fbanks(
-            settings.fft // 2 + 1, settings.low, settings.high, settings.bands, settings.rate, "slaney", "slaney"
-        )
-        # made from the settings again on loading: no weights
-        self.register_buffer("bank", bank.T.contiguous(), persistent=False)
-        self.register_buffer("window", torch.hann_window(settings.fft), persistent=False)
-        self.bank: Tensor
-        self.window: Tensor
+        # plain tensors, not buffers: they follow from the settings, and stay in float32 whatever weights are in
+        with torch.device("cpu"):
+            bank = melscale_fbanks(
+                settings.fft // 2 + 1, settings.low, settings.high, settings.bands, settings.rate, "slaney", "slaney"
+            )
+            self.bank, self.window = bank.T.contiguous(), torch.hann_window(settings.fft)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, 1, S) in [-1, 1] -> (B, bands, S / hop).

@@ -28,7 +28,8 @@ class GriffinLim:
         self.config = config
         self.rate, self.bands, self.hop = config.rate, config.bands, config.hop
         self._mel = Mel(config)
-        self._inverse = torch.linalg.pinv(self._mel.bank.double()).float()
+        with torch.device("cpu"):  # a model may be built where tensors hold no numbers
+            self._inverse = torch.linalg.pinv(self._mel.bank.double()).float()
 
     def __call__(self, mel: Tensor) -> Tensor:
         """(B, bands, T) natural logarithms -> (B, 1, T * hop)."""

@@ -45,8 +45,8 @@ class Vocos(nn.Module):
         self.head = nn.Linear(config.width, config.fft + 2)
         for layer in (self.embed, self.head):
             nn.init.trunc_normal_(layer.weight, std=0.02)
-        self.register_buffer("window", torch.hann_window(config.fft), persistent=False)
-        self.window: Tensor
+        with torch.device("cpu"):  # a plain tensor: it follows from the settings, and is never rounded as weights are
+            self.window = torch.hann_window(config.fft)
 
     def forward(self, mel: Tensor) -> Tensor:
         """(B, bands, T), natural logarithms -> (B, 1, T * hop)."""
@@ -62,7 +62,7 @@ class Vocos(nn.Module):
         """(B, T, fft / 2 + 1) -> (B, 1, T * hop): windows laid over one another, and divided by what they add up to."""
         fft, hop, count = self.config.fft, self.config.hop, spectrum.shape[1]
         with torch.autocast(spectrum.device.type, enabled=False):
-            window = self.window.float()
+            window = self.window.to(spectrum.device)
             frames = torch.fft.irfft(spectrum, fft) * window
             weight = window.square().expand(1, count, fft)
             edge = (fft - hop) // 2
