@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lumina_audio.light_vae import LightSettings, LightVae
 from lumina_audio.mel import Mel, MelSettings
 from lumina_audio.vae import Vae
 from lumina_audio.vae_settings import VaeSettings
@@ -32,7 +33,8 @@ class MelAutoencoder(nn.Module):
         """The spectrogram, the sizes of its autoencoder, the vocoder, and what training weighs."""
 
         mel: MelSettings = Field(MelSettings(), description="how spectrograms are made")
-        vae: VaeSettings = Field(VaeSettings(), description="sizes of the autoencoder")
+        vae: VaeSettings = Field(VaeSettings(), description="sizes of the autoencoder, as published")
+        light: LightSettings | None = Field(None, description="sizes of the light autoencoder, in its place")
         centre: float = Field(0.0, description="taken from a spectrogram before it is encoded")
         spread: float = Field(1.0, gt=0, description="what is left is divided by it")
         divergence: float = Field(1e-4, ge=0, description="weight of the divergence from a normal distribution")
@@ -51,11 +53,13 @@ class MelAutoencoder(nn.Module):
     def __init__(self, config: Config, vocoder: Vocoder) -> None:
         super().__init__()
         self.config = config
-        self.mel, self.vae = Mel(config.mel), Vae(config.vae, config.mel.bands)
+        sizes = config.vae if config.light is None else config.light
+        self.mel = Mel(config.mel)
+        self.vae = Vae(sizes, config.mel.bands) if isinstance(sizes, VaeSettings) else LightVae(sizes, config.mel.bands)
         self.vocoder: Any = vocoder
         self._check_vocoder()
-        self.channels = config.vae.channels
-        self.stride = (config.mel.hop * config.vae.stride,)
+        self.channels = sizes.channels
+        self.stride = (config.mel.hop * sizes.stride,)
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("variance", torch.ones(self.channels))
         self.mean: Tensor

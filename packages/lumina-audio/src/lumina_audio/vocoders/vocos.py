@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lumina_audio.convnext import ConvNeXt
 from lumina_core.config import Config as Settings
 from lumina_core.types import check_shape
 
@@ -40,7 +41,9 @@ class Vocos(nn.Module):
         self.rate, self.bands, self.hop = config.rate, config.bands, config.hop
         self.embed = nn.Conv1d(config.bands, config.width, 7, padding=3)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.blocks = nn.ModuleList(_Block(config.width, config.hidden, config.depth) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            ConvNeXt(config.width, config.hidden, 1 / config.depth) for _ in range(config.depth)
+        )
         self.last_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.fft + 2)
         for layer in (self.embed, self.head):
@@ -75,22 +78,3 @@ def _laid(frames: Tensor, hop: int) -> Tensor:
     count, fft = frames.shape[1:]
     size = (1, (count - 1) * hop + fft)
     return F.fold(frames.transpose(1, 2), size, (1, fft), stride=(1, hop))[:, 0, 0]
-
-
-class _Block(nn.Module):
-    """A convolution along time for each channel, then two layers for each moment."""
-
-    def __init__(self, width: int, hidden: int, depth: int) -> None:
-        super().__init__()
-        self.along = nn.Conv1d(width, width, 7, padding=3, groups=width)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.rise, self.fall = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.gain = nn.Parameter(torch.full((width,), 1 / depth))
-        for layer in (self.along, self.rise, self.fall):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, W) -> the same."""
-        seen = self.norm(self.along(x.transpose(1, 2)).transpose(1, 2))
-        moved: Tensor = x + self.gain * self.fall(F.gelu(self.rise(seen)))
-        return moved
