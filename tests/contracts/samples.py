@@ -59,6 +59,31 @@ def tar_shards(folder: Path) -> Try:
     return Try({"folder": str(folder), "side": 8}, PICTURES)
 
 
+def sound_folder(folder: Path) -> Try:
+    """Two sounds with captions beside them."""
+    from audio.datasets.making_sounds import put, ramp
+
+    for name in ("a", "b"):
+        put(folder / f"{name}.wav", ramp(1), f"sound {name}")
+    return Try({"folder": str(folder), "seconds": 0.5}, Sample("sound", {"fields": ("caption", "file")}))
+
+
+def sound_manifest(folder: Path) -> Try:
+    """A table that names two sounds."""
+    said = sound_folder(folder)
+    (folder / "table.csv").write_text("file,caption\na.wav,first\nb.wav,second\n", encoding="utf-8")
+    return Try({"manifest": str(folder / "table.csv"), "seconds": 0.5}, said.sample)
+
+
+def sound_shards(folder: Path) -> Try:
+    """Two sounds in a tar file."""
+    from audio.datasets.making_sounds import coded, ramp, write_tar
+
+    members = {"a.flac": coded(ramp(1)), "a.txt": b"first", "b.flac": coded(ramp(1)), "b.txt": b"second"}
+    write_tar(folder / "0.tar", members)
+    return Try({"folder": str(folder), "seconds": 0.5}, Sample("sound", {"fields": ("caption", "file")}))
+
+
 def parquet_shards(folder: Path) -> Try:
     """Three pictures in a Parquet file."""
     import pyarrow as pa
@@ -201,7 +226,11 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ],
     ("conditioner", "core.text"): Try(SMALL_TEXT, CAPTIONS[:20]),
     ("conditioner", "core.transformers"): language_model,
+    ("dataset", "audio.effects"): Try(sample=Sample("sound", {"fields": ("caption", "label")})),
+    ("dataset", "audio.folder"): sound_folder,
     ("dataset", "audio.instruments"): Try(sample=Sample("sound", {"fields": ("caption", "label")})),
+    ("dataset", "audio.manifest"): sound_manifest,
+    ("dataset", "audio.tar"): sound_shards,
     ("dataset", "core.mixture"): mixture,
     ("dataset", "image.classes"): class_folder,
     ("dataset", "image.datasets"): saved_data_set,

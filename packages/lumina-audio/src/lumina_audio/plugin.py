@@ -48,9 +48,15 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.conditioner("audio.dual_text", "lumina_audio.captions.dual:DualText", "two encoders, one memory")
     parts.tokenizer("audio.frames", "lumina_audio.frames:Frames", "frames of a spectrogram, at (time, 0, 0)")
     parts.autoencoder("audio.mel", "lumina_audio.autoencoder:MelAutoencoder", "spectrograms in 1-D latents, vocoded")
+    parts.dataset("audio.effects", "lumina_audio.datasets.effects:EffectsDataset", "built in: named noises and drums")
+    parts.dataset("audio.folder", "lumina_audio.datasets.folder:FolderDataset", "a folder of sounds with captions")
     parts.dataset(
         "audio.instruments", "lumina_audio.instruments:InstrumentsDataset", "built in: General MIDI, with true captions"
     )
+    parts.dataset(
+        "audio.manifest", "lumina_audio.datasets.manifest:ManifestDataset", "a table, like AudioCaps' and MusicCaps'"
+    )
+    parts.dataset("audio.tar", "lumina_audio.datasets.tar_shards:TarDataset", "tar files as WebDataset packs them")
     parts.task("audio.text_to_audio", "lumina_audio.task:TextToAudio", "A sound from a sentence.", command="audio")
     parts.vocoder("audio.bigvgan", "lumina_audio.vocoders.bigvgan:BigVGAN", "BigVGAN's generator, published ones too")
     parts.vocoder("audio.griffin_lim", "lumina_audio.vocoders.griffin_lim:GriffinLim", "no weights: phases are sought")

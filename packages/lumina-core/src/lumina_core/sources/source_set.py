@@ -20,6 +20,9 @@ from lumina_core.sources.unusable import UnusableError
 
 logger = logging.getLogger("lumina.sources")
 
+Make = Callable[[Held, int], Tensor]
+"""What is held of an item, and its number in the index, as data; raises UnusableError."""
+
 NAMED = 8
 """So many of the skipped are named in a message; all of them are in `skipped`."""
 
@@ -83,7 +86,7 @@ class SourceSet:
         """The numbers of the items in the index that are used."""
         return np.arange(len(self._index))
 
-    def _example(self, index: int, field: str, draw: random.Random, make: Callable[[Held], Tensor]) -> Example:
+    def _example(self, index: int, field: str, draw: random.Random, make: Make) -> Example:
         """The data that `make` makes of an item as `field`, `caption`, `file`, and the source's own fields.
 
         An item that turns out to be damaged is skipped for good: the next whole one stands in.
@@ -99,13 +102,13 @@ class SourceSet:
             f"{self._part}: no {self._nouns.removesuffix('s')} of '{self._source.title}' can be read any more"
         )
 
-    def _read(self, index: int, field: str, draw: random.Random, make: Callable[[Held], Tensor]) -> Example | None:
+    def _read(self, index: int, field: str, draw: random.Random, make: Make) -> Example | None:
         number = int(self._numbers[index])
         place = self._index.place(number)
         name = self._index.name(number)
         try:
             captions, more = self._source.captions(place), self._source.more(place)
-            data = make(self._source.held(place))
+            data = make(self._source.held(place), number)
         except UnusableError as error:
             self._broken.add(index)
             self.skipped.append(Skipped(name, str(error)))

@@ -124,7 +124,7 @@ class PictureSet(SourceSet):
             ConfigError: no picture can be read any more.
         """
         size = self._drawn_size(index, draw)
-        return self._example(index, "picture", draw, lambda held: self._made(held, size, draw))
+        return self._example(index, "picture", draw, lambda held, _: self._made(held, size, draw))
 
     def extent(self, index: int, draw: random.Random) -> Extent:
         """(height, width) that the example's picture will have with the same draw; nothing is read."""

@@ -1,0 +1,33 @@
+"""A data set out of a folder of sounds with captions beside them."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lumina_audio.datasets.sound_set import Cutting, SoundSet
+from lumina_audio.sounds import SUFFIXES
+from lumina_core.sources.listing import Listed, existing, list_folder
+
+BESIDE = (
+    "Put sounds there (wav, flac, ogg, mp3 ...), each with a .txt of the same name, or a captions.jsonl with lines "
+    'like {"file": "a.wav", "caption": "a dog barks"}'
+)
+
+
+class FolderDataset(SoundSet):
+    """Sounds of one folder and what lies under it; any rates, mono and stereo side by side.
+
+    Captions come from `captions.jsonl` ({"file": ..., "caption": one, a list, or texts by source}) where there is one,
+    else from a `.txt` beside each sound (a caption a line), or a `.json` ({"caption": ...}).
+    """
+
+    class Config(Cutting):
+        """Where the sounds are and how they are cut."""
+
+        folder: str = Field(min_length=1, description="the folder, absolute or from where the command is run")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        root = existing(config.folder, "audio.folder")
+        found = list(list_folder(root, SUFFIXES, config.caption_weights))
+        super().__init__("audio.folder", config, Listed(root, found, BESIDE))

@@ -1,0 +1,49 @@
+"""The built-in effects: whole, as their card says, and called by the words of their names."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from importlib.resources import files
+
+import pytest
+
+from lumina_audio.datasets.effects import EffectsDataset, captions, records
+from lumina_core.errors import ConfigError
+
+
+def effects(**options: object) -> EffectsDataset:
+    return EffectsDataset(EffectsDataset.Config.read(options, "test"))
+
+
+def test_the_pack_is_what_its_card_says_byte_for_byte():
+    folder = files("lumina_audio") / "data" / "effects"
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+) \| (\d+) \| `([0-9a-f]{64})` \|$", card, flags=re.MULTILINE)
+    assert {name for name, _, _ in rows} == {path.name for path in folder.iterdir()} - {"card.md"}
+    for name, size, digest in rows:
+        data = (folder / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (int(size), digest)
+    assert sum(int(size) for _, size, _ in rows) < 3_000_000
+
+
+def test_every_effect_sounds_and_no_other_leaks_into_it():
+    data = effects()
+    assert len(data) == 165
+    for index, record in enumerate(records()):
+        sound = data.example(index, random.Random(0))["sound"]
+        assert sound.shape == (1, 32768)
+        assert float(sound.abs().max()) > 0.3
+        assert float(sound[0, record["samples"] :].abs().sum()) == 0
+
+
+def test_an_effect_is_called_by_the_words_of_its_file():
+    place = {record["name"]: index for index, record in enumerate(records())}
+    assert "drum cymbal open" in captions(place["drum_cymbal_open"])
+    assert "the sound of electronic beep" in captions(place["elec_beep"])
+    assert set(captions(place["misc_crow"])) == {"crow", "the sound of crow", "a sound effect: crow"}
+    listed = effects().values("caption")
+    assert all(said in listed for index in range(165) for said in captions(index))
+    with pytest.raises(ConfigError, match="not of 'file'"):
+        effects().values("file")
