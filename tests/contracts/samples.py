@@ -4,27 +4,28 @@ needs more: so no new part is forgotten. A line is (kind, name): one try or seve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import hearing_models
 import seeing_models
 import torch
+from contracts.sample_data import (
+    Try,
+    class_folder,
+    mixture,
+    parquet_shards,
+    picture_folder,
+    saved_data_set,
+    sound_folder,
+    sound_manifest,
+    sound_shards,
+    tar_shards,
+)
 from making import CAPTIONS
-from PIL import Image
 from torch import Tensor
 
 from lumina_core.testing import Sample
-
-
-@dataclass(frozen=True)
-class Try:
-    """Options as in a recipe, and the sample; `Sample` where a check takes more than one thing."""
-
-    options: Mapping[str, Any] = field(default_factory=dict)
-    sample: Any = None
 
 
 def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
@@ -33,83 +34,6 @@ def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
     waves = [torch.sin(across[:, None] * k + across[None] * (3 - k)) for k in (1, 2, 3)]
     items = [torch.stack([waves[(c + item) % 3] / (1 + item // 3) for c in range(channels)]) for item in range(count)]
     return torch.stack(items)
-
-
-def picture_folder(folder: Path) -> Try:
-    """Two pictures with captions beside them."""
-    for name, colour in (("a", "red"), ("b", "blue")):
-        Image.new("RGB", (12, 16), colour).save(folder / f"{name}.png")
-        (folder / f"{name}.txt").write_text(f"{colour} square\n", encoding="utf-8")
-    return Try({"folder": str(folder), "side": 8}, Sample("picture", {"fields": ("caption", "file")}))
-
-
-def class_folder(folder: Path) -> Try:
-    """A folder for each of two classes."""
-    for name, colour in (("cats", "red"), ("dogs", "blue")):
-        (folder / name).mkdir()
-        Image.new("RGB", (12, 16), colour).save(folder / name / "a.png")
-    return Try({"folder": str(folder), "side": 8}, PICTURES)
-
-
-def tar_shards(folder: Path) -> Try:
-    """Three pictures in a tar file."""
-    from image.making_pictures import samples, write_tar
-
-    write_tar(folder / "0.tar", samples(3))
-    return Try({"folder": str(folder), "side": 8}, PICTURES)
-
-
-def sound_folder(folder: Path) -> Try:
-    """Two sounds with captions beside them."""
-    from audio.datasets.making_sounds import put, ramp
-
-    for name in ("a", "b"):
-        put(folder / f"{name}.wav", ramp(1), f"sound {name}")
-    return Try({"folder": str(folder), "seconds": 0.5}, Sample("sound", {"fields": ("caption", "file")}))
-
-
-def sound_manifest(folder: Path) -> Try:
-    """A table that names two sounds."""
-    said = sound_folder(folder)
-    (folder / "table.csv").write_text("file,caption\na.wav,first\nb.wav,second\n", encoding="utf-8")
-    return Try({"manifest": str(folder / "table.csv"), "seconds": 0.5}, said.sample)
-
-
-def sound_shards(folder: Path) -> Try:
-    """Two sounds in a tar file."""
-    from audio.datasets.making_sounds import coded, ramp, write_tar
-
-    members = {"a.flac": coded(ramp(1)), "a.txt": b"first", "b.flac": coded(ramp(1)), "b.txt": b"second"}
-    write_tar(folder / "0.tar", members)
-    return Try({"folder": str(folder), "seconds": 0.5}, Sample("sound", {"fields": ("caption", "file")}))
-
-
-def parquet_shards(folder: Path) -> Try:
-    """Three pictures in a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from image.making_pictures import coded
-
-    columns = {"image": [coded((n, 0, 0)) for n in range(3)], "caption": [f"number {n}" for n in range(3)]}
-    pq.write_table(pa.table(columns), folder / "0.parquet")
-    return Try({"folder": str(folder), "side": 8}, PICTURES)
-
-
-def saved_data_set(folder: Path) -> Try:
-    """Three pictures as the library `datasets` saves them."""
-    import datasets
-    from image.making_pictures import coded
-
-    columns = {"image": [{"bytes": coded((n, 0, 0)), "path": None} for n in range(3)], "text": ["a", "b", "c"]}
-    data = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    data.save_to_disk(str(folder / "saved"))
-    return Try({"source": str(folder / "saved"), "side": 8, "index": str(folder)}, PICTURES)
-
-
-def mixture(folder: Path) -> Try:
-    """The emoji, and a folder beside them."""
-    other = {"use": "image.folder", **picture_folder(folder).options, "weight": 2}
-    return Try({"dataset": [{"use": "image.emoji", "side": 8}, other]}, Sample("picture", {"fields": ("caption",)}))
 
 
 def clip_metric(folder: Path) -> Try:
@@ -200,7 +124,6 @@ def published_original(folder: Path) -> Try:
 
 
 TINY_PIPELINE = Path(__file__).parents[1] / "tiny_pipeline"
-PICTURES = Sample("picture")
 SMALL_BERT = {"vocabulary": 14, "places": 20, "width": 16, "depth": 1, "heads": 2, "hidden": 24, "projected": 16}
 SMALL_TEXT = {"vocabulary": 320, "width": 16, "hidden": 16, "slots": 2, "memory": 16, "foretold": 0, "length": 8}
 ASKED = {"prompt": "red heart", "size": (16, 8), "negative": "blue"}
