@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import Watch
 from torch import Tensor
 
 WIDTH, HEADS, KV, DEPTH, CAPTION, LENGTH = 1024, 16, 4, 4, 512, 64
@@ -143,14 +143,10 @@ def peak(which: str, tokens: int, name: str) -> float:
     """MiB that a call of one of both takes at its peak beyond what stood there before, in this process."""
     model, asked = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
     job = our_call(model, *asked) if which == "ours" else their_call(model, *asked, tokens)
-    before = _resident()
-    job()
-    return max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
-
-
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    job()  # what is made once stands now
+    with Watch() as watch:
+        job()
+    return watch.peak
 
 
 def peaks(tokens: int, name: str) -> dict[str, float]:
@@ -167,7 +163,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         times = f"{row['ours_ms']:8.1f} {row['diffusers_ms']:10.1f}"
         ratios = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})  {row['ratio_processor']:.2f}"
-        peak_of = ", ".join(f"{row.get(f'{which}_peak_mib', 0):.0f}" for which in ("ours", "diffusers"))
+        peaks_of = [row.get(f"{which}_peak_mib") for which in ("ours", "diffusers")]
+        peak_of = ", ".join("not asked" if peak is None else f"{peak:.0f}" for peak in peaks_of)
         what = f"{row['tokens']:6d}  {row['dtype']:9s}"
         lines.append(f"{what} {times}   {ratios}          {row['difference']:.1e}     {peak_of}")
     return "\n".join(lines)
@@ -210,7 +207,7 @@ def main() -> None:
                 if asked.quick and (tokens, name) == (4096, "bfloat16"):
                     continue
                 row = measure(tokens, name, *((5, 6.0) if asked.quick else (25, 40.0)))
-                rows.append({**row, **({} if asked.quick else peaks(tokens, name))})
+                rows.append({**row, **({} if asked.quick and tokens > 1024 else peaks(tokens, name))})
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {DEPTH} layers of {WIDTH}")
     print(table(rows))
     if asked.json:

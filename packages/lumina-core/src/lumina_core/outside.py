@@ -65,6 +65,7 @@ class Borrowed(nn.Module):
         super().__init__()
         self._load, self._fixed = load, device
         self._held: list[nn.Module] = []  # torch does not look for weights in a list
+        self._stands: torch.device | None = None  # looking at every weight, as `to` does, takes longer than a tiny VAE
         # an empty tensor that is moved with the model; on the CPU though models are built on no device at all
         self.register_buffer("place", torch.zeros(0, device="cpu"), persistent=False)
 
@@ -80,11 +81,14 @@ class Borrowed(nn.Module):
 
     def network(self) -> Any:
         """The network, frozen, on its device; loaded now if it is not yet."""
+        if self._held and self._stands == self.device:
+            return self._held[0]
         with torch.inference_mode(False), torch.device("cpu"):  # not the mode or device of who happens to ask first
             if not self._held:
                 with hushed():
                     self._held.append(self._load(self.device).eval().requires_grad_(False))
-            return self._held[0].to(self.device)
+            self._stands = self.device
+            return self._held[0].to(self._stands)
 
     def release(self) -> None:
         """Give its memory back; the next use loads it again."""
@@ -100,6 +104,7 @@ class Borrowed(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for network in self._held:
             network.to(self.device)
+        self._stands = self.device
         return self
 
 

@@ -57,6 +57,7 @@ class KLAutoencoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self._said: dict[str, Any] | None = None  # what config.json says; read once, not for every picture
         self.channels = config.channels or int(self._described()["latent_channels"])
         side = config.stride or 2 ** (len(self._described()["block_out_channels"]) - 1)
         self.stride = (side, side)
@@ -170,6 +171,11 @@ class KLAutoencoder(nn.Module):
             )
 
     def _described(self) -> dict[str, Any]:
+        if self._said is None:
+            self._said = self._read()
+        return self._said
+
+    def _read(self) -> dict[str, Any]:
         folder = located(self.config, FILES)
         said = described(folder)
         if said.get("_class_name") != "AutoencoderKL":

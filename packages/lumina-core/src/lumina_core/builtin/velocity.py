@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.nn.linear import Linear, linear
 from lumina_core.types import Hidden, Tokens
 
 
@@ -34,8 +35,8 @@ class VelocityHead(nn.Module):
                 "core.velocity: width, token_width and modulation_width come from the other parts; one is 0"
             )
         self.config = config
-        self.modulation = nn.Linear(config.modulation_width, (2 if config.shift else 1) * config.width)
-        self.linear = nn.Linear(config.width, (2 if config.learn_sigma else 1) * config.token_width)
+        self.modulation = Linear(config.modulation_width, (2 if config.shift else 1) * config.width)
+        self.linear = Linear(config.width, (2 if config.learn_sigma else 1) * config.token_width)
         for layer in (self.modulation, self.linear):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -52,4 +53,4 @@ class VelocityHead(nn.Module):
         else:
             normed = normed * (1 + said)
         width = self.config.token_width
-        return F.linear(normed, self.linear.weight[:width], self.linear.bias[:width])
+        return linear(normed, self.linear.weight[:width], self.linear.bias[:width])

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumina_core.nn.attend import attend
 from lumina_core.nn.context_drop import Pooling
+from lumina_core.nn.linear import Linear, linear
 from lumina_core.nn.rotary import Turn, rotate
 
 
@@ -57,12 +57,12 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_width, self.backend = heads, kv_heads, width // heads, backend
         inner, shared = heads * self.head_width, kv_heads * self.head_width
-        self.qkv = nn.Linear(width, inner + 2 * shared, bias=False)
-        self.out = nn.Linear(inner, width, bias=False)
+        self.qkv = Linear(width, inner + 2 * shared, bias=False)
+        self.out = Linear(inner, width, bias=False)
         self.q_norm = nn.LayerNorm(inner) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(shared) if qk_norm else nn.Identity()
         if memory_width:
-            self.memory_kv = nn.Linear(memory_width, 2 * shared, bias=False)
+            self.memory_kv = Linear(memory_width, 2 * shared, bias=False)
             self.memory_k_norm = nn.LayerNorm(shared) if qk_norm else nn.Identity()
             self.gate = nn.Parameter(torch.zeros(heads))
 
@@ -121,11 +121,11 @@ class Attention(nn.Module):
     def _pooled(self, x: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of all tokens, turned keys (B, K, M, d) and values of the windows."""
         sizes, pool = self._sizes(), pooling.pool
-        if type(self.qkv) is nn.Linear:
+        if type(self.qkv) is Linear:
             # an average of values is the value of an average: a window's are projected once
             weights = self.qkv.weight.split((sizes[0] + sizes[1], sizes[2]))
-            q, k = F.linear(x, weights[0]).split(sizes[:2], dim=-1)
-            v = F.linear(pool(x), weights[1])
+            q, k = linear(x, weights[0]).split(sizes[:2], dim=-1)
+            v = linear(pool(x), weights[1])
         else:  # quantised or otherwise wrapped
             q, k, v = self.qkv(x).split(sizes, dim=-1)
             v = pool(v)

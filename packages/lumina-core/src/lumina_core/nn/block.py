@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.context_drop import Pooling
+from lumina_core.nn.linear import Linear, gated, quicker
 from lumina_core.nn.rotary import Turn
 
 
@@ -41,13 +42,18 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, 2 * hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.up = Linear(width, 2 * hidden, bias=False)
+        self.out = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        gate, up = self.up(x).chunk(2, dim=-1)
-        answer: Tensor = self.out(F.silu(gate) * up)
+        if type(self.up) is Linear and quicker(x, self.up.weight):
+            gate, up = self.up.weight.chunk(2)
+            inner = gated(x, gate, up)
+        else:
+            opened, raised = self.up(x).chunk(2, dim=-1)
+            inner = F.silu(opened) * raised
+        answer: Tensor = self.out(inner)
         return answer
 
 
@@ -79,7 +85,7 @@ class Branches(nn.Module):
     ) -> None:
         super().__init__()
         self.attention, self.feed, self.memory_norm = attention, feed, memory_norm
-        self.modulation = nn.Linear(modulation_width, numbers) if modulation_width else None
+        self.modulation = Linear(modulation_width, numbers) if modulation_width else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)

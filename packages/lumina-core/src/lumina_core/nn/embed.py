@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lumina_core.nn.linear import Linear
+
 FEATURES = 256
 PERIOD = 10000.0
 
@@ -19,7 +21,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.inner, self.outer = nn.Linear(FEATURES, width), nn.Linear(width, width)
+        self.inner, self.outer = Linear(FEATURES, width), Linear(width, width)
         for layer in (self.inner, self.outer):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -44,7 +46,7 @@ class SummaryEmbedding(nn.Module):
 
     def __init__(self, summary_width: int, width: int) -> None:
         super().__init__()
-        self.norm, self.linear = nn.LayerNorm(summary_width), nn.Linear(summary_width, width)
+        self.norm, self.linear = nn.LayerNorm(summary_width), Linear(summary_width, width)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

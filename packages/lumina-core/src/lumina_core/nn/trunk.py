@@ -18,6 +18,7 @@ from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.block import FeedForward, hidden_width
 from lumina_core.nn.context_drop import Pool, Pooling, pool_of
 from lumina_core.nn.embed import SummaryEmbedding, TimeEmbedding
+from lumina_core.nn.linear import Linear
 from lumina_core.nn.prepare import Prepared, joined_mask, reach
 from lumina_core.nn.rotary import Turn
 from lumina_core.types import Canvas, Condition, Hidden, Tokens
@@ -60,7 +61,7 @@ class Trunk(nn.Module):
         super().__init__()
         _check(config, modulation_width)
         self.config, self.modulation_width = config, modulation_width
-        self.embed = nn.Linear(config.token_width, config.width)
+        self.embed = Linear(config.token_width, config.width)
         nn.init.zeros_(self.embed.bias)
         self.time = TimeEmbedding(modulation_width) if modulation_width else None
         embedded = config.summary_width and modulation_width and config.summary == "norm"
