@@ -48,7 +48,7 @@ def quicker(x: Tensor, weight: Tensor) -> bool:
         and type(x) is Tensor
         and x.numel() > 0
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 
