@@ -71,6 +71,9 @@ def _published(parts: Parts) -> None:
     parts.path("audio.trace", f"{here}:TracePath", "straight lines that leave a trace of noise, as theirs")
     parts.times("audio.thousandths", f"{here}:Thousandths", "draw: whole thousandths, as they were trained")
     parts.times("audio.float32_grid", f"{here}:Float32Grid", "grid: equal steps rounded to float32, as theirs")
+    parts.layout(
+        "audio.lumina_music", "lumina_audio.published.music:LuminaMusicFolder", "Lumina-T2Music, Lumina-T2Audio"
+    )
 
 
 @hookimpl

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -82,7 +83,7 @@ def referenced(recipe: Recipe, registry: Registry) -> Recipe:
         ("autoencoder", values["autoencoder"]),
         *(("conditioner", use) for use in values.get("conditioners", ())),
     ]
-    for kind, use in borrowing:
+    for kind, use in chain.from_iterable(_with_inner(*part) for part in borrowing):
         if isinstance(use.get("source"), str) and Path(use["source"]).is_dir() and not use.get("sha256"):
             with suppress(
                 PluginError, ConfigError, CheckpointError
@@ -90,6 +91,15 @@ def referenced(recipe: Recipe, registry: Registry) -> Recipe:
                 part = build(registry, kind, Use(**use))
                 use |= part.referenced() if hasattr(part, "referenced") else {}
     return Recipe.model_validate(values)
+
+
+def _with_inner(kind: str, use: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A part and those that its own options name; the option's name is the kind, and it may name several."""
+    yield kind, use
+    for option, value in use.items():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, dict) and "use" in part:
+                yield from _with_inner(option, part)
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

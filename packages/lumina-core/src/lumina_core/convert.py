@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def plan(source: Path, registry: Registry, wish: Wish = Wish()) -> Plan:
     recipe = read_recipe(values, f"{source} with --set").model_dump(mode="json", exclude_defaults=True)
     model = Unbuilt(recipe, in_format(opened.weights, wish.dtype), in_format(opened.kept, wish.dtype), opened.origin)
     draft = _ours(model, registry, wish) if target == OURS else layout(registry, target).draft(model)
-    return Plan(opened.layout or OURS, target, draft)
+    return Plan(opened.layout or OURS, target, replace(draft, notes=(*opened.notes, *draft.notes)))
 
 
 def carry_out(found: Plan, destination: Path, most: int = SHARD, told: Callable[[int], None] | None = None) -> None:

@@ -34,7 +34,7 @@ class Opened:
         plugins: distributions and versions that it was made with.
         layout: the name of its layout; empty for ours.
         dtype: what its settings say of the weights' format, where they say something.
-        kept, origin: see `Unbuilt`.
+        kept, origin, notes: see `Unbuilt`.
     """
 
     folder: Path
@@ -45,6 +45,7 @@ class Opened:
     dtype: str | None = None
     kept: Weights = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def open_folder(folder: Path, registry: Registry) -> Opened:
@@ -58,7 +59,7 @@ def open_folder(folder: Path, registry: Registry) -> Opened:
     if name is not None:
         model = layout(registry, name).open(folder)
         recipe = read_recipe(dict(model.recipe), str(folder))
-        return Opened(folder, recipe, model.weights, {}, name, model.dtype, model.kept, model.origin)
+        return Opened(folder, recipe, model.weights, {}, name, model.dtype, model.kept, model.origin, model.notes)
     folder = model_folder(folder)
     recipe, plugins = read_config(folder)
     said = _content(folder / CONFIG)

@@ -67,6 +67,12 @@ def told(said: Mapping[str, Any], where: str) -> dict[str, Any]:
     return shape if rate is None else {**shape, "rate": int(rate)}
 
 
+def published(shape: Shape) -> dict[str, Any]:
+    """The settings that a published generator of this shape has: what `told` reads."""
+    said = shape.model_dump(mode="json", include=set(_OURS.values()))
+    return {theirs: said[ours] for theirs, ours in _OURS.items()}
+
+
 def open_generator(folder: Path, shape: Shape) -> Weights:
     """The generator's weights under our names, unread; they must be those that its settings ask for.
 

@@ -39,12 +39,16 @@ def _describe(folder: Path, registry: Registry, as_json: bool) -> None:
     from lumina_core.folders import layout_of, model_folder, open_folder, read_config
 
     layout = layout_of(folder, registry)
-    recipe, plugins = (open_folder(folder, registry).recipe, {}) if layout else read_config(model_folder(folder))
+    opened = open_folder(folder, registry) if layout else None
+    recipe, plugins = (opened.recipe, {}) if opened else read_config(model_folder(folder))
+    notes = opened.notes if opened else ()
     if as_json:
-        said = {"layout": layout} if layout else {"plugins": plugins}
+        said = {"layout": layout, "notes": list(notes)} if layout else {"plugins": plugins}
         click.echo(json.dumps({**said, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}))
         return
     made = ", ".join(f"{name} {version}" for name, version in plugins.items())
     click.echo(f"in the layout {layout}" if layout else f"made with {made}")
     for kind, name in recipe.used():
         click.echo(f"  {kind:12} {name}")
+    for note in notes:
+        click.echo(note)

@@ -178,6 +178,7 @@ class Unbuilt:
         kept: tensors that have no place in a model of ours; kept for the way back, under the foreign names.
         origin: plain data that the layout wants to find again on the way back.
         dtype: what its settings say of the weights' format, where they say something.
+        notes: what the user should know of what was found, a line each.
     """
 
     recipe: Mapping[str, Any]
@@ -185,6 +186,7 @@ class Unbuilt:
     kept: Weights = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     dtype: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
