@@ -116,6 +116,13 @@ def panns_both_ways(folder: Path) -> Sequence[Try]:
     return [Try({"weights": weights, "gives": gives}, tones()) for gives in ("embedding", "classes")]
 
 
+def published_music(folder: Path) -> list[Try]:
+    """Tiny models of music and of sounds as they are released."""
+    import published_sound
+
+    return [Try(sample=published_sound.write(folder / kind, kind)) for kind in ("music", "audio")]
+
+
 def published_original(folder: Path) -> Try:
     """A tiny model as the paper's authors publish it."""
     from published_folders import SIZES, tensors, write_original
@@ -179,6 +186,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         {"weights": str(seeing_models.inception(folder / "inception.pth"))}, smooth()
     ),
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],
+    ("layout", "audio.lumina_music"): published_music,
     ("layout", "image.alpha_vllm"): published_original,
     ("layout", "image.diffusers"): Try(sample=TINY_PIPELINE),
     ("metric", "audio.class_divergence"): Try(sample=tones()),

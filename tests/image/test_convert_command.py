@@ -79,7 +79,7 @@ def test_a_folder_of_ours_needs_to_be_told_into_what_and_a_slip_is_mended(lumina
     lumina("convert", published, tmp_path / "ours")
     told = lumina("convert", tmp_path / "ours", tmp_path / "back")
     assert told.status == 2
-    assert "say into what with --to: image.alpha_vllm, image.diffusers" in told.err
+    assert "image.alpha_vllm, image.diffusers" in told.err
     told = lumina("convert", tmp_path / "ours", tmp_path / "back", "--to", "image.difusers")
     assert told.status == 2 and "did you mean 'image.diffusers'?" in told.err
 

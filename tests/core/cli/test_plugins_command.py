@@ -46,17 +46,17 @@ def test_a_kind_of_a_plugins_own_and_commands_are_listed(lumina, install):
 from lumina_core import hookimpl
 @hookimpl
 def lumina_register_kinds(kinds):
-    kinds.add("vocoder", "a:b", "a:b", "numbers to a wave")
+    kinds.add("hummer", "a:b", "a:b", "numbers to a wave")
 @hookimpl
 def lumina_register_parts(parts):
-    parts.vocoder("sound.sine", "a:b", "one sine")
+    parts.hummer("sound.sine", "a:b", "one sine")
 @hookimpl
 def lumina_register_commands(commands):
     commands.add("sing", "a:b", "Sings.")
 """
     install("lumina-sound", "sound = sound_plugin", {"sound_plugin": plugin})
     kinds = [line.split()[0] for line in lumina("plugins", "sound").out.splitlines()[1:]]
-    assert kinds == ["vocoder", "kind", "command"]
+    assert kinds == ["hummer", "kind", "command"]
 
 
 def test_a_recipe_of_a_plugin_that_was_left_out_says_so(lumina, install):

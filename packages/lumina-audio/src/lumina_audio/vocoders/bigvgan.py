@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lumina_audio.vocoders.bigvgan_files import open_generator, options
+from lumina_audio.vocoders.bigvgan_files import RATE, open_generator, options
 from lumina_audio.vocoders.generator import Generator, Shape
 from lumina_core.errors import CheckpointError
 from lumina_core.outside import Borrowed
@@ -24,7 +24,7 @@ class BigVGAN(nn.Module):
     class Config(Shape):
         """Sizes, which a `source` says by itself."""
 
-        rate: int = Field(16000, ge=1, description="samples a second")
+        rate: int = Field(RATE, ge=1, description="samples a second")
         logarithm: Literal["natural", "decimal"] = Field(
             "natural", description="of the spectrograms that it was taught with; decimal: as the released sound models"
         )

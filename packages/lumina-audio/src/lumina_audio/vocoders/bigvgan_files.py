@@ -22,6 +22,8 @@ SETTINGS = ("args.yml", "args.yaml", "config.json")
 WEIGHTS = ("best_netG.pt", "bigvgan_generator.pt", "g_*", "*.pt", "*.pth", "*.safetensors")
 """Of lumina_music, of NVIDIA's later releases and of its training; the first that is there is taken."""
 UNDER = "generator"
+RATE = 16000
+"""Samples a second where settings say none: the released sound models' do not."""
 _OURS = {
     "num_mels": "bands", "upsample_initial_channel": "width", "upsample_rates": "rates",
     "upsample_kernel_sizes": "kernels", "resblock": "block", "resblock_kernel_sizes": "block_kernels",
@@ -64,7 +66,7 @@ def told(said: Mapping[str, Any], where: str) -> dict[str, Any]:
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     rate = said.get("sampling_rate")
-    return shape if rate is None else {**shape, "rate": int(rate)}
+    return shape if rate in (None, RATE) else {**shape, "rate": int(rate)}
 
 
 def published(shape: Shape) -> dict[str, Any]:
