@@ -56,7 +56,8 @@ class InstrumentsDataset:
         step = draw.choice(self.shifts(index))
         pitch = record["pitch"] + step if record["kind"] == "note" and record["clear"] else None
         said = caption(heard(record, step), draw)
-        return {"sound": _heard(self._places[index], step)[None].float() / 32768, "caption": said, "label": record["program"], "pitch": pitch}
+        sound = _heard(self._places[index], step)[None].float() / 32768
+        return {"sound": sound, "caption": said, "label": record["program"], "pitch": pitch}
 
     def values(self, field: str) -> Sequence[Any]:
         """`caption`: 16 of each clip, which use every wording, name and note. `label`: all programs.
