@@ -220,9 +220,10 @@ class Task(Protocol):
 
     It may also say: `fills_up = True`, where every size can be asked for: the model makes the next that it can, and the
     rest is cut off. `suffixes`, of the files that it writes, the usual one first (or `suffix`, the only one).
-    `told(extent) -> str`, a size in words. `examples`, lines of its command after the command's name, for the help.
-    `besides`, kinds of file that can lie beside a result ({"spectrogram": (".png", "what the help says")}), and
-    `beside(kind, item, path, record)`, which writes one, never half.
+    `told(extent) -> str`, a size in words. `notes(request) -> list[str]`, what one should know of a request.
+    `examples`, lines of its command after the command's name, for the help. `besides`, kinds of file that can lie
+    beside a result ({"spectrogram": (".png", "what the help says")}), and `beside(kind, item, path, record)`, which
+    writes one, never half.
     """
 
     Request: type[Config]

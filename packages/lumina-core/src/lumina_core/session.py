@@ -115,7 +115,11 @@ class Session:
         return likelihood(self.model, self.registry, [self.request(**asked)], data, probes)
 
     def notes(self, request: Request) -> list[str]:
-        """What the user should know of a request: a long text that is not read to its end, a size above training."""
+        """What the user should know of a request: a long text that is not read to its end, a size above training.
+
+        And what its task says of it (`notes`), where it has anything to say.
+        """
+        task: Any = self.model.task
         said = [self.model.task.conditions(request), self.model.task.silences(request)]
         speakers = self.model.speakers
         texts: list[tuple[Any, str]] = [
@@ -124,7 +128,8 @@ class Session:
         rest = [speaker.unread(text) for speaker, text in texts if hasattr(speaker, "unread")]
         larger = reach_note(self.model, request)
         unread = [f"this model does not read so long a text; left out from: '{text[:40]}'" for text in rest if text]
-        return unread if larger is None else [*unread, larger]
+        own: list[str] = task.notes(request) if hasattr(task, "notes") else []
+        return [*unread, *([] if larger is None else [larger]), *own]
 
     def _weaker(self, name: str | None) -> Model:
         if name not in self._opened:
