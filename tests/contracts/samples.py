@@ -137,6 +137,10 @@ ASKED = {"prompt": "red heart", "size": (16, 8), "negative": "blue"}
 
 SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequence[Try]]] = {
     ("autoencoder", "audio.mel"): sound_autoencoder,
+    ("autoencoder", "audio.bands"): Try(
+        {"mel": {"bands": 8}, "vocoder": {"use": "audio.griffin_lim", "bands": 8, "rounds": 2}},
+        Sample(tones(), {"trained": False}),
+    ),
     ("autoencoder", "image.kl"): published_vae,
     ("autoencoder", "image.pixels"): Try(sample=smooth()),
     ("autoencoder", "image.small"): Try({"width": 8}, Sample(smooth(), {"trained": False})),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lumina_core import hookimpl
 
 if TYPE_CHECKING:
-    from lumina_core.plugins.offers import Kinds, Parts, Recipes
+    from lumina_core.plugins.offers import Commands, Kinds, Parts, Recipes
 
 
 @hookimpl
@@ -50,6 +50,7 @@ def lumina_register_parts(parts: Parts) -> None:
     parts.autoencoder("audio.mel", "lumina_audio.autoencoder:MelAutoencoder", "spectrograms in 1-D latents, vocoded")
     parts.dataset("audio.effects", "lumina_audio.datasets.effects:EffectsDataset", "built in: named noises and drums")
     parts.dataset("audio.folder", "lumina_audio.datasets.folder:FolderDataset", "a folder of sounds with captions")
+    parts.autoencoder("audio.bands", "lumina_audio.bands:Bands", "no latent: the log-mel spectrogram itself")
     parts.dataset(
         "audio.instruments", "lumina_audio.instruments:InstrumentsDataset", "built in: General MIDI, with true captions"
     )
@@ -87,4 +88,13 @@ def lumina_register_recipes(recipes: Recipes) -> None:
     )
     recipes.add(
         "audio.instruments_vocoder", "lumina_audio:recipes/instruments_vocoder.yaml", "its vocoder: latents to sound"
+    )
+    recipes.add("audio.tiny", "lumina_audio:recipes/tiny.yaml", "a very small model that trains in a minute on a CPU")
+
+
+@hookimpl
+def lumina_register_commands(commands: Commands) -> None:
+    """To look at any sound."""
+    commands.add(
+        "spectrogram", "lumina_audio.spectrogram_command:spectrogram", "Draw a picture of a sound: pitch over time."
     )

@@ -44,7 +44,7 @@ def write_sound(path: Path, waveform: Tensor, rate: int, record: Mapping[str, An
             soundfile.SoundFile(stream, "w", rate, samples.shape[1], kept_as, format=container) as out,
         ):
             if container != "WAV":
-                out.title, out.comment = title, comment
+                out.title, out.comment = title or "untitled", comment  # an empty one is refused
             for start in range(0, len(samples), BLOCK):
                 out.write(samples[start : start + BLOCK])
         if container == "WAV":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
+
+from lumina_core.files import whole_file
 
 SPAN = 80.0
 """Decibels from the brightest to the darkest colour."""
@@ -65,6 +68,12 @@ def sheet(sounds: Sequence[Tensor], rate: int, columns: int = 4) -> Image.Image:
             where = (corner[0] + x, corner[1] + 4)
             pen.text(where, said, INK, _font(12), anchor, stroke_width=2, stroke_fill=PAPER)
     return image
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """As PNG, whole or not there."""
+    with whole_file(path) as partial:
+        picture.save(partial, format="PNG")
 
 
 def spectrum(waveform: Tensor, rate: int, columns: int) -> Tensor:

@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from lumina_audio.asked import SoundRequest, TimedRequest
 from lumina_audio.sounds_out import FORMATS, level, write_sound
 from lumina_audio.span import known_of, length_of, samples
-from lumina_audio.spectrogram import draw, sheet
+from lumina_audio.spectrogram import draw, save_picture, sheet
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.files import whole_file
 from lumina_core.types import Extent, Known
 
 
@@ -131,7 +129,7 @@ class TextToAudio:
 
     def beside(self, kind: str, item: Tensor, path: Path, record: Mapping[str, Any]) -> None:
         """The picture beside a sound: its `spectrogram`, with the prompt above it, as PNG."""
-        _save_picture(draw(item, self.config.rate, str(record.get("prompt", ""))), path)
+        save_picture(draw(item, self.config.rate, str(record.get("prompt", ""))), path)
 
     def _numbers(self, request: SoundRequest) -> dict[str, float | None]:
         """For each number that the model hears what is said of it."""
@@ -146,10 +144,5 @@ class TextToAudio:
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """A PNG of the sounds' spectrograms, four a row."""
         folder.mkdir(parents=True, exist_ok=True)
-        _save_picture(sheet(items, self.config.rate), folder / f"{name}.png")
+        save_picture(sheet(items, self.config.rate), folder / f"{name}.png")
         return folder / f"{name}.png"
-
-
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    with whole_file(path) as partial:
-        picture.save(partial, format="PNG")

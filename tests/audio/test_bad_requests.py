@@ -1,0 +1,77 @@
+"""What cannot be asked of a model of sound: one line that says what came, and nothing is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lumina_core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--seconds", "0"), "seconds: input should be greater than 0"),
+        (("--seconds", "-2"), "greater than 0"),
+        (("--seconds", "nan"), "seconds"),
+        (("--seconds", "inf"), "finite"),
+        (("--seconds", "1000"), "GB of memory would be needed; up to 64 times are done"),
+        (("--seconds", "1e12", "--at-most", "1000000000000"), "memory would be needed, and this machine has"),
+        (("--strength", "0.5"), "strength is about a sound to begin from"),
+        (("--span", "0-1"), "span is about a sound"),
+        (("--continue", "1"), "continue is about a sound"),
+        (("--sound", "s.wav", "--strength", "1.5"), "less than or equal to 1"),
+        (("--sound", "s.wav", "--strength", "nan"), "strength"),
+        (("--sound", "s.wav", "--span", "0.1-0.9"), "does not lie within a sound of 0.5 seconds"),
+        (("--sound", "s.wav", "--span", "0.3-0.2"), "to a later one"),
+        (("--sound", "s.wav", "--span=-1-0.2"), "START-END"),
+        (("--sound", "s.wav", "--span", "soon"), "START-END"),
+        (("--sound", "s.wav", "--seconds", "2"), "--continue"),
+        (("--sound", "s.wav", "--seconds", "2", "--continue", "1"), "leave out seconds"),
+        (("--sound", "s.wav", "--continue", "0"), "greater than 0"),
+        (("--sound", "s.wav", "--feather", "5"), "which part with span or continue"),
+        (("--sound", "text.wav"), "cannot be used as a sound"),
+        (("--sound", "empty.wav"), "empty file"),
+        (("--sound", "cut.wav"), "cut off"),
+        (("--sound", "nan.wav"), "no numbers (NaN or infinite)"),
+        (("--sound", "nowhere.wav"), "No such file"),
+        (("--sound", "."), "not a plain file"),
+        (("--number", "pitch=60"), "does not hear a number called 'pitch'"),
+        (("--number", "pitch"), "NAME=VALUE"),
+        (("--spectrogram", "out.wav"), "--spectrogram says out.wav"),
+        (("--spectrogram", "nowhere/s.png"), "does not exist"),
+    ],
+)
+def test_it_is_refused_in_one_line(ask, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    tone = 0.3 * np.sin(np.arange(8000) * 0.1)
+    soundfile.write("s.wav", tone, 16000)
+    (tmp_path / "text.wav").write_text("hello")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    soundfile.write("cut.wav", np.zeros(8000), 16000)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:5000])
+    soundfile.write("nan.wav", np.where(np.arange(8000) == 5, np.nan, tone), 16000, subtype="FLOAT")
+    done = ask("a cat", "--out", "out.flac", *options)
+    assert done.status == 2 and said in done.err and done.err.count("\n") == 1, done.err
+    assert not (tmp_path / "out.flac").exists()
+
+
+@pytest.mark.parametrize("name", ["trumpet.mp3", "trumpet.png"])
+def test_a_file_of_another_kind_is_not_written(ask, tmp_path, name):
+    done = ask("a trumpet", "--out", tmp_path / name)
+    assert done.status == 2 and "what is written are .wav or .flac or .ogg files" in done.err
+    assert "try trumpet.wav" in done.err
+
+
+def test_what_is_no_sound_is_said_so_in_python_too(session):
+    for wrong in (3, "", torch.zeros(1, 8, dtype=torch.int16), torch.zeros(0), (torch.zeros(8), 0), {"a": 1}):
+        with pytest.raises(ConfigError, match="sound"):
+            session.request(prompt="x", sound=wrong)
+
+
+def test_a_silent_sound_to_begin_from_is_named(ask, tmp_path):
+    soundfile.write(tmp_path / "quiet.wav", np.zeros(4800), 16000)
+    done = ask("a cat", "--sound", tmp_path / "quiet.wav", "--steps", 1, "--out", tmp_path / "out.wav")
+    assert done.status == 0 and "Note: quiet.wav is silent" in done.err

@@ -1,0 +1,148 @@
+"""From `lumina audio` to a sound file, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audio.reading import rate, record, samples
+from PIL import Image
+
+from lumina_audio.asked import SoundRequest
+from lumina_audio.task import TextToAudio
+
+FAST = ("--steps", 2)
+
+
+def test_a_sentence_becomes_a_sound_of_the_models_own_length_with_the_request_in_it(ask, tmp_path):
+    out = tmp_path / "trumpet.wav"
+    done = ask("a trumpet plays a high note", "--out", out, "--seed", 1)
+    assert (done.status, done.out) == (0, f"{out}\n")
+    assert (len(samples(out)), rate(out)) == (32768, 16000)
+    usual = {"steps": 8, "solver": "core.midpoint", "grid": "core.uniform_grid", "guidance": 2.0}
+    told = record(out)
+    assert (told["prompt"], told["seed"], told["settings"]) == ("a trumpet plays a high note", 1, usual)
+    assert os.listdir(tmp_path) == ["trumpet.wav"]
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".wav", "RIFF"), (".flac", "fLaC"), (".ogg", "OggS"), (".WAV", "RIFF")])
+@pytest.mark.parametrize("seconds", [0.3, 1.00003])
+def test_a_sound_has_exactly_the_seconds_asked_for_and_the_format_of_its_suffix(ask, tmp_path, suffix, kind, seconds):
+    out = tmp_path / f"a{suffix}"
+    assert ask("a drum", "--seconds", seconds, "--out", out, *FAST).status == 0
+    assert out.read_bytes()[:4].decode() == kind
+    assert len(samples(out)) == round(seconds * 16000)
+    assert record(out)["seconds"] == seconds
+
+
+def test_every_option_at_once_and_all_of_it_is_in_the_file_and_in_the_json(ask, tmp_path):
+    options = ["--seconds", 0.5, "--count", 3, "--steps", 3, "--solver", "heun", "--grid", "shift", "--guidance", 3]
+    more = ["--guidance-interval", "0.1,0.8", "--guidance-rescale", 0.5, "--extrapolation", "ntk", "--proportional", 32]
+    asked = [*options, *more, "--context-drop", "time_aware:window=[2,1,1]", "--negative", "a drum", "--seed", 4]
+    done = ask("a harp", "--out", tmp_path / "h.flac", *asked, "--spectrogram", "auto", "--json")
+    told = json.loads(done.out.splitlines()[-1])
+    assert [Path(path).name for path in told["paths"]] == ["h-0.flac", "h-1.flac", "h-2.flac"]
+    assert [Path(path).name for path in told["spectrograms"]] == ["h-0.png", "h-1.png", "h-2.png"]
+    assert told["seeds"] == [4, 5, 6] and told["evaluations"] == 6 and told["negative"] == "a drum"
+    settings = told["settings"]
+    assert (settings["extrapolation"], settings["proportional"]) == ("core.ntk", 32) or settings[
+        "extrapolation"
+    ] == "ntk"
+    assert settings["context_drop"].endswith("time_aware:window=[2,1,1]") and settings["guidance_rescale"] == 0.5
+    assert record(told["paths"][2])["seed"] == 6 and record(told["paths"][0])["settings"] == settings
+    with Image.open(told["spectrograms"][0]) as picture:
+        assert (picture.format, picture.size) == ("PNG", (960, 440))
+
+
+def test_the_same_request_gives_the_same_bytes(ask, tmp_path):
+    for name in "ab":
+        ask("a trumpet", "--seconds", 0.4, "--out", tmp_path / f"{name}.wav", "--seed", 3, *FAST)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--seed", 4), ("--negative", "blue cat"), ("--guidance", 1), ("--guidance", 5), ("--grid", "shift"),
+        ("--steps", 3), ("--guidance-interval", "0.2,0.6"), ("--context-drop", "time_aware:window=[2,1,1]"),
+        *(("--solver", name) for name in ("euler", "heun", "heun3", "rk4", "adams", "dpmpp", "dopri5", "sde")),
+    ],
+)  # fmt: skip
+def test_every_option_changes_the_sound(ask, tmp_path, options):
+    asked = ("red heart", "--seconds", 0.3, *FAST)
+    ask(*asked, "--out", tmp_path / "plain.wav")
+    assert ask(*asked, "--out", tmp_path / "other.wav", *options).status == 0
+    assert (samples(tmp_path / "plain.wav") != samples(tmp_path / "other.wav")).any()
+
+
+@pytest.mark.parametrize("name", ["interpolation", "ntk", "frequency_aware", "time_aware", "watershed", "yarn", "dype"])
+def test_four_times_the_trained_length_is_done_and_scaled_along_time(ask, tmp_path, name):
+    asked = ("a cello", "--seconds", 8, "--seed", 1, *FAST)
+    plain, scaled = tmp_path / "plain.wav", tmp_path / "scaled.wav"
+    assert ask(*asked, "--out", plain).status == 0
+    done = ask(*asked, "--out", scaled, "--extrapolation", name, "--proportional", 32)
+    assert done.status == 0 and len(samples(scaled)) == 128000
+    assert (samples(plain) != samples(scaled)).any()
+
+
+def test_a_weaker_model_takes_the_place_of_silence(ask, tiny_folder, tmp_path):
+    asked = ("a cello", "--seconds", 0.3, "--guidance", 3, *FAST)
+    ask(*asked, "--out", tmp_path / "plain.wav")
+    assert ask(*asked, "--out", tmp_path / "led.wav", "--weaker", tiny_folder).status == 0
+    ask("a cello", "--seconds", 0.3, "--guidance", 1, *FAST, "--out", tmp_path / "said.wav")
+    # a model that is led away from itself says what it says alone
+    apart = samples(tmp_path / "led.wav").astype(int) - samples(tmp_path / "said.wav")
+    assert abs(apart).max() <= 40
+    assert (samples(tmp_path / "plain.wav") != samples(tmp_path / "led.wav")).any()
+
+
+def test_prompts_of_a_file_are_the_same_as_asked_alone(ask, tmp_path):
+    prompts = ["a trumpet", "日本の笛", "a very much longer prompt about a house and the moon"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts), encoding="utf-8")
+    out, pictures = tmp_path / "sounds.v1", tmp_path / "pictures"
+    asked = ("--seconds", 0.3, "--seed", 10, *FAST)
+    done = ask("--prompts", tmp_path / "prompts.txt", "--out", out, *asked, "--spectrogram", pictures)
+    assert done.status == 0
+    assert sorted(os.listdir(out)) == [f"{place:05d}.wav" for place in range(3)]
+    assert sorted(os.listdir(pictures)) == [f"{place:05d}.png" for place in range(3)]
+    ask(prompts[2], "--out", tmp_path / "one.wav", "--seconds", 0.3, "--seed", 12, *FAST)
+    one, together = (samples(path).astype(int) for path in (tmp_path / "one.wav", out / "00002.wav"))
+    assert abs(one - together).max() <= 60
+    assert record(out / "00001.wav")["prompt"] == prompts[1]
+
+
+def test_what_forms_is_written_every_few_steps(ask, tmp_path):
+    done = ask("a drum", "--seconds", 0.3, "--steps", 4, "--preview", 2, "--out", tmp_path / "d.wav", "--json")
+    assert json.loads(done.out.splitlines()[-1])["previews"] == [str(tmp_path / "d-steps")]
+    assert sorted(os.listdir(tmp_path / "d-steps")) == ["002.wav", "004.wav"]
+    assert len(samples(tmp_path / "d-steps" / "002.wav")) == 4800
+    assert np.array_equal(samples(tmp_path / "d-steps" / "004.wav"), samples(tmp_path / "d.wav"))
+    assert record(tmp_path / "d-steps" / "002.wav")["preview"] == {"step": 2, "steps": 4, "time": 0.5}
+
+
+def test_the_help_shows_how_to_ask_for_every_kind_of_sound(lumina):
+    told = lumina("audio", "--help")
+    assert told.status == 0
+    assert '  lumina audio "a trumpet plays a high note" --seconds 2 --out trumpet.wav\n' in told.out
+    for option in (
+        "--seconds",
+        "--sound",
+        "--strength",
+        "--span START-END",
+        "--continue",
+        "--feather",
+        "--spectrogram",
+    ):
+        assert option in told.out
+    assert "heart.png" not in told.out and "picture to begin from" not in told.out
+
+
+def test_a_model_that_hears_numbers_is_told_the_duration_and_what_else_is_said():
+    task = TextToAudio(TextToAudio.Config(numbers=("seconds", "pitch")))
+    request = SoundRequest.read({"prompt": "x", "seconds": 1.5, "number": "pitch=60"}, "request")
+    assert task.conditions(request) == {"caption": ["x"], "seconds": [1.5], "pitch": [60.0]}
+    assert task.conditions(SoundRequest(prompt="x")) == {"caption": ["x"], "seconds": [2.048], "pitch": [None]}
+    assert task.asked({"caption": "x", "pitch": 60, "label": 3}) == {"prompt": "x", "number": {"pitch": 60}}
