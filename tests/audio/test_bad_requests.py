@@ -34,7 +34,7 @@ from lumina_core.errors import ConfigError
         (("--sound", "s.wav", "--feather", "5"), "which part with span or continue"),
         (("--sound", "text.wav"), "cannot be used as a sound"),
         (("--sound", "empty.wav"), "empty file"),
-        (("--sound", "cut.wav"), "cut off"),
+        (("--sound", "cut.flac"), "cannot be used as a sound"),
         (("--sound", "nan.wav"), "no numbers (NaN or infinite)"),
         (("--sound", "nowhere.wav"), "No such file"),
         (("--sound", "."), "not a plain file"),
@@ -50,8 +50,8 @@ def test_it_is_refused_in_one_line(ask, tmp_path, monkeypatch, options, said):
     soundfile.write("s.wav", tone, 16000)
     (tmp_path / "text.wav").write_text("hello")
     (tmp_path / "empty.wav").write_bytes(b"")
-    soundfile.write("cut.wav", np.zeros(8000), 16000)
-    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:5000])
+    soundfile.write("cut.flac", np.random.default_rng(0).uniform(-1, 1, 8000), 16000)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "cut.flac").read_bytes()[:5000])
     soundfile.write("nan.wav", np.where(np.arange(8000) == 5, np.nan, tone), 16000, subtype="FLOAT")
     done = ask("a cat", "--out", "out.flac", *options)
     assert done.status == 2 and said in done.err and done.err.count("\n") == 1, done.err

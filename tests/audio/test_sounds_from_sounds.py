@@ -19,7 +19,7 @@ RATE = 16000
 
 
 def one(session, **asked):
-    return session.ask(prompt="red heart", seed=1, **{"steps": 3, **asked})[0]
+    return session.ask(prompt="red heart", **{"seed": 1, "steps": 3, **asked})[0]
 
 
 def changed(made, sound) -> list[int]:
@@ -61,7 +61,7 @@ def test_a_span_may_reach_to_the_end_or_from_the_beginning(session):
     sound = tone(300.0, 8000)
     assert changed(one(session, sound=sound, span="0.3-").data, sound)[1] == 7999
     first, last = changed(one(session, sound=sound, span=(0, 0.1)).data, sound)
-    assert first == 0 and last < 1600
+    assert first < 5 and 1500 < last < 1600
 
 
 def test_a_sound_is_drawn_on_after_its_end_and_stays_as_it_was(session):

@@ -126,3 +126,10 @@ def test_context_drop_is_off_unless_asked_and_can_be_refused():
     assert torch.equal(ask(way(None, context_drop="none"), of=of).data, plain)
     both = ask(way("time_aware:trained=6", proportional=6), of=of).data
     assert bool(both.isfinite().all())
+
+
+def test_windows_of_rows_and_columns_lie_along_the_line_where_tokens_stand_in_one():
+    asked = {"word": "low", "length": 12, "solver": "euler", "steps": 4}
+    usual, line = (ask({**asked, "context_drop": f"time_aware{more}"}).data for more in ("", ":window=[2,1,1]"))
+    assert torch.equal(usual, line)
+    assert float((usual - ask({**asked, "context_drop": "none"}).data).abs().max()) > 1e-4

@@ -119,11 +119,11 @@ class TextToAudio:
         sound, factor = level(item)
         if factor is not None and record.get("span", record.get("continuation")) is not None:
             sound, clipped = item, int((item.abs() > 1).sum())
-            warnings.warn(f"{path.name}: {clipped} samples are louder than a file can hold; cut off", stacklevel=2)
+            warnings.warn(f"{path.name}: {clipped} samples are louder than a file can hold; cut off", stacklevel=1)
             record = {**record, "clipped": clipped}
         elif factor is not None:
             said = f"{path.name}: louder than a file can hold; all of it made softer, by {factor:.3f}"
-            warnings.warn(said, stacklevel=2)
+            warnings.warn(said, stacklevel=1)
             record = {**record, "softer": round(factor, 4)}
         write_sound(path, sound, self.config.rate, record)
 

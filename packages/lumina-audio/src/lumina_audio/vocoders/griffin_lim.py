@@ -34,7 +34,10 @@ class GriffinLim:
     def __call__(self, mel: Tensor) -> Tensor:
         """(B, bands, T) natural logarithms -> (B, 1, T * hop)."""
         # one by one, each with the same first phases: an item must not depend on its neighbours
-        return torch.cat([self._one(item[None]) for item in mel])
+        # a transform mirrors half a window at both ends, for which a sound of a few frames is too short
+        missing = max(0, self.config.fft // (2 * self.hop) + 2 - mel.shape[-1])
+        longer = F.pad(mel, (0, missing), mode="replicate")
+        return torch.cat([self._one(item[None]) for item in longer])[..., : mel.shape[-1] * self.hop]
 
     def _one(self, mel: Tensor) -> Tensor:
         settings = self.config

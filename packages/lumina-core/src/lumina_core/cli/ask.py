@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BATCH = 16
 """Answers that are made together."""
 
-PREVIEW = "Every N steps a file of what forms, beside the result: heart-steps/003.png and on for heart.png."
+PREVIEW = "Every N steps a file of what forms, in a folder beside the result: NAME-steps/003 and on for NAME."
 
 
 @dataclass(frozen=True)

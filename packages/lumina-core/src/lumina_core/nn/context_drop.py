@@ -25,7 +25,7 @@ class TimeAwareDrop:
         """Which windows, how many blocks, which of them."""
 
         window: tuple[int, int, int] = Field(
-            (1, 2, 2), description="tokens of a window along time, row and column; [2, 1, 1] for a sequence"
+            (1, 2, 2), description="tokens of a window along time, row and column; of tokens in a line, along the line"
         )
         start: float = Field(1.0, ge=0, le=1, description="share of the blocks that average at noise")
         exponent: float = Field(1.0, ge=0, description="how fast that share falls to none at data; 0: never")

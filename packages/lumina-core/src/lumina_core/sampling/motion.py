@@ -61,7 +61,7 @@ class Moved:
         rates = self._rates(0.0)
         self.prepared = self.backbone.prepare(self.blank, condition, rates, self._scale())
         if scaled.drop is not None:
-            pool = self.backbone.pool(self.blank, condition, scaled.drop.window)
+            pool = self.backbone.pool(self.blank, condition, _window(scaled.drop.window, self.canvases[0]))
             self.prepared = self.backbone.with_pool(self.prepared, pool, rates, self._scale(pool))
 
     def at(self, time: float) -> None:
@@ -189,6 +189,12 @@ def on_device(tokens: Tokens, device: torch.device) -> Tokens:
     """The same tokens on a device."""
     mask = None if tokens.mask is None else tokens.mask.to(device)
     return Tokens(tokens.values.to(device), tokens.positions.to(device), tokens.extents, mask)
+
+
+def _window(window: tuple[int, int, int], canvas: Canvas) -> tuple[int, int, int]:
+    """Where tokens stand in a line along the first axis, windows of rows and columns are windows of that line."""
+    in_a_line = canvas.lengths[1:] == (1, 1) and window[0] == 1
+    return (max(window), 1, 1) if in_a_line else window
 
 
 def twice(tokens: Tokens) -> Tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from math import prod
 from typing import Any
@@ -62,6 +63,8 @@ def reach_note(model: Model, request: Request) -> str | None:
     counted = _tokens(model, extent)
     if counted is None or not NOTED * counted[1] < counted[0] <= _allowed(request) * counted[1]:
         return None
+    if memory_needed(model, counted[0], extent) > (_memory_there(model.device) or math.inf):
+        return None  # refused in a moment
     unscaled = request.extrapolation is None and model.recipe.sampling.extrapolation is None
     advice = "; positions are not scaled for it: see --extrapolation, or ask for a smaller size" if unscaled else ""
     times = f"{counted[0] / counted[1]:.3g} times"
