@@ -91,3 +91,10 @@ def test_a_vocoder_learns_a_sound_and_the_autoencoder_stays_as_it_is():
 def test_a_vocoder_without_weights_cannot_be_taught():
     with pytest.raises(ConfigError, match=r"no weights to teach; take audio\.vocos"):
         taught(GriffinLim(GriffinLim.Config())).loss(chord(4096), [torch.Generator()] * 2)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("hop", [128, 512])
+def test_griffin_lim_voices_the_shortest_sounds(frames, hop):
+    made = GriffinLim(GriffinLim.Config(hop=hop, rounds=2))(torch.full((2, 80, frames), -3.0))
+    assert made.shape == (2, 1, frames * hop) and bool(made.isfinite().all())
