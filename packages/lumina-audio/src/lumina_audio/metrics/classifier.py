@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lumina_audio.general_midi import instruments
-from lumina_audio.mel import MelSettings
 from lumina_audio.metrics.heard import Hearing
-from lumina_audio.metrics.mels import log_mels
+from lumina_audio.metrics.mels import SPECTROGRAM, log_mels
 
 WIDTHS = (24, 48, 96, 160)
 EMBEDDING, CLASSES = 128, 128
@@ -42,7 +41,7 @@ class InstrumentNetwork(nn.Module):
 
     def embed(self, mel: Tensor) -> Tensor:
         """(B, 80, T) natural log-mel, T at least 4 -> (B, 128)."""
-        x = self.stem(((mel - MelSettings().silence / 2) / 4)[:, None])
+        x = self.stem(((mel - SPECTROGRAM.silence / 2) / 4)[:, None])
         for down, keep in zip(self.down, self.keep, strict=True):
             x = down(x)
             x = x + keep(x)

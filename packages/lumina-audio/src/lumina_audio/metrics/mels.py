@@ -17,6 +17,8 @@ from lumina_core.measures.lite0 import FILE, LIBRARIES, lite0
 
 EXTRA = "lumina-audio[evaluate]"
 CHUNK = 32
+SPECTROGRAM = MelSettings(floor=1e-4)
+"""How sounds are looked at. What is fainter than -80 dB is not heard, but is there in every compressed file."""
 LOUDEST = 3.5
 """About the logarithm of the strongest band of a full-scale tone; white in a picture."""
 
@@ -24,10 +26,10 @@ LOUDEST = 3.5
 class LogMel:
     """Mean and deviation over time of each of 80 log-mel bands: how a sound is coloured, and how much that changes.
 
-    Natural logarithms of magnitudes, 16 kHz, FFT 1024, hop 256, as the paper's front end.
+    Natural logarithms of magnitudes, not below 1e-4; 16 kHz, FFT 1024, hop 256, as the paper's front end.
     """
 
-    name, key = "log-mel statistics", "log-mel mean and deviation"
+    name, key = "log-mel statistics", "log-mel mean and deviation from 1e-4"
 
     class Config(Hearing):
         """Of what rate the sounds are."""
@@ -54,7 +56,8 @@ class LogMelFrames:
 
     def __init__(self, config: Config) -> None:
         self.config, self.pieces = config, config.spans
-        self.name = self.key = f"log-mel in {config.spans} spans"
+        self.name = f"log-mel in {config.spans} spans"
+        self.key = f"{self.name} from 1e-4"
 
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
         """(1, S) in about [-1, 1], of any lengths -> (B, spans * 80) float32."""
@@ -80,7 +83,7 @@ class EfficientNetLite0:
         self.config = config
         usual = config.side == type(config).model_fields["side"].default
         self.name = "EfficientNet-Lite0 on log-mel" + ("" if usual else f" at {config.side} px")
-        self.key = f"{FILE} on log-mel at {config.side}"
+        self.key = f"{FILE} on log-mel from 1e-4 at {config.side}"
         self._network = lite0(config.side, config.device, "audio.efficientnet_lite0", EXTRA)
 
     @torch.inference_mode()
@@ -88,7 +91,7 @@ class EfficientNetLite0:
         """(1, S) in about [-1, 1], of any lengths -> (B, 1280) float32."""
         rows = []
         for mel in log_mels(items, self.config.rate):
-            levels = (mel - MelSettings().silence) / (LOUDEST - MelSettings().silence) * 255
+            levels = (mel - SPECTROGRAM.silence) / (LOUDEST - SPECTROGRAM.silence) * 255
             grey = levels.clamp(0, 255).flip(1)[:, None].expand(-1, 3, -1, -1)
             rows.append(self._network(grey.to(self.config.device)).float().cpu())
         return torch.cat(rows).clone()
@@ -96,7 +99,7 @@ class EfficientNetLite0:
 
 def log_mels(items: Sequence[Tensor], rate: int) -> list[Tensor]:
     """Sounds -> their log-mel spectrograms (B, 80, T), at most 32 of one length at once, in order; T is 4 or more."""
-    settings = MelSettings()
+    settings = SPECTROGRAM
     sounds = heard(items, rate, settings.rate)
     with torch.no_grad():
         return [_mel()(lengthened(part, settings.hop, 4)) for part in of_one_size(sounds, CHUNK)]
@@ -104,4 +107,4 @@ def log_mels(items: Sequence[Tensor], rate: int) -> list[Tensor]:
 
 @functools.lru_cache(maxsize=1)
 def _mel() -> Mel:
-    return Mel(MelSettings())
+    return Mel(SPECTROGRAM)
