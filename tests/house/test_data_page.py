@@ -8,16 +8,23 @@ import pytest
 import yaml
 from making import registry_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-EXAMPLES = [yaml.safe_load(part.partition("```")[0])["dataset"] for part in PAGE.split("```yaml\n")[1:]]
+PAGE_OF = {"image": "data.md", "audio": "sound-data.md"}
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {name: (DOCS / page).read_text(encoding="utf-8") for name, page in PAGE_OF.items()}
+EXAMPLES = [
+    (name, yaml.safe_load(part.partition("```")[0])["dataset"])
+    for name, page in PAGES.items()
+    for part in page.split("```yaml\n")[1:]
+]
 
 
-@pytest.mark.parametrize("options", EXAMPLES, ids=lambda options: options["use"])
-def test_every_example_on_the_page_is_a_data_set(options) -> None:
-    part = registry_of("image").find("dataset", options["use"])
-    assert part.Config.read({key: value for key, value in options.items() if key != "use"}, "docs/data.md")
+@pytest.mark.parametrize(("name", "options"), EXAMPLES, ids=lambda value: value["use"] if "use" in value else value)
+def test_every_example_on_the_page_is_a_data_set(name, options) -> None:
+    part = registry_of(name).find("dataset", options["use"])
+    assert part.Config.read({key: value for key, value in options.items() if key != "use"}, f"docs/{PAGE_OF[name]}")
 
 
-def test_the_page_names_every_data_set() -> None:
-    registry = registry_of("image")
-    assert all(f"`{name}`" in PAGE for name in registry.entries("dataset"))
+@pytest.mark.parametrize("name", PAGE_OF)
+def test_the_page_names_every_data_set(name) -> None:
+    registry = registry_of(name)
+    assert all(f"`{part}`" in PAGES[name] for part in registry.entries("dataset"))

@@ -81,7 +81,12 @@ class Training(Config):
         description="auto: bfloat16 where the machine is fast at it; float32: a batch cut otherwise gives equal losses",
     )
     compile: bool = Field(True, description="torch.compile the step's forward and backward")
-    cache_bytes: int = Field(2**29, ge=0, description="room for what costly frozen conditioners said; 0: none")
+    keep_latents: bool = Field(
+        False, description="encode each example alone and keep its latent, by content: for a frozen autoencoder"
+    )
+    cache_bytes: int = Field(
+        2**29, ge=0, description="room for what costly frozen conditioners said, and as much for latents; 0: none"
+    )
     cache_folder: str | None = Field(
         None, description="folder where they are kept on disk as well, by content; runs may share it"
     )

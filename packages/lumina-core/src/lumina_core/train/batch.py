@@ -15,6 +15,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.model import Model, spoken
 from lumina_core.parts import Conditioner, Dataset
 from lumina_core.sampling.way import blank_tokens
+from lumina_core.train.latents import KeptLatents
 from lumina_core.train.order import Draw
 from lumina_core.types import Batch, Tokens, stack_tokens
 
@@ -53,6 +54,7 @@ def make_batch(
     generators: Sequence[torch.Generator],
     drop: float,
     speakers: Mapping[str, Conditioner] | None = None,
+    latents: KeptLatents | None = None,
 ) -> Batch:
     """Encode, tokenise and condition what was read, on the model's device.
 
@@ -60,9 +62,10 @@ def make_batch(
         generators: one an item; a number is drawn from each for whether its conditions are dropped.
         drop: share of the items that are told nothing.
         speakers: the conditioners, some of them with a memory; None: the model's own.
+        latents: a memory of what was encoded; None: everything is encoded anew, a batch at once.
     """
     asked = model.speakers if speakers is None else speakers
-    tokens = tokenised(model, raw.data)
+    tokens = tokenised(model, raw.data, latents)
     condition = spoken(asked, raw.values, len(raw.draws))
     kept = torch.stack([torch.rand((), generator=generator) for generator in generators]) >= drop
     if not bool(kept.all()):
@@ -82,10 +85,15 @@ def check_extents(model: Model, dataset: Dataset) -> None:
             raise ConfigError(f"the data set brings data of {' x '.join(map(str, extent))}: {error}") from error
 
 
-def tokenised(model: Model, data: Sequence[Tensor]) -> Tokens:
+def tokenised(model: Model, data: Sequence[Tensor], latents: KeptLatents | None = None) -> Tokens:
     """Data of one size as one batch of tokens; of several sizes padded and masked."""
     device = model.device
     with torch.no_grad():
+        if latents is not None:
+            kept = latents.encode(data, device)
+            if all(latent.shape == kept[0].shape for latent in kept):
+                return model.tokenizer.tokens(torch.cat(kept))
+            return stack_tokens([model.tokenizer.tokens(latent) for latent in kept])
         if all(item.shape == data[0].shape for item in data):
             return model.tokenizer.tokens(model.autoencoder.encode(torch.stack(list(data)).to(device)))
         encoded = [model.autoencoder.encode(item[None].to(device)) for item in data]

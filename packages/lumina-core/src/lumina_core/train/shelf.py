@@ -1,13 +1,15 @@
-"""What a costly frozen conditioner said, kept on disk by content: the next run need not even load its network."""
+"""What costly frozen parts made, kept on disk by content: the next run need not even load their networks."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
@@ -18,10 +20,10 @@ DOORS = ("memory", "memory_mask", "summary")
 
 
 class Shelf:
-    """A folder of conditions, one small safetensors file a text, whole or not there.
+    """A folder of conditions and latents, one small safetensors file each, whole or not there.
 
-    Files lie under the conditioner's fingerprint, which covers its weights and options: other weights or options never
-    find them. When the room is full nothing more is kept; a file that cannot be read counts as not there.
+    Files lie under the fingerprint of the part that made them, which covers its weights and options: others never find
+    them. When the room is full nothing more is kept; a file that cannot be read counts as not there.
 
     Args:
         folder: made where it is not there; several runs and processes may share it.
@@ -42,27 +44,39 @@ class Shelf:
 
     def find(self, fingerprint: str, text: str | None) -> Condition | None:
         """What was said of a text, or of silence (None); None where it is not kept."""
-        try:
-            kept = load_file(self._path(fingerprint, text), str(self.device))
-        except (OSError, SafetensorError):
-            return None
-        return Condition(kept.get("memory"), kept.get("memory_mask"), kept.get("summary"))
+        kept = self.find_tensors(fingerprint, _name(text))
+        return None if kept is None else Condition(kept.get("memory"), kept.get("memory_mask"), kept.get("summary"))
 
     def keep(self, fingerprint: str, text: str | None, condition: Condition) -> None:
         """Keep what was said, where there is room for it."""
-        tensors = {door: getattr(condition, door) for door in DOORS if getattr(condition, door) is not None}
+        if condition.context is None:
+            tensors = {door: getattr(condition, door) for door in DOORS if getattr(condition, door) is not None}
+            self.keep_tensors(fingerprint, _name(text), tensors)
+
+    def find_tensors(self, fingerprint: str, name: str) -> dict[str, Tensor] | None:
+        """What is kept under a name; None where nothing is."""
+        try:
+            return load_file(self._path(fingerprint, name), str(self.device))
+        except (OSError, SafetensorError):
+            return None
+
+    def keep_tensors(self, fingerprint: str, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors under a name (letters and digits), where there is room for them."""
         size = sum(tensor.nbytes for tensor in tensors.values()) + 1024
-        path = self._path(fingerprint, text)
-        if condition.context is not None or size > self.room or path.exists():
+        path = self._path(fingerprint, name)
+        if size > self.room or path.exists():
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as partial:
-                save_file({door: tensor.detach().cpu().contiguous() for door, tensor in tensors.items()}, partial)
+                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial)
             self.room -= path.stat().st_size
         except (OSError, SafetensorError):  # a full disk: a run needs the shelf as little as it needs a full one
             self.room = 0
 
-    def _path(self, fingerprint: str, text: str | None) -> Path:
-        name = "silence" if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    def _path(self, fingerprint: str, name: str) -> Path:
         return self.folder / fingerprint[:32] / name[:2] / f"{name}.safetensors"
+
+
+def _name(text: str | None) -> str:
+    return "silence" if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -20,6 +20,7 @@ from lumina_core.train import distributed
 from lumina_core.train.batch import Raw, make_batch
 from lumina_core.train.distributed import Place
 from lumina_core.train.features import remembered
+from lumina_core.train.latents import kept_latents
 from lumina_core.train.optimizer import Optimizers, share_of_rate
 from lumina_core.train.shelf import Shelf
 from lumina_core.train.watch import blame
@@ -39,6 +40,13 @@ class Losses(nn.Module):
         where = training.cache_folder
         shelf = None if where is None else Shelf(Path(where), training.cache_folder_bytes, place.device)
         self.speakers = remembered(model.speakers, training.cache_bytes, shelf)
+        self.latents = (
+            kept_latents(
+                model.autoencoder, model.recipe.autoencoder, training.cache_bytes, shelf,
+                f"{place.device.type} {self.dtype}",
+            )
+            if training.keep_latents else None
+        )  # fmt: skip
         self._predict = Compiled(model.predict, place.device) if training.compile else model.predict
 
     def forward(self, raw: Raw, plain: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,7 +56,7 @@ class Losses(nn.Module):
         with autocast(self.dtype, self.device_of):
             if rebuild is not None:
                 return self._rebuilt(rebuild, raw, generators)
-            batch = make_batch(self.model, raw, generators, self.drop, self.speakers)
+            batch = make_batch(self.model, raw, generators, self.drop, self.speakers, self.latents)
             predict = self.model.predict if plain else self._predict
             loss = self.model.objective.loss(predict, batch, generators)
         return loss.total, loss.terms
