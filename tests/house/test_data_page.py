@@ -18,7 +18,7 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), EXAMPLES, ids=lambda value: value["use"] if "use" in value else value)
+@pytest.mark.parametrize(("name", "options"), EXAMPLES, ids=lambda one: one if isinstance(one, str) else one["use"])
 def test_every_example_on_the_page_is_a_data_set(name, options) -> None:
     part = registry_of(name).find("dataset", options["use"])
     assert part.Config.read({key: value for key, value in options.items() if key != "use"}, f"docs/{PAGE_OF[name]}")
