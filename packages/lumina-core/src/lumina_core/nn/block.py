@@ -47,7 +47,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        if type(self.up) is Linear and quicker(x, self.up.weight):
+        # whoever watches the layer by a hook wants it called
+        if type(self.up) is Linear and not self.up._forward_hooks and quicker(x, self.up.weight):
             gate, up = self.up.weight.chunk(2)
             inner = gated(x, gate, up)
         else:
