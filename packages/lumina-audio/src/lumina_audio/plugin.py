@@ -90,6 +90,9 @@ def lumina_register_recipes(recipes: Recipes) -> None:
         "audio.instruments_vocoder", "lumina_audio:recipes/instruments_vocoder.yaml", "its vocoder: latents to sound"
     )
     recipes.add("audio.tiny", "lumina_audio:recipes/tiny.yaml", "a very small model that trains in a minute on a CPU")
+    recipes.add("audio.music", "lumina_audio:recipes/music.yaml", "Lumina-T2Music's sizes, as released")
+    recipes.add("audio.effects", "lumina_audio:recipes/effects.yaml", "Lumina-T2Audio's sizes, as released")
+    recipes.add("audio.base", "lumina_audio:recipes/base.yaml", "the paper's Next-DiT for sound, with its two encoders")
 
 
 @hookimpl
