@@ -78,7 +78,7 @@ def _mistake_of_lumina(words: list[str], partly: bool = False) -> str | None:
 
 
 def _try_values(name: str, values: dict) -> None:
-    if name in ("train", "check") and values["recipe"].startswith(("core.", "image.")):
+    if name in ("train", "check") and values["recipe"].startswith(("audio.", "core.", "image.")):
         asked_recipe(load(), values["recipe"], values["settings"])
     entry = load().commands().get(name)
     if entry is not None and entry.kind == "task":

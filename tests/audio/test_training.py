@@ -1,0 +1,36 @@
+"""A whole run of the tiny recipe: trained a little, its samples drawn as spectrograms, and asked for a sound."""
+
+from __future__ import annotations
+
+import pytest
+from audio.reading import samples
+from PIL import Image
+
+SMALL = (
+    "conditioners.0.vocabulary=300",
+    "training.steps=2",
+    "training.batch=2",
+    "training.save_every=2",
+    "training.sample_every=2",
+    "sampling.steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return [word for setting in SMALL for word in ("--set", setting)]
+
+
+def test_a_run_draws_its_samples_as_spectrograms_and_leaves_a_model_that_can_be_asked(lumina, tmp_path, settings):
+    done = lumina("train", "audio.tiny", "--out", tmp_path / "run", *settings)
+    assert done.status == 0, done.err
+    (sheet,) = (tmp_path / "run" / "samples").glob("*.png")
+    with Image.open(sheet) as picture:
+        assert picture.size == (2 * 306 + 6, 156 + 6)
+    asked = ("a trumpet", "--seconds", 0.2, "--out", tmp_path / "a.wav", "--model", tmp_path / "run" / "model")
+    assert lumina("audio", *asked).status == 0 and len(samples(tmp_path / "a.wav")) == 3200
+
+
+def test_a_dry_run_says_how_long_a_sound_is_and_what_its_tokens_are(lumina):
+    told = lumina("check", "audio.tiny", "--set", "conditioners.0.vocabulary=300")
+    assert told.status == 0 and "(1, 32768) -> tokens (32, 80)" in told.out
