@@ -14,7 +14,7 @@ PAGE = Path(__file__).with_name("recipes.md")
 OURS = ("core", "image")
 KINDS = (
     "task", "dataset", "autoencoder", "tokenizer", "conditioner", "backbone", "head", "objective", "path", "times",
-    "extrapolation", "context_drop",
+    "extrapolation", "context_drop", "step_cache",
 )  # fmt: skip
 SIGNS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"), ("multiple_of", "a multiple of"))
 

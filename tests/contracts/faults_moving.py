@@ -207,6 +207,13 @@ class Tiring:
         return tuple((block + self.asked) % 2 == 0 for block in range(depth))
 
 
+class Gregarious:
+    """Asks the blocks again where a row has changed more than its neighbours."""
+
+    def again(self, change, left_out):
+        return change >= change.mean()
+
+
 class Remembering:
     """A two-step solver that keeps the slope in itself instead of carrying it."""
 

@@ -63,6 +63,7 @@ FAULTS = {
     "a metric of the first case": ("metric", f.InOrder(), DATA, r"'near' differs .* the order of the cases"),
     "a number a feature": ("metric", f.PerFeature(), DATA, r"'near' has the shape \(2,\)"),
     "blocks that change": ("context_drop", m.Tiring(), None, r"another answer the second time"),
+    "a row that looks around": ("step_cache", m.Gregarious(), None, r"by its own numbers alone"),
     "a slope kept, not carried": ("solver", m.Remembering(), None, r"the second time differs .* carries along"),
     "half a file": ("task", f.HalfWritten(), {}, r"opened for writing in its place.* whole or not there"),
     "a record left out": ("task", f.Untold(), {}, r"the same bytes for another record"),

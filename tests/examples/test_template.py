@@ -55,7 +55,7 @@ def test_a_solver_is_less_than_fifteen_lines_of_python(made):
 
 
 def test_every_kind_is_offered_but_those_that_few_will_write():
-    assert set(OFFERED) == set(KINDS) - {"metric", "features", "layout", "context_drop"}
+    assert set(OFFERED) == set(KINDS) - {"metric", "features", "layout", "context_drop", "step_cache"}
 
 
 def test_what_is_made_is_tidy_and_has_a_readme_and_a_licence(made):

@@ -104,6 +104,27 @@ def test_time_aware_follows_the_papers_formula(time):
     assert rates(TimeAware, time)[1].tolist() == pytest.approx(wanted, rel=1e-9)
 
 
+@pytest.mark.parametrize("time", [0.0, 0.2, 1.0])
+def test_counted_from_one_time_aware_has_the_papers_numbers_of_the_next_frequency(time):
+    width = sum(AXES)
+    d_t, step = (width - 1) * time + 1, width * 2 / AXES[1]
+    wanted = []
+    for place in range(AXES[1] // 2):
+        own = BASE ** (-step * place / width)
+        wanted.append(max(own * 2.0 ** (-step * (place + 1) / d_t), own / 2))
+    assert rates(TimeAware, time, first=1)[1].tolist() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_counted_from_one_time_aware_interpolates_every_frequency_at_noise_and_the_last_at_data():
+    close(rates(TimeAware, 0.0, first=1), rates(Interpolation))
+    assert float(rates(TimeAware, 1.0, first=1)[1][-1]) == pytest.approx(float(OWN[1][-1]) / 2, rel=1e-9)
+
+
+def test_counted_from_one_frequency_aware_moves_its_first_frequency_too():
+    assert float(rates(FrequencyAware)[1][0]) == float(OWN[1][0])
+    assert float(rates(FrequencyAware, first=1)[1][0]) < float(OWN[1][0])
+
+
 def test_time_aware_begins_as_interpolation_and_ends_as_ntk():
     assert torch.allclose(rates(TimeAware, 0.0)[1][1:], OWN[1][1:] / 2)
     close(rates(TimeAware, 1.0), rates(NTK))

@@ -133,3 +133,49 @@ def test_windows_of_rows_and_columns_lie_along_the_line_where_tokens_stand_in_on
     usual, line = (ask({**asked, "context_drop": f"time_aware{more}"}).data for more in ("", ":window=[2,1,1]"))
     assert torch.equal(usual, line)
     assert float((usual - ask({**asked, "context_drop": "none"}).data).abs().max()) > 1e-4
+
+
+def test_a_step_cache_of_threshold_zero_changes_nothing_and_leaves_nothing_out():
+    plain, cached = ask(way(None, guidance=2.0)), ask(way(None, guidance=2.0, step_cache="residual:threshold=0"))
+    assert torch.equal(cached.data, plain.data)
+    assert plain.reused is None
+    assert cached.reused == (0.0,)
+
+
+def test_a_step_cache_leaves_out_what_it_says_and_evaluations_are_counted_as_asked(monkeypatch):
+    from lumina_core.nn.block import Block
+
+    asked, plain = [], Block.forward
+
+    def watched(self, x, *rest):
+        asked.append(len(x))
+        return plain(self, x, *rest)
+
+    monkeypatch.setattr(Block, "forward", watched)
+    # all that is not asked is left out but for each third evaluation; two blocks, two halves
+    found = ask(way(None, guidance=2.0, steps=6, solver="euler", step_cache="residual:threshold=1e9,most=2"))
+    assert found.evaluations == 6
+    assert found.reused == (4.0,)
+    assert asked == [2, 2] * 2
+    assert found.settings.step_cache == "residual:threshold=1e9,most=2"
+
+
+def test_a_step_cache_makes_of_a_batch_what_it_makes_of_each_alone():
+    words = [way(None, guidance=2.0, steps=8, word=word, seed=k, step_cache="residual:threshold=0.15")
+             for k, word in enumerate(("low", "high", "low"))]  # fmt: skip
+    together, alone = ask(*words), [ask(one) for one in words]
+    assert len(set(together.reused)) > 1  # or nothing would be tried here
+    assert min(together.reused) > 0
+    assert max(together.reused) < together.evaluations
+    assert together.reused == tuple(one.reused[0] for one in alone)
+    assert torch.allclose(together.data, torch.cat([one.data for one in alone]), atol=1e-4)
+
+
+def test_a_step_cache_of_the_recipe_can_be_refused_and_goes_with_the_rest():
+    of = model(sampling={"steps": 3, "guidance": 2.0, "step_cache": {"use": "core.residual", "threshold": 1e9}})
+    assert torch.equal(ask(way(None, step_cache="none"), of=of).data, ask(way(None)).data)
+    found = ask(way("time_aware:trained=6", proportional=6, context_drop="time_aware:window=[2, 1, 1]"), of=of)
+    assert bool(found.data.isfinite().all())
+    assert found.reused[0] > 0
+    apart = ask(way(None, guidance_split="apart"), of=of)
+    assert apart.reused == ask(way(None), of=of).reused

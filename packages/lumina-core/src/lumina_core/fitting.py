@@ -48,8 +48,25 @@ class Scalable(Protocol):
         """What was prepared, with these blocks averaging: once a step."""
         ...
 
+    def with_reuse(self, prepared: Any, policy: StepCache) -> Any:
+        """What was prepared, with a memory from evaluation to evaluation, in which `prepared.reuse` counts."""
+        ...
+
     def turned_again(self, prepared: Any, tokens: Tokens, condition: Condition, rates: Sequence[Tensor]) -> Any:
         """What was prepared, with other rotary frequencies: all that a change of time costs."""
+        ...
+
+
+class StepCache(Protocol):
+    """When the blocks of a backbone are asked again, instead of adding once more what they added the last time."""
+
+    def again(self, change: Tensor, left_out: Tensor) -> Tensor:
+        """Which rows are computed, (B,) bool; each decides by its own numbers alone.
+
+        Args:
+            change: (B,) float, sum of the relative changes of what enters the blocks since they were last asked.
+            left_out: (B,) float, evaluations since then that did without them.
+        """
         ...
 
 

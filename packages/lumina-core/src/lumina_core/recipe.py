@@ -48,6 +48,9 @@ class Sampling(Config):
     context_drop: Use | None = Field(
         None, description="keys and values averaged over space where that is little missed; None: never"
     )
+    step_cache: Use | None = Field(
+        None, description="blocks left out where little has changed since they were asked; None: never"
+    )
     proportional: int | None = Field(
         None, ge=2, description="tokens in training, for proportional attention; None: attention's usual scale"
     )
@@ -120,7 +123,7 @@ class Recipe(Config):
         single += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
         single += [("objective", self.objective)]
         single += [("times", self.sampling.grid), ("extrapolation", self.sampling.extrapolation)]
-        single += [("context_drop", self.sampling.context_drop)]
+        single += [("context_drop", self.sampling.context_drop), ("step_cache", self.sampling.step_cache)]
         single += [("conditioner", use) for use in self.conditioners]
         named = [
             part for kind, use in single if use is not None for part in _named(kind, {"use": use.use, **use.options})

@@ -54,6 +54,12 @@ class Request(Config):
         description="time_aware: keys and values averaged over space, most at the beginning; none: off; with options: "
         "time_aware:start=0.75,keep=spread",
     )
+    step_cache: str | None = Field(
+        None,
+        title="NAME",
+        description="residual: blocks are not asked again where little has changed since they were; none: off; with "
+        "options: residual:threshold=0.2",
+    )
     proportional: int | None = Field(
         None,
         ge=0,

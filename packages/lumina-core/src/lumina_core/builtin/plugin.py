@@ -84,6 +84,9 @@ def _extrapolation(parts: Parts) -> None:
     )
     parts.extrapolation("core.watershed", f"{here}:Watershed", "the published switch from interpolation to NTK")
     parts.extrapolation("core.yarn", f"{here}:YaRN", "NTK by parts, with sharper attention")
+    parts.step_cache(
+        "core.residual", "lumina_core.nn.step_cache:Residual", "as TeaCache: what the blocks added is added again"
+    )
     parts.context_drop(
         "core.time_aware",
         "lumina_core.nn.context_drop:TimeAwareDrop",

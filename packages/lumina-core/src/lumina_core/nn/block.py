@@ -127,6 +127,11 @@ class Block(Branches):
         fed: Tensor = self.feed_norm2(self.feed(self.feed_norm1(x, scale_f)), gate_f)
         return x + fed
 
+    def entering(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        """What attention is handed of x (B, N, width), for who wants to know how much it has changed."""
+        entering: Tensor = self.attention_norm1(x, self._modulated(modulation)[0])
+        return entering
+
     def _modulated(self, modulation: Tensor | None) -> Sequence[Tensor | float]:
         if self.modulation is None or modulation is None:
             return (1.0, 1.0, 1.0, 1.0)

@@ -1,43 +1,40 @@
 """Rotary frequencies for canvases larger than a model was trained at: one part a method, one ratio an axis.
 
-All but YaRN are theta * s^-w: s is the ratio of lengths along an axis, and w in 0..1 says how far a frequency is
-interpolated (1: its positions are pressed into the trained length; 0: left as it is). A frequency theta = base^-f has
-its place f in 0..1 on the scale of a head's channels (f = 6 d / head width with three axes, 4 j / head width with two).
+What they share, and what s, f and w mean, stands in `scaling`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
+from lumina_core.nn.scaling import (
+    Scaling,
+    based,
+    by_parts,
+    clamped,
+    exponent,
+    overall,
+    ratios,
+    target,
+    trained_lengths,
+)
 from lumina_core.types import Canvas
 
 
-class Scaling(Settings):
-    """What every method of scaling is asked."""
+class Counting(Scaling):
+    """Of methods in which the number of a frequency decides."""
 
-    trained: tuple[int, ...] | None = Field(
-        None,
-        description="sizes of the data trained at, one for all sides or one a side; none: the task's",
+    first: Literal[0, 1] = Field(
+        0,
+        description="number that an axis's first frequency is counted as: 0, it is never interpolated; 1, it is too, "
+        "where its axis is",
     )
-    isotropic: bool = Field(
-        False,
-        description="one ratio for all axes, the root of the product of theirs, as published; false: each its own",
-    )
-    shrink: bool = Field(
-        False, description="scale smaller canvases too, as diffusers does; false: they keep the trained frequencies"
-    )
-
-    @field_validator("trained", mode="before")
-    @classmethod
-    def _one_for_all(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) else value
 
 
 class Untouched:
@@ -99,19 +96,21 @@ class FrequencyAware:
 
     f_target = log_base(L / 2 pi), theta' = max(theta * s^(-f / f_target), theta / s): from f_target on it is
     interpolation. For L <= 2 pi there is no such frequency and all are interpolated (that guard is our own proposal).
+    `first` as in `time_aware`.
     """
 
     timed = False
 
-    class Config(Scaling):
-        """Only what every method is asked."""
+    class Config(Counting):
+        """How frequencies are counted."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.trained = config, config.trained
 
     def __call__(self, rates: Sequence[Tensor], canvas: Canvas, time: float) -> tuple[Tensor, ...]:
         scaled = zip(rates, ratios(canvas, self.config), trained_lengths(canvas), strict=True)
-        return tuple(clamped(rate, s, canvas.base, target(length, canvas.base)) for rate, s, length in scaled)
+        first = self.config.first
+        return tuple(clamped(rate, s, canvas.base, target(length, canvas.base), first) for rate, s, length in scaled)
 
 
 class TimeAware:
@@ -119,22 +118,22 @@ class TimeAware:
 
     d_t = (d - 1) t + 1, theta' = max(theta * s^(-e / d_t), theta / s), with d the head's width and e = f d. Computed by
     the logarithm of s, since s^(d / d_t) overflows near noise. At t = 1 it is NTK as published. Counting e from zero
-    leaves the first frequency alone at every time; that reading is our own proposal, nothing published says it.
+    leaves the first frequency alone at every time, counting from one (`first: 1`) interpolates it at noise as well;
+    nothing published says which, both readings are our own proposals. A model trained on few tokens needs the second.
     """
 
     timed = True
 
-    class Config(Scaling):
-        """Only what every method is asked."""
+    class Config(Counting):
+        """How frequencies are counted."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.trained = config, config.trained
 
     def __call__(self, rates: Sequence[Tensor], canvas: Canvas, time: float) -> tuple[Tensor, ...]:
         share = ((canvas.head_width - 1) * time + 1) / canvas.head_width
-        return tuple(
-            clamped(rate, s, canvas.base, share) for rate, s in zip(rates, ratios(canvas, self.config), strict=True)
-        )
+        scaled = zip(rates, ratios(canvas, self.config), strict=True)
+        return tuple(clamped(rate, s, canvas.base, share, self.config.first) for rate, s in scaled)
 
 
 class Watershed:
@@ -217,72 +216,3 @@ class DyPE:
             return tuple(based(r, s**kappa, canvas.base, exponent(r)) for r, s in zip(rates, grown, strict=True))
         scaled = zip(rates, grown, trained_lengths(canvas), strict=True)
         return tuple(by_parts(rate, s, at, config.slow**kappa, config.fast**kappa) for rate, s, at in scaled)
-
-
-def ratios(canvas: Canvas, how: Scaling) -> tuple[float, ...]:
-    """s of each axis; 1 for an axis on which training had no extent.
-
-    Raises:
-        ConfigError: nothing says at which size the model was trained.
-    """
-    trained = trained_lengths(canvas)
-    if how.isotropic:
-        grown = [overall(canvas)] * len(trained)
-    else:
-        grown = [now / then if then > 1 else 1.0 for now, then in zip(canvas.lengths, trained, strict=True)]
-    return tuple(grown if how.shrink else (max(1.0, s) for s in grown))
-
-
-def overall(canvas: Canvas) -> float:
-    """The geometric mean of the ratios of the axes along which training had an extent: sqrt(w h / side^2)."""
-    pairs = zip(canvas.lengths, trained_lengths(canvas), strict=True)
-    used = [now / then for now, then in pairs if then > 1]
-    return math.prod(used) ** (1 / len(used)) if used else 1.0
-
-
-def trained_lengths(canvas: Canvas) -> tuple[float, ...]:
-    """Tokens of each axis in training.
-
-    Raises:
-        ConfigError: nothing says at which size the model was trained.
-    """
-    if canvas.trained is None:
-        raise ConfigError(
-            "this extrapolation needs the size that the model was trained at; neither its task nor its recipe says it. "
-            "Give it: sampling.extrapolation.trained in the recipe, or --extrapolation NAME:trained=SIDE"
-        )
-    return canvas.trained
-
-
-def place(rates: Tensor, base: float) -> Tensor:
-    """f of each frequency base^-f."""
-    return -rates.log() / math.log(base)
-
-
-def exponent(rates: Tensor) -> float:
-    """w / (w - 2) for an axis of w channels, which has w / 2 frequencies; 1 for an axis with a single one."""
-    width = 2 * rates.numel()
-    return width / (width - 2) if width > 2 else 1.0
-
-
-def based(rates: Tensor, s: float, base: float, power: float = 1.0) -> Tensor:
-    """The same frequencies of a base that is s^power times larger."""
-    return rates * (-power * math.log(s) * place(rates, base)).exp()
-
-
-def clamped(rates: Tensor, s: float, base: float, target: float) -> Tensor:
-    """NTK whose frequency at `target` is exactly interpolated; never lower than interpolation."""
-    share = (place(rates, base) / target).clamp(0, 1) if target > 0 else rates.new_ones(rates.shape)
-    return rates * (-math.log(s) * share).exp()
-
-
-def target(length: float, base: float) -> float:
-    """f of the frequency whose wave is `length` tokens long: log_base(length / 2 pi)."""
-    return math.log(length / (2 * math.pi)) / math.log(base)
-
-
-def by_parts(rates: Tensor, s: float, length: float, slow: float, fast: float) -> Tensor:
-    """Between interpolated and untouched, by the waves that fit into the trained length."""
-    waves = length * rates / (2 * math.pi)
-    kept = ((waves - slow) / max(fast - slow, 1e-9)).clamp(0, 1)
-    return rates / s * (1 - kept) + rates * kept

@@ -51,6 +51,15 @@ class FlagBlock(Branches):
         answer: Tensor = x + gate_f * fed
         return answer
 
+    def entering(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        """What attention is handed of x (B, N, width), for who wants to know how much it has changed."""
+        normed: Tensor = self.attention_norm(x)
+        if self.modulation is None or modulation is None:
+            return normed
+        shift, scale = self.modulation(modulation)[:, None].chunk(6, dim=-1)[:2]
+        entering: Tensor = normed * (1 + scale) + shift
+        return entering
+
 
 class FlagDiT(Trunk):
     """As published in lumina_music/models/diffusion/flag_large_dit.py (FlagDiT), over tokens; rotary on one axis.

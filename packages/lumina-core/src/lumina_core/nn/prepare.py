@@ -11,6 +11,7 @@ from lumina_core.nn.attend import proportional
 from lumina_core.nn.attention import Memory
 from lumina_core.nn.context_drop import Pool, Pooling
 from lumina_core.nn.rotary import Turn
+from lumina_core.nn.step_cache import Reuse
 from lumina_core.types import Tokens
 
 
@@ -27,6 +28,7 @@ class Prepared:
         scale: of the self-attention, (B, 1, 1, 1) for one an item; None: the usual one.
         pooling: what blocks are handed that average their keys and values; None: none does.
         pooled: which blocks do; empty: none.
+        reuse: what is remembered from evaluation to evaluation; None: each is computed whole.
     """
 
     turned: Turn
@@ -37,6 +39,7 @@ class Prepared:
     scale: float | Tensor | None = None
     pooling: Pooling | None = None
     pooled: tuple[bool, ...] = ()
+    reuse: Reuse | None = None
 
     def of_block(self, place: int) -> Pooling | None:
         """The pooling of a block, or None where it does not average now."""

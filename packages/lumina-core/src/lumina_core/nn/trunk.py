@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.fitting import StepCache
 from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.block import FeedForward, hidden_width
 from lumina_core.nn.context_drop import Pool, Pooling, pool_of
@@ -21,6 +22,7 @@ from lumina_core.nn.embed import SummaryEmbedding, TimeEmbedding
 from lumina_core.nn.linear import Linear
 from lumina_core.nn.prepare import Prepared, joined_mask, reach
 from lumina_core.nn.rotary import Turn
+from lumina_core.nn.step_cache import Reuse, of_rows
 from lumina_core.types import Canvas, Condition, Hidden, Tokens
 
 
@@ -126,6 +128,10 @@ class Trunk(nn.Module):
         """What was prepared, with these blocks averaging."""
         return replace(prepared, pooled=which)
 
+    def with_reuse(self, prepared: Prepared, policy: StepCache) -> Prepared:
+        """What was prepared, with a step cache of its own: for the evaluations of one way, one after another."""
+        return replace(prepared, reuse=Reuse(policy))
+
     def canvas(self, tokens: Tokens, trained: Tokens | None) -> Canvas:
         """How far tokens reach beside those of training; both on the CPU."""
         known = None if trained is None else self._reach(trained)
@@ -150,6 +156,10 @@ class Trunk(nn.Module):
         if ready.context is not None:
             x = torch.cat([x, ready.context], dim=1)
         said = None if modulation is None else F.silu(modulation)
+        x = self._through(x, said, ready) if ready.reuse is None else self._remembered(x, said, ready, ready.reuse)
+        return Hidden(x[:, : tokens.values.shape[1]], modulation)
+
+    def _through(self, x: Tensor, said: Tensor | None, ready: Prepared) -> Tensor:
         for place, block in enumerate(self.blocks):
             memory = ready.memories[place] if ready.memories else None
             arguments = (x, ready.turned, ready.mask, memory, said, ready.scale, ready.of_block(place))
@@ -157,7 +167,20 @@ class Trunk(nn.Module):
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x = block(*arguments)
-        return Hidden(x[:, : tokens.values.shape[1]], modulation)
+        return x
+
+    def _remembered(self, x: Tensor, said: Tensor | None, ready: Prepared, reuse: Reuse) -> Tensor:
+        """Through the blocks, but for rows in which too little has changed."""
+        first: Any = self.blocks[0]
+
+        def blocks(rows: Tensor | None) -> Tensor:
+            if rows is None:
+                return self._through(x, said, ready)
+            picked = of_rows(replace(ready, reuse=None), rows, len(x))
+            return self._through(x[rows], None if said is None else said[rows], picked)
+
+        real = None if ready.mask is None else ready.mask[:, 0, 0]
+        return reuse.through(x, first.entering(x, said), real, blocks)
 
     def _turned(self, positions: Tensor, real: Tensor | None, rates: Sequence[Tensor]) -> Turn:
         """Angles of the tokens and of the context behind them; `real` (B, N) as `joined_mask` gives it."""

@@ -10,7 +10,7 @@ from lumina_core.errors import PluginError, near
 
 KINDS = (
     "backbone", "tokenizer", "autoencoder", "conditioner", "head", "objective", "path", "times", "solver", "guidance",
-    "task", "dataset", "metric", "extrapolation", "context_drop", "features", "layout",
+    "task", "dataset", "metric", "extrapolation", "context_drop", "step_cache", "features", "layout",
 )  # fmt: skip
 """The kinds of part that are known without any plugin."""
 

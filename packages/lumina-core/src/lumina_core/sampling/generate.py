@@ -48,6 +48,10 @@ class Result:
     sizes: Sizes | None = None
     """Of the results, where they differ; None: all are as large as `data`."""
 
+    reused: tuple[float, ...] | None = None
+    """Of the evaluations, how many each result did without the blocks, a half of guidance counting a half; None: no
+    step cache was asked for."""
+
     def items(self) -> list[Tensor]:
         """The data of each result in its own size, (channels, ...)."""
         return list(self.data) if self.sizes is None else self.sizes.items(self.data)
@@ -104,7 +108,18 @@ def generate(
         solution = _gone(begun.velocity(plain), begun, way, watched, draws)
     data = watched.decoded(solution.values) if watched.last is None else watched.last.data
     seconds = clock.perf_counter() - began
-    return Result(data.float().cpu(), tuple(seeds), solution.evaluations, seconds, way.settings, watched.stopped, sizes)
+    return Result(
+        data.float().cpu(), tuple(seeds), solution.evaluations, seconds, way.settings, watched.stopped, sizes,
+        _reused(plain, solution.evaluations),
+    )  # fmt: skip
+
+
+def _reused(velocity: Velocity, evaluations: int) -> tuple[float, ...] | None:
+    saved = velocity.saved() if isinstance(velocity, Moved | Guided) else None
+    if saved is None:
+        return None
+    asked, reused = saved
+    return tuple(round(evaluations * share, 2) for share in (reused / asked).tolist())
 
 
 def _sizes(model: Model, requests: Sequence[Request], given: Given, way: Way) -> tuple[Sizes, Known | None]:

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from lumina_core.errors import ConfigError
-from lumina_core.fitting import ContextDrop, Scalable
+from lumina_core.fitting import ContextDrop, Scalable, StepCache
 from lumina_core.flow.guidance import guided, rescaled, within
 from lumina_core.model import Model
 from lumina_core.nn.context_drop import Pool
 from lumina_core.nn.prepare import pooled_scale, proportional_scale
+from lumina_core.nn.step_cache import Reuse
 from lumina_core.parts import Extrapolation
 from lumina_core.types import Canvas, Condition, Tokens
+
+SCALABLE = ("canvas", "frequencies", "turned_again", "pool", "with_reuse")
+"""What a backbone must be able to do for all of this."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,19 @@ class Scaled:
         trained: blank tokens of the trained size on the CPU; None where nobody says it.
         proportional: tokens in training, for proportional attention; None: the usual scale.
         drop: which blocks average their keys and values, and when; None: none ever does.
+        cache: when blocks are left out because little has changed; None: never.
     """
 
     extrapolation: Extrapolation | None = None
     trained: Tokens | None = None
     proportional: int | None = None
     drop: ContextDrop | None = None
+    cache: StepCache | None = None
 
     @property
     def plain(self) -> bool:
         """Whether there is nothing to fit."""
-        return self.extrapolation is None and self.proportional is None and self.drop is None
+        return all(part is None for part in (self.extrapolation, self.proportional, self.drop, self.cache))
 
 
 class Moved:
@@ -63,6 +69,13 @@ class Moved:
         if scaled.drop is not None:
             pool = self.backbone.pool(self.blank, condition, _window(scaled.drop.window, self.canvases[0]))
             self.prepared = self.backbone.with_pool(self.prepared, pool, rates, self._scale(pool))
+        if scaled.cache is not None:
+            self.prepared = self.backbone.with_reuse(self.prepared, scaled.cache)
+
+    def saved(self) -> tuple[int, Tensor] | None:
+        """Evaluations asked for, and of how many each row (B,) did without the blocks; None without a step cache."""
+        reuse: Reuse | None = None if self.scaled.cache is None else self.prepared.reuse
+        return None if reuse is None or reuse.reused is None else (reuse.asked, reuse.reused)
 
     def at(self, time: float) -> None:
         """Told the time before it is asked: fit to it what depends on it."""
@@ -161,6 +174,15 @@ class Guided:
         conditional, silent = self._halves(x, t)
         return rescaled(guided(conditional, silent, how.scale, how.only), conditional, how.rescale, self.real)
 
+    def saved(self) -> tuple[int, Tensor] | None:
+        """Halves asked for, and how many of them each item (B,) did without the blocks; None without a step cache."""
+        told = {name: moved.saved() for name, moved in self._made.items()}
+        there = [(2 if name == "both" else 1, *one) for name, one in told.items() if one is not None]
+        if not there:
+            return None
+        rows = [reused.unflatten(0, (halves, -1)).sum(dim=0) for halves, _, reused in there]
+        return sum(halves * asked for halves, asked, _ in there), torch.stack(rows).sum(dim=0)
+
     def _halves(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         if self.together:
             try:
@@ -221,9 +243,9 @@ def _canvases(backbone: Scalable, places: Tokens, trained: Tokens | None) -> tup
 def _scalable(model: Model) -> Scalable:
     if model.backbone is None:
         raise ConfigError("this model has no backbone: it was made to teach a conditioner and cannot generate")
-    if not all(hasattr(model.backbone, name) for name in ("canvas", "frequencies", "turned_again", "pool")):
+    if not all(hasattr(model.backbone, name) for name in SCALABLE):
         raise ConfigError(
             f"the backbone {type(model.backbone).__name__} has no rotary positions to scale; ask without "
-            "extrapolation, proportional attention and context drop"
+            "extrapolation, proportional attention, context drop and step cache"
         )
     return cast(Scalable, model.backbone)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lumina_core.config import Use, named
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.fitting import ContextDrop
+from lumina_core.fitting import ContextDrop, StepCache
 from lumina_core.flow.solver import AnySolver, fitting_steps
 from lumina_core.model import Finder, Model, build
 from lumina_core.parts import Extrapolation, Grid
@@ -31,6 +31,7 @@ class Settings:
     extrapolation: str | None = None
     proportional: int | None = None
     context_drop: str | None = None
+    step_cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def way_of(model: Model, finder: Finder, request: Request) -> Way:
     use, grid, limit = _grid(model, finder, request, solver, name)
     guiding, free = _guiding(model, request), hasattr(solver, "solve")
     scaling, proportional = _extrapolation(model, request), _proportional(model, request)
-    drop = _drop(model, request)
+    drop, cache = _drop(model, request), _cache(model, request)
     settings = Settings(
         steps=None if free else len(grid) - 1,
         solver=name,
@@ -71,6 +72,7 @@ def way_of(model: Model, finder: Finder, request: Request) -> Way:
         extrapolation=None if scaling is None else _told(request.extrapolation, scaling),
         proportional=proportional,
         context_drop=None if drop is None else _told(request.context_drop, drop),
+        step_cache=None if cache is None else _told(request.step_cache, cache),
     )
     return Way(settings, solver, grid, guiding, _scaled(model, finder, request, proportional), limit)
 
@@ -176,6 +178,13 @@ def _drop(model: Model, request: Request) -> Use | None:
     return usual if request.context_drop is None else chosen(request.context_drop, usual or Use(use="core.time_aware"))
 
 
+def _cache(model: Model, request: Request) -> Use | None:
+    usual = model.recipe.sampling.step_cache
+    if request.step_cache == "none":
+        return None
+    return usual if request.step_cache is None else chosen(request.step_cache, usual or Use(use="core.residual"))
+
+
 def _proportional(model: Model, request: Request) -> int | None:
     asked = model.recipe.sampling.proportional if request.proportional is None else request.proportional
     if asked == 1:
@@ -189,11 +198,13 @@ def _scaled(model: Model, finder: Finder, request: Request, proportional: int | 
     """What fits attention to the canvas of a request, beside that of training."""
     use, asked = _extrapolation(model, request), _drop(model, request)
     drop: ContextDrop | None = None if asked is None else build(finder, "context_drop", asked)
+    remembering = _cache(model, request)
+    cache: StepCache | None = None if remembering is None else build(finder, "step_cache", remembering)
     if use is None:
-        return Scaled(proportional=proportional, drop=drop)
+        return Scaled(proportional=proportional, drop=drop, cache=cache)
     part: Extrapolation = build(finder, "extrapolation", use)
     sides = _trained(model, part, len(model.task.extent(request)))
-    return Scaled(part, None if sides is None else blank_tokens(model, sides, 1), proportional, drop)
+    return Scaled(part, None if sides is None else blank_tokens(model, sides, 1), proportional, drop, cache)
 
 
 def _trained(model: Model, part: Extrapolation, sides: int) -> Extent | None:

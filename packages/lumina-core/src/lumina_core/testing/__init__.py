@@ -11,7 +11,7 @@ from lumina_core.testing._layout import check_layout
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
-from lumina_core.testing._scaling import check_context_drop, check_extrapolation
+from lumina_core.testing._scaling import check_context_drop, check_extrapolation, check_step_cache
 from lumina_core.testing._solver import check_solver, measured_order
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "check_part",
     "check_path",
     "check_solver",
+    "check_step_cache",
     "check_task",
     "check_times",
     "check_tokenizer",

@@ -20,7 +20,7 @@ from lumina_core.testing._layout import check_layout
 from lumina_core.testing._network import check_backbone, check_conditioner, check_head
 from lumina_core.testing._objective import check_objective
 from lumina_core.testing._outside import check_dataset, check_task
-from lumina_core.testing._scaling import check_context_drop, check_extrapolation
+from lumina_core.testing._scaling import check_context_drop, check_extrapolation, check_step_cache
 from lumina_core.testing._solver import check_solver
 from lumina_core.testing._whole import WIDTH
 
@@ -39,6 +39,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "objective": check_objective,
     "path": check_path,
     "solver": check_solver,
+    "step_cache": check_step_cache,
     "task": check_task,
     "times": check_times,
     "tokenizer": check_tokenizer,

@@ -1,11 +1,11 @@
-"""Checks of what fits a request to its canvas: extrapolation and context drop."""
+"""Checks of what fits a request to its canvas, and spares it work: extrapolation, context drop, step cache."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lumina_core.fitting import ContextDrop
+from lumina_core.fitting import ContextDrop, StepCache
 from lumina_core.parts import Extrapolation
 from lumina_core.testing._contract import Contract, drawn, want, want_close, want_finite, want_same, want_shape
 from lumina_core.testing._whole import check_whole
@@ -84,3 +84,22 @@ def check_context_drop(context_drop: ContextDrop) -> None:
                 want(all(isinstance(one, bool) for one in pooled), f"{pooled!r} of {depth} blocks")
                 want(context_drop.pooled(depth, time) == pooled, "another answer the second time")
     check_whole(contract, data=drawn(3, 2, 6), context_drop=context_drop)
+
+
+def check_step_cache(step_cache: StepCache) -> None:
+    """Try every line of the contract `StepCache`.
+
+    Raises:
+        ContractError: a line is broken.
+    """
+    contract = Contract("lumina_core.fitting.StepCache", step_cache)
+    change, left_out = torch.tensor([0.0, 0.02, 0.3, 7.0]), torch.tensor([0.0, 1.0, 2.0, 3.0])
+    with contract.line("again(change, left_out) says of each row whether it is computed, bool, always the same"):
+        told = step_cache.again(change, left_out)
+        want_shape(told, (4,), "what it says")
+        want(told.dtype == torch.bool, f"{told.dtype} instead of bool")
+        want_same(step_cache.again(change, left_out), told, "what it says the second time")
+    with contract.line("each row decides by its own numbers alone"):
+        apart = [step_cache.again(change[row : row + 1], left_out[row : row + 1]) for row in range(4)]
+        want_same(torch.cat(apart), told, "what it says of single rows")
+    check_whole(contract, data=drawn(3, 2, 6), step_cache=step_cache)

@@ -39,6 +39,8 @@ TRAINING = Training(
     batch=2, warmup=0, rate=1e-3, drop=0.5, compile=False, precision="float32", cache_bytes=0, decay="constant"
 )
 _GIVEN = "kit.given"
+FITTING = ("extrapolation", "context_drop", "step_cache")
+"""Kinds of part that a recipe names under `sampling`."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -126,7 +128,7 @@ def _recipe(given: Mapping[str, Any], fields: Sequence[str]) -> Recipe:
         sampling |= {"solver": _GIVEN}
     if "grid" in given:
         sampling |= {"grid": use, "steps": given.get("steps", 2)}
-    sampling |= {kind: use for kind in ("extrapolation", "context_drop") if kind in given}
+    sampling |= {kind: use for kind in FITTING if kind in given}
     said = tuple(NamedUse(use=_GIVEN, name=field) for field in fields)
     return Recipe(
         task=use, tokenizer=use, autoencoder=use, conditioners=said, backbone=use, head=use, objective=use,
@@ -202,7 +204,7 @@ def _check_generation(
     model: Model, given: Mapping[str, Any], data: Tensor, values: Mapping[str, Sequence[Any]]
 ) -> None:
     requests = given.get("requests") or [_echo(model, values, item) for item in range(2)]
-    ready = {kind: Ready(given[kind]) for kind in ("extrapolation", "context_drop") if kind in given}
+    ready = {kind: Ready(given[kind]) for kind in FITTING if kind in given}
     ready["times"] = Ready(given.get("grid"))
     if hasattr(given.get("solver"), "Config"):
         ready["solver"] = Ready(given["solver"])
