@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,30 @@ def test_floats_beyond_full_scale_are_named_and_brought_back(tmp_path):
     sound = read_sound(written(tmp_path / "a.wav", tone(peak=4.0), subtype="FLOAT"), RATE)
     assert any(note.startswith("louder than full scale (12.0 dB)") for note in sound.notes)
     assert float(sound.waveform.abs().max()) == pytest.approx(1, abs=1e-6)
+
+
+def test_numbers_that_are_no_level_of_a_sound_are_refused_and_integers_written_as_floats_are_not(tmp_path):
+    with pytest.raises(SoundError, match=r"reach 3e\+38, which is no level"):
+        read_sound(written(tmp_path / "a.wav", tone(peak=1) * np.float32(3e38), subtype="FLOAT"), RATE)
+    whole = read_sound(written(tmp_path / "b.wav", tone() * 32768, subtype="FLOAT"), RATE).waveform
+    assert frequency(whole[0, 2000:6000]) == pytest.approx(440, abs=1)
+
+
+def test_no_damage_of_a_header_raises_anything_else_or_prints_a_trace(tmp_path, capfd):
+    draw = random.Random(0)
+    for kind in ("wav", "flac", "ogg", "aiff", "caf", "w64"):
+        whole = written(tmp_path / f"a.{kind}", tone()).read_bytes()
+        for _ in range(40):
+            data = bytearray(whole)
+            for _ in range(draw.choice((1, 3, 9))):
+                data[draw.randrange(min(len(data), 200))] = draw.choice((0, 127, 128, 255))
+            try:
+                sound = read_sound(bytes(data[: draw.choice((len(data), draw.randrange(1, len(data))))]), RATE)
+            except SoundError as error:
+                assert "\n" not in str(error)
+            else:
+                assert bool(torch.isfinite(sound.waveform).all())
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])

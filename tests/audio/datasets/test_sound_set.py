@@ -37,6 +37,7 @@ def test_mono_and_stereo_of_any_rate_and_kind_lie_side_by_side(tmp_path):
     assert [one["file"] for one in examples] == ["a.wav", "b.flac", "c.ogg"]
     assert {one["sound"].shape for one in examples} == {(1, 8192)}  # 0.5 s, up to a multiple of 512
     assert {one["sound"].dtype for one in examples} == {torch.float32}
+    assert {one["seconds"] for one in examples} == {0.512}
 
 
 def test_captions_come_from_one_jsonl_where_there_is_one(tmp_path):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -35,6 +35,8 @@ FULL = 0.9995
 """What counts as full scale: 16 bits end at 0.99997."""
 RUN = 3
 """So many samples in a row at full scale of one channel are a peak cut off, not one that just reaches it."""
+LOUDEST = 2.0**32
+"""Samples beyond it are refused; up to it they may be integers that were written as floats."""
 SILENT = 1e-4
 """A peak below it, 80 dB under full scale, is silence."""
 PEAK, LEVEL = 0.95, 10 ** (-20 / 20)
@@ -166,7 +168,7 @@ def _opened(held: Held, most_seconds: float) -> Iterator[soundfile.SoundFile]:
         # a stream, so that the library looks at what is in it and not at what it is called
         with (
             BytesIO(held) if isinstance(held, bytes) else held.open("rb") as stream,
-            soundfile.SoundFile(stream) as file,
+            soundfile.SoundFile(_Patient(stream)) as file,
         ):
             _check(file, most_seconds)
             yield file
@@ -176,6 +178,23 @@ def _opened(held: Held, most_seconds: float) -> Iterator[soundfile.SoundFile]:
         raise SoundError(f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file raises whatever the decoder stumbled over
         raise SoundError(f"not a sound that can be read (wav, flac, ogg, mp3 ...): {_brief(error)}") from error
+
+
+class _Patient:
+    """A stream that stays where it is when a broken header leads before its beginning.
+
+    The library reads it from within C, where an error could not be raised but would be printed.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.read, self.tell, self.readinto = stream.read, stream.tell, stream.readinto  # type: ignore[attr-defined]
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As a stream does."""
+        with suppress(ValueError, OSError):
+            self._stream.seek(offset, whence)
+        return self._stream.tell()
 
 
 def _size(path: Path) -> int:
@@ -226,6 +245,9 @@ def _decoded(file: soundfile.SoundFile, header: Header, start: float, seconds: f
             f"{len(wrong)} of its samples are no numbers (NaN or infinite), the first at "
             f"{(first + wrong[0]) / header.rate:.3f} s; write it again from its source"
         )
+    peak = float(np.abs(wave).max())
+    if peak > LOUDEST:
+        raise SoundError(f"its samples reach {peak:.0e}, which is no level of a sound; full scale is 1")
     return wave
 
 
@@ -236,7 +258,7 @@ def _clipped(wave: Wave) -> tuple[str, ...]:
     runs = full[2:] & full[1:-1] & full[:-2]  # RUN in a row
     if not runs.any():
         return ()
-    return (f"clipped ({100 * float(full.mean()):.2g} % of its samples are at full scale)",)
+    return (f"clipped ({100 * float(full.mean()):.3g} % of its samples are at full scale)",)
 
 
 def _gain(wave: Tensor, peak: float, rate: int, loudness: Loudness) -> float:
