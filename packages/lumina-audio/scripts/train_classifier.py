@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ def main() -> None:
     print(text)
 
 
-def spectrograms(split: str, shifts: bool) -> tuple[Tensor, Tensor, list[dict]]:
+def spectrograms(split: str, shifts: bool) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
     """(N, 80, T) float16, (N,) programs, and a record each: every clip, and its shifts where they are asked for."""
     still = InstrumentsDataset(InstrumentsDataset.Config(split=split, shift=0))
     moving = InstrumentsDataset(InstrumentsDataset.Config(split=split, shift=1 if shifts else 0))
@@ -95,7 +96,7 @@ def answers(network: InstrumentNetwork, mels: Tensor) -> Tensor:
     return torch.cat([network(part.float()) for part in mels.split(64)])
 
 
-def card(logits: Tensor, right: Tensor, records: list[dict], steps: int) -> str:
+def card(logits: Tensor, right: Tensor, records: list[dict[str, Any]], steps: int) -> str:
     """How well held-out clips are named, by kind and by family."""
     order = logits.argsort(1, descending=True)
     top1, top5 = order[:, 0] == right, (order[:, :5] == right[:, None]).any(1)

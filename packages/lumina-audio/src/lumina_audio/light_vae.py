@@ -53,7 +53,8 @@ class LightVae(nn.Module):
         """(B, channels, T / frames) -> (B, bands, T)."""
         moments = latent.transpose(1, 2)
         cut: Tensor = self.straight_out(moments) + self.decoder(moments)
-        return cut.unflatten(2, (-1, self.settings.frames)).permute(0, 2, 1, 3).flatten(2)
+        joined: Tensor = cut.unflatten(2, (-1, self.settings.frames)).permute(0, 2, 1, 3).flatten(2)
+        return joined
 
 
 def _road(before: int, after: int, settings: LightSettings) -> nn.Sequential:

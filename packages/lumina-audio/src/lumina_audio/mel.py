@@ -80,7 +80,8 @@ class Mel(nn.Module):
             bands = self.bank.float() @ magnitudes(
                 self.padded(waveform.float()), self.window.float(), self.settings.hop
             )
-            return bands.clamp_min(self.settings.floor).log() * self.settings.scale
+            found: Tensor = bands.clamp_min(self.settings.floor).log() * self.settings.scale
+            return found
 
     def padded(self, waveform: Tensor) -> Tensor:
         """(B, 1, S) -> (B, S + fft - hop), mirrored at both ends."""
