@@ -225,6 +225,27 @@ def lumina_register_models(models):
     assert "no model folder gym.wlak, and no installed model is called so; did you mean 'gym.walk'?" in done.err
 
 
+@pytest.mark.parametrize(("usual", "opened"), [(True, "model"), (False, "first")])
+def test_where_nobody_says_which_the_usual_model_of_all_that_are_installed_is_opened(
+    install, monkeypatch, usual, opened
+):
+    from lumina_core import session
+
+    plugin = """
+from lumina_core import hookimpl
+@hookimpl
+def lumina_register_models(models):
+    models.add("gym.first", "gym_plugin_data:first", "of one task", task="toy.letters")
+    models.add("gym.walk", "gym_plugin_data:model", "walks", task="toy.numbers", usual=USUAL)
+"""
+    folder = install("lumina-gym", "gym = gym_plugin", {"gym_plugin": plugin.replace("USUAL", str(usual))})
+    (folder / "gym_plugin_data").mkdir()
+    (folder / "gym_plugin_data" / "__init__.py").touch()
+    monkeypatch.setattr(session, "_session", lambda folder, *rest: folder.name)
+    monkeypatch.setenv("LUMINA_PLUGINS", "gym")
+    assert session.open_model() == opened
+
+
 def test_without_any_model_it_says_how_to_name_one(lumina, tmp_path):
     done = lumina("numbers", "cat", "--out", tmp_path / "x.json")
     assert done.err == "Error: no installed plugin brings a model for this; name a folder with --model DIR\n"

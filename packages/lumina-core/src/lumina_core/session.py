@@ -157,8 +157,8 @@ def open_model(
     """Open a model folder, or an installed model by its name.
 
     Args:
-        model: folder (ours, or of a layout that a plugin reads) or name; None: the first installed model (for `task`,
-            where given).
+        model: folder (ours, or of a layout that a plugin reads) or name; None: the usual one of those installed (for
+            `task`, where given), else the first.
         device: where it computes.
         dtype: float32, bfloat16, float16, or auto: bfloat16 where the device is fast at it. None: as it is stored,
             float16 as float32.
@@ -177,7 +177,7 @@ def open_model(
     if model is None:
         if not installed:
             raise ConfigError("no installed plugin brings a model for this; name a folder with --model DIR")
-        model = next(iter(installed))
+        model = next((name for name, entry in installed.items() if "usual" in entry.extra), next(iter(installed)))
     if str(model) in installed:
         package, _, path = installed[str(model)].target.partition(":")
         with as_file(files(package) / path) as folder:

@@ -76,6 +76,7 @@ def lumina_register_models(models: Models) -> None:
         "lumina_image:models/emoji",
         "emoji from words in 18 languages, 64 px",
         task="image.text_to_image",
+        usual=True,
     )
 
 

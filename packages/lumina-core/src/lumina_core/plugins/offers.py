@@ -113,10 +113,15 @@ class Recipes(Offer):
 class Models(Offer):
     """Trained models shipped in a plugin's package."""
 
-    def add(self, name: str, resource: str, summary: str, *, task: str) -> None:
-        """A model folder by its resource, `package:path/to/folder`, and the task it is for."""
+    def add(self, name: str, resource: str, summary: str, *, task: str, usual: bool = False) -> None:
+        """A model folder by its resource, `package:path/to/folder`, and the task it is for.
+
+        Args:
+            usual: it is the one that opens where nobody says which, nor for which task.
+        """
         self.own("model", name)
-        self.take(Entry("model", name, resource, summary, self.plugin, {"task": task}), _RESOURCE)
+        extra = {"task": task, **({"usual": "yes"} if usual else {})}
+        self.take(Entry("model", name, resource, summary, self.plugin, extra), _RESOURCE)
 
 
 class Commands(Offer):
