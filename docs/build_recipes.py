@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 PAGE = Path(__file__).with_name("recipes.md")
-OURS = ("core", "image")
+OURS = ("core", "image", "audio")
 KINDS = (
     "task", "dataset", "autoencoder", "tokenizer", "conditioner", "backbone", "head", "objective", "path", "times",
-    "extrapolation", "context_drop", "step_cache",
+    "extrapolation", "context_drop", "step_cache", "vocoder",
 )  # fmt: skip
 SIGNS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"), ("multiple_of", "a multiple of"))
 

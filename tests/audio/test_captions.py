@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import language_models
 import pytest
 import torch
-import transformers
 from hearing_models import clap
 from making import registry_of
 
@@ -15,11 +13,15 @@ from lumina_core.config import Use
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model import build
 
+transformers = pytest.importorskip("transformers")
+
 SIZES = {"vocabulary": 14, "places": 20, "width": 16, "depth": 2, "heads": 2, "hidden": 24, "projected": 16}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
+    import language_models
+
     place = tmp_path_factory.mktemp("encoders")
     (place / "words").mkdir()
     language_models.words(place / "words", front="<bos>", end="<eos>")
@@ -98,6 +100,12 @@ def test_the_pair_is_one_memory_and_the_second_reads_the_structure(folders):
     torch.testing.assert_close(condition.summary, condition.memory.mean(dim=1))
     assert (pair.memory_width, pair.summary_width) == (16, 16)
     assert {name.partition(".")[0] for name in pair.state_dict()} == {"first"}
+
+
+def test_a_structured_prompt_is_read_as_bare_words_by_the_first(folders):
+    pair = dual(folders)
+    written, said = pair.encode(["<a red cat& start>@<a dog& end>"]), pair.encode(["a red cat, a dog"])
+    assert torch.equal(written.memory[:, :6], said.memory[:, :6])
 
 
 def test_a_language_model_may_be_asked_for_the_structure(folders):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import language_models
 import published_sound as ours
 import pytest
 import torch
@@ -18,12 +17,15 @@ from lumina_core.errors import CheckpointError
 from lumina_core.session import open_model
 from lumina_core.weights.pieces import read
 
+pytest.importorskip("transformers")
 REGISTRY = registry_of("audio")
 LAYOUT = LuminaMusicFolder()
 
 
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
+    import language_models
+
     folder = write(tmp_path_factory.mktemp("music") / "Lumina-T2Music")
     language_models.encoder(folder / "flan-t5-large")
     return folder
@@ -31,6 +33,8 @@ def music(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
+    import language_models
+
     folder = write(tmp_path_factory.mktemp("audio") / "Lumina-T2Audio", "audio")
     language_models.encoder(folder / "t5-v1_1-large")
     language_models.words(folder / "bert", front="<bos>", end="<eos>")
@@ -82,6 +86,13 @@ def test_a_folder_is_converted_and_plays_the_same(lumina, request, tmp_path, kin
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
     assert len(sounds["published"]) == len(sounds["ours"]) > 4096
+
+
+def test_an_unknown_tag_of_a_structured_prompt_is_told_in_a_line(lumina, audio, tmp_path):
+    done = lumina("audio", "<rain& never>", "--model", audio, "--seconds", "0.256", "--out", tmp_path / "x.wav")
+    assert done.status == 2
+    assert len(done.err.splitlines()) == 1
+    assert "unknown tag 'never'; the tags are start, mid, end, all" in done.err
 
 
 def test_which_parts_were_found_is_said(lumina, music, tmp_path):

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lumina_audio.captions.rules import Ask, structure
+from lumina_audio.captions.structured import plain
 from lumina_core.conditions import join, pooled, select
 from lumina_core.config import Config as Settings
 from lumina_core.config import Use
@@ -61,8 +62,8 @@ class DualText(nn.Module):
         Raises:
             ConfigError: a text has the marks of a structured caption, and something in it is wrong.
         """
-        worded = [structure(value, self.ask) if self.config.structured and value else value for value in values]
-        return self._joined(self._pair[0].encode(values), self._pair[1].encode(worded))
+        first, second = zip(*map(self._worded, values), strict=True)
+        return self._joined(self._pair[0].encode(first), self._pair[1].encode(second))
 
     def nothing(self, batch: int) -> Condition:
         """Silence is the empty text for both."""
@@ -71,8 +72,7 @@ class DualText(nn.Module):
 
     def unread(self, text: str) -> str:
         """The end that the first of the two cuts off, or else the second."""
-        worded = structure(text, self.ask) if self.config.structured and text else text
-        said = ((one, told) for one, told in zip(self._pair, (text, worded), strict=True) if hasattr(one, "unread"))
+        said = ((one, told) for one, told in zip(self._pair, self._worded(text), strict=True) if hasattr(one, "unread"))
         return next((end for one, told in said if (end := one.unread(told))), "")
 
     def fingerprint(self) -> str:
@@ -89,6 +89,12 @@ class DualText(nn.Module):
         for one in self._pair:
             if hasattr(one, "ready"):
                 one.ready()
+
+    def _worded(self, text: str) -> tuple[str, str]:
+        """What each of the two reads."""
+        if not (self.config.structured and text):
+            return text, text
+        return plain(text), structure(text, self.ask)
 
     def _joined(self, *said: Condition) -> Condition:
         memories = [

@@ -61,6 +61,15 @@ def write(events: Sequence[Event]) -> str:
     return "@".join(f"<{event.words}& {event.when}>" for event in events)
 
 
+def plain(text: str) -> str:
+    """A text as it is, or the bare words of a structured caption.
+
+    Raises:
+        ConfigError: it has the marks of a structured caption, and something in it is wrong.
+    """
+    return ", ".join(event.words for event in parse(text)) if is_structured(text) else text
+
+
 def is_structured(text: str) -> bool:
     """Whether a text has the marks of the form; what they hold may still be wrong."""
     said = text.strip()
