@@ -221,7 +221,7 @@ def _check(file: soundfile.SoundFile, most_seconds: float) -> None:
     if header.frames < 1:
         raise SoundError("holds no samples")
     if header.seconds > most_seconds:
-        raise SoundError(f"too long: {header.seconds:.0f} s by its header, more than {most_seconds:g} s")
+        raise SoundError(f"too long: {round(header.seconds, 1):g} s by its header, more than {most_seconds:g} s")
 
 
 def _decoded(file: soundfile.SoundFile, header: Header, start: float, seconds: float | None) -> Wave:
