@@ -84,6 +84,11 @@ def lumina_register_recipes(recipes: Recipes) -> None:
         "audio.instruments", "lumina_audio:recipes/instruments.yaml", "the built-in model: instruments from words"
     )
     recipes.add(
+        "audio.instruments_words",
+        "lumina_audio:recipes/instruments_words.yaml",
+        "its words: what they sound like, coarsely",
+    )
+    recipes.add(
         "audio.instruments_vae", "lumina_audio:recipes/instruments_vae.yaml", "its autoencoder: spectrograms to latents"
     )
     recipes.add(
