@@ -68,12 +68,12 @@ def test_a_sound_beyond_full_scale_is_made_softer_as_a_whole_and_says_so(tmp_pat
     assert level(tone(440.0))[1] is None
 
 
-def test_where_another_sound_stays_only_peaks_beyond_full_scale_are_cut(tmp_path):
-    task, loud = TextToAudio(TextToAudio.Config()), torch.tensor([[0.5, -0.25, 3.0, -2.0, 0.125]])
-    with pytest.warns(UserWarning, match="2 samples are louder"):
-        task.save(loud, tmp_path / "a.wav", {"prompt": "x", "span": [0.1, 0.2]})
-    assert samples(tmp_path / "a.wav").tolist() == [16384, -8192, 32767, -32768, 4096]
-    assert record_of(tmp_path / "a.wav")["clipped"] == 2
+def test_where_another_sound_stays_only_what_was_drawn_is_made_softer(tmp_path):
+    task, loud = TextToAudio(TextToAudio.Config(rate=1000)), torch.tensor([[0.5, -0.25, 3.0, -2.0, 0.125, 1.5, -4.0]])
+    with pytest.warns(UserWarning, match="what was drawn is made softer, by 0.250"):
+        task.save(loud, tmp_path / "a.wav", {"prompt": "x", "span": [0.002, 0.004], "continuation": 0.002})
+    assert samples(tmp_path / "a.wav").tolist() == [16384, -8192, 24576, -16384, 4096, 12288, -32768]
+    assert record_of(tmp_path / "a.wav")["softer"] == 0.25
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from audio.reading import rate, record, samples
+from making import CAPTIONS, registry_of
 from PIL import Image
 
 from lumina_audio.asked import SoundRequest
 from lumina_audio.task import TextToAudio
+from lumina_core.cli.recipes import asked_recipe
+from lumina_core.config import Use
+from lumina_core.errors import ConfigError
+from lumina_core.model import build_model
+from lumina_core.session import Session
 
 FAST = ("--steps", 2)
 
@@ -146,3 +153,27 @@ def test_a_model_that_hears_numbers_is_told_the_duration_and_what_else_is_said()
     assert task.conditions(request) == {"caption": ["x"], "seconds": [1.5], "pitch": [60.0]}
     assert task.conditions(SoundRequest(prompt="x")) == {"caption": ["x"], "seconds": [2.048], "pitch": [None]}
     assert task.asked({"caption": "x", "pitch": 60, "label": 3}) == {"prompt": "x", "number": {"pitch": 60}}
+
+
+def test_a_number_that_is_said_changes_the_sound_and_a_duration_that_differs_is_heard():
+    registry = registry_of("audio")
+    recipe = asked_recipe(registry, "audio.tiny", ("task.numbers=[seconds, pitch]",))
+    numbers = [Use(name="seconds", use="core.number", high=10.0), Use(name="pitch", use="core.number", high=127.0)]
+    torch.manual_seed(0)
+    model = build_model(recipe.model_copy(update={"conditioners": (*recipe.conditioners, *numbers)}), registry).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    model.speakers["caption"].learn(CAPTIONS)
+    session = Session(model, registry)
+
+    def made(**asked):
+        return session.ask(prompt="red heart", seconds=0.3, steps=2, **asked)[0].data
+
+    assert float((made(number={"pitch": 60}) - made()).abs().max()) > 1e-4
+    assert float((made(number="pitch=60") - made(number="pitch=61")).abs().max()) > 1e-4
+    requests = [session.request(prompt="red heart", seconds=s, steps=2, number={"pitch": 60}) for s in (0.3, 0.7)]
+    both = session.ask_all(requests)
+    assert float((both[0].data - made(number={"pitch": 60})).abs().max()) < 1e-3 * float(both[0].data.abs().max())
+    with pytest.raises(ConfigError, match="from 0 to 127"):
+        made(number="pitch=200")

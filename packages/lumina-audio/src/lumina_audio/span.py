@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,9 +57,9 @@ def known_of(request: TimedRequest, rate: int, length: int) -> Known | None:
         return None
     there = request.sound.at(rate)[:, :length]
     strength = 1.0 if request.strength is None else request.strength
-    redrawn = _redrawn(request, rate, there.shape[-1], length)
+    redrawn = _redrawn(request.span, rate, there.shape[-1], length)
     data = there[:, _mirrored(there.shape[-1], length)]
-    if redrawn is None:
+    if request.span is None and request.continuation is None:
         return Known(data, strength)
     return Known(data, strength, 1 - faded(redrawn, round((request.feather or 0) * rate / 1000)))
 
@@ -87,14 +90,12 @@ def _stretch(redrawn: Tensor, place: int) -> tuple[int, int]:
     return int(before[-1]) + 1 if len(before) else 0, int(behind[0]) if len(behind) else len(redrawn)
 
 
-def _redrawn(request: TimedRequest, rate: int, there: int, length: int) -> Tensor | None:
-    """(S,) 1 where a sample is redrawn, 0 where it stays; None: nothing is said of parts."""
-    if request.span is None and request.continuation is None:
-        return None
+def _redrawn(span: Sequence[float | None] | None, rate: int, there: int, length: int) -> Tensor:
+    """(S,) 1 where a sample is redrawn, 0 where it stays."""
     redrawn = torch.zeros(length)
     redrawn[there:] = 1
-    if request.span is not None:
-        start, end = request.span
+    if span is not None:
+        start, end = span[0] or 0.0, span[1]
         first, last = round(start * rate), there if end is None else round(end * rate)
         if first >= there or last > there or first >= last:
             said = f"{start:g}-{'' if end is None else f'{end:g}'}"
@@ -104,6 +105,23 @@ def _redrawn(request: TimedRequest, rate: int, there: int, length: int) -> Tenso
             )
         redrawn[first:last] = 1
     return redrawn
+
+
+def drawn_softer(sound: Tensor, rate: int, record: Mapping[str, Any]) -> tuple[Tensor, float]:
+    """A sound of which a part was redrawn, that part so soft that a file can hold it; and the factor.
+
+    What stayed stays bit for bit; over the feather the factor sets in.
+
+    Args:
+        sound: (1, S), what stayed in it within [-1, 1].
+        record: of its request, with `span` or `continuation`, and `feather`.
+    """
+    length = sound.shape[-1]
+    after = samples(record["continuation"], rate) if record.get("continuation") else 0
+    redrawn = _redrawn(record.get("span"), rate, length - after, length)
+    factor = 1 / max(1.0, float((sound.abs() * redrawn).max()))
+    shares = faded(redrawn, round((record.get("feather") or 0) * rate / 1000))
+    return (sound * (1 - (1 - factor) * shares)).clamp(-1, 1), factor
 
 
 def _mirrored(there: int, length: int) -> Tensor:

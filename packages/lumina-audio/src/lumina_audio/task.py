@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lumina_audio.asked import SoundRequest, TimedRequest
 from lumina_audio.sounds_out import FORMATS, level, write_sound
-from lumina_audio.span import known_of, length_of, samples
+from lumina_audio.span import drawn_softer, known_of, length_of, samples
 from lumina_audio.spectrogram import draw, save_picture, sheet
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
@@ -113,16 +113,15 @@ class TextToAudio:
     def save(self, item: Tensor, path: Path, record: Mapping[str, Any]) -> None:
         """(1, S) in about [-1, 1] as WAV, FLAC or OGG by the suffix, `record` as JSON in its comment.
 
-        A sound that is louder than a file can hold is made softer as a whole, or where a part of another sound stays in
-        it, cut at the peaks of the rest; a warning says so, and the record (`softer`, `clipped`).
+        A sound that is louder than a file can hold is made softer: as a whole, or where another sound stays in it, what
+        was drawn; a warning says so, and the record has the factor (`softer`).
         """
         sound, factor = level(item)
-        if factor is not None and record.get("span", record.get("continuation")) is not None:
-            sound, clipped = item, int((item.abs() > 1).sum())
-            warnings.warn(f"{path.name}: {clipped} samples are louder than a file can hold; cut off", stacklevel=1)
-            record = {**record, "clipped": clipped}
-        elif factor is not None:
-            said = f"{path.name}: louder than a file can hold; all of it made softer, by {factor:.3f}"
+        if factor is not None:
+            what, partly = "all of it", record.get("span", record.get("continuation")) is not None
+            if partly:
+                what, (sound, factor) = "what was drawn", drawn_softer(item, self.config.rate, record)
+            said = f"{path.name}: louder than a file can hold; {what} is made softer, by {factor:.3f}"
             warnings.warn(said, stacklevel=1)
             record = {**record, "softer": round(factor, 4)}
         write_sound(path, sound, self.config.rate, record)
