@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import published_sound as ours
@@ -11,11 +12,19 @@ import yaml
 from making import registry_of
 from published_sound import SCALE, VOCODER, write
 
+from lumina_audio.published.arguments import Arguments, filled
 from lumina_audio.published.music import LuminaMusicFolder
+from lumina_audio.published.names import from_published
+from lumina_audio.vae import Vae
+from lumina_audio.vae_settings import VaeSettings
+from lumina_audio.vocoders.bigvgan import BigVGAN
 from lumina_core.convert import Wish, carry_out, plan
 from lumina_core.errors import CheckpointError
+from lumina_core.nn.flag_dit import FlagDiT
+from lumina_core.sampling.given import Given
 from lumina_core.session import open_model
-from lumina_core.weights.pieces import read
+from lumina_core.types import Condition, Tokens
+from lumina_core.weights.pieces import Held, read
 
 pytest.importorskip("transformers")
 REGISTRY = registry_of("audio")
@@ -206,3 +215,48 @@ def test_other_folders_are_not_taken_for_one(tmp_path):
     assert not LAYOUT.knows(tmp_path)
     (tmp_path / "music_generation").mkdir()
     assert not LAYOUT.knows(tmp_path / "music_generation")
+
+
+@torch.no_grad()
+def by_hand(folder, noise, steps, guidance, text):
+    """The way of their demo (demo_music.py, CFM.sample_cfg, decode_first_stage, VocoderBigVGAN), step by step."""
+    import transformers
+
+    state = torch.load(folder / "music_generation" / "119.ckpt")["state_dict"]
+    sizes = filled(Arguments.read(ours.UNET, "test"))["backbone"]
+    sizes.pop("stretch")
+    network = FlagDiT(FlagDiT.Config.read(sizes, "test"))
+    named = from_published({n[22:]: Held(t) for n, t in state.items() if n.startswith("model.diffusion_model.")})
+    own = {name: piece.tensor() for name, piece in named.items()}
+    network.load_state_dict({n[9:]: t for n, t in own.items() if n.startswith("backbone.")})
+    t5 = transformers.T5EncoderModel.from_pretrained(folder / "flan-t5-large").eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder / "flan-t5-large")
+
+    def velocity(x, time, words):
+        ids = tokens([words], padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        read = t5(input_ids=ids).last_hidden_state
+        places = torch.zeros(1, x.shape[2], 3)
+        hidden = network(Tokens(x.transpose(1, 2), places, ((x.shape[2],),)), time, Condition(read, None, read.mean(1)))
+        normed = torch.nn.functional.layer_norm(hidden.values, (32,), eps=1e-6)
+        said = torch.nn.functional.silu(hidden.modulation) @ own["head.modulation.weight"].T
+        shift, scale = (said + own["head.modulation.bias"])[:, None].chunk(2, dim=-1)
+        moved = normed * (1 + scale) + shift
+        return (moved @ own["head.linear.weight"].T + own["head.linear.bias"]).transpose(1, 2)
+
+    times, x = torch.linspace(0, 1, steps + 1), noise
+    for t, u in itertools.pairwise(times):
+        whole = (t * 1000).long()[None]
+        silent, said = velocity(x, whole, ""), velocity(x, whole, text)
+        x = x + (u - t) * (silent + guidance * (said - silent))
+    vae = Vae(VaeSettings(channels=4, inner=4, width=32, growth=(1, 2), blocks=1), 80)
+    vae.load_state_dict(torch.load(folder / "maa2" / "maa2.ckpt")["state_dict"])
+    return BigVGAN(BigVGAN.Config(source=str(folder / "bigvnat"))).generator.network()(vae.decode(x / SCALE))
+
+
+def test_a_folder_plays_what_their_code_would(music):
+    noise = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(3))
+    wanted = by_hand(music, noise, 25, 5.0, "a red cat")
+    session = open_model(music)
+    (answer,) = session.ask(prompt="a red cat", seconds=0.256, steps=25, given=Given(noise=noise))
+    assert wanted.std() > 0.01
+    torch.testing.assert_close(answer.data, wanted[0], atol=1e-3, rtol=1e-3)

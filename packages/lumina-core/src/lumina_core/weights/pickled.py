@@ -27,7 +27,8 @@ def open_pickled(path: Path, within: str | None = None, inert: Sequence[str] = (
     Args:
         within: the name under which a file that tells more than weights (its step, say) holds them; where it is not
             there, the file itself is looked at.
-        inert: full names of classes that may lie beside them. They are not imported: an empty object stands for each.
+        inert: full names of classes that may lie beside them. They are not imported: an empty object stands for each, a
+            plain dict for one whose name ends so.
 
     Raises:
         CheckpointError: the file is missing, cut short, or holds anything else; code in it is never run.
@@ -104,8 +105,16 @@ class _Inert:
         pass
 
 
-def _stand_in(name: str) -> type[_Inert]:
-    return type(name.rpartition(".")[2], (_Inert,), {})
+class _Table:
+    """What stands for a kind of dict: a plain one, which a pickle may then fill."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return {}
+
+
+def _stand_in(name: str) -> type[Any]:
+    last = name.rpartition(".")[2]
+    return type(last, (_Table if last.lower().endswith("dict") else _Inert,), {})
 
 
 def _tensors(found: Any) -> Iterator[Tensor]:
