@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lumina_audio.light_vae import LightSettings, LightVae
+from lumina_audio.matched import matched
 from lumina_audio.mel import Mel, MelSettings
 from lumina_audio.vae import Vae
 from lumina_audio.vae_settings import VaeSettings
@@ -40,6 +41,9 @@ class MelAutoencoder(nn.Module):
         divergence: float = Field(1e-4, ge=0, description="weight of the divergence from a normal distribution")
         edges: float = Field(1.0, ge=0, description="weight of differences between neighbours in time and in pitch")
         vocoder: Use = Field(Use(use="audio.griffin_lim"), description="spectrogram -> sound")
+        matched: int = Field(
+            0, ge=0, le=64, description="rounds that bring a vocoder's sound nearer to its spectrogram, once trained"
+        )
         taught: Literal["spectrogram", "vocoder"] = Field(
             "spectrogram", description="what a training teaches: the spectrogram's autoencoder, or the vocoder"
         )
@@ -75,8 +79,8 @@ class MelAutoencoder(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, channels, T) -> (B, 1, T * stride), not clamped."""
-        sound: Tensor = self.vocoder(self.to_mel(latent))
-        return sound
+        mel = self.to_mel(latent)
+        return matched(self.vocoder(mel), mel, self.mel, self.config.matched)
 
     def to_mel(self, latent: Tensor) -> Tensor:
         """(B, channels, T) of unit variance -> the natural log-mel spectrogram (B, bands, T * stride / hop)."""

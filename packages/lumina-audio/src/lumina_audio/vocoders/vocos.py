@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from lumina_audio.convnext import ConvNeXt
+from lumina_audio.overlaid import overlaid
 from lumina_core.config import Config as Settings
 from lumina_core.types import check_shape
 
@@ -59,22 +59,5 @@ class Vocos(nn.Module):
         for block in self.blocks:
             x = block(x)
         size, phase = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
-        return self._sound(torch.polar(size.exp().clamp_max(LOUDEST), phase))
-
-    def _sound(self, spectrum: Tensor) -> Tensor:
-        """(B, T, fft / 2 + 1) -> (B, 1, T * hop): windows laid over one another, and divided by what they add up to."""
-        fft, hop, count = self.config.fft, self.config.hop, spectrum.shape[1]
-        with torch.autocast(spectrum.device.type, enabled=False):
-            window = self.window.to(spectrum.device)
-            frames = torch.fft.irfft(spectrum, fft) * window
-            weight = window.square().expand(1, count, fft)
-            edge = (fft - hop) // 2
-            laid, weighed = (_laid(part, hop)[:, edge : -edge or None] for part in (frames, weight))
-            return (laid / weighed.clamp_min(1e-3))[:, None]
-
-
-def _laid(frames: Tensor, hop: int) -> Tensor:
-    """(B, T, fft) -> (B, (T - 1) * hop + fft), each frame a hop after the one before."""
-    count, fft = frames.shape[1:]
-    size = (1, (count - 1) * hop + fft)
-    return F.fold(frames.transpose(1, 2), size, (1, fft), stride=(1, hop))[:, 0, 0]
+        spectrum = torch.polar(size.exp().clamp_max(LOUDEST), phase)
+        return overlaid(spectrum, self.window.to(spectrum.device), self.config.hop)
