@@ -193,7 +193,7 @@ def test_nan_stops_the_run_and_overwrites_nothing(tmp_path, monkeypatch):
 def test_beginning_from_another_model_takes_what_fits_and_says_what_is_fresh(tmp_path, unbroken, capsys):
     plain = values("word", steps=1, rate=1e-12, warmup=0)
     plain["backbone"]["depth"] = 3
-    run(tmp_path, recipe().read(plain, "toy"), init=unbroken)
+    run(tmp_path, recipe().read(plain, "toy"), init=(unbroken,))
     said = capsys.readouterr().out
     assert "began from " in said
     assert "fresh: backbone.blocks.2" in said
@@ -202,11 +202,23 @@ def test_beginning_from_another_model_takes_what_fits_and_says_what_is_fresh(tmp
     assert not set(new) - set(old) - {name for name in new if name.startswith("backbone.blocks.2.")}
 
 
+def test_of_several_models_to_begin_from_the_later_ones_weights_count(tmp_path, unbroken):
+    first = read_weights(unbroken / "model" / "model.safetensors")
+    words = {name: weight + 1 for name, weight in first.items() if name.startswith("conditioners.word.")}
+    shutil.copytree(unbroken / "model", tmp_path / "words")
+    save_file(words, tmp_path / "words" / "model.safetensors")
+    still = recipe().read(values("word", steps=1, rate=1e-12, warmup=0), "toy")
+    run(tmp_path / "run", still, init=(unbroken, tmp_path / "words"))
+    came = read_weights(tmp_path / "run" / "model" / "model.safetensors")
+    assert words and set(came) == set(first)
+    assert all(float((came[name] - (first | words)[name]).abs().max()) < 1e-6 for name in came)
+
+
 def test_beginning_from_a_model_of_which_nothing_fits_is_refused(tmp_path, unbroken):
     shutil.copytree(unbroken / "model", tmp_path / "other")
     save_file({"something.else": torch.zeros(2)}, tmp_path / "other" / "model.safetensors")
     with pytest.raises(ConfigError, match="none of its weights fits"):
-        run(tmp_path / "run", init=tmp_path / "other")
+        run(tmp_path / "run", init=(tmp_path / "other",))
 
 
 def test_grids_of_samples_are_written_and_touch_no_weight(tmp_path, unbroken):

@@ -19,12 +19,22 @@ from lumina_core.cli.recipes import asked_recipe
 )
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, with the same numbers.")
 @click.option(
-    "--init", type=click.Path(path_type=Path), metavar="MODEL", help="Begin from the weights of another model."
+    "--init",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Begin from the weights of another model; of several, one after another.",
 )
 @click.option("--device", help="cpu, cuda, mps ...  [default: the best there is]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(
-    recipe: str, out: Path, settings: tuple[str, ...], resume: bool, init: Path | None, device: str | None, quiet: bool
+    recipe: str,
+    out: Path,
+    settings: tuple[str, ...],
+    resume: bool,
+    init: tuple[Path, ...],
+    device: str | None,
+    quiet: bool,
 ) -> None:
     """Train RECIPE: the name of an installed one (see `lumina models`) or a YAML file.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ class Asked:
 
     out: Path
     resume: bool = False
-    init: Path | None = None
+    init: tuple[Path, ...] = ()
+    """Models to begin from; where two have a weight, the later one's counts."""
     device: str | None = None
     quiet: bool = False
 
@@ -127,29 +129,32 @@ def _resume(model: Model, folder: Path) -> None:
 
 
 def _begin(model: Model, dataset: Dataset, asked: Asked, place: Place, registry: Registry) -> None:
-    """A fresh run: weights of another model where asked for, then what parts must learn from the data once."""
+    """A fresh run: weights of other models where asked for, then what parts must learn from the data once."""
     kept: dict[str, torch.Tensor] = {}
-    if asked.init is not None:
-        kept, said = _taken_over(model, asked.init, registry)
+    for folder in asked.init:
+        taken = _taken_over(model, folder, registry)
+        kept |= taken
         if place.first:
-            print(said)
+            print(f"began from {len(taken)} tensors of {folder}; {_left_fresh(model, kept)}")
     for field, conditioner in model.speakers.items():
         prefix = f"conditioners.{field}."
         if hasattr(conditioner, "learn") and not any(name.startswith(prefix) for name in kept):
             conditioner.learn(dataset.values(field))
 
 
-def _taken_over(model: Model, folder: Path, registry: Registry) -> tuple[dict[str, torch.Tensor], str]:
-    """Which weights of another model were put into this one, and a line that says so."""
+def _taken_over(model: Model, folder: Path, registry: Registry) -> dict[str, torch.Tensor]:
+    """The weights of another model that were put into this one."""
     opened = open_folder(folder, registry)
     kept = {name: read(piece) for name, piece in fitting(model, opened.weights).items()}
     if not kept:
         raise ConfigError(f"--init {folder}: none of its weights fits this recipe by name and shape")
     model.load_state_dict(kept, strict=False)
+    return kept
+
+
+def _left_fresh(model: Model, kept: Mapping[str, torch.Tensor]) -> str:
     fresh = sorted({name.rsplit(".", 1)[0] for name in model.state_dict() if name not in kept})
-    said = f"began from {len(kept)} tensors of {opened.folder}"
-    rest = f"fresh: {', '.join(fresh[:4])}{' ...' if len(fresh) > 4 else ''}" if fresh else "nothing is fresh"
-    return kept, f"{said}; {rest}"
+    return f"fresh: {', '.join(fresh[:4])}{' ...' if len(fresh) > 4 else ''}" if fresh else "nothing is fresh"
 
 
 def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
