@@ -113,10 +113,18 @@ def test_draws_have_the_ranges_and_means_that_they_claim():
     assert float(within.mean()) == pytest.approx(0.4, abs=0.01)
 
 
-@pytest.mark.parametrize(("strength", "left"), [(1.0, 11), (0.6, 7), (0.05, 1), (0.0, 1)])
-def test_a_grid_is_cut_by_strength_as_published(strength, left):
+@pytest.mark.parametrize(("strength", "left"), [(1.0, 11), (0.6, 7), (0.1, 2), (0.0, 1)])
+def test_a_grid_is_cut_by_strength_as_published_where_a_step_begins_there(strength, left):
     grid = equal_steps(10)
-    assert cut(grid, strength).tolist() == grid[11 - left :].tolist()
+    assert cut(grid, strength).tolist() == pytest.approx(grid[11 - left :].tolist(), abs=1e-9)
+    assert len(cut(grid, strength)) == left
+
+
+def test_a_strength_between_two_steps_begins_between_them():
+    assert cut(equal_steps(10), 0.57).tolist() == pytest.approx([0.43, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    uneven = torch.tensor([0.0, 0.2, 1.0], dtype=torch.float64)
+    assert cut(uneven, 0.25).tolist() == pytest.approx([0.6, 1.0])
+    assert cut(equal_steps(1), 1e-3).tolist() == pytest.approx([0.999, 1.0])
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import Config
-from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Known, Loss, Regions, Tokens
+from lumina_core.types import Batch, Canvas, Condition, Extent, Hidden, Known, Loss, Regions, Tokens, Varied
 from lumina_core.weights.pieces import Draft, Unbuilt
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -240,6 +240,10 @@ class Task(Protocol):
 
     def known(self, request: Any) -> Known | None:
         """What one result begins from that is there already; None: from noise. A task may lack this method."""
+        ...
+
+    def varied(self, request: Any) -> Varied | None:
+        """Data that one result is a variation of: it begins from its noise. None: of none. May be lacking."""
         ...
 
     def regions(self, request: Any) -> Regions | None:

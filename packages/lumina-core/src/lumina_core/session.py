@@ -23,6 +23,7 @@ from lumina_core.sampling.back import Inversion, Likelihood, invert, likelihood
 from lumina_core.sampling.generate import OnStep, Result, generate
 from lumina_core.sampling.given import NOTHING_GIVEN, Given
 from lumina_core.sampling.reach import reach_note
+from lumina_core.sampling.varied import with_noise_of
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Session:
         named = {request.weaker for request in requests} - {None}
         if named and given.weaker is None:
             given = replace(given, weaker=self._weaker(named.pop()))
+        given, inverted = with_noise_of(self.model, self.registry, requests, given)
         try:
             result = finite(
                 self.model, lambda watch: generate(self.model, self.registry, requests, watch, given), on_step
@@ -90,7 +92,7 @@ class Session:
             if not _is_memory(error):
                 raise
             raise ConfigError("there is not enough memory for this; ask for a smaller size or fewer at once") from error
-        return list(self._answers(requests, result))
+        return list(self._answers(requests, result, inverted))
 
     def request(self, **asked: Any) -> Request:
         """A checked request of this model's task."""
@@ -141,13 +143,14 @@ class Session:
         fields = self.model.task.Request.model_fields
         return [name for name, info in fields.items() if info.is_required() and info.annotation is str]
 
-    def _answers(self, requests: Sequence[Request], result: Result) -> Iterator[Answer]:
+    def _answers(self, requests: Sequence[Request], result: Result, inverted: int) -> Iterator[Answer]:
         settings = result.record()["settings"]
+        before = {"evaluations_to_invert": inverted} if inverted else {}
         rows = [request for request in requests for _ in range(request.count)]
         spared = [{}] * len(rows) if result.reused is None else [{"reused": reused} for reused in result.reused]
         for data, seed, request, own in zip(result.items(), result.seeds, rows, spared, strict=True):
             said = request.model_dump(mode="json", exclude_none=True, exclude={"count", *settings})
-            yield Answer(data, {**said, **result.record(), **own, "seed": seed}, self.model)
+            yield Answer(data, {**said, **result.record(), **before, **own, "seed": seed}, self.model)
 
 
 def open_model(

@@ -117,6 +117,21 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Varied:
+    """Data whose noise a result begins from.
+
+    Attributes:
+        data: (channels, ...) in [-1, 1], in the size of the result.
+        said: fields of the request that say what it is, instead of those of the result; guidance is off.
+        fresh: share of new noise, by the request's seed, in 0..1: 0 none, 1 all, so that nothing of the data is left.
+    """
+
+    data: Tensor
+    said: Mapping[str, Any]
+    fresh: float = 0.0
+
+
+@dataclass(frozen=True)
 class Regions:
     """What is said of parts of one result.
 

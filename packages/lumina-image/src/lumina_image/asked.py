@@ -49,6 +49,21 @@ class SizedRequest(Request):
         description="where on a larger --size the left upper corner of --image lies; the rest is drawn",
     )
 
+    vary: Picture | None = Field(
+        None, title="FILE", description="a picture to make another like: its noise is found, and begun from"
+    )
+    fresh: float | None = Field(
+        None, ge=0, le=1, description="share of new noise in a variation of --vary, by the seed; 0 none, 1 nothing else"
+    )
+
+    @model_validator(mode="after")
+    def _varies_one_picture(self) -> SizedRequest:
+        if self.vary is None and self.fresh is not None:
+            raise ValueError("fresh is about a picture to vary; name one with vary")
+        if self.vary is not None and self.image is not None:
+            raise ValueError("image begins from a picture and vary from its noise; give one of them")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _usual_strength(cls, values: Any) -> Any:
@@ -168,6 +183,11 @@ class PictureRequest(SizedRequest):
         max_length=20000, description="what the picture shows, in any language; an emoji is read as its name"
     )
     negative: str | None = Field(None, max_length=20000, description="what to stay away from")
+    shows: str | None = Field(
+        None,
+        max_length=20000,
+        description="what --vary shows, where that is not what is wanted: the result is drawn after the prompt",
+    )
 
     region: tuple[Region, ...] | None = Field(
         None,
@@ -205,6 +225,12 @@ class PictureRequest(SizedRequest):
                 raise ValueError(
                     f"{rows}x{columns} cells want {rows * columns} regions without boxes; got {len(boxes)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _shows_what_is_varied(self) -> PictureRequest:
+        if self.shows is not None and self.vary is None:
+            raise ValueError("shows says what a picture to vary shows; name one with vary")
         return self
 
     @field_validator("prompt")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 from pydantic import Field
@@ -15,10 +16,11 @@ from torch import Tensor
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
-from lumina_core.types import Extent, Known, Regions
+from lumina_core.types import Extent, Known, Regions, Varied
 from lumina_image.asked import MAX_SIDE, ClassRequest, PictureRequest, SizedRequest
 from lumina_image.canvas import known_of
 from lumina_image.emoji_names import spelled_out
+from lumina_image.pictures import covered, to_tensor
 from lumina_image.regions import shares_of
 
 
@@ -44,6 +46,16 @@ class _Pictures:
     def known(self, request: SizedRequest) -> Known | None:
         """The picture that the request begins from, and what of it stays."""
         return known_of(request)
+
+    def varied(self, request: SizedRequest) -> Varied | None:
+        """The picture that is varied, cut to the shape of the result, and what it shows."""
+        if request.vary is None:
+            return None
+        height, width = self.extent(request)
+        picture = covered(request.vary.image, (width, height))
+        shows = getattr(request, "shows", None)
+        said = {} if shows is None else {"prompt": shows}
+        return Varied(to_tensor(np.asarray(picture)), said, request.fresh or 0.0)
 
     def trained(self) -> Extent:
         """(rows, columns) of pixels that the model learnt from."""

@@ -152,14 +152,20 @@ def toward_data(time: Tensor, shift: float) -> Tensor:
 def cut(grid: Tensor, strength: float) -> Tensor:
     """The last part of a grid, for a way that begins from data: strength 1 keeps all of it, 0 only its end.
 
-    As published for image to image: of p times those from number int(p (1 - strength)) on.
+    Of n steps the last n strength are gone, the first of them in part: it begins where that share of it is left. The
+    published code begins at a time of the grid, number int((n + 1) (1 - strength)), so that near strengths are one.
 
     Raises:
         ConfigError: the strength is outside 0..1.
     """
     if not 0 <= strength <= 1:
         raise ConfigError(f"a strength lies in 0..1 (0: nothing changes, 1: nothing is kept); got {strength:g}")
-    return grid[min(int(len(grid) * (1 - strength)), len(grid) - 1) :]
+    place = (len(grid) - 1) * (1 - strength)
+    below = round(place) if abs(place - round(place)) < 1e-6 else int(place)
+    if below == len(grid) - 1:
+        return grid[-1:]
+    start = torch.lerp(grid[below], grid[below + 1], max(0.0, place - below))
+    return torch.cat([start[None], grid[below + 1 :]])
 
 
 def checked(grid: Tensor) -> Tensor:
