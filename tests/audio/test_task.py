@@ -177,3 +177,11 @@ def test_a_number_that_is_said_changes_the_sound_and_a_duration_that_differs_is_
     assert float((both[0].data - made(number={"pitch": 60})).abs().max()) < 1e-3 * float(both[0].data.abs().max())
     with pytest.raises(ConfigError, match="from 0 to 127"):
         made(number="pitch=200")
+
+
+def test_the_task_makes_sounds_of_its_autoencoders_rate_and_none_of_another():
+    registry, slow = registry_of("audio"), ("mel.rate=8000", "mel.high=4000", "vocoder.rate=8000", "vocoder.high=4000")
+    settings = tuple(f"autoencoder.{setting}" for setting in slow)
+    assert build_model(asked_recipe(registry, "audio.tiny", settings), registry).task.config.rate == 8000
+    with pytest.raises(ConfigError, match="rate is 16000, and the autoencoder's data are of rate 8000"):
+        build_model(asked_recipe(registry, "audio.tiny", (*settings, "task.rate=16000")), registry)

@@ -64,6 +64,7 @@ class MelAutoencoder(nn.Module):
         self._check_vocoder()
         self.channels = sizes.channels
         self.stride = (config.mel.hop * sizes.stride,)
+        self.decides = {"rate": config.mel.rate}
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("variance", torch.ones(self.channels))
         self.mean: Tensor

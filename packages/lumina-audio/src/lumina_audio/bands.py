@@ -39,6 +39,7 @@ class Bands(torch.nn.Module):
         self.config, self.mel = config, Mel(config.mel)
         self.vocoder: Any = vocoder
         self.channels, self.stride = config.mel.bands, (config.mel.hop * config.frames,)
+        self.decides = {"rate": config.mel.rate}
         if (vocoder.rate, vocoder.bands, vocoder.hop) != (config.mel.rate, config.mel.bands, config.mel.hop):
             raise ConfigError(
                 f"{config.vocoder.use} reads spectrograms of rate {vocoder.rate}, {vocoder.bands} bands, hop "

@@ -139,7 +139,7 @@ def build_model(recipe: Recipe, finder: Finder) -> Model:
     conditioners = {use.name: build(finder, "conditioner", use) for use in recipe.conditioners}
     parts = dict(_network(recipe, finder, tokenizer, conditioners))
     parts |= {"autoencoder": autoencoder, "tokenizer": tokenizer}
-    parts["task"] = build(finder, "task", recipe.task)
+    parts["task"] = build(finder, "task", recipe.task, **_decided(autoencoder, recipe.task))
     parts["objective"] = build(finder, "objective", recipe.objective)
     return Model(recipe, parts, conditioners)
 
@@ -153,6 +153,19 @@ def look_outside(recipe: Recipe, finder: Finder) -> None:
     for kind, use in (("autoencoder", recipe.autoencoder), *(("conditioner", use) for use in recipe.conditioners)):
         if hasattr(finder.find(kind, use.use), "ready"):
             build(finder, kind, use).ready()
+
+
+def _decided(autoencoder: Any, task: Use) -> Mapping[str, Any]:
+    """Options of the task that the autoencoder's data decide, and that the recipe may leave out of it."""
+    decided: Mapping[str, Any] = getattr(autoencoder, "decides", {})
+    for key, value in decided.items():
+        said = task.options.get(key, value)
+        if said != value:
+            raise ConfigError(
+                f"task.{key} is {said}, and the autoencoder's data are of {key} {value}; leave it out of the task, or "
+                "take weights of the other"
+            )
+    return decided
 
 
 def build_dataset(recipe: Recipe, finder: Finder) -> Dataset:

@@ -53,7 +53,11 @@ class Tokenizer(Protocol):
 
 
 class Autoencoder(Protocol):
-    """Data in [-1, 1] <-> a latent of zero mean and unit variance; owns every magic scale."""
+    """Data in [-1, 1] <-> a latent of zero mean and unit variance; owns every magic scale.
+
+    It may say `decides`, options of the task that its data fix, by their names (a rate of samples): a task that knows
+    them is given them, and one that says otherwise is refused.
+    """
 
     @property
     def channels(self) -> int:
