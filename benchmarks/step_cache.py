@@ -3,9 +3,9 @@
     python benchmarks/step_cache.py [--model DIR] [--count N] [--quick] [--threads N] [--json FILE] [--plot FILE]
 
 The same names and seeds by every threshold; the error is the root mean square difference to the pictures without cache,
-and beside it stands that of fewer steps without cache, which is the other way to save as much. `left out` is the share of
-the evaluations that did without the blocks, as answers tell it. One picture after another, so that no row of a batch
-waits for another; the time is that of the processor, in all its cores.
+and beside it stands that of fewer steps without cache, which is the other way to save as much. `left out` is the share
+of the evaluations that did without the blocks, as answers tell it. One picture after another, so that no row of a
+batch waits for another; the time is that of the processor, in all its cores.
 """
 
 from __future__ import annotations
