@@ -5,7 +5,7 @@ autoencoder and its conditioners stay as they are. At every quarter both are jud
 prompts. The paper says that Next-DiT wins (FAD 1.03 against 1.56); this tells what is seen here. Stopped, it goes on
 where it was.
 
-Writes backbones.json, backbones.md and backbones.png to --out.
+Writes backbones.json, backbones.txt and backbones.png to --out.
 
     python benchmarks/backbones_sound.py [--model DIR] [--quick] [--steps N] [--work DIR] [--out DIR]
 """
@@ -65,7 +65,7 @@ def main() -> None:
         found["runs"][name] |= trained(name, file_of(recipe, backbone, asked, name), start, asked)
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "backbones.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "backbones.md").write_text(table(found), encoding="utf-8")
+    (asked.out / "backbones.txt").write_text(table(found), encoding="utf-8")
     drawn(found, asked.out / "backbones.png")
     print(table(found))
 

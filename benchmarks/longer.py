@@ -10,7 +10,7 @@ longer, with extrapolation off and on. A longer sound is cut into parts of the t
 - `seam`: the largest change from frame to frame within 64 ms of its beginning, as a multiple of what is rarely (one
   frame in twenty) exceeded within the parts. Above 1 a listener may hear it.
 
-Writes longer.json, longer.md and longer.png to --out.
+Writes longer.json, longer.txt and longer.png to --out.
 
     python benchmarks/longer.py [--model DIR] [--quick] [--ways none,ntk] [--out docs/models/instruments]
 """
@@ -54,7 +54,7 @@ def main() -> None:
     found["ways"] = compared(session, cases, asked.ways.split(","))
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "longer.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "longer.md").write_text(table(found), encoding="utf-8")
+    (asked.out / "longer.txt").write_text(table(found), encoding="utf-8")
     drawn(found, asked.out / "longer.png")
     print(table(found))
 

@@ -7,7 +7,7 @@ For held-out sounds of the built-in data: the multi-resolution STFT distance (`l
 - `griffin-lim`: the true spectrogram down to 1e-5, phases sought in 32 rounds; what one has without weights. The bar;
 - `griffin-lim, same floor`: of the spectrogram as the model sees it, whose quietest parts are cut off.
 
-Writes vocoder.json, vocoder.md and vocoder.png to --out.
+Writes vocoder.json, vocoder.txt and vocoder.png to --out.
 
     python benchmarks/vocoder.py [--model DIR] [--quick] [--out docs/models/instruments]
 """
@@ -54,7 +54,7 @@ def main() -> None:
     found["round_trip_is_nearer"] = share(pairs["round trip"]["each"], pairs["griffin-lim"]["each"])
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "vocoder.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "vocoder.md").write_text(table(found), encoding="utf-8")
+    (asked.out / "vocoder.txt").write_text(table(found), encoding="utf-8")
     drawn(found, asked.out / "vocoder.png")
     print(table(found))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lumina_core import hookimpl
 
 if TYPE_CHECKING:
-    from lumina_core.plugins.offers import Commands, Kinds, Parts, Recipes
+    from lumina_core.plugins.offers import Commands, Kinds, Models, Parts, Recipes
 
 
 @hookimpl
@@ -105,4 +105,15 @@ def lumina_register_commands(commands: Commands) -> None:
     """To look at any sound."""
     commands.add(
         "spectrogram", "lumina_audio.spectrogram_command:spectrogram", "Draw a picture of a sound: pitch over time."
+    )
+
+
+@hookimpl
+def lumina_register_models(models: Models) -> None:
+    """Trained here, shipped in the package."""
+    models.add(
+        "audio.instruments",
+        "lumina_audio:models/instruments",
+        "instruments from words, two seconds at 16 kHz",
+        task="audio.text_to_audio",
     )
