@@ -79,7 +79,7 @@ def test_padding_counts_as_published(folders):
     assert condition.memory.shape == (2, 6, 16)
     assert condition.memory_mask is None
     torch.testing.assert_close(condition.summary, condition.memory.mean(dim=1))
-    assert torch.equal(said.nothing(3).memory[2], condition.memory[1])
+    torch.testing.assert_close(said.nothing(3).memory[2], condition.memory[1])  # other batches round otherwise
     assert said.unread("a red cat of the house and a dog").endswith("dog")
     assert said.unread("a red cat") == ""
     assert not any(weight.requires_grad for weight in said.parameters())
