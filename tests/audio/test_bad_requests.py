@@ -32,14 +32,16 @@ from lumina_core.errors import ConfigError
         (("--sound", "s.wav", "--seconds", "2", "--continue", "1"), "leave out seconds"),
         (("--sound", "s.wav", "--continue", "0"), "greater than 0"),
         (("--sound", "s.wav", "--feather", "5"), "which part with span or continue"),
-        (("--sound", "text.wav"), "cannot be used as a sound"),
+        (("--seconds", "1e30", "--at-most", "3"), "1.6e+31 tokens"),
+        (("--sound", "text.wav"), "mp3 ...): Format not recognised."),
         (("--sound", "empty.wav"), "empty file"),
-        (("--sound", "cut.flac"), "cannot be used as a sound"),
+        (("--sound", "cut.flac"), "cut.flac cannot be used as a sound: damaged or cut off"),
         (("--sound", "nan.wav"), "no numbers (NaN or infinite)"),
         (("--sound", "nowhere.wav"), "No such file"),
         (("--sound", "."), "not a plain file"),
         (("--number", "pitch=60"), "does not hear a number called 'pitch'"),
         (("--number", "pitch"), "NAME=VALUE"),
+        (("--negative", "<rain& never>"), "unknown tag 'never'; the tags are start, mid, end, all"),
         (("--spectrogram", "out.wav"), "--spectrogram says out.wav"),
         (("--spectrogram", "nowhere/s.png"), "does not exist"),
     ],
@@ -56,6 +58,21 @@ def test_it_is_refused_in_one_line(ask, tmp_path, monkeypatch, options, said):
     done = ask("a cat", "--out", "out.flac", *options)
     assert done.status == 2 and said in done.err and done.err.count("\n") == 1, done.err
     assert not (tmp_path / "out.flac").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("", "the prompt is empty; say what is heard"),
+        ("  ", "the prompt is empty"),
+        ("<rain& all>@<wind& sometimes>", "unknown tag 'sometimes'"),
+        ("<rain& all", "is no structured caption; wanted <event& start>@<event& all>"),
+    ],
+)
+def test_a_prompt_that_says_nothing_or_is_of_a_broken_form_is_refused_whoever_reads_it(ask, tmp_path, prompt, said):
+    done = ask(prompt, "--out", tmp_path / "out.wav")
+    assert done.status == 2 and said in done.err and done.err.count("\n") == 1, done.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["trumpet.mp3", "trumpet.png"])

@@ -122,6 +122,20 @@ def test_no_damage_of_a_header_raises_anything_else_or_prints_a_trace(tmp_path, 
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_channels_that_cancel_each_other_are_told_apart_from_silence(tmp_path):
+    wave = np.stack([tone(), -tone()], axis=1)
+    assert read_sound(written(tmp_path / "a.wav", wave), RATE).notes[0].startswith("silent once its channels are mixed")
+    assert read_sound(written(tmp_path / "b.wav", wave * 0), RATE).notes == ("silent",)
+
+
+def test_a_wav_that_ends_before_its_header_says_so_is_read_and_named_and_one_of_unknown_length_is_not(tmp_path):
+    whole = written(tmp_path / "a.wav", tone()).read_bytes()
+    sound = read_sound(whole[: len(whole) // 2], RATE)
+    assert sound.notes == ("cut off: its header promises more",) and sound.waveform.numel() > RATE / 8
+    streamed = whole.replace(b"data" + whole[whole.index(b"data") + 4 :][:4], b"data\xff\xff\xff\xff", 1)
+    assert streamed != whole and read_sound(streamed, RATE).notes == ()
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_samples_that_are_no_numbers_are_counted_and_placed(tmp_path, wrong):
     wave = tone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from lumina_core.config import Config, Use, named, nearest, read_file, read_text, with_setting
 from lumina_core.errors import ConfigError
@@ -46,6 +46,19 @@ def test_settings_are_frozen_and_round_trip_through_plain_data():
 )
 def test_a_wrong_value_is_named_with_its_place_and_what_was_wanted(values, message):
     assert said(values).startswith(message)
+
+
+def test_a_value_that_the_reason_names_is_not_repeated():
+    class Named(Config):
+        file: str
+
+        @field_validator("file")
+        @classmethod
+        def _there(cls, value: str) -> str:
+            raise ValueError(f"{value} cannot be read")
+
+    with pytest.raises(ConfigError, match=r"^here: file: cat\.png cannot be read$"):
+        Named.read({"file": "cat.png"}, "here")
 
 
 def test_a_long_wrong_value_is_not_repeated_in_full():

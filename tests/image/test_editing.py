@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 
@@ -194,9 +195,11 @@ def test_the_command_takes_files_and_writes_down_what_it_took(ask, tmp_path):
         (("--image", "photo.png", "--mask", "small.png"), "the mask is 16x16 pixels and the image 32x32"),
         (("--image", "damaged.png"), "cannot be used"),
         (("--image", "text.png"), "not a picture in a known format"),
-        (("--image", "bomb.png"), "too large"),
+        (("--image", "bomb.png"), "cannot be used: too large: more than 64000000 pixels"),
         (("--image", "nowhere.png"), "No such file"),
         (("--image", "."), "folder"),
+        (("--image", "pipe.png"), "not a plain file"),
+        (("--image", "photo.png", "--feather", "3"), "feather is about the edges of what is redrawn"),
         (("--image", "photo.png", "--expand", "1,2"), "LEFT,TOP,RIGHT,BOTTOM"),
         (("--image", "photo.png", "--expand=-1"), "outward"),
         (("--image", "photo.png", "--expand", "5000"), "up to 4096"),
@@ -211,10 +214,20 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(ask, tmp_path, m
     noisy(16, 16).save("small.png")
     (tmp_path / "damaged.png").write_bytes((tmp_path / "photo.png").read_bytes()[:200])
     (tmp_path / "text.png").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "bomb.png").write_bytes(bomb(60000, 60000))
     done = ask("a cat", "--out", "out.png", *options)
     assert done.status == 2 and said in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(("shade", "said"), [(255, "white everywhere"), (0, "black everywhere, so nothing is redrawn")])
+def test_a_mask_of_one_shade_is_named(ask, tmp_path, shade, said):
+    noisy(32, 32).save(tmp_path / "photo.png")
+    Image.new("L", (32, 32), shade).save(tmp_path / "mask.png")
+    asked = ("--image", tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--steps", 1)
+    done = ask("a cat", *asked, "--out", tmp_path / "out.png")
+    assert done.status == 0 and said in done.err and done.err.count("\n") == 1
 
 
 def test_a_request_prints_and_compares_without_its_pixels():

@@ -7,6 +7,8 @@ import json
 import pytest
 from PIL import Image
 
+from lumina_core.sampling import reach
+
 
 def test_a_panorama_stretches_one_side_and_is_done_without_a_word(ask, tmp_path):
     done = ask("a house", "--size", "128x32", "--steps", 1, "--out", tmp_path / "p.png")
@@ -22,11 +24,19 @@ def test_much_larger_than_trained_is_done_with_a_note(ask, tmp_path, scaled, adv
     assert ("--extrapolation" in done.err) is advised
 
 
-def test_absurdly_larger_is_refused_in_one_line_with_the_figures(ask, tmp_path):
+def test_absurdly_larger_is_refused_in_one_line_with_the_figures(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(reach, "_memory_there", lambda device: 2**40)
     done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
     assert done.status == 2 and done.err.startswith("Error: 4096x4096") and done.err.count("\n") == 1
     assert "16384 times the" in done.err and "--at-most 16384" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_memory_can_hold_is_not_offered_to_be_allowed(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(reach, "_memory_there", lambda device: 3 * 10**9)
+    done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
+    assert done.status == 2 and done.err.count("\n") == 1 and "this machine has 3 GB: ask for less" in done.err
+    assert "at-most" not in done.err and list(tmp_path.iterdir()) == []
 
 
 def test_the_bound_can_be_lifted_and_lowered(ask, tmp_path):

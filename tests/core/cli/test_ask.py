@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from lumina_core.plugins.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -258,6 +261,13 @@ def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):
     (other / "config.json").write_text(text.replace("toy.numbers", "toy.letters"), encoding="utf-8")
     done = lumina("numbers", "cat", "--model", other, "--out", tmp_path / "x.json")
     assert done.err == f"Error: {other} is a model for toy.letters, not for toy.numbers; choose another --model\n"
+
+
+def test_an_installed_model_of_another_task_is_told_apart_from_one_that_is_not_there(lumina, monkeypatch, tmp_path):
+    other = SimpleNamespace(extra={"task": "toy.letters"})
+    monkeypatch.setattr(Registry, "models", lambda self: {"toy.letters": other})
+    done = lumina("numbers", "cat", "--model", "toy.letters", "--out", tmp_path / "x.json")
+    assert done.err == "Error: toy.letters is a model for toy.letters, not for toy.numbers; choose another --model\n"
 
 
 def test_the_backbone_is_compiled_where_it_is_asked_for(lumina, toy_folder, tmp_path, monkeypatch):

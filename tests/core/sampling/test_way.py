@@ -174,7 +174,7 @@ def test_whoever_watches_may_give_other_values_to_go_on_with():
 
 @pytest.mark.parametrize("interval", ["0.5,0.2", "0.2", "a,b", (0.5, 1.5)])
 def test_an_interval_that_is_none_is_refused(interval):
-    with pytest.raises(ConfigError, match=r"interval"):
+    with pytest.raises(ConfigError, match=r"an interval (is FROM,TO|goes from a time to a later one)"):
         ToyRequest.read({"word": "low", "guidance_interval": interval}, "request")
 
 

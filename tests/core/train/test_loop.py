@@ -71,6 +71,13 @@ def unbroken(tmp_path_factory):
     return folder
 
 
+def test_a_run_into_a_file_is_refused_at_once(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ConfigError, match="run is a file; a run needs a folder"):
+        run(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_a_run_that_was_killed_goes_on_with_the_same_numbers(tmp_path, unbroken):
     out = tmp_path / "run"
     started = process(out, TOY_DELAY="0.02")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from lumina_audio.captions.structured import is_structured, parse
 from lumina_audio.heard import HeardSound
 from lumina_core.config import Config
 from lumina_core.request import Request
@@ -127,6 +128,20 @@ class SoundRequest(TimedRequest):
         title="NAME=VALUE",
         description="a number that the model was taught to hear, for example pitch=60; may be given again and again",
     )
+
+    @field_validator("prompt", "negative")
+    @classmethod
+    def _in_one_of_two_forms(cls, value: str | None) -> str | None:
+        if value is not None and is_structured(value):
+            parse(value)  # whoever reads it, an unknown tag is a slip
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the prompt is empty; say what is heard")
+        return value
 
     @field_validator("number", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ SILENT = 1e-4
 """A peak below it, 80 dB under full scale, is silence."""
 PEAK, LEVEL = 0.95, 10 ** (-20 / 20)
 """What `loudness` brings a sound to: its peak, or the level of the parts of it that sound (20 dB under full scale)."""
+
+_CANCELLED = "silent once its channels are mixed to one: they cancel each other"
+_PROMISED = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""libsndfile's words on a WAV that holds other bytes than its header says."""
+_UNKNOWN = 2**31 - 2**16
+"""Bytes from which on a header means that nobody knew how many would come."""
 
 Loudness = Literal["keep", "peak", "level"]
 Wave = NDArray[np.float32]
@@ -95,8 +102,8 @@ def check_header(held: Held, most_seconds: float = MOST_SECONDS) -> Header:
     Raises:
         SoundError: it is no sound in one of FORMATS, is empty, or larger or longer than may be.
     """
-    with _opened(held, most_seconds) as file:
-        return _header(file)
+    with _opened(held, most_seconds) as (_, header):
+        return header
 
 
 def read_sound(
@@ -123,15 +130,15 @@ def read_sound(
     Raises:
         SoundError: as for `check_header`, it is damaged or cut off, or holds samples that are no numbers.
     """
-    with _opened(held, most_seconds if seconds is None else float("inf")) as file:
-        header = _header(file)
+    with _opened(held, most_seconds if seconds is None else float("inf")) as (file, header):
         wave = _decoded(file, header, start, seconds)
-    notes = _clipped(wave)
+        notes = (*_shorter(file), *_clipped(wave))
     mono = torch.from_numpy(wave.mean(1, dtype=np.float32) if wave.shape[1] > 1 else wave[:, 0])
     moved = resampled(mono, header.rate, rate)
     peak = float(moved.abs().max())
     if peak < SILENT:
-        return Sound(moved[None], rate, ("silent",))
+        cancelled = float(np.abs(wave).max()) > 10 * SILENT
+        return Sound(moved[None], rate, (_CANCELLED if cancelled else "silent",))
     if float(np.abs(wave).max()) > 1.001:
         notes = (*notes, f"louder than full scale ({20 * np.log10(np.abs(wave).max()):.1f} dB)")
     return Sound((moved * _gain(moved, peak, rate, loudness))[None].clamp(-1, 1), rate, notes)
@@ -158,25 +165,28 @@ def _resampler(source: int, target: int) -> Resample:
 
 
 @contextmanager
-def _opened(held: Held, most_seconds: float) -> Iterator[soundfile.SoundFile]:
+def _opened(held: Held, most_seconds: float) -> Iterator[tuple[soundfile.SoundFile, Header]]:
     size = len(held) if isinstance(held, bytes) else _size(held)
     if not size:
         raise SoundError("an empty file")
     if size > MOST_BYTES:
         raise SoundError(f"too large: {size} bytes, more than {MOST_BYTES}")
+    header = None
     try:
         # a stream, so that the library looks at what is in it and not at what it is called
         with (
             BytesIO(held) if isinstance(held, bytes) else held.open("rb") as stream,
             soundfile.SoundFile(_Patient(stream)) as file,
         ):
-            _check(file, most_seconds)
-            yield file
+            header = _checked(file, most_seconds)
+            yield file, header
     except SoundError:
         raise
     except OSError as error:
         raise SoundError(f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file raises whatever the decoder stumbled over
+        if header is not None:
+            raise SoundError(f"damaged or cut off: {_brief(error)}") from error
         raise SoundError(f"not a sound that can be read (wav, flac, ogg, mp3 ...): {_brief(error)}") from error
 
 
@@ -206,12 +216,8 @@ def _size(path: Path) -> int:
         raise SoundError(f"cannot be read: {error.strerror or error}") from error
 
 
-def _header(file: soundfile.SoundFile) -> Header:
-    return Header(int(file.samplerate), int(file.channels), int(file.frames))
-
-
-def _check(file: soundfile.SoundFile, most_seconds: float) -> None:
-    header = _header(file)
+def _checked(file: soundfile.SoundFile, most_seconds: float) -> Header:
+    header = Header(int(file.samplerate), int(file.channels), int(file.frames))
     if file.format not in FORMATS:
         raise SoundError(f"in the format {file.format}; wanted wav, flac, ogg or mp3")
     if not RATES[0] <= header.rate <= RATES[1]:
@@ -222,6 +228,7 @@ def _check(file: soundfile.SoundFile, most_seconds: float) -> None:
         raise SoundError("holds no samples")
     if header.seconds > most_seconds:
         raise SoundError(f"too long: {round(header.seconds, 1):g} s by its header, more than {most_seconds:g} s")
+    return header
 
 
 def _decoded(file: soundfile.SoundFile, header: Header, start: float, seconds: float | None) -> Wave:
@@ -249,6 +256,12 @@ def _decoded(file: soundfile.SoundFile, header: Header, start: float, seconds: f
     if peak > LOUDEST:
         raise SoundError(f"its samples reach {peak:.0e}, which is no level of a sound; full scale is 1")
     return wave
+
+
+def _shorter(file: soundfile.SoundFile) -> tuple[str, ...]:
+    found = _PROMISED.search(file.extra_info)
+    said, there = (int(number) for number in found.groups()) if found else (0, 0)
+    return ("cut off: its header promises more",) if there < said < _UNKNOWN else ()
 
 
 def _clipped(wave: Wave) -> tuple[str, ...]:
@@ -280,4 +293,5 @@ def sounding_level(wave: Tensor, rate: int) -> float:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    # libsndfile's own words, without what Python calls the stream
+    return " ".join(str(getattr(error, "error_string", error)).split())[:120] or type(error).__name__

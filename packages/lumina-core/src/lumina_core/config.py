@@ -150,9 +150,10 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), _keys_at(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"the key '{place}' is missing"
-    said = first["msg"].removeprefix("Value error, ")
-    # what is wrong with several values together says itself which
-    got = f" (got {_shortened(first['input'])})" if place else ""
+    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list, such as [0, 0.5, 1]")
+    # what is wrong with several values together says itself which, and a file is told of by its name
+    told = first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in said
+    got = f" (got {_shortened(first['input'])})" if place and not told else ""
     return f"{place + ': ' if place else ''}{said[0].lower() + said[1:]}{got}"
 
 

@@ -84,9 +84,10 @@ class Request(Config):
         if not isinstance(value, str):
             return value
         try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError as error:
+            start, end = (float(part) for part in value.split(","))
+        except ValueError as error:  # another number of them is one too
             raise ValueError("an interval is FROM,TO, for example 0.1,0.8") from error
+        return start, end
 
     @field_validator("guidance_interval")
     @classmethod

@@ -171,7 +171,7 @@ def open_model(
             On CUDA with CUDA graphs (mode `reduce-overhead`; not measured where this is made).
 
     Raises:
-        ConfigError: no model is called so, or there is no such device or format.
+        ConfigError: the model is for another task, or there is no such device or format.
         CheckpointError, PluginError: the folder cannot be loaded.
     """
     placed = Placing.read(device, dtype, offload, text_device)
@@ -186,6 +186,12 @@ def open_model(
         with as_file(files(package) / path) as folder:
             return _session(folder, registry, task, placed, compiled)
     if not Path(model).exists():
+        other = registry.models().get(str(model))
+        if other is not None:
+            made_for = other.extra["task"]
+            raise ConfigError(
+                f"{model} is a model for {made_for}, not for {task}; choose another --model{nearest('', installed)}"
+            )
         raise CheckpointError(
             f"no model folder {model}, and no installed model is called so{nearest(str(model), installed)}"
         )

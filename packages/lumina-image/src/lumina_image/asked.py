@@ -122,6 +122,8 @@ class SizedRequest(Request):
             if self.strength is not None or alone:
                 raise ValueError(f"{(alone or ['strength'])[0]} is about a picture to begin from; name one with image")
             return self
+        if self.feather is not None and self.mask is None and self.expand is None and self.place is None:
+            raise ValueError("feather is about the edges of what is redrawn; say which part with mask, expand or place")
         wide, high = self.image.image.size
         if self.mask is not None and self.mask.image.size != (wide, high):
             other = "x".join(map(str, self.mask.image.size))

@@ -96,9 +96,9 @@ def _opened(held: Held, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound follows
             image = Image.open(BytesIO(held) if isinstance(held, bytes) else held, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise PictureError(f"too large: {_brief(error)}") from error
+        raise PictureError(f"too large: more than {max_pixels} pixels by its header (max_pixels)") from error
     except UnidentifiedImageError as error:
-        raise PictureError("not a picture in a known format") from error
+        raise PictureError(f"not a picture in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # damaged headers raise whatever the reader stumbled over
         raise PictureError(f"cannot be opened: {_brief(error)}") from error
     width, height = image.size

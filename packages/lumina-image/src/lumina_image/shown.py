@@ -92,6 +92,8 @@ def _read(path: Path, changed: int, size: int) -> Shown:
     # a file of prompts asks for the same picture again and again
     if path.is_dir():
         raise PictureError("it is a folder; name a file in it")
+    if not path.is_file():  # what feeds a pipe may never come
+        raise PictureError("not a plain file")
     return Shown(read_picture(path, MAX_PIXELS), path.name)
 
 

@@ -18,7 +18,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.files import whole_file
 from lumina_core.types import Extent, Known, Regions, Varied
 from lumina_image.asked import MAX_SIDE, ClassRequest, PictureRequest, SizedRequest
-from lumina_image.canvas import known_of
+from lumina_image.canvas import WHITE, known_of
 from lumina_image.emoji_names import spelled_out
 from lumina_image.pictures import covered, to_tensor
 from lumina_image.regions import shares_of
@@ -56,6 +56,16 @@ class _Pictures:
         shows = getattr(request, "shows", None)
         said = {} if shows is None else {"prompt": shows}
         return Varied(to_tensor(np.asarray(picture)), said, request.fresh or 0.0)
+
+    def notes(self, request: SizedRequest) -> list[str]:
+        """What the user should know of the mask: it redraws all or nothing."""
+        if request.mask is None:
+            return []
+        white = np.asarray(request.mask.image.convert("L")) >= WHITE
+        if white.all():
+            return ["the mask is white everywhere (transparent parts count as white), so all of the picture is redrawn"]
+        around = request.expand is not None or request.place is not None
+        return [] if white.any() or around else ["the mask is black everywhere, so nothing is redrawn"]
 
     def trained(self) -> Extent:
         """(rows, columns) of pixels that the model learnt from."""

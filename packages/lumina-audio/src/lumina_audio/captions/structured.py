@@ -73,7 +73,7 @@ def plain(text: str) -> str:
 def is_structured(text: str) -> bool:
     """Whether a text has the marks of the form; what they hold may still be wrong."""
     said = text.strip()
-    return said.startswith("<") and "&" in said and ">" in said
+    return said.startswith("<") and "&" in said
 
 
 def _event(part: str) -> Event:

@@ -140,7 +140,7 @@ class SoundSet(SourceSet):
 
     def _check(self, notes: tuple[str, ...]) -> None:
         for note in notes:
-            if (note == "silent" and self._cutting.silent == "skip") or (
+            if (note.startswith("silent") and self._cutting.silent == "skip") or (
                 note.startswith("clipped") and self._cutting.clipped == "skip"
             ):
                 raise SoundError(note)

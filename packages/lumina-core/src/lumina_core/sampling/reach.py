@@ -33,17 +33,17 @@ def check_reach(model: Model, request: Request, extent: Extent) -> None:
         return
     tokens, trained = counted
     allowed, needed, there = _allowed(request), memory_needed(model, tokens, extent), _memory_there(model.device)
-    told = f"{_told(model, extent)} is {tokens} tokens, {-(-tokens // trained)} times the {trained} of training"
-    if tokens > allowed * trained:
-        times = -(-tokens // trained)
-        raise ConfigError(
-            f"{told}, attention costs their square, and about {_bytes(needed)} of memory would be needed; up to "
-            f"{allowed} times are done: ask for a smaller size, or allow it with at_most={times} (--at-most {times})"
-        )
+    times = -(-tokens // trained)
+    told = (
+        f"{_told(model, extent)} is {_count(tokens)} tokens, {_count(times)} times the {trained} of training, "
+        f"attention costs their square, and about {_bytes(needed)} of memory would be needed"
+    )
     if there is not None and needed > there:
+        raise ConfigError(f"{told}, and this machine has {_bytes(there)}: ask for less")
+    if tokens > allowed * trained:
         raise ConfigError(
-            f"{told}; about {_bytes(needed)} of memory would be needed, and this machine has {_bytes(there)}: "
-            "ask for a smaller size"
+            f"{told}; up to {allowed} times are done: ask for less, or allow it with at_most={times} "
+            f"(--at-most {times})"
         )
 
 
@@ -66,9 +66,11 @@ def reach_note(model: Model, request: Request) -> str | None:
     if memory_needed(model, counted[0], extent) > (_memory_there(model.device) or math.inf):
         return None  # refused in a moment
     unscaled = request.extrapolation is None and model.recipe.sampling.extrapolation is None
-    advice = "; positions are not scaled for it: see --extrapolation, or ask for a smaller size" if unscaled else ""
-    times = f"{counted[0] / counted[1]:.3g} times"
-    return f"{_told(model, extent)} is {times} the tokens that this model was trained at{advice}"
+    advice = "; positions are not scaled for it: see --extrapolation, or ask for less" if unscaled else ""
+    share, needed = counted[0] / counted[1], _bytes(memory_needed(model, counted[0], extent))
+    times = f"{share:.3g}" if share < AT_MOST else f"{share:.0f}"
+    costly = f", and needs about {needed} of memory" if share > AT_MOST else ""
+    return f"{_told(model, extent)} is {times} times the tokens that this model was trained at{costly}{advice}"
 
 
 def _tokens(model: Model, extent: Extent) -> tuple[int, int] | None:
@@ -103,9 +105,13 @@ def _memory_there(device: torch.device) -> int | None:
         return None
 
 
+def _count(number: int) -> str:
+    return f"{number}" if number < 10**6 else f"{number:.2g}"
+
+
 def _bytes(count: int) -> str:
     """To two digits, in the largest unit that fits."""
     for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
         if count >= size:
-            return f"{count / size:.2g} {unit}" if count < 99 * size else f"{count / size:.0f} {unit}"
+            return f"{count / size:.2g} {unit}" if not 99 <= count / size < 1e6 else f"{count / size:.0f} {unit}"
     return f"{max(1, round(count / 1e6))} MB"

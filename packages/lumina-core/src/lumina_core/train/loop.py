@@ -51,10 +51,12 @@ def train(recipe: Recipe, registry: Registry, asked: Asked) -> Path:
     """Train a recipe; returns the folder of the finished model.
 
     Raises:
-        ConfigError: the folder holds a run already and `resume` was not asked for.
+        ConfigError: the folder holds a run already and `resume` was not asked for, or it is a file.
         CheckpointError: what is resumed or begun from does not fit, or a checkpoint cannot be written.
         LuminaError: a step went wrong, or a file of the run cannot be written.
     """
+    if asked.out.exists() and not asked.out.is_dir():
+        raise ConfigError(f"--out {asked.out} is a file; a run needs a folder, a new one or its own: choose another")
     place = distributed.enter(asked.device)
     try:
         return _train(recipe, registry, asked, place)
