@@ -64,6 +64,21 @@ def test_a_span_may_reach_to_the_end_or_from_the_beginning(session):
     assert first < 5 and 1500 < last < 1600
 
 
+def test_several_spans_are_redrawn_and_all_between_them_stays_bit_for_bit(session):
+    sound = tone(300.0, 9000)
+    made = one(session, sound=sound, span=["0.1-0.2", "0.3-0.4"]).data
+    stays, differs = (sound == made)[0], (sound - made)[0].abs()
+    assert bool(stays[:1600].all()) and bool(stays[3200:4800].all()) and bool(stays[6400:].all())
+    assert float(differs[1800:3000].mean()) > 1e-3 and float(differs[5000:6200].mean()) > 1e-3
+    assert torch.equal(one(session, sound=sound, span="0.1-0.2,0.3-0.4").data, made)
+    assert torch.equal(one(session, sound=sound, span=((0.1, 0.2), (0.3, 0.4))).data, made)
+
+
+@pytest.mark.parametrize("one", ["0.5-1.2", (0.5, 1.2), [0.5, 1.2], ["0.5-1.2"], [(0.5, 1.2)]])
+def test_one_span_may_be_said_in_any_form_and_is_written_down_in_one(one):
+    assert TimedRequest(sound=tone(300.0), span=one).span == ((0.5, 1.2),)
+
+
 def test_a_sound_is_drawn_on_after_its_end_and_stays_as_it_was(session):
     sound = tone(300.0, 7001)
     made = one(session, sound=sound, continuation=0.25).data
@@ -154,7 +169,7 @@ def test_the_command_takes_files_and_writes_down_what_it_took(ask, tmp_path):
     done = ask("a cat", *asked, "--out", tmp_path / "out.wav")
     assert done.status == 0
     told = record(tmp_path / "out.wav")
-    assert (told["sound"]["name"], told["span"], told["strength"]) == ("mine.wav", [0.1, 0.3], 1.0)
+    assert (told["sound"]["name"], told["span"], told["strength"]) == ("mine.wav", [[0.1, 0.3]], 1.0)
     assert str(tmp_path) not in json.dumps(told)
     made, mine = samples(tmp_path / "out.wav"), samples(tmp_path / "mine.wav")
     assert np.array_equal(made[:1600], mine[:1600]) and np.array_equal(made[4800:], mine[4800:])

@@ -71,7 +71,7 @@ def test_a_sound_beyond_full_scale_is_made_softer_as_a_whole_and_says_so(tmp_pat
 def test_where_another_sound_stays_only_what_was_drawn_is_made_softer(tmp_path):
     task, loud = TextToAudio(TextToAudio.Config(rate=1000)), torch.tensor([[0.5, -0.25, 3.0, -2.0, 0.125, 1.5, -4.0]])
     with pytest.warns(UserWarning, match="what was drawn is made softer, by 0.250"):
-        task.save(loud, tmp_path / "a.wav", {"prompt": "x", "span": [0.002, 0.004], "continuation": 0.002})
+        task.save(loud, tmp_path / "a.wav", {"prompt": "x", "span": [[0.002, 0.004]], "continuation": 0.002})
     assert samples(tmp_path / "a.wav").tolist() == [16384, -8192, 24576, -16384, 4096, 12288, -32768]
     assert record_of(tmp_path / "a.wav")["softer"] == 0.25
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -40,10 +40,12 @@ class TimedRequest(Request):
         description="how much of --sound is changed, 0 nothing, 1 all of it.  "
         f"[default: {USUAL_STRENGTH}, or 1 where only a part is redrawn]",
     )
-    span: tuple[float, float | None] | None = Field(
+    span: tuple[tuple[float, float | None], ...] | None = Field(
         None,
+        min_length=1,
         title="START-END",
-        description="seconds of --sound that are redrawn, for example 0.5-1.2, or 1.5- up to its end; the rest stays",
+        description="seconds of --sound that are redrawn, for example 0.5-1.2, or 1.5- up to its end; the rest stays; "
+        "may be given again and again",
     )
     continuation: float | None = Field(
         None,
@@ -72,20 +74,21 @@ class TimedRequest(Request):
 
     @field_validator("span", mode="before")
     @classmethod
-    def _span_from_words(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+    def _spans_from_words(cls, value: Any) -> Any:
+        # one alone may be handed over: in words, or as a pair of numbers
+        alone = isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value[0], str | tuple | list)
+        several = (value,) if alone or isinstance(value, str) else value
+        if not isinstance(several, tuple | list):
             return value
-        found = SPAN.fullmatch(value)
-        if found is None or not any(part.strip(".") for part in found.groups()):
-            raise ValueError("a span is START-END in seconds, for example 0.5-1.2, or 1.5- for all from there on")
-        start, end = found.groups()
-        return float(start) if start.strip(".") else 0.0, float(end) if end.strip(".") else None
+        parts = [part for one in several for part in (one.split(",") if isinstance(one, str) else (one,))]
+        return tuple(_span(part) if isinstance(part, str) else part for part in parts)
 
     @field_validator("span")
     @classmethod
-    def _forward(cls, value: tuple[float, float | None] | None) -> tuple[float, float | None] | None:
-        if value is not None and not 0 <= value[0] < (float("inf") if value[1] is None else value[1]):
-            raise ValueError("a span goes from a time, 0 or later, to a later one")
+    def _forward(cls, value: Sequence[tuple[float, float | None]] | None) -> Any:
+        for start, end in value or ():
+            if not 0 <= start < (float("inf") if end is None else end):
+                raise ValueError("a span goes from a time, 0 or later, to a later one")
         return value
 
     @model_validator(mode="after")
@@ -99,6 +102,14 @@ class TimedRequest(Request):
         if self.feather is not None and self.span is None and self.continuation is None:
             raise ValueError("feather is about the edges of what is redrawn; say which part with span or continue")
         return self
+
+
+def _span(text: str) -> tuple[float, float | None]:
+    found = SPAN.fullmatch(text)
+    if found is None or not any(part.strip(".") for part in found.groups()):
+        raise ValueError("a span is START-END in seconds, for example 0.5-1.2, or 1.5- for all from there on")
+    start, end = found.groups()
+    return float(start) if start.strip(".") else 0.0, float(end) if end.strip(".") else None
 
 
 class Number(Config):

@@ -90,19 +90,21 @@ def _stretch(redrawn: Tensor, place: int) -> tuple[int, int]:
     return int(before[-1]) + 1 if len(before) else 0, int(behind[0]) if len(behind) else len(redrawn)
 
 
-def _redrawn(span: Sequence[float | None] | None, rate: int, there: int, length: int) -> Tensor:
-    """(S,) 1 where a sample is redrawn, 0 where it stays."""
+def _redrawn(spans: Sequence[Sequence[float | None]] | None, rate: int, there: int, length: int) -> Tensor:
+    """(S,) 1 where a sample is redrawn, 0 where it stays; spans may overlap."""
     redrawn = torch.zeros(length)
     redrawn[there:] = 1
-    if span is not None:
-        start, end = span[0] or 0.0, span[1]
+    for begins, end in spans or ():
+        start = begins or 0.0
         first, last = round(start * rate), there if end is None else round(end * rate)
-        if first >= there or last > there or first >= last:
-            said = f"{start:g}-{'' if end is None else f'{end:g}'}"
+        said = f"the span {start:.7g}-{'' if end is None else f'{end:.7g}'}"
+        if first >= there or last > there:
             raise ConfigError(
-                f"the span {said} does not lie within a sound of {there / rate:.6g} seconds; to draw on after its end "
-                "say continue"
+                f"{said} does not lie within a sound of {there / rate:.6g} seconds; to draw on after its end say "
+                "continue"
             )
+        if first >= last:
+            raise ConfigError(f"{said} holds no sample at {rate} samples a second; make it longer")
         redrawn[first:last] = 1
     return redrawn
 

@@ -36,7 +36,7 @@ class TextToAudio:
         '"a trumpet plays a high note" --seconds 2 --out trumpet.wav',
         '"a rising scale on a violin" --seconds 4 --count 3 --out scale.flac --spectrogram auto',
         '"a cello" --sound trumpet.wav --strength 0.6 --out cello.wav',
-        '"a drum" --sound trumpet.wav --span 0.5-1.2 --out mixed.wav',
+        '"a drum" --sound trumpet.wav --span 0.5-0.8 --span 1.1-1.4 --out mixed.wav',
         '"a trumpet" --sound trumpet.wav --continue 2 --out longer.wav',
         "--prompts prompts.txt --out sounds --spectrogram auto",
     )
