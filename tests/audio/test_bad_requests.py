@@ -89,6 +89,13 @@ def test_what_is_no_sound_is_said_so_in_python_too(session):
     for wrong in (3, "", torch.zeros(1, 8, dtype=torch.int16), torch.zeros(0), (torch.zeros(8), 0), {"a": 1}):
         with pytest.raises(ConfigError, match="sound"):
             session.request(prompt="x", sound=wrong)
+    for wrong, said in {(100, 2): r"\(100, 2\) was given; turn it", (2, 100): "of 1 samples a second"}.items():
+        with pytest.raises(ConfigError, match=said):
+            session.request(prompt="x", sound=(torch.zeros(wrong), 1) if wrong[0] == 2 else torch.zeros(wrong))
+    with pytest.raises(ConfigError, match="leave the end out"):
+        session.request(prompt="x", sound=torch.zeros(1, 800), span=(0, float("inf")))
+    with pytest.raises(ConfigError, match="no request was given"):
+        session.ask_all([])
 
 
 def test_a_silent_sound_to_begin_from_is_named(ask, tmp_path):

@@ -230,6 +230,18 @@ def test_a_mask_of_one_shade_is_named(ask, tmp_path, shade, said):
     assert done.status == 0 and said in done.err and done.err.count("\n") == 1
 
 
+def test_what_holds_no_numbers_is_refused_and_bytes_are_levels():
+    holed = torch.full((3, 8, 8), float("nan"))
+    for field, value in {"image": holed, "mask": holed[0]}.items():
+        asked = {"prompt": "x", "image": noisy(8, 8), field: value}
+        with pytest.raises(ConfigError, match=rf"of the picture's {value.numel()} values are no numbers .* of shape"):
+            PictureRequest.read(asked, "request")
+    levels = torch.from_numpy(np.asarray(noisy(8, 6)).copy())
+    request = PictureRequest(prompt="x", image=levels.permute(2, 0, 1), mask=levels[:, :, 0])
+    assert np.array_equal(np.asarray(request.image.image), levels)
+    assert np.array_equal(np.asarray(request.mask.image)[:, :, 0], levels[:, :, 0])
+
+
 def test_a_request_prints_and_compares_without_its_pixels():
     request = PictureRequest.read({"prompt": "x", "image": noisy(8, 8)}, "request")
     assert len(repr(request)) < 700

@@ -254,6 +254,12 @@ def test_without_any_model_it_says_how_to_name_one(lumina, tmp_path):
     assert done.err == "Error: no installed plugin brings a model for this; name a folder with --model DIR\n"
 
 
+def test_help_is_sentences_but_for_names_and_says_every_usual_value(lumina):
+    text = lumina("numbers", "--help").out
+    assert "]." not in text and "Time_aware" not in text and "time_aware: keys and values" in text
+    assert "refused.  [default: 64]" in " ".join(text.split()).replace("refused. [", "refused.  [")
+
+
 def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(toy_folder, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,8 +88,8 @@ class TimedRequest(Request):
     @classmethod
     def _forward(cls, value: Sequence[tuple[float, float | None]] | None) -> Any:
         for start, end in value or ():
-            if not 0 <= start < (float("inf") if end is None else end):
-                raise ValueError("a span goes from a time, 0 or later, to a later one")
+            if not 0 <= start < (math.inf if end is None else end) or end == math.inf:
+                raise ValueError("a span goes from a time, 0 or later, to a later one; leave the end out for all of it")
         return value
 
     @model_validator(mode="after")

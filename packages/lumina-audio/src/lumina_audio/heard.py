@@ -14,7 +14,7 @@ import torch
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 from torch import Tensor
 
-from lumina_audio.sounds import SoundError, check_header, read_sound, resampled
+from lumina_audio.sounds import MOST_CHANNELS, RATES, SoundError, check_header, read_sound, resampled
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +73,17 @@ def heard(value: Any) -> Heard:
     fits = (
         isinstance(waveform, Tensor) and waveform.is_floating_point() and waveform.ndim in (1, 2) and waveform.numel()
     )
-    if not fits or (rate is not None and rate < 1):
+    if not fits:
         raise ValueError(
             "a sound is a path, the bytes of a file, a tensor or an array of floats, (samples,) or (channels, samples) "
             "in [-1, 1], or such a one with its rate"
+        )
+    if rate is not None and not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"a sound of {rate} samples a second was given; wanted {RATES[0]} to {RATES[1]}")
+    if waveform.ndim == 2 and waveform.shape[0] > MOST_CHANNELS:
+        came = tuple(waveform.shape)
+        raise ValueError(
+            f"a sound is (channels, samples), of up to {MOST_CHANNELS} channels, and {came} was given; turn it"
         )
     return _checked(waveform, rate)
 

@@ -158,7 +158,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _shortened(value: Any) -> str:
-    text = repr(value)
+    # of an array or a tensor its shape tells more than its first numbers, and takes a line
+    shape = getattr(value, "shape", None)
+    text = " ".join(repr(value).split()) if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... of {len(text)} characters"
 
 

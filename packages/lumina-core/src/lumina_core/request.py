@@ -33,8 +33,9 @@ class Request(Config):
     weaker: str | None = Field(
         None,
         title="MODEL",
-        description="autoguidance: a weaker model (less trained, or smaller) that guidance leads away from, instead of "
-        "from silence",
+        json_schema_extra={"usual": "none"},
+        description="a weaker model (less trained, or smaller) that guidance leads away from, instead of from silence "
+        "(autoguidance)",
     )
     solver: str | None = Field(
         None,
@@ -69,7 +70,8 @@ class Request(Config):
         None,
         ge=1,
         title="TIMES",
-        description="more than 64 times the tokens of training are refused unless allowed here",
+        json_schema_extra={"usual": "64"},
+        description="more times the tokens of training than this are refused",
     )
     grid: str | None = Field(
         None,

@@ -80,6 +80,8 @@ class Session:
         Raises:
             LuminaError: what came out is no number.
         """
+        if not requests:
+            raise ConfigError("no request was given; wanted one or more")
         named = {request.weaker for request in requests} - {None}
         if named and given.weaker is None:
             given = replace(given, weaker=self._weaker(named.pop()))

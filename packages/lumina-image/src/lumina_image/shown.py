@@ -41,11 +41,11 @@ def shown(value: Any) -> Shown:
     """A path, the bytes of a file, a Pillow image, an array or a tensor as a picture.
 
     Args:
-        value: tensors are (3, H, W) in [-1, 1], as answers have them, or (H, W) in 0..1; arrays (H, W, 3) or (H, W)
-            of 0..255, or of bool.
+        value: tensors are (3, H, W) in [-1, 1], as answers have them, or (H, W) in 0..1, or of uint8 (0..255) or bool;
+            arrays (H, W, 3) or (H, W) of 0..255, or of bool.
 
     Raises:
-        ValueError: it is none of these, cannot be decoded, or is too large.
+        ValueError: it is none of these, cannot be decoded, is too large, or holds what is no number.
     """
     if isinstance(value, Shown):
         return value
@@ -99,8 +99,13 @@ def _read(path: Path, changed: int, size: int) -> Shown:
 
 def _array(value: torch.Tensor) -> Any:
     data = value.detach().cpu()
-    if data.ndim == 3 and data.shape[0] == 3:
-        return ((data.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    if data.ndim == 2:
-        return (data.float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return None
+    flat, colours = data.ndim == 2, data.ndim == 3 and data.shape[0] == 3
+    if not (flat or colours) or not (data.is_floating_point() or data.dtype in (torch.uint8, torch.bool)):
+        return None
+    wrong = int((~torch.isfinite(data)).sum()) if data.is_floating_point() else 0
+    if wrong:
+        raise ValueError(f"{wrong} of the picture's {data.numel()} values are no numbers (NaN or infinite)")
+    if data.is_floating_point():
+        lowest = 0 if flat else -1  # a mask, or a picture as answers have it
+        data = ((data.float().clamp(lowest, 1) - lowest) * (255 / (1 - lowest))).round().to(torch.uint8)
+    return (data if flat else data.permute(1, 2, 0)).numpy()

@@ -33,19 +33,19 @@ def option(field: str, info: FieldInfo, shared: bool) -> click.Option:
     """The option for one field; of a `shared` one that is left open the model's own is taken.
 
     It is called as the field, or as its `json_schema_extra={"option": ...}` says: `continue` can be no name in Python.
+    `usual` there is what the model's own is not.
     """
     plain = {kind for kind in (info.annotation, *get_args(info.annotation)) if kind in (int, float, str)}
     kind = next((k for k in (float, int, str) if k in plain), str) if not _is_tuple(info) else str
-    usual = "the model's own" if shared and info.default is None else info.default
-    default = "" if usual is None else f"  [default: {usual}]"
-    text = (info.description or "").strip()
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    usual = extra.get("usual", "the model's own") if shared and info.default is None else info.default
+    default = "" if usual is None else f"  [default: {usual}]"
     return click.Option(
         [f"--{extra.get('option', field.replace('_', '-'))}", field],
         type=kind,
         multiple=_is_repeated(info),
         metavar=info.title or {int: "N", float: "X", str: "TEXT"}[kind],
-        help=f"{text[:1].upper()}{text[1:]}.{default}",
+        help=f"{_sentence(info.description or '')}{default}",
     )
 
 
@@ -59,6 +59,13 @@ def placing_options() -> list[click.Parameter]:
         click.Option(["--offload"], is_flag=True, help=offload),
         click.Option(["--text-device"], metavar="NAME", help=text),
     ]
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop, but for a name that it begins with and a bracket that it ends with."""
+    text = text.strip()
+    begun = text if text.partition(" ")[0].endswith(":") else f"{text[:1].upper()}{text[1:]}"
+    return begun if "[default: " in begun else f"{begun}."
 
 
 def _is_repeated(info: FieldInfo) -> bool:
