@@ -6,11 +6,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 from making import make_model, registry_of, write_distribution
 
 from lumina_core.cli.main import run
 from lumina_core.plugins.loader import load
+
+# how long one example takes says nothing on a machine that does other work too
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

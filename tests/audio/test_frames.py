@@ -16,7 +16,7 @@ def frames(frame: int = 2, channels: int = 4) -> Frames:
     return Frames(Frames.Config(frame=frame, channels=channels))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
 def test_a_latent_comes_back_exactly(batch, channels, frame, count):
     latent = torch.randn(batch, channels, count * frame)

@@ -42,7 +42,7 @@ def test_marks_without_an_emoji_do_no_harm(text):
     assert "\u200d" not in spelled_out(text) and "\ufe0f" not in spelled_out(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=30))
 def test_any_text_is_read_without_an_error_and_reading_again_changes_nothing(text):
     once = spelled_out(text)

@@ -16,7 +16,7 @@ def patches(patch: int = 2, channels: int = 4) -> Patches:
     return Patches(Patches.Config(patch=patch, channels=channels))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 def test_a_latent_comes_back_exactly(batch, channels, patch, rows, columns):
     latent = torch.randn(batch, channels, rows * patch, columns * patch)

@@ -50,7 +50,7 @@ def test_at_the_trained_size_every_method_is_none(part):
 
 @pytest.mark.parametrize("part", METHODS[1:], ids=lambda part: part.__name__)
 @given(ratio=st.floats(1, 16), time=st.floats(0, 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_frequency_rises_and_only_dype_goes_below_interpolation(part, ratio, time):
     got = rates(part, time, lengths=(1, 64 * ratio, 64))
     assert (got[1] <= OWN[1] * (1 + 1e-9)).all()
