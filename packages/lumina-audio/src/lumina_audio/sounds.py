@@ -294,4 +294,7 @@ def sounding_level(wave: Tensor, rate: int) -> float:
 
 def _brief(error: Exception) -> str:
     # libsndfile's own words, without what Python calls the stream
-    return " ".join(str(getattr(error, "error_string", error)).split())[:120] or type(error).__name__
+    return (
+        " ".join(str(getattr(error, "error_string", error)).removeprefix("Error : ").split())[:120]
+        or type(error).__name__
+    )

@@ -127,7 +127,10 @@ def located(use: Borrowing, patterns: Sequence[str], proof: str = "config.json")
 
 @lru_cache(maxsize=64)  # the hub is asked once
 def _fetched(source: str, subfolder: str, revision: str | None, patterns: tuple[str, ...]) -> str:
-    local = "fetch it where it can be had and name its folder: `source: FOLDER` (or --set PART.source=FOLDER)"
+    local = (
+        "fetch it where it can be had and name its folder: `source: FOLDER` in the recipe or the model's config.json "
+        "(train and convert: --set PART.source=FOLDER)"
+    )
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source:
         raise CheckpointError(f"there is no folder {source}; wanted a folder with config.json and weights")
     hub = needed("huggingface_hub", "lumina-core[transformers]", f"'{source}' on the hub")

@@ -103,6 +103,8 @@ def _told(found: Found, state: Weights) -> tuple[str, ...]:
         "generator": found.generator,
         "autoencoder": f"in {found.generator}" if inside else found.vae,
         "vocoder": found.vocoder or "none: Griffin-Lim takes its place (fetch bigvnat for better sound)",
-        "T5": found.readers.get("t5", "none here: named by its place on the hub"),
+        "T5": found.readers.get(
+            "t5", "none here: named by its place on the hub; a folder of it laid into this one would be found"
+        ),
     }
     return tuple(f"{part}: {place}" for part, place in parts.items())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError
-from lumina_core.weights.pieces import Changed, Joined, Piece, Weights, read, size
+from lumina_core.weights.pieces import Changed, Piece, Weights, read, size
+from lumina_core.weights.published import joined, taken_apart
 from lumina_image.published import names
-from lumina_image.published.names import BLOCK, OUR_BLOCK, TOGETHER
 
 
 def from_original(weights: Weights, channels: int, patch: int) -> dict[str, Piece]:
@@ -24,16 +23,7 @@ def from_original(weights: Weights, channels: int, patch: int) -> dict[str, Piec
     Raises:
         CheckpointError: a name is unknown, or a part of a joined matrix is missing.
     """
-    rest = dict(weights)
-    ours: dict[str, Piece] = {}
-    for block in sorted({int(found[1]) for found in map(BLOCK.match, weights) if found}):
-        for name, parts in TOGETHER.items():
-            found = [rest.pop(f"layers.{block}.{part}", None) for part in parts]
-            present = [piece for piece in found if piece is not None]
-            if 0 < len(present) < len(parts):
-                raise CheckpointError(f"layers.{block} lacks one of {', '.join(parts)}")
-            if present:
-                ours[f"backbone.blocks.{block}.{name}"] = Joined(present)
+    ours, rest = joined(weights, names.BLOCKS)
     ours |= {names.ours(name): piece for name, piece in rest.items()}
     return {
         name: _turned(piece, channels, patch, back=False) if name.startswith("head.linear.") else piece
@@ -50,14 +40,10 @@ def to_original(weights: Weights, channels: int, patch: int, *, imagenet: bool =
     Raises:
         CheckpointError: a tensor has no published name.
     """
-    theirs: dict[str, Piece] = {}
-    for name, piece in weights.items():
-        fused = OUR_BLOCK.fullmatch(name)
-        if fused and fused[2] in TOGETHER:
-            theirs |= _taken_apart(fused[1], TOGETHER[fused[2]], piece, _query_rows(weights, fused[1]))
-        else:
-            turned = _turned(piece, channels, patch, back=True) if name.startswith("head.linear.") else piece
-            theirs[names.original(name, imagenet)] = turned
+    theirs, rest = taken_apart(weights, names.BLOCKS)
+    for name, piece in rest.items():
+        turned = _turned(piece, channels, patch, back=True) if name.startswith("head.linear.") else piece
+        theirs[names.original(name, imagenet)] = turned
     return theirs
 
 
@@ -133,16 +119,3 @@ def reordered(tensor: Tensor, channels: int, patch: int, back: bool = False) -> 
 
 def _turned(piece: Piece, channels: int, patch: int, back: bool) -> Piece:
     return Changed(piece, piece.shape, lambda tensor: reordered(tensor, channels, patch, back))
-
-
-def _query_rows(weights: Weights, block: str) -> int:
-    return weights[f"backbone.blocks.{block}.attention.out.weight"].shape[1]
-
-
-def _taken_apart(block: str, parts: tuple[str, ...], piece: Piece, queries: int) -> Iterator[tuple[str, Piece]]:
-    rest = piece.shape[0] - queries
-    sizes = (queries, rest // 2, rest // 2) if len(parts) == 3 else (piece.shape[0] // 2,) * 2
-    start = 0
-    for part, count in zip(parts, sizes, strict=True):
-        yield f"layers.{block}.{part}", piece.rows(start, start + count)
-        start += count

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import re
-
 from lumina_core.errors import CheckpointError
+from lumina_core.weights import published
 
 PAD = "pad_token"
 """Published, without any influence on a result (its gradient is zero); kept for the way back."""
 
+BLOCKS = "layers"
+"""What the list of blocks is called in published files."""
 _OUTER = {
     "x_embedder.": "backbone.embed.",
-    "t_embedder.mlp.0.": "backbone.time.inner.",
-    "t_embedder.mlp.2.": "backbone.time.outer.",
-    "cap_embedder.0.": "backbone.summary.norm.",
-    "cap_embedder.1.": "backbone.summary.linear.",
     "y_embedder.embedding_table.": "conditioners.label.table.",
-    "final_layer.adaLN_modulation.1.": "head.modulation.",
-    "final_layer.linear.": "head.linear.",
+    **published.OUTER,
 }
 _INNER = {
     "attention_norm1.": "attention_norm1.",
     "attention_norm2.": "attention_norm2.",
-    "attention_y_norm.": "memory_norm.",
     "ffn_norm1.": "feed_norm1.",
     "ffn_norm2.": "feed_norm2.",
     "attention_norm.": "attention_norm2.",  # the ImageNet models' only norms stand behind the branches
     "ffn_norm.": "feed_norm2.",
-    "adaLN_modulation.1.": "modulation.",
-    "attention.wo.": "attention.out.",
-    "attention.q_norm.": "attention.q_norm.",
-    "attention.k_norm.": "attention.k_norm.",
-    "attention.ky_norm.": "attention.memory_k_norm.",
-    "attention.gate": "attention.gate",
-    "feed_forward.w2.": "feed.out.",
+    **published.INNER,
 }
 _OF_IMAGENET = {"attention_norm.", "ffn_norm."}
-
-TOGETHER = {
-    "attention.qkv.weight": ("attention.wq.weight", "attention.wk.weight", "attention.wv.weight"),
-    "attention.memory_kv.weight": ("attention.wk_y.weight", "attention.wv_y.weight"),
-    "feed.up.weight": ("feed_forward.w1.weight", "feed_forward.w3.weight"),
-}
-"""Our matrices of a block, and those that they are joined from."""
-BLOCK = re.compile(r"layers\.(\d+)\.(.+)")
-OUR_BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.(.+)")
 
 _DIFFUSERS = {
     "x_embedder.": ("patch_embedder.proj.",),
@@ -92,10 +72,10 @@ def ours(original: str) -> str:
     """
     if original == PAD:
         return original
-    block, rest = _split(original)
-    for theirs, here in (_INNER if block else _OUTER).items():
-        if rest.startswith(theirs):
-            return (f"backbone.blocks.{block}." if block else "") + here + rest[len(theirs) :]
+    block, rest = split(original)
+    found = published.renamed(rest, _INNER if block else _OUTER)
+    if found is not None:
+        return (f"{published.OURS}.{block}." if block else "") + found
     raise CheckpointError(f"no tensor of a published Next-DiT is called '{original}'")
 
 
@@ -107,19 +87,18 @@ def original(name: str, imagenet: bool = False) -> str:
     """
     if name == PAD:
         return name
-    inner = OUR_BLOCK.fullmatch(name)
-    rest, table = (inner[2], _INNER) if inner else (name, _OUTER)
-    for theirs, here in table.items():
+    block, rest = published.split(name, published.OURS)
+    for theirs, here in (_INNER if block else _OUTER).items():
         of_imagenet = imagenet and here in ("attention_norm2.", "feed_norm2.")
         if rest.startswith(here) and (theirs in _OF_IMAGENET) == of_imagenet:
-            return (f"layers.{inner[1]}." if inner else "") + theirs + rest[len(here) :]
+            return (f"{BLOCKS}.{block}." if block else "") + theirs + rest[len(here) :]
     raise CheckpointError(f"'{name}' has no name in the published layout")
 
 
 def in_diffusers(name: str) -> tuple[str, ...]:
     """The names that a tensor of the original layout has in diffusers: two for the query and its norm."""
-    block, rest = _split(name)
-    front = f"layers.{block}." if block else ""
+    block, rest = split(name)
+    front = f"{BLOCKS}.{block}." if block else ""
     for begin, theirs in _DIFFUSERS.items():
         if rest.startswith(begin):
             return tuple(front + other + rest[len(begin) :] for other in theirs)
@@ -128,15 +107,15 @@ def in_diffusers(name: str) -> tuple[str, ...]:
 
 def current(name: str) -> str:
     """What diffusers calls a tensor by now that its older converter has named."""
-    block, rest = _split(name)
+    block, rest = split(name)
     rest = next((new + rest[len(old) :] for old, new in _OLDER.items() if _begins(rest, old, new)), rest)
-    return f"layers.{block}.{rest}" if block else rest
+    return f"{BLOCKS}.{block}.{rest}" if block else rest
 
 
 def from_diffusers(name: str) -> str:
     """The original name of a tensor that diffusers calls so; unknown names stay."""
-    block, rest = _split(name)
-    front = f"layers.{block}." if block else ""
+    block, rest = split(name)
+    front = f"{BLOCKS}.{block}." if block else ""
     for begin, theirs in _DIFFUSERS.items():
         for other in theirs:
             if rest.startswith(other):
@@ -149,7 +128,6 @@ def _begins(name: str, old: str, new: str) -> bool:
     return name.startswith(old) and not name.startswith(new)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """The number of a block and the rest of a name; an empty number outside the blocks."""
-    found = BLOCK.fullmatch(name)
-    return (found[1], found[2]) if found else ("", name)
+def split(name: str) -> tuple[str, str]:
+    """The number of a block and the rest of a published name; an empty number outside the blocks."""
+    return published.split(name, BLOCKS)

@@ -8,7 +8,7 @@ import torch
 
 from lumina_core.errors import CheckpointError
 from lumina_core.weights.pieces import Joined, Piece, Weights, read
-from lumina_image.published.names import BLOCK
+from lumina_image.published.names import split
 
 _COLUMNS = (
     "x_embedder.", "t_embedder.mlp.0.", "cap_embedder.1.", "final_layer.linear.", "final_layer.adaLN_modulation.1.",
@@ -46,8 +46,7 @@ def joined(parts: Sequence[Weights], where: str) -> Weights:
 
 
 def _one(name: str, pieces: Sequence[Piece], where: str) -> Piece:
-    block = BLOCK.fullmatch(name)
-    rest = block[2] if block else name
+    _, rest = split(name)
     if rest.startswith(_COLUMNS):
         return Joined(pieces)
     if rest in _ROWS:
