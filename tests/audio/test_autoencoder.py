@@ -8,6 +8,7 @@ from audio.sounds_made import chord
 from pydantic import ValidationError
 
 from lumina_audio.autoencoder import MelAutoencoder
+from lumina_audio.full_scale import within_full_scale
 from lumina_audio.vae_settings import VaeSettings
 from lumina_audio.vocoders.griffin_lim import GriffinLim
 from lumina_audio.vocoders.vocos import Vocos
@@ -31,6 +32,17 @@ def test_a_latent_frame_stands_for_512_samples():
     latent = part.encode(chord())
     assert latent.shape == (2, 8, 16)
     assert part.decode(latent).shape == (2, 1, 8192)
+
+
+def test_what_would_be_too_loud_is_softer_as_a_whole_and_the_rest_stays():
+    sounds = torch.tensor([[[0.5, -4.0, 2.0]], [[0.5, -0.25, 1.0]], [[0.0, 0.0, 0.0]]])
+    found = within_full_scale(sounds)
+    assert torch.equal(found, torch.tensor([[[0.125, -1.0, 0.5]], [[0.5, -0.25, 1.0]], [[0.0, 0.0, 0.0]]]))
+    part = autoencoder().eval().requires_grad_(False)
+    latent, vocoder = part.encode(chord()), part.vocoder
+    plain = part.decode(latent)
+    part.vocoder = lambda mel: 1000 * vocoder(mel)
+    assert torch.allclose(part.decode(latent), plain / plain.abs().amax(dim=(1, 2), keepdim=True), atol=1e-6)
 
 
 def test_training_brings_the_spectrogram_back_and_the_latent_to_unit_variance():

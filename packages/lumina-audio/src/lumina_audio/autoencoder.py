@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lumina_audio.full_scale import within_full_scale
 from lumina_audio.light_vae import LightSettings, LightVae
 from lumina_audio.matched import matched
 from lumina_audio.mel import Mel, MelSettings
@@ -79,9 +80,9 @@ class MelAutoencoder(nn.Module):
         return F.batch_norm(self.posterior(self.spectrogram(data))[0], self.mean, self.variance)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, channels, T) -> (B, 1, T * stride), not clamped."""
+        """(B, channels, T) -> (B, 1, T * stride) in [-1, 1]: what would be louder is softer as a whole."""
         mel = self.to_mel(latent)
-        return matched(self.vocoder(mel), mel, self.mel, self.config.matched)
+        return within_full_scale(matched(self.vocoder(mel), mel, self.mel, self.config.matched))
 
     def to_mel(self, latent: Tensor) -> Tensor:
         """(B, channels, T) of unit variance -> the natural log-mel spectrogram (B, bands, T * stride / hop)."""

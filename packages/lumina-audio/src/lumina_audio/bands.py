@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from lumina_audio.full_scale import within_full_scale
 from lumina_audio.mel import Mel, MelSettings
 from lumina_audio.vocoders.contract import Vocoder
 from lumina_core.config import Config as Settings
@@ -63,8 +64,10 @@ class Bands(torch.nn.Module):
         return (mel / self.config.mel.scale - self.config.centre) / self.config.spread
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, bands, T) -> (B, 1, T * stride), not clamped; an averaged spectrum stands still for its while."""
+        """(B, bands, T) -> (B, 1, T * stride) in [-1, 1]: what would be louder is softer as a whole.
+
+        An averaged spectrum stands still for its while.
+        """
         check_shape(latent, (None, self.channels, None), "a batch of spectrograms")
         latent = latent.repeat_interleave(self.config.frames, dim=-1)
-        sound: Tensor = self.vocoder((latent * self.config.spread + self.config.centre).clamp_max(LOUDEST))
-        return sound
+        return within_full_scale(self.vocoder((latent * self.config.spread + self.config.centre).clamp_max(LOUDEST)))
