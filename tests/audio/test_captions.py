@@ -9,9 +9,11 @@ from making import registry_of
 
 from lumina_audio.captions.bert import BertSizes, Tower
 from lumina_audio.captions.clap import ClapText
+from lumina_audio.captions.rules import structure
 from lumina_core.config import Use
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model import build
+from lumina_core.train.features import remembered
 
 transformers = pytest.importorskip("transformers")
 
@@ -126,6 +128,22 @@ def test_a_narrower_one_is_widened_by_weights_of_the_model(folders):
     pair = dual(folders, first={"bert": None, "source": str(folders["clap"]), "dtype": "float32"})
     assert pair.encode(["a cat"]).memory.shape == (1, 11, 16)
     assert {name for name, _ in pair.named_parameters()} == {"widen.0.weight", "widen.0.bias"}
+
+
+def test_the_two_are_asked_once_a_text_while_what_widens_them_learns(folders):
+    pair = dual(folders, first={"bert": None, "source": str(folders["clap"]), "dtype": "float32"})
+    texts, asked = ["a cat", "rain and wind", "a cat"], []
+    for one in pair._pair:
+        one.encode = lambda values, encode=one.encode: (asked.extend(values), encode(values))[1]
+    again = remembered({"caption": pair}, 10**6)["caption"]
+    with torch.no_grad():
+        plain, _ = pair.encode(texts), asked.clear()
+        for _ in range(2):
+            torch.testing.assert_close(again.encode(texts).memory, plain.memory)
+        assert sorted(asked) == sorted([*texts[:2], *map(structure, texts[:2])])
+        before = again.encode(["a cat"]).memory
+        pair.widen[0].bias.add_(1.0)
+        assert not torch.equal(again.encode(["a cat"]).memory, before)
 
 
 def test_other_words_other_weights_and_other_options_are_told_apart(folders):

@@ -82,7 +82,9 @@ class Conditioner(Protocol):
     """What the user says -> Condition. Owns its own silence.
 
     One that is slow to ask (a large pretrained network) says so by an attribute `costly = True`: frozen in a training,
-    it is asked once for each value. One that cuts long values may have `unread(value) -> str`: the end it cuts off.
+    it is asked once for each value. One that asks others and learns itself may have `exchanged(change) -> Conditioner`,
+    the same with `change(other)` in the place of each, so that these are asked once. One that cuts long values may
+    have `unread(value) -> str`: the end it cuts off.
     """
 
     memory_width: int

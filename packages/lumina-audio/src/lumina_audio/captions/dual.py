@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import Field
@@ -83,6 +84,12 @@ class DualText(nn.Module):
         for tensor in self.widen.state_dict().values():
             whole.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return whole.hexdigest()
+
+    def exchanged(self, change: Callable[[Conditioner], Conditioner]) -> DualText:
+        """The same with others in the place of the two; what widens them is shared, and learns on."""
+        other = copy.copy(self)
+        other._pair = tuple(map(change, self._pair))
+        return other
 
     def ready(self) -> None:
         """Look whether what both borrow is there."""

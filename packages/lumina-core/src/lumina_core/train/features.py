@@ -82,13 +82,35 @@ def remembered(
     """The conditioners of a run, those that are costly and frozen with a memory; they share `room` bytes.
 
     A conditioner says that it is costly by an attribute `costly = True`, for instance one that reads text with a large
-    pretrained network. The others are asked as ever: for a cheap one, reading a whole batch at once is the faster way.
+    pretrained network. One that is trained but asks such others (`exchanged`) asks them through their memories. The
+    rest are asked as ever: for a cheap one, reading a whole batch at once is the faster way.
     """
-    worth = {name for name, c in conditioners.items() if getattr(c, "costly", False) and _still(c)}
+    worth: list[Conditioner] = []
+
+    def counted(one: Conditioner) -> Conditioner:
+        worth.append(one)
+        return one
+
+    for conditioner in conditioners.values():
+        _through(conditioner, counted)
     return {
-        name: Remembered(c, room // len(worth), shelf if hasattr(c, "fingerprint") else None) if name in worth else c
+        name: _through(c, lambda one: Remembered(one, room // len(worth), _place(one, shelf)))
         for name, c in conditioners.items()
     }
+
+
+def _through(conditioner: Conditioner, change: Callable[[Conditioner], Conditioner]) -> Conditioner:
+    """A conditioner, or what it asks, exchanged where a memory is worth its room."""
+    if not getattr(conditioner, "costly", False):
+        return conditioner
+    if _still(conditioner):
+        return change(conditioner)
+    exchanged: Callable[..., Conditioner] | None = getattr(conditioner, "exchanged", None)
+    return conditioner if exchanged is None else exchanged(lambda one: _through(one, change))
+
+
+def _place(conditioner: Conditioner, shelf: Shelf | None) -> Shelf | None:
+    return shelf if hasattr(conditioner, "fingerprint") else None
 
 
 class _Unknown:
