@@ -41,7 +41,7 @@ from lumina_core.errors import ConfigError
         (("--sound", "cut.flac"), "cut.flac cannot be used as a sound: damaged or cut off"),
         (("--sound", "nan.wav"), "no numbers (NaN or infinite)"),
         (("--sound", "nowhere.wav"), "No such file"),
-        (("--sound", "."), "not a plain file"),
+        (("--sound", "."), "it is a folder; name a file in it"),
         (("--number", "pitch=60"), "does not hear a number called 'pitch'"),
         (("--number", "pitch"), "NAME=VALUE"),
         (("--negative", "<rain& never>"), "unknown tag 'never'; the tags are start, mid, end, all"),

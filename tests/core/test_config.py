@@ -48,6 +48,15 @@ def test_a_wrong_value_is_named_with_its_place_and_what_was_wanted(values, messa
     assert said(values).startswith(message)
 
 
+def test_a_missing_key_is_told_with_what_it_is_and_a_name_of_two_kinds_once():
+    class Described(Config):
+        source: str = Field(description="folder of the weights")
+
+    with pytest.raises(ConfigError, match=r"^here: the key 'source' is missing: folder of the weights$"):
+        Described.read({}, "here")
+    assert nearest("zzz", ["b", "a", "b"]) == "; known: a, b"
+
+
 def test_a_value_that_the_reason_names_is_not_repeated():
     class Named(Config):
         file: str

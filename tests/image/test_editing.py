@@ -195,7 +195,7 @@ def test_the_command_takes_files_and_writes_down_what_it_took(ask, tmp_path):
         (("--image", "photo.png", "--mask", "small.png"), "the mask is 16x16 pixels and the image 32x32"),
         (("--image", "damaged.png"), "cannot be used"),
         (("--image", "text.png"), "not a picture in a known format"),
-        (("--image", "bomb.png"), "cannot be used: too large: more than 64000000 pixels"),
+        (("--image", "bomb.png"), "cannot be used as a picture: too large: more than 64000000 pixels"),
         (("--image", "nowhere.png"), "No such file"),
         (("--image", "."), "folder"),
         (("--image", "pipe.png"), "not a plain file"),

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 from torch import Tensor
 
 from lumina_audio.sounds import MOST_CHANNELS, RATES, SoundError, check_header, read_sound, resampled
+from lumina_core.sources.once import read_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,26 +93,13 @@ HeardSound = Annotated[InstanceOf[Heard], BeforeValidator(heard), PlainSerialize
 """The type of a request's field; in a record it is a name and a digest."""
 
 
-def _from_file(path: Path) -> Heard:
-    try:
-        stamp = path.stat()
-        return _file(path, stamp.st_mtime_ns, stamp.st_size)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except SoundError as error:
-        raise ValueError(f"{path} cannot be used as a sound: {error}") from error
-
-
-@lru_cache(maxsize=4)
-def _file(path: Path, changed: int, size: int) -> Heard:
-    # a file of prompts asks for the same sound again and again
-    return _read(path, path.name)
-
-
 def _read(held: Path | bytes, name: str = "") -> Heard:
     rate = check_header(held).rate
     sound = read_sound(held, rate)
     return Heard(sound.waveform, rate, name, sound.notes)
+
+
+_from_file = read_once(lambda path: _read(path, path.name), "a sound")
 
 
 def _checked(waveform: Tensor, rate: int | None) -> Heard:

@@ -77,7 +77,7 @@ def named(text: str) -> Use:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint that ends an error message: the nearest known word, or all of them, or nothing where none is known."""
-    choices = sorted(known)
+    choices = sorted(set(known))
     return near(word, choices) or (f"; known: {', '.join(choices)}" if choices else "")
 
 
@@ -149,7 +149,10 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), _keys_at(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
-        return f"the key '{place}' is missing"
+        # one at the top has a description to tell; further down the path leads through lists and choices
+        field = model.model_fields.get(place)
+        what = "" if field is None or not field.description else f": {field.description}"
+        return f"the key '{place}' is missing{what}"
     said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list, such as [0, 0.5, 1]")
     # what is wrong with several values together says itself which, and a file is told of by its name
     told = first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
+from lumina_core.sources.once import read_once
 from lumina_image.pictures import PictureError, on_white, read_picture
 
 MAX_PIXELS = 64_000_000
@@ -77,24 +77,7 @@ Picture = Annotated[InstanceOf[Shown], BeforeValidator(shown), PlainSerializer(S
 """The type of a request's field; in a record it is a name and a digest."""
 
 
-def _from_file(path: Path) -> Shown:
-    try:
-        stamp = path.stat()
-        return _read(path, stamp.st_mtime_ns, stamp.st_size)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except PictureError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
-
-
-@lru_cache(maxsize=4)
-def _read(path: Path, changed: int, size: int) -> Shown:
-    # a file of prompts asks for the same picture again and again
-    if path.is_dir():
-        raise PictureError("it is a folder; name a file in it")
-    if not path.is_file():  # what feeds a pipe may never come
-        raise PictureError("not a plain file")
-    return Shown(read_picture(path, MAX_PIXELS), path.name)
+_from_file = read_once(lambda path: Shown(read_picture(path, MAX_PIXELS), path.name), "a picture")
 
 
 def _array(value: torch.Tensor) -> Any:
