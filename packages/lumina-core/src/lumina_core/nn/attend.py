@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lumina_core.nn.linear import overwriting
+
 BACKENDS = ("auto", "fused", "matmul")
 SHORT = 512
 """Keys up to which plain products train faster on a CPU than the fused kernel, whose backward pass is slow there."""
+ROWS = 512
+"""Rows of a block of `_by_blocks`: its scores stay near the processor."""
 
 
 def attend(
@@ -31,6 +35,8 @@ def attend(
     if backend == "auto":
         training = torch.is_grad_enabled() and q.requires_grad
         backend = "matmul" if training and q.device.type == "cpu" and k.shape[2] <= SHORT else "fused"
+        if overwriting(q) and q.dtype == k.dtype == torch.bfloat16 and q.shape[1] > k.shape[1]:
+            return _by_blocks(q, k, v, mask, scale)
     if backend == "fused":
         shared = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=shared)
@@ -47,6 +53,28 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: fl
     mixed = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
     apart: Tensor = mixed.unflatten(2, (heads // shared, q.shape[2]))
     return apart.flatten(1, 2)
+
+
+def _by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Plain products over some queries at a time, without gradients.
+
+    Of bfloat16, whose products are twice as quick there, a CPU does this in two thirds of the fused kernel's time where
+    several query heads share their keys. Scores are rounded to bfloat16, as in any attention by plain products.
+    """
+    heads, shared, length = q.shape[1], k.shape[1], q.shape[2]
+    step = max(1, ROWS * shared // heads)
+    grouped, keys = q.unflatten(1, (shared, heads // shared)), (k * scale).transpose(-1, -2)
+    # tokens before heads, as what follows wants them
+    mixed = q.new_empty(q.shape[0], length, heads, v.shape[3])
+    apart = mixed.transpose(1, 2).unflatten(1, (shared, heads // shared))
+    for start in range(0, length, step):
+        block = grouped[:, :, :, start : start + step]
+        scores = block.flatten(2, 3) @ keys
+        if mask is not None:
+            scores = scores.masked_fill_(~mask, float("-inf")) if mask.dtype == torch.bool else scores.add_(mask)
+        read = scores.softmax(dim=-1) @ v
+        apart[:, :, :, start : start + step] = read.unflatten(2, (heads // shared, -1))
+    return mixed.transpose(1, 2)
 
 
 def proportional(length: float | Tensor, trained: int, head_width: int) -> float | Tensor:

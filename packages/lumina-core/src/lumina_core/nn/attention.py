@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lumina_core.nn.attend import attend
 from lumina_core.nn.context_drop import Pooling
-from lumina_core.nn.linear import Linear, linear
+from lumina_core.nn.linear import Linear, bare, linear, overwriting
 from lumina_core.nn.rotary import Turn, rotate
 
 
@@ -98,18 +98,35 @@ class Attention(nn.Module):
         """
         usual = self.head_width**-0.5
         if pooling is None:
-            q, k, v = self.qkv(x).split(self._sizes(), dim=-1)
+            q, k, v = self._projected(x)
             k = self._turned(self.k_norm(k), by)
         else:
             q, k, v = self._pooled(x, pooling)
             mask, scale = pooling.pool.bias, pooling.scale
-        q = rotate(self.q_norm(q).unflatten(-1, (self.heads, -1)), by).transpose(1, 2)
+        q = rotate(self.q_norm(q).unflatten(-1, (self.heads, -1)), by, self._own).transpose(1, 2)
         mixed = attend(q, k, self._split(v), mask, usual if scale is None else scale, self.backend)
         if memory is not None:
             read = self._read(q, memory, usual)
-            mixed = mixed + read * self.gate.tanh()[:, None, None].to(read.dtype)
+            gate = self.gate.tanh()[:, None, None].to(read.dtype)
+            mixed = mixed.addcmul_(read, gate) if overwriting(mixed) else mixed + read * gate
         answer: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return answer
+
+    @property
+    def _own(self) -> bool:
+        """Whether normalised queries are nobody else's."""
+        return isinstance(self.q_norm, nn.LayerNorm) and not self.q_norm._forward_hooks
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, side by side."""
+        sizes = self._sizes()
+        if overwriting(x) and bare(self.qkv):
+            # queries that lie by themselves need no copy before they are normalised
+            weights = self.qkv.weight.split((sizes[0], sizes[1] + sizes[2]))
+            k, v = linear(x, weights[1]).split(sizes[1:], dim=-1)
+            return linear(x, weights[0]), k, v
+        q, k, v = self.qkv(x).split(sizes, dim=-1)
+        return q, k, v
 
     def _sizes(self) -> tuple[int, int, int]:
         shared = self.kv_heads * self.head_width

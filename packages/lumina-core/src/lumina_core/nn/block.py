@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lumina_core.nn.attention import Attention, Memory
 from lumina_core.nn.context_drop import Pooling
-from lumina_core.nn.linear import Linear, gated, quicker
+from lumina_core.nn.linear import Linear, bare, gated, overwriting, quicker
 from lumina_core.nn.rotary import Turn
 
 
@@ -24,17 +24,34 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, by: Tensor | float = 1.0) -> Tensor:
         """(..., width) -> (..., width), times `by`, a number or one that broadcasts to it."""
-        if x.dtype == torch.float32 and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            return self._in_two_passes(x, by)
+        if overwriting(x):
+            factor, normed = self._factor(x, by), self._normed(x)
+            return normed * factor if isinstance(factor, Tensor) and factor.dtype != x.dtype else normed.mul_(factor)
         if x.dtype == torch.float32:
             return F.rms_norm(x, (self.width,), self.weight, self.eps) * by
         normed = F.rms_norm(x.float(), (self.width,), None, self.eps).to(x.dtype)
         return (normed if self.weight is None else normed * self.weight.to(x.dtype)) * by
 
-    def _in_two_passes(self, x: Tensor, by: Tensor | float) -> Tensor:
-        # eager F.rms_norm goes over x five times on a CPU; here weight and `by` are one vector before they meet x
-        rate: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square().div(self.width).add(self.eps).rsqrt()
-        return (x * rate).mul_(by if self.weight is None else self.weight * by)
+    def onto(self, x: Tensor, made: Tensor, by: Tensor | float = 1.0) -> Tensor:
+        """x + what `forward` answers to `made`; all (..., width)."""
+        if self.weight is None or self._forward_hooks or not overwriting(x):
+            plain: Tensor = x + self(made, by)
+            return plain
+        factor, normed = self.weight.to(x.dtype) * by, self._normed(made)
+        if not factor.dtype == normed.dtype == x.dtype:
+            return x + normed * factor
+        torch.addcmul(x, normed, factor, out=normed)
+        return normed
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """Without the weight, in memory of its own: eager F.rms_norm goes over x five times on a CPU, this twice."""
+        wide = x.float()
+        rate = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square().div(self.width).add(self.eps).rsqrt()
+        return wide * rate if wide is x else wide.mul_(rate).to(x.dtype)
+
+    def _factor(self, x: Tensor, by: Tensor | float) -> Tensor | float:
+        # weight and `by` are one vector before they meet x
+        return by if self.weight is None else self.weight.to(x.dtype) * by
 
 
 class FeedForward(nn.Module):
@@ -47,8 +64,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        # whoever watches the layer by a hook wants it called
-        if type(self.up) is Linear and not self.up._forward_hooks and quicker(x, self.up.weight):
+        if bare(self.up) and quicker(x, self.up.weight):
             gate, up = self.up.weight.chunk(2)
             inner = gated(x, gate, up)
         else:
@@ -123,9 +139,8 @@ class Block(Branches):
         """x (B, N, width), modulation (B, A) already through SiLU, or None -> (B, N, width)."""
         scale_a, gate_a, scale_f, gate_f = self._modulated(modulation)
         read = self.attention(self.attention_norm1(x, scale_a), turned, mask, memory, scale, pooling)
-        x = x + self.attention_norm2(read, gate_a)
-        fed: Tensor = self.feed_norm2(self.feed(self.feed_norm1(x, scale_f)), gate_f)
-        return x + fed
+        x = self.attention_norm2.onto(x, read, gate_a)
+        return self.feed_norm2.onto(x, self.feed(self.feed_norm1(x, scale_f)), gate_f)
 
     def entering(self, x: Tensor, modulation: Tensor | None) -> Tensor:
         """What attention is handed of x (B, N, width), for who wants to know how much it has changed."""

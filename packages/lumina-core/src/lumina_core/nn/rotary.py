@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lumina_core.errors import ConfigError
+from lumina_core.nn.linear import overwriting
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,11 @@ class Turn:
 
     cos: Tensor
     sin: Tensor
+
+    @cached_property
+    def waves(self) -> Tensor:
+        """cos + i sin."""
+        return torch.complex(self.cos, self.sin)
 
 
 def frequencies(axes: Sequence[int], base: float = 10000.0, device: torch.device | None = None) -> tuple[Tensor, ...]:
@@ -61,20 +68,28 @@ def turn(positions: Tensor, per_axis: Sequence[Tensor], layout: str) -> Turn:
     return Turn(joined.cos().float(), joined.sin().float())
 
 
-def rotate(x: Tensor, by: Turn) -> Tensor:
-    """Turn each adjacent pair of channels of x (B, N, heads, head width); float32 inside, x's dtype outside."""
+def rotate(x: Tensor, by: Turn, own: bool = False) -> Tensor:
+    """Turn each adjacent pair of channels of x (B, N, heads, head width); float32 inside, x's dtype outside.
+
+    Args:
+        own: x is needed by nobody else and may be written over.
+    """
     if x.device.type == "cpu":
         # the same numbers by the way that is quickest there: compilers know no complex numbers
-        return _by_swapping(x, by) if torch.compiler.is_compiling() else _by_complex(x, by)
+        return _by_swapping(x, by) if torch.compiler.is_compiling() else _by_complex(x, by, own)
     pairs = x.float().unflatten(-1, (-1, 2))
     real, imaginary = pairs[..., 0], pairs[..., 1]
     both = (real * by.cos - imaginary * by.sin, real * by.sin + imaginary * by.cos)
     return torch.stack(both, dim=-1).flatten(-2).to(x.dtype)
 
 
-def _by_complex(x: Tensor, by: Turn) -> Tensor:
-    pairs = x.float().unflatten(-1, (-1, 2))
-    turned = torch.view_as_complex(pairs.contiguous()) * torch.complex(by.cos, by.sin)
+def _by_complex(x: Tensor, by: Turn, own: bool) -> Tensor:
+    wide = x.float().contiguous()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    if overwriting(x):
+        turned = pairs.mul_(by.waves) if own or wide is not x else pairs * by.waves
+    else:
+        turned = pairs * torch.complex(by.cos, by.sin)
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
