@@ -71,13 +71,6 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-def test_a_run_into_a_file_is_refused_at_once(tmp_path):
-    (tmp_path / "run").write_text("mine")
-    with pytest.raises(ConfigError, match="run is a file; a run needs a folder"):
-        run(tmp_path / "run")
-    assert (tmp_path / "run").read_text() == "mine"
-
-
 def test_a_run_that_was_killed_goes_on_with_the_same_numbers(tmp_path, unbroken):
     out = tmp_path / "run"
     started = process(out, TOY_DELAY="0.02")
@@ -177,8 +170,11 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(tmp_path, monkeypatc
 
 def test_an_output_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(LuminaError, match=r"the run in .*file stopped"):
+    with pytest.raises(ConfigError, match="file is a file; a run needs a folder"):
         run(tmp_path / "file")
+    with pytest.raises(LuminaError, match=r"the run in .*within stopped"):
+        run(tmp_path / "file" / "within")
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_nan_stops_the_run_and_overwrites_nothing(tmp_path, monkeypatch):
