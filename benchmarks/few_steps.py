@@ -1,9 +1,13 @@
-"""Which solver on which grid comes nearest to a fine reference, at the same number of evaluations.
+"""Which solver on which grid comes nearest to a fine reference, at the same number of evaluations, and what it finds.
 
-    python benchmarks/few_steps.py [--model MODEL] [--evaluations 5 10 20 40] [--json FILE] [--plot FILE] [--quick]
+    python benchmarks/few_steps.py [--seed N] [--count 16] [--evaluations 5 10 20 40] [--guidance G] [--model MODEL]
+        [--json FILE] [--plot FILE] [--quick]
 
-The reference is midpoint with 200 even steps (400 evaluations). The error of a way is the root mean square difference
-of its pictures to the reference's, same prompts, same seeds, the model's own guidance; `fitted` is fitted here first.
+Names are drawn by the seed from what the model learnt from. The reference is midpoint with 200 even steps (400
+evaluations). The error of a way is the root mean square difference of its pictures to the reference's, same names, same
+noises, the model's own guidance unless another is given; `found` is the share of its pictures whose nearest real one is
+the one that was asked for. `fitted` is the grid in the model's folder, `sharpness` one that is fitted here, on other
+names, as `lumina grid --fit MODEL --by sharpness` does.
 """
 
 from __future__ import annotations
@@ -11,51 +15,96 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lumina_core.evaluate.exam import drawn, languages_of, population, seeds, split_of
+from lumina_core.evaluate.subject import named_metrics, recipe_exam
+from lumina_core.judging import Case, Exam, Judged
+from lumina_core.request import Request
 from lumina_core.sampling.fit import fit_grid
 from lumina_core.session import Session, open_model
 
 SOLVERS = ("euler", "midpoint", "heun", "adams", "dpmpp", "rk4")
 GRIDS = (
     "uniform", "shift:shift=2", "shift:shift=4", "sigmoid", "sigmoid:reading=coarse_ends", "sigmoid:alpha=3,beta=6",
-    "fitted",
+    "sharpness", "fitted",
 )  # fmt: skip
+OTHERS = 999
+"""Added to the seed for the names that the sharpness is measured on."""
 
 
-def pictures(session: Session, prompts: Sequence[str], way: dict[str, Any]) -> tuple[Tensor, int]:
-    answers = session.ask_all([session.request(prompt=prompt, seed=k, **way) for k, prompt in enumerate(prompts)])
-    return torch.stack([answer.data for answer in answers]), answers[0].record["evaluations"]
+@dataclass(frozen=True)
+class Names:
+    """What is asked in every way, and how it is judged."""
+
+    session: Session
+    exam: Exam
+    cases: Sequence[Case]
+    noises: Sequence[int]
+    settings: dict[str, Any]
+
+    def requests(self, **way: Any) -> list[Request]:
+        task: Any = self.session.model.task
+        pairs = zip(self.cases, self.noises, strict=True)
+        return [self.session.request(**{**task.asked(c.said), **self.settings, **way, "seed": n}) for c, n in pairs]
+
+    def pictures(self, **way: Any) -> tuple[Tensor, int]:
+        answers = self.session.ask_all(self.requests(**way))
+        return torch.stack([answer.data for answer in answers]), answers[0].record["evaluations"]
 
 
-def measured(session: Session, prompts: Sequence[str], budgets: Sequence[int], fine: int) -> list[dict[str, Any]]:
-    reference, _ = pictures(session, prompts, {"solver": "midpoint", "steps": fine, "grid": "uniform"})
-    knots = fit_grid(
-        session.model, session.registry, [session.request(prompt=p, seed=100 + k) for k, p in enumerate(prompts)]
-    )
-    rows = []
+class Finder:
+    """The share of pictures whose nearest real one is the right one."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.metric = named_metrics(["image.retrieval"], (), names.session.registry)["image.retrieval"]
+        exam = names.exam
+        self.real = torch.cat([self.metric.features([exam.reference(k)]) for k in range(len(exam))])
+        self.population = population(exam, split_of(exam, None))
+
+    def __call__(self, pictures: Tensor) -> float:
+        made = self.metric.features(list(pictures))
+        found = self.metric.figures(Judged(made, self.real, self.names.cases, self.population))["top1"]
+        return float(torch.as_tensor(found).mean())
+
+
+def names_of(session: Session, count: int, seed: int, settings: dict[str, Any]) -> Names:
+    exam = recipe_exam(session.model.recipe, session.registry, session.model)
+    cases = drawn(exam, split_of(exam, None), languages_of(exam, ()), count, seed)
+    return Names(session, exam, cases, seeds(len(cases), 1, 1, seed), settings)
+
+
+def measured(names: Names, others: Names, budgets: Sequence[int], fine: int) -> Iterator[dict[str, Any]]:
+    finder = Finder(names)
+    reference, asked = names.pictures(solver="midpoint", steps=fine, grid="uniform")
+    yield {"solver": "midpoint", "grid": "reference", "evaluations": asked, "error": 0.0, "found": finder(reference)}
+    session = names.session
+    said = {"sharpness": f"fitted:values={list(fit_grid(session.model, session.registry, others.requests()))}"}
+    grids = [grid for grid in GRIDS if grid != "fitted" or session.model.recipe.sampling.fitted]
     for budget in budgets:
         for solver in SOLVERS:
             if solver == "rk4" and budget < 4:
                 continue
-            for grid in GRIDS:
-                said = f"fitted:values={list(knots)}" if grid == "fitted" else grid
-                found, asked = pictures(session, prompts, {"solver": solver, "evaluations": budget, "grid": said})
-                error = float((found - reference).square().mean().sqrt())
-                rows.append({"solver": solver, "grid": grid, "budget": budget, "evaluations": asked, "error": error})
-    return rows
+            for grid in grids:
+                made, asked = names.pictures(solver=solver, evaluations=budget, grid=said.get(grid, grid))
+                error = float((made - reference).square().mean().sqrt())
+                row = {"solver": solver, "grid": grid, "budget": budget, "evaluations": asked}
+                yield {**row, "error": error, "found": finder(made)}
 
 
-def table(rows: Sequence[dict[str, Any]], budget: int) -> str:
-    lines = [f"{budget} evaluations" + "".join(f"{solver:>10}" for solver in SOLVERS)]
+def table(rows: Sequence[dict[str, Any]], budget: int, figure: str) -> str:
+    lines = [f"| {figure}, {budget} evaluations | " + " | ".join(SOLVERS) + " |", "|---" * (1 + len(SOLVERS)) + "|"]
     for grid in GRIDS:
-        errors = {row["solver"]: row["error"] for row in rows if row["grid"] == grid and row["budget"] == budget}
-        lines.append(f"  {grid:26}" + "".join(f"{errors.get(solver, float('nan')):10.4f}" for solver in SOLVERS))
+        cells = {row["solver"]: row[figure] for row in rows if row["grid"] == grid and row.get("budget") == budget}
+        if cells:
+            lines.append(f"| {grid} | " + " | ".join(f"{cells.get(name, float('nan')):.3f}" for name in SOLVERS) + " |")
     return "\n".join(lines)
 
 
@@ -65,35 +114,52 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, len(GRIDS), figsize=(3.2 * len(GRIDS), 3), sharey=True, squeeze=False)
-    for panel, grid in zip(panels[0], GRIDS, strict=True):
-        for solver in SOLVERS:
-            own = [row for row in rows if row["grid"] == grid and row["solver"] == solver]
-            panel.plot([row["evaluations"] for row in own], [row["error"] for row in own], marker=".", label=solver)
-        panel.set(title=grid, xlabel="evaluations", yscale="log")
+    figure, panels = plt.subplots(2, len(GRIDS), figsize=(2.8 * len(GRIDS), 5.6), sharex=True, sharey="row")
+    for column, grid in zip(panels.T, GRIDS, strict=True):
+        for panel, what in zip(column, ("error", "found"), strict=True):
+            for solver in SOLVERS:
+                own = [row for row in rows if row["grid"] == grid and row["solver"] == solver]
+                panel.plot([row["evaluations"] for row in own], [row[what] for row in own], marker=".", label=solver)
+            panel.grid(alpha=0.3)
+        column[0].set(title=grid.replace("sigmoid:", "sigmoid\n"), yscale="log")
+        column[1].set(xlabel="evaluations", ylim=(-0.03, 1.03))
     panels[0][0].set(ylabel="error to the reference")
+    panels[1][0].set(ylabel="found again")
     panels[0][-1].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=110)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
+    )
+    parser.add_argument("--model", help="model folder or name [default: built in]")
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--count", type=int, default=16, help="names [default: 16]")
+    parser.add_argument("--seed", type=int, default=0, help="of the names and the noises [default: 0]")
+    parser.add_argument("--guidance", type=float, help="[default: the model's own]")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="fewer names, budgets and reference steps: a minute")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="solver x grid beside a fine reference")
-    parser.add_argument("--model", help="model folder or name [default: built in]")
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 40])
-    parser.add_argument("--count", type=int, default=16, help="prompts, from the recipe's samples")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="fewer prompts, budgets and reference steps: a minute")
-    asked = parser.parse_args()
+    asked = arguments()
     session = open_model(asked.model)
-    samples = [sample["prompt"] for sample in session.model.recipe.training.samples]
-    count, budgets, fine = (4, [10], 50) if asked.quick else (asked.count, asked.evaluations, 200)
+    count, budgets, fine = (4, [10], 100) if asked.quick else (asked.count, asked.evaluations, 200)
+    settings = {} if asked.guidance is None else {"guidance": asked.guidance}
     began = time.perf_counter()
-    rows = measured(session, [samples[k % len(samples)] for k in range(count)], budgets, fine)
-    print("\n\n".join(table(rows, budget) for budget in budgets))
-    told = {"model": str(asked.model or "built in"), "prompts": count, "reference_steps": fine, "rows": rows}
-    print(f"{count} prompts, reference of {fine} midpoint steps, {time.perf_counter() - began:.0f} s")
+    names, others = (names_of(session, n, asked.seed + k, settings) for n, k in ((count, 0), (8, OTHERS)))
+    rows = list(measured(names, others, budgets, fine))
+    print("\n\n".join(table(rows, budget, figure) for budget in budgets for figure in ("error", "found")))
+    seconds = time.perf_counter() - began
+    print(f"{count} names by seed {asked.seed}, reference of {fine} midpoint steps, {seconds:.0f} s")
+    told = {
+        "model": str(asked.model or "built in"), "names": count, "seed": asked.seed, "guidance": asked.guidance,
+        "reference_steps": fine, "rows": rows,
+    }  # fmt: skip
     if asked.json:
         asked.json.write_text(json.dumps(told, indent=1) + "\n")
     if asked.plot:

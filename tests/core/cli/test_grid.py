@@ -78,6 +78,53 @@ def test_a_fitted_grid_is_kept_in_the_folder_and_used_when_asked(own):
     assert float((found.data - even.data).abs().max()) > 0
 
 
+@pytest.fixture
+def words(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("red cat\nblue dog\n\ngreen house\nyellow moon\n", encoding="utf-8")
+    return path
+
+
+def test_a_grid_fitted_for_least_error_is_kept_used_and_told_of_by_words_that_it_was_not_fitted_to(
+    lumina, toy, own, words
+):
+    done = lumina("grid", "--fit", own, "--requests", words, "--evaluations", 6, "--json")
+    values = json.loads((own / "config.json").read_text())["recipe"]["sampling"]["fitted"]
+    assert done.status == 0 and (values[0], values[-1]) == (0, 1) and values == sorted(set(values))
+    assert "fitted to 2 requests for core.midpoint" in done.err
+    assert done.err.count(" steps: ") == 2 and json.loads(done.out)["values"][::10] == [0, 1]
+    session = opened(own)
+    asked = {grid: session.ask(word="red cat", grid=grid, evaluations=6)[0] for grid in ("fitted", "uniform")}
+    assert float((asked["fitted"].data - asked["uniform"].data).abs().max()) > 0
+
+
+def test_the_quick_way_is_still_there_and_either_says_beforehand_what_it_takes(lumina, toy, own, words):
+    before = (own / "config.json").read_bytes()
+    asked = ["grid", "--fit", own, "--requests", words]
+    tried = lumina(*asked, "--dry-run")
+    assert (tried.status, tried.out) == (0, "") and "evaluations of a batch of 2" in tried.err
+    assert (own / "config.json").read_bytes() == before
+    quick = lumina(*asked, "--by", "sharpness", "--json")
+    assert quick.status == 0 and "64 evaluations of a batch of 4" in quick.err
+    assert (own / "config.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --requests FILE"),
+        (["--requests", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--requests", "{words}", "--count", 1], "two or more, got 1"),
+        (["--requests", "{words}", "--evaluations", 3], "one step of core.midpoint"),
+        (["--requests", "{words}", "--solver", "sde"], "draws noise"),
+        (["--requests", "{words}", "--solver", "dopri5"], "chooses its own steps"),
+    ],
+)
+def test_what_a_grid_cannot_be_fitted_to_is_one_clear_line(lumina, toy, own, words, arguments, message):
+    done = lumina("grid", "--fit", own, *(str(one).format(words=words) for one in arguments))
+    assert done.status == 2 and message in done.err and len(done.err.strip().splitlines()) == 1
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(CheckpointError):
         keep_grid(tmp_path, (0.0, 1.0))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumina_core.errors import ConfigError
-from lumina_core.flow.grids import FittedGrid, SigmoidGrid, fitted_times
+from lumina_core.flow.grids import FittedGrid, SigmoidGrid, fitted_times, smooth_times
 from lumina_core.flow.times import equal_steps
 
 PAPER = [0, 0.021, 0.058, 0.118, 0.211, 0.337, 0.487, 0.878, 0.982, 0.998, 1]
@@ -80,3 +80,15 @@ def test_a_measurement_that_is_none_is_refused(measured):
 def test_more_steps_of_a_fitted_grid_pass_through_the_times_of_fewer():
     grid = fitted(fitted_times([1.0, 5.0, 2.0, 0.1]))
     assert torch.equal(grid(32)[::2], grid(16))
+
+
+@given(st.lists(st.floats(1e-3, 1), min_size=1, max_size=12), st.integers(1, 8))
+def test_a_smoother_grid_rises_through_the_times_that_it_was_given(steps, parts):
+    times = torch.tensor([0.0, *steps], dtype=torch.float64).cumsum(0)
+    times = times / times[-1]
+    finer = smooth_times(times, parts)
+    assert finer[::parts].tolist() == times.tolist() and bool((finer.diff() > 0).all())
+
+
+def test_equal_steps_stay_equal_when_they_are_cut():
+    assert smooth_times(equal_steps(5), 4).tolist() == pytest.approx(equal_steps(20).tolist(), abs=1e-12)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from lumina_core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 WIDTH, SIDE = 64, 320
+BY = "error: least for a solver and a budget; sharpness: quicker, short steps where it turns.  [default: error]"
+REQUESTS = "What to ask it while fitting, one a line.  [default: drawn from what the model learnt from]"
 
 
 @click.command(epilog="Example:  lumina grid --times sigmoid --steps 10 --plot grid.svg")
@@ -24,15 +23,30 @@ WIDTH, SIDE = 64, 320
 @click.option("--steps", type=click.IntRange(1, 1000), metavar="N", help="How many steps.  [default: 10]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw it there too.")
 @click.option("--fit", metavar="MODEL", help="Fit one to this model folder and keep it there, for --grid fitted.")
-@click.option("--count", type=click.IntRange(1, 256), default=8, metavar="N", help="Ways to measure.  [default: 8]")
+@click.option("--by", type=click.Choice(["error", "sharpness"]), help=BY)
+@click.option("--solver", metavar="NAME", help="Fit for this solver.  [default: the model's own]")
+@click.option("--evaluations", type=click.IntRange(1, 1000), metavar="N", help="Fit for this budget.  [default: 10]")
+@click.option(
+    "--guidance", type=click.FloatRange(0, 100), metavar="X", help="While fitting.  [default: the model's own]"
+)
+@click.option("--requests", type=click.Path(path_type=Path), metavar="FILE", help=REQUESTS)
+@click.option("--count", type=click.IntRange(1, 4096), metavar="N", help="So many of them.  [default: 32, or 8]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**20), metavar="N", help="Of what is drawn, and the noise.  [default: 0]"
+)
+@click.option("--device", metavar="NAME", help="cpu, cuda, mps ...  [default: cpu]")
+@click.option("--dry-run", is_flag=True, help="Say how often the model would be asked, and ask it nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def grid(times: str | None, steps: int | None, plot: Path | None, fit: str | None, count: int, as_json: bool) -> None:
+def grid(times: str | None, steps: int | None, plot: Path | None, as_json: bool, **fitting: Any) -> None:
     """Print and draw a grid of times between noise (0) and data (1)."""
-    if times is not None and fit is not None:
+    if times is not None and fitting["fit"] is not None:
         raise click.UsageError("give either --times or --fit")
     if plot is not None and plot.suffix.lower() != ".svg":
         raise click.UsageError(f"--plot draws SVG; name the file {plot.with_suffix('.svg').name}")
-    name, values = _fitted(fit, count, steps) if fit is not None else _asked(times or "uniform", steps)
+    found = _asked(times or "uniform", steps) if fitting["fit"] is None else _fitted(fitting, steps)
+    if found is None:
+        return
+    name, values = found
     if plot is not None:
         _drawn(values, name, plot)
     if as_json:
@@ -54,28 +68,14 @@ def _asked(said: str, steps: int | None) -> tuple[str, list[float]]:
     return named(said).use, made(steps or own or 10).tolist()
 
 
-def _fitted(model: str, count: int, steps: int | None) -> tuple[str, list[float]]:
+def _fitted(fitting: dict[str, Any], steps: int | None) -> tuple[str, list[float]] | None:
+    from lumina_core.cli.grid_fit import Asked, fitted
     from lumina_core.flow.grids import FittedGrid
-    from lumina_core.sampling.fit import fit_grid, keep_grid
-    from lumina_core.session import open_model
 
-    session = open_model(model)
-    values = fit_grid(session.model, session.registry, _requests(session, count))
-    if (Path(model) / "config.json").is_file():
-        keep_grid(Path(model), values)
-        click.echo(f"kept in {Path(model) / 'config.json'}; use it with --grid fitted", err=True)
-    else:
-        click.echo("Note: this is no model folder of your own, so nothing was written", err=True)
-    return "fitted", FittedGrid(FittedGrid.Config(values=values))(steps or 10).tolist()
-
-
-def _requests(session: Any, count: int) -> Sequence[Any]:
-    """What the model's recipe asks for its samples; so many of it, each with a seed of its own."""
-    samples = session.model.recipe.training.samples
-    if not samples:
-        raise ConfigError("this model's recipe names no training.samples, so nobody knows what to ask it")
-    asked = [{**samples[k % len(samples)], "seed": k, "count": 1} for k in range(count)]
-    return [session.request(**one) for one in asked]
+    usual = {"by": "error", "seed": 0, "device": "cpu"}
+    told = {key: value for key, value in fitting.items() if value is not None}
+    values = fitted(Asked(**{**dict.fromkeys(fitting), **usual, **told}))
+    return None if values is None else ("fitted", FittedGrid(FittedGrid.Config(values=values))(steps or 10).tolist())
 
 
 def _lines(values: list[float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Grids of times that are not even: the sigmoid family of the paper, and one that is fitted to a model."""
+"""Grids of times that are not even: the sigmoid family of the paper, and those that are fitted to a model."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class SigmoidGrid:
 
 
 class FittedGrid:
-    """Steps that are short where the model's velocity was measured to turn quickly (SharpEuler, arXiv 2605.11547)."""
+    """Times that were fitted to a model: to its sharpness (arXiv 2605.11547), or for the least error of a solver."""
 
     class Config(Settings):
-        """What was measured."""
+        """What was found."""
 
         values: tuple[float, ...] = Field(
             (), description="times at equal shares of the steps; the model's, where it has any"
@@ -107,3 +107,30 @@ def fitted_times(sharpness: Sequence[float], power: float = 0.5, floor: float = 
     times = torch.lerp(edges[right - 1], edges[right], share)
     times[0], times[-1] = 0.0, 1.0
     return tuple(round(value, 6) for value in checked(times).tolist())
+
+
+def smooth_times(times: Tensor, parts: int) -> Tensor:
+    """Every step of a grid cut into `parts`, along a curve through its times that rises as they do.
+
+    The curve is of cubic pieces; its slope at a time is the harmonic mean of the steps before and after it (Fritsch and
+    Butland, SIAM J. Sci. Stat. Comput. 5, 1984), at the ends what a parabola has there, within what keeps it rising.
+
+    Args:
+        times: (steps + 1,) float64, from 0 to 1.
+        parts: 1 changes nothing.
+
+    Returns:
+        (steps * parts + 1,) float64; every `parts`-th is a time that was given.
+    """
+    step = times.diff()
+    slope = torch.cat([step[:1], 2 * step[1:] * step[:-1] / (step[1:] + step[:-1]), step[-1:]])
+    if len(step) > 1:
+        slope[0] = ((3 * step[0] - step[1]) / 2).clamp(step[0] / 4, 3 * step[0])
+        slope[-1] = ((3 * step[-1] - step[-2]) / 2).clamp(step[-1] / 4, 3 * step[-1])
+    share = torch.arange(parts, dtype=torch.float64) / parts
+    rise, left = share * share * (3 - 2 * share), share * (1 - share)
+    pieces = (
+        times[:-1, None] + step[:, None] * rise
+        + left * ((1 - share) * slope[:-1, None] - share * slope[1:, None])
+    )  # fmt: skip
+    return checked(torch.cat([pieces.flatten(), times[-1:]]))

@@ -1,4 +1,4 @@
-"""A grid of times fitted to a model: how quickly its velocity turns is measured, and kept in its folder."""
+"""A grid of times fitted to a model by how quickly its velocity turns, and how a grid is kept in its folder."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from lumina_core.sampling.generate import velocity_of
 from lumina_core.sampling.given import NOTHING_GIVEN, Draws, condition_of, silence_of
 from lumina_core.sampling.way import blank_tokens, way_of
 
+FINE = 64
+"""Steps of the ways that are measured."""
+
 
 class _Measured:
     """A velocity that remembers how far it has turned from one time to the next."""
@@ -43,17 +46,34 @@ class _Measured:
 
 
 @torch.inference_mode()
-def fit_grid(model: Model, finder: Finder, requests: Sequence[Request], fine: int = 64) -> tuple[float, ...]:
-    """Times at equal shares of the steps, measured along `fine` Euler steps of these requests, with their guidance."""
-    asked = [request.model_copy(update={"solver": "core.euler", "grid": "uniform"}) for request in requests]
+def fit_grid(model: Model, finder: Finder, requests: Sequence[Request], fine: int = FINE) -> tuple[float, ...]:
+    """Times at equal shares of the steps, measured along `fine` Euler steps of these requests, with their guidance.
+
+    Returns:
+        From 0 to 1, rising (SharpEuler, arXiv 2605.11547).
+
+    Raises:
+        ConfigError: the model cannot do the requests, or answers with no numbers.
+    """
+    return sharp_times(*ways_of(model, finder, requests), fine)
+
+
+def ways_of(model: Model, finder: Finder, requests: Sequence[Request]) -> tuple[Velocity, Tensor]:
+    """The velocity of requests in one batch, all of one size and guidance, and the noises (B, N, D) they begin from."""
+    plain = {"solver": "core.euler", "grid": "uniform", "step_cache": "none", "evaluations": None, "steps": None}
+    asked = [request.model_copy(update=plain) for request in requests]
     way, extent = way_of(model, finder, asked[0]), model.task.extent(asked[0])
     said = condition_of(model, asked, NOTHING_GIVEN)
     silent = None if way.guiding.scale == 1 else silence_of(model, asked, NOTHING_GIVEN)
     seeds = [request.seed + k for request in asked for k in range(request.count)]
     places = blank_tokens(model, extent, len(seeds))
-    draws = Draws(places, seeds, model.device)
-    measured = _Measured(velocity_of(model, way, places, said, silent))
-    integrate(measured, draws(), equal_steps(fine), euler)
+    return velocity_of(model, way, places, said, silent), Draws(places, seeds, model.device)()
+
+
+def sharp_times(velocity: Velocity, noise: Tensor, fine: int = FINE) -> tuple[float, ...]:
+    """Times at equal shares of the steps, by how far a velocity turns along `fine` Euler steps from noise (B, ...)."""
+    measured = _Measured(velocity)
+    integrate(measured, noise, equal_steps(fine), euler)
     # the last interval has no velocity at its end: it is taken to turn as much as the one before
     turned = torch.stack([*measured.turned, measured.turned[-1]]).tolist()
     return fitted_times([value * fine for value in turned])
