@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lumina_core.sampling import reach
+from lumina_core.session import Session, open_model
 
 
 def test_a_panorama_stretches_one_side_and_is_done_without_a_word(ask, tmp_path):
@@ -37,6 +38,25 @@ def test_what_no_memory_can_hold_is_not_offered_to_be_allowed(ask, tmp_path, mon
     done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
     assert done.status == 2 and done.err.count("\n") == 1 and "this machine has 3 GB: ask for less" in done.err
     assert "at-most" not in done.err and list(tmp_path.iterdir()) == []
+
+
+def test_only_so_many_are_made_together_as_half_of_the_memory_holds(ask, tiny_folder, tmp_path, monkeypatch):
+    made, usual = [], Session.ask_all
+
+    def asked_of(session, requests, *rest):
+        made.append(len(requests))
+        return usual(session, requests, *rest)
+
+    monkeypatch.setattr(Session, "ask_all", asked_of)
+    asked = ("a house", "--count", 5, "--steps", 1, "--out", tmp_path / "p.png")
+    model, needed = open_model(tiny_folder).model, []
+    monkeypatch.setattr(reach, "_memory_there", lambda device: needed[0] if needed else 2**40)
+    ask(*asked)
+    needed.append(5 * reach.memory_needed(model, 16, (32, 32)))  # two of five fit into the half of it
+    ask(*asked)
+    needed[0] //= 4
+    ask(*asked)
+    assert made == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_the_bound_can_be_lifted_and_lowered(ask, tmp_path):

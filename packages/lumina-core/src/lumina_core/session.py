@@ -22,7 +22,7 @@ from lumina_core.request import Request
 from lumina_core.sampling.back import Inversion, Likelihood, invert, likelihood
 from lumina_core.sampling.generate import OnStep, Result, generate
 from lumina_core.sampling.given import NOTHING_GIVEN, Given
-from lumina_core.sampling.reach import reach_note
+from lumina_core.sampling.reach import at_once, reach_note
 from lumina_core.sampling.varied import with_noise_of
 
 
@@ -134,6 +134,10 @@ class Session:
         unread = [f"this model does not read so long a text; left out from: '{text[:40]}'" for text in rest if text]
         own: list[str] = task.notes(request) if hasattr(task, "notes") else []
         return [*unread, *([] if larger is None else [larger]), *own]
+
+    def at_once(self, requests: Sequence[Request], most: int) -> int:
+        """How many of these requests, of one result each, `ask_all` should be handed at a time, `most` at most."""
+        return at_once(self.model, requests, most)
 
     def _weaker(self, name: str | None) -> Model:
         if name not in self._opened:

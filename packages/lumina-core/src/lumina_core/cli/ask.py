@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lumina_core.session import Answer, Session
 
 BATCH = 16
-"""Answers that are made together."""
+"""Answers that are made together at most, where there is memory for them."""
 
 PREVIEW = "Every N steps a file of what forms, in a folder beside the result: NAME-steps/003 and on for NAME."
 
@@ -178,8 +178,9 @@ def _answered(
     for note in dict.fromkeys(note for request in requests for note in session.notes(request)):
         click.echo(f"Note: {note}", err=True)
     with progress("generating", len(requests), quiet) as done:
-        for start in range(0, len(requests), BATCH):
-            batch, there = requests[start : start + BATCH], paths[start : start + BATCH]
+        size = session.at_once(requests, BATCH)
+        for start in range(0, len(requests), size):
+            batch, there = requests[start : start + size], paths[start : start + size]
             for answer in session.ask_all(batch, previewing(session, batch, there, preview)):
                 make_folder(paths[len(answers)].parent)
                 answer.save(paths[len(answers)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -55,6 +56,16 @@ def memory_needed(model: Model, tokens: int, extent: Extent) -> int:
     """
     width = getattr(getattr(model.backbone, "config", None), "width", 0)
     return 4 * (32 * tokens * width + 64 * prod(extent))
+
+
+def at_once(model: Model, requests: Sequence[Request], most: int) -> int:
+    """How many of these results, `most` at most, fit into half of the memory together; one in any case."""
+    there = _memory_there(model.device)
+    extents = {model.task.extent(request) for request in requests}
+    needed = [memory_needed(model, counted[0], e) for e in extents if (counted := _tokens(model, e)) is not None]
+    if there is None or not needed:
+        return most
+    return max(1, min(most, there // (2 * max(1, *needed))))
 
 
 def reach_note(model: Model, request: Request) -> str | None:
