@@ -1,32 +1,35 @@
-"""What Time-Aware Context Drop saves and what it changes: speed and answer, with fused and with plain attention.
+"""What Time-Aware Context Drop saves and what it changes: speed, answer, and score of the built-in model.
 
-    python benchmarks/context_drop.py [--quick] [--threads N] [--json FILE] [--plot FILE]
+    python benchmarks/context_drop.py [--quick] [--threads N] [--json FILE] [--plot FILE] [--score N]
 
 A backbone of width 1024 (4 blocks, 16 heads, SwiGLU of 2816) without text, two by two windows. `at noise` is one
-evaluation at t = 0, where all blocks average; `sampling` weighs the evaluations of 10 even midpoint steps by the blocks
-that average at their times. Pairs in turn, the ratio within a round; reported are medians, and the same in seconds of
-the processor. The change is the root mean square difference of the answer by its own size, for random weights: no
-measure of pictures.
+evaluation at t = 0, where all blocks average, in turn with one without. `sampling` is a whole way that is gone both
+ways, timed from end to end: evaluations in the middle of even steps, blocks averaging as the defaults say at each
+time. Reported are medians, and the same in seconds of the processor. The change is the root mean square difference of
+an answer by its own size, for random weights: no measure of pictures. The score is: how many of N pictures of the
+built-in model are found again, with the part and without it, of the same words and seeds (`--score 0`: not asked).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from turns import compared, drawn, in_turn, options, told_threads, written
 
+from lumina_core.cli.main import run
 from lumina_core.nn.context_drop import TimeAwareDrop
 from lumina_core.nn.next_dit import NextDiT
 from lumina_core.types import Condition, Tokens
 
 WIDTH, DEPTH, HEADS, NUMBERS = 1024, 4, 16, 16
+DROP = TimeAwareDrop(TimeAwareDrop.Config())
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -44,48 +47,56 @@ def picture(side: int, dtype: torch.dtype) -> Tokens:
     return Tokens(torch.randn(1, side * side, NUMBERS).to(dtype), places[None], ((side, side),))
 
 
-def answer(model: NextDiT, tokens: Tokens, prepared: Any) -> Tensor:
-    return model(tokens, torch.zeros(1), Condition(), prepared=prepared).values
+def answer(model: NextDiT, tokens: Tokens, prepared: Any, time: float = 0.0) -> Tensor:
+    return model(tokens, torch.full((1,), time), Condition(), prepared=prepared).values
 
 
-def measure(side: int, name: str, backend: str, rounds: int, budget: float) -> dict[str, Any]:
+def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -> dict[str, Any]:
     model, tokens = backbone(DTYPES[name], backend), picture(side, DTYPES[name])
     plain = model.prepare(tokens, Condition())
-    pool = model.pool(tokens, Condition(), (1, 2, 2))
-    ready = {
-        count: model.with_pooled(model.with_pool(plain, pool), tuple(block < count for block in range(DEPTH)))
-        for count in (0, DEPTH)
-    }
-    answers = {count: answer(model, tokens, prepared).float() for count, prepared in ready.items()}
-    times: dict[int, list[tuple[float, float]]] = {count: [] for count in ready}
-    until = time.perf_counter() + budget
-    while len(times[0]) < rounds and (len(times[0]) < 3 or time.perf_counter() < until):
-        for count in sorted(ready, reverse=bool(len(times[0]) % 2)):
-            began, used = time.perf_counter(), time.process_time()
-            answer(model, tokens, ready[count])
-            times[count].append((time.perf_counter() - began, time.process_time() - used))
-    ratios = sorted(a[0] / b[0] for a, b in zip(times[0], times[DEPTH], strict=True))
-    whole, dropped = (statistics.median(used for _, used in times[count]) for count in (0, DEPTH))
+    pooled = model.with_pool(plain, model.pool(tokens, Condition(), DROP.window))
+    ready = {"plain": plain, "dropped": model.with_pooled(pooled, (True,) * DEPTH)}
+    answers = {word: answer(model, tokens, prepared).float() for word, prepared in ready.items()}
+    times = [(step + 0.5) / evaluations for step in range(evaluations)]
+
+    def once(word: str) -> Tensor:
+        return answer(model, tokens, ready[word])
+
+    def way(word: str) -> None:
+        for time in times:
+            prepared = model.with_pooled(pooled, DROP.pooled(DEPTH, time)) if word == "dropped" else plain
+            answer(model, tokens, prepared, time)
+
+    at_noise, sampled = (
+        compared(in_turn({word: lambda word=word, job=job: job(word) for word in ready}, count), "plain", "dropped")
+        for job, count in ((once, rounds), (way, max(1, rounds // 3)))
+    )
     return {
         "tokens": side * side,
         "dtype": name,
         "attention": backend,
-        "plain_ms": 1e3 * statistics.median(wall for wall, _ in times[0]),
-        "dropped_ms": 1e3 * statistics.median(wall for wall, _ in times[DEPTH]),
-        "at_noise": statistics.median(ratios),
-        "at_noise_processor": whole / dropped,
-        "sampling": over_a_way(statistics.median(ratios)),
-        "change": float((answers[DEPTH] - answers[0]).norm() / answers[0].norm()),
-        "rounds": len(ratios),
+        "evaluations": evaluations,
+        **{key: at_noise[key] for key in ("plain_ms", "dropped_ms", "rounds")},
+        "at_noise": at_noise["ratio"],
+        "at_noise_processor": at_noise["ratio_processor"],
+        "sampling": sampled["ratio"],
+        "sampling_processor": sampled["ratio_processor"],
+        "change": float((answers["dropped"] - answers["plain"]).norm() / answers["plain"].norm()),
     }
 
 
-def over_a_way(at_noise: float, depth: int = 24, steps: int = 10) -> float:
-    """Times as fast over a whole way, for a model of `depth` blocks whose blocks all gain alike."""
-    drop = TimeAwareDrop(TimeAwareDrop.Config())
-    times = [(step + half) / steps for step in range(steps) for half in (0, 0.5)]
-    share = statistics.mean(sum(drop.pooled(depth, t)) / depth for t in times)
-    return 1 / (1 - share + share / at_noise)
+def scores(count: int) -> dict[str, Any]:
+    """Of `count` pictures, which share is found again (first, among the first five), without and with the part."""
+    told = {"prompts": count}
+    with tempfile.TemporaryDirectory() as place:
+        for word in ("none", "time_aware"):
+            out = Path(place) / word
+            words = ["evaluate", "--metrics", "image.retrieval", "--samples", str(count), "--out", str(out)]
+            if run([*words, "--cache", f"{place}/references", "--ask", f"context_drop={word}"]):
+                raise SystemExit("the built-in model could not be judged")
+            score = json.loads((out / "scores.json").read_text(encoding="utf-8"))["scores"]["image.retrieval"]
+            told[word] = {name: score[name]["value"] for name in ("top1", "top5")}
+    return told
 
 
 def changes(name: str = "float32", side: int = 32) -> list[dict[str, Any]]:
@@ -102,55 +113,52 @@ def changes(name: str = "float32", side: int = 32) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["tokens  format     attention  plain ms  dropped ms  at noise (of processor)  sampling  change"]
+    lines = ["tokens  format     attention  plain ms  dropped ms  at noise  sampling (of processor)  change"]
     for row in rows:
         times = f"{row['plain_ms']:9.1f} {row['dropped_ms']:11.1f}"
-        ratios = f"{row['at_noise']:.2f} ({row['at_noise_processor']:.2f})             {row['sampling']:.2f}"
+        ratios = (f"{row[name]:.2f} ({row[f'{name}_processor']:.2f})" for name in ("at_noise", "sampling"))
         what = f"{row['tokens']:6d}  {row['dtype']:9s} {row['attention']:9s}"
-        lines.append(f"{what} {times}   {ratios}      {row['change']:.3f}")
+        lines.append(f"{what} {times}   {'  '.join(ratios)}          {row['change']:.3f}")
     return "\n".join(lines)
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib
+    with drawn(path) as panel:
+        for name, backend in dict.fromkeys((row["dtype"], row["attention"]) for row in rows):
+            own = [row for row in rows if (row["dtype"], row["attention"]) == (name, backend)]
+            for what, style in (("at_noise", "-"), ("sampling", "--")):
+                label = f"{name}, {backend}, {'at t = 0' if what == 'at_noise' else 'whole way'}"
+                panel.plot(
+                    [r["tokens"] for r in own], [r[f"{what}_processor"] for r in own], style, marker="o", label=label
+                )
+        panel.axhline(1, color="#999", linewidth=0.8)
+        panel.set(xlabel="tokens", ylabel="times as fast", xscale="log")
+        panel.legend(fontsize=6)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, panel = plt.subplots(figsize=(5, 3.2))
-    for name, backend in dict.fromkeys((row["dtype"], row["attention"]) for row in rows):
-        own = [row for row in rows if (row["dtype"], row["attention"]) == (name, backend)]
-        panel.plot([r["tokens"] for r in own], [r["at_noise"] for r in own], marker="o", label=f"{name}, {backend}")
-    panel.axhline(1, color="#999", linewidth=0.8)
-    panel.set(xlabel="tokens", ylabel="times as fast at t = 0", xscale="log")
-    panel.legend()
-    figure.tight_layout()
-    figure.savefig(path)
+def asked_for() -> argparse.Namespace:
+    parser = options("context drop: speed, change and score", "4096 tokens, fused attention, few evaluations: a minute")
+    parser.add_argument("--score", type=int, metavar="N", help="prompts of the score [default: 200; 0 with --quick]")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="context drop: speed and change")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="4096 tokens with fused attention alone, few rounds")
-    parser.add_argument("--threads", type=int, default=0, metavar="N")
-    asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    asked = asked_for()
+    told_threads(asked)
     sides, backends = ((64,), ("fused",)) if asked.quick else ((16, 32, 64), ("fused", "matmul"))
-    rounds, budget = (3, 10.0) if asked.quick else (9, 20.0)
+    rounds, evaluations = (2, 2) if asked.quick else (6, 20)
     with torch.inference_mode():
-        rows = [
-            measure(side, name, backend, rounds, budget) for side in sides for name in DTYPES for backend in backends
-        ]
+        rows = [measure(side, name, way, rounds, evaluations) for side in sides for name in DTYPES for way in backends]
         changed = changes()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {DEPTH} blocks of {WIDTH}")
     print(table(rows))
     for row in changed:
         print(f"keep {row['keep']:6s} {row['blocks']} of {DEPTH} blocks average: change {row['change']:.3f}")
-    if asked.json:
-        told = {"threads": torch.get_num_threads(), "rows": rows, "changes": changed}
-        asked.json.write_text(json.dumps(told, indent=1) + "\n")
+    count = asked.score if asked.score is not None else 0 if asked.quick else 200
+    found = {"score": scores(count)} if count else {}
+    for word, score in found.items():
+        print(word, score)
+    written(asked, {"rows": rows, "changes": changed, **found})
     if asked.plot:
         draw(rows, asked.plot)
 

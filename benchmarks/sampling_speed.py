@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 from memory import Watch
 from torch import Tensor
+from turns import compared, drawn, in_turn, options, told_threads, written
 
 PROMPT, GUIDANCE, STRIDE = "a photo of a red cat", 4.0, 8
 LAYERS, WIDTH = 24, 512
@@ -106,28 +105,15 @@ CALLS = {"ours": our_call, "diffusers": their_call}
 def measure(name: str, folder: Path, side: int, steps: int, rounds: int) -> dict[str, Any]:
     made = {word: call(folder, side, steps) for word, call in CALLS.items()}
     answers = {word: job() for word, (job, _) in made.items()}
-    spent: dict[str, list[tuple[float, float]]] = {word: [] for word in made}
-    for number in range(rounds):
-        for word in sorted(made, reverse=bool(number % 2)):
-            began, used = time.perf_counter(), time.process_time()
-            made[word][0]()
-            spent[word].append((time.perf_counter() - began, time.process_time() - used))
-    ratios = sorted(a[0] / b[0] for a, b in zip(spent["diffusers"], spent["ours"], strict=True))
-    median = {word: [statistics.median(column) for column in zip(*rows, strict=True)] for word, rows in spent.items()}
+    spent = in_turn({word: job for word, (job, _) in made.items()}, rounds)
     return {
         "model": name,
         "side": side,
         "tokens": (side // STRIDE // 2) ** 2,
         "steps": steps,
         "evaluations": {word: asked[0] for word, (_, asked) in made.items()},
-        "ours_ms": 1e3 * median["ours"][0],
-        "diffusers_ms": 1e3 * median["diffusers"][0],
-        "ratio": statistics.median(ratios),
-        "ratio_low": ratios[len(ratios) // 4],
-        "ratio_high": ratios[-1 - len(ratios) // 4],
-        "ratio_processor": median["diffusers"][1] / median["ours"][1],
+        **compared(spent, "diffusers", "ours"),
         "difference": float((answers["ours"] - answers["diffusers"]).abs().max()),
-        "rounds": rounds,
         "ours_peak_mib": peak("ours", folder, side, steps),
         "diffusers_peak_mib": peak("diffusers", folder, side, steps),
     }
@@ -161,30 +147,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(5, 2.6))
-    panel.barh([f"{row['model']}, {row['tokens']} tokens" for row in rows], [row["ratio"] for row in rows])
-    panel.axvline(1, color="#999", linewidth=0.8)
-    panel.set(xlabel="whole sampling: times as fast as diffusers")
-    figure.tight_layout()
-    figure.savefig(path)
+    with drawn(path, (5, 2.6)) as panel:
+        names = [f"{row['model']}, {row['tokens']} tokens" for row in rows]
+        panel.barh(names, [row["ratio_processor"] for row in rows])
+        panel.axvline(1, color="#999", linewidth=0.8)
+        panel.set(xlabel="whole sampling: times as fast as diffusers")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="whole guided sampling beside diffusers' LuminaPipeline")
+    parser = options(
+        "whole guided sampling beside diffusers' LuminaPipeline", "the smallest size of each, few steps: under a minute"
+    )
     parser.add_argument("folder", type=Path, help="a small pipeline folder, such as tests/tiny_pipeline")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="the smallest size of each, few steps: under a minute")
-    parser.add_argument("--threads", type=int, default=0, metavar="N")
     parser.add_argument("--peak", nargs=3, metavar=("WHICH", "SIDE", "STEPS"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    told_threads(asked)
     if asked.peak:
         print(peak_here(asked.peak[0], asked.folder, int(asked.peak[1]), int(asked.peak[2])))
         return
@@ -198,8 +175,7 @@ def main() -> None:
         ]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {steps} Euler steps, guidance {GUIDANCE}")
     print(table(rows))
-    if asked.json:
-        asked.json.write_text(json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n")
+    written(asked, {"rows": rows})
     if asked.plot:
         draw(rows, asked.plot)
 

@@ -13,11 +13,8 @@ each needs in memory beyond its weights (peak resident size, in a process of its
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from typing import Any
 import torch
 from memory import Watch
 from torch import Tensor
+from turns import compared, drawn, in_turn, options, told_threads, written
 
 WIDTH, HEADS, KV, DEPTH, CAPTION, LENGTH = 1024, 16, 4, 4, 512, 64
 SIDES = {256: 32, 1024: 64, 4096: 128}
@@ -115,27 +113,11 @@ def measure(tokens: int, name: str, rounds: int, budget: float) -> dict[str, Any
     model, asked = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
     jobs = {"diffusers": their_call(model, *asked, tokens), "ours": our_call(model, *asked)}
     answers = {word: job().float() for word, job in jobs.items()}
-    times: dict[str, list[float]] = {word: [] for word in jobs}
-    processor: dict[str, list[float]] = {word: [] for word in jobs}
-    until = time.perf_counter() + budget
-    while len(times["ours"]) < rounds and (len(times["ours"]) < 3 or time.perf_counter() < until):
-        for word in sorted(jobs, reverse=bool(len(times["ours"]) % 2)):
-            began, used = time.perf_counter(), time.process_time()
-            jobs[word]()
-            times[word].append(time.perf_counter() - began)
-            processor[word].append(time.process_time() - used)
-    ratios = sorted(a / b for a, b in zip(times["diffusers"], times["ours"], strict=True))
     return {
         "tokens": tokens,
         "dtype": name,
-        "ours_ms": 1e3 * statistics.median(times["ours"]),
-        "diffusers_ms": 1e3 * statistics.median(times["diffusers"]),
-        "ratio": statistics.median(ratios),
-        "ratio_low": ratios[len(ratios) // 4],
-        "ratio_high": ratios[-1 - len(ratios) // 4],
-        "ratio_processor": statistics.median(processor["diffusers"]) / statistics.median(processor["ours"]),
+        **compared(in_turn(jobs, rounds, budget), "diffusers", "ours"),
         "difference": float((answers["ours"] - answers["diffusers"]).abs().max()),
-        "rounds": len(ratios),
     }
 
 
@@ -171,32 +153,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(5, 3.2))
-    for name in DTYPES:
-        own = [row for row in rows if row["dtype"] == name]
-        panel.plot([row["tokens"] for row in own], [row["ratio"] for row in own], marker="o", label=name)
-    panel.axhline(1, color="#999", linewidth=0.8)
-    panel.set(xlabel="tokens", ylabel="times as fast as diffusers", xscale="log")
-    panel.legend()
-    figure.tight_layout()
-    figure.savefig(path)
+    with drawn(path) as panel:
+        for name in DTYPES:
+            own = [row for row in rows if row["dtype"] == name]
+            panel.plot([row["tokens"] for row in own], [row["ratio_processor"] for row in own], marker="o", label=name)
+        panel.axhline(1, color="#999", linewidth=0.8)
+        panel.set(xlabel="tokens", ylabel="times as fast as diffusers", xscale="log")
+        panel.legend()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="forward beside diffusers' LuminaNextDiT2DModel")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, no bfloat16 at 4096 tokens: about a minute")
-    parser.add_argument("--threads", type=int, default=0, metavar="N")
+    parser = options("forward beside diffusers' LuminaNextDiT2DModel", "fewer rounds, no 4096 tokens: about a minute")
     parser.add_argument("--peak", nargs=3, metavar=("WHICH", "TOKENS", "FORMAT"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    told_threads(asked)
     with torch.inference_mode():
         if asked.peak:
             print(peak(asked.peak[0], int(asked.peak[1]), asked.peak[2]))
@@ -204,14 +174,13 @@ def main() -> None:
         rows = []
         for tokens in SIDES:
             for name in DTYPES:
-                if asked.quick and (tokens, name) == (4096, "bfloat16"):
+                if asked.quick and tokens == 4096:
                     continue
-                row = measure(tokens, name, *((5, 6.0) if asked.quick else (25, 40.0)))
-                rows.append({**row, **({} if asked.quick and tokens > 1024 else peaks(tokens, name))})
+                row = measure(tokens, name, *((5, 6.0) if asked.quick else (25, 30.0)))
+                rows.append({**row, **peaks(tokens, name)})
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {DEPTH} layers of {WIDTH}")
     print(table(rows))
-    if asked.json:
-        asked.json.write_text(json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n")
+    written(asked, {"rows": rows})
     if asked.plot:
         draw(rows, asked.plot)
 

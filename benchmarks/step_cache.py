@@ -10,8 +10,6 @@ batch waits for another; the time is that of the processor, in all its cores.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from turns import drawn, options, told_threads, written
 
 from lumina_core.session import Session, open_model
 
@@ -52,42 +51,28 @@ def measured(session: Session, prompts: Sequence[str], way: dict[str, Any], thre
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(5, 3.2))
-    for word in ("threshold", "steps"):
-        own = [row for row in rows if word in row["way"]]
-        panel.plot([row["times"] for row in own], [row["error"] for row in own], marker="o", label=word)
-    panel.set(xlabel="times as fast", ylabel="error to the whole way")
-    panel.legend()
-    figure.tight_layout()
-    figure.savefig(path)
+    with drawn(path) as panel:
+        for word in ("threshold", "steps"):
+            own = [row for row in rows if word in row["way"]]
+            panel.plot([row["times"] for row in own], [row["error"] for row in own], marker="o", label=word)
+        panel.set(xlabel="times as fast", ylabel="error to the whole way")
+        panel.legend()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="step cache: error and time over the threshold")
+    parser = options("step cache: error and time over the threshold", "four prompts, four thresholds")
     parser.add_argument("--model", help="model folder or name [default: built in]")
     parser.add_argument("--count", type=int, default=16, help="prompts, from the recipe's samples")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--solver", default="adams")
-    parser.add_argument("--quick", action="store_true", help="four prompts, four thresholds")
-    parser.add_argument("--threads", type=int, default=0, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE")
     asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    told_threads(asked)
     session = open_model(asked.model)
     samples = [sample["prompt"] for sample in session.model.recipe.training.samples]
     count, thresholds = (4, THRESHOLDS[::2]) if asked.quick else (asked.count, THRESHOLDS)
     way = {"steps": asked.steps, "solver": asked.solver}
     rows = measured(session, [samples[k % len(samples)] for k in range(count)], way, thresholds)
-    if asked.json:
-        told = {"model": str(asked.model or "built in"), "prompts": count, **way, "rows": rows}
-        asked.json.write_text(json.dumps(told, indent=1) + "\n")
+    written(asked, {"model": str(asked.model or "built in"), "prompts": count, **way, "rows": rows})
     if asked.plot:
         draw(rows, asked.plot)
 
