@@ -90,11 +90,12 @@ def test_the_index_can_be_kept_elsewhere_or_nowhere(tmp_path, caplog):
     assert "every start looks through everything again" in caplog.text
 
 
+UNKNOWN = "not a picture in a known format (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM)"
+
+
 def test_what_is_skipped_is_remembered_with_the_index(tmp_path):
     write_tar(tmp_path / "a.tar", {**samples(1), "bad.png": b"no", "bad.txt": "x"})
-    assert (
-        reasons(shards(tmp_path)) == reasons(shards(tmp_path)) == {"a.tar/bad.png": "not a picture in a known format"}
-    )
+    assert reasons(shards(tmp_path)) == reasons(shards(tmp_path)) == {"a.tar/bad.png": UNKNOWN}
 
 
 def test_damaged_giant_and_uncaptioned_members_are_skipped_and_named(tmp_path):
