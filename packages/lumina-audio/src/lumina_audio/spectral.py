@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,17 +16,20 @@ QUIETEST = 1.0
 compare with silence in shares of it would drown all else."""
 
 
-def stft_distances(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def stft_distances(
+    made: Tensor, real: Tensor, resolutions: Sequence[tuple[int, int]] = RESOLUTIONS
+) -> tuple[Tensor, Tensor]:
     """Spectral convergence and log-magnitude distance, means over resolutions (Parallel WaveGAN, arXiv 1910.11480).
 
     Args:
-        made, real: (B, 1, S) waveforms of one length, S at least 2048.
+        made, real: (B, 1, S) waveforms of one length, S at least the longest window.
+        resolutions: pairs like those of `RESOLUTIONS`.
 
     Returns:
         Two tensors (B,), each 0 where the magnitudes are equal.
     """
     shares, logs = [], []
-    for fft, hop in RESOLUTIONS:
+    for fft, hop in resolutions:
         window = torch.hann_window(fft, device=real.device)
         ours, theirs = (magnitudes(sound[:, 0].float(), window, hop) for sound in (made, real))
         shares.append(
