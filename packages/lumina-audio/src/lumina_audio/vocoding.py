@@ -9,7 +9,7 @@ from lumina_audio.spectral import RESOLUTIONS, stft_distances
 from lumina_core.types import Loss
 
 TAUGHT = (*RESOLUTIONS, (4096, 1024))
-"""Windows of up to a quarter of a second at 16 kHz: to shorter ones a low note a semitone off looks like the right one."""
+"""Windows of up to 0.26 s at 16 kHz: to shorter ones a low note a semitone off looks like the right one."""
 
 
 def vocoding_loss(made: Tensor, real: Tensor, front: Mel, weight: float) -> Loss:
