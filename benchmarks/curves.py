@@ -1,4 +1,4 @@
-"""Draws the logs of runs, one panel a run: the loss by step, plain and smoothed.
+"""Draws the logs of runs, one panel a run, four side by side: the loss by step, plain and smoothed.
 
 python benchmarks/curves.py docs/models/emoji/*.csv --out docs/pictures/curves.png
 """
@@ -14,14 +14,21 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+ACROSS = 4
+"""Panels side by side: more could not be read on a page."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    figure, panels = plt.subplots(1, len(asked.logs), figsize=(5 * len(asked.logs), 3.2), squeeze=False)
-    for panel, log in zip(panels[0], asked.logs, strict=True):
+    across = min(ACROSS, len(asked.logs))
+    down = -(-len(asked.logs) // across)
+    figure, panels = plt.subplots(down, across, figsize=(5 * across, 3.2 * down), squeeze=False)
+    for panel in panels.flat[len(asked.logs) :]:
+        panel.remove()
+    for panel, log in zip(panels.flat, asked.logs, strict=False):
         steps, losses, seconds = _read(log)
         panel.plot(steps, losses, color="#c9d6e8", linewidth=0.8)
         panel.plot(steps, _smooth(losses), color="#1f4e8c")

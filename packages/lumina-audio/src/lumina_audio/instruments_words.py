@@ -27,8 +27,7 @@ PLAYED = (
     "{n}, {thing}", "{n} playing {a_thing}", "{a_thing} played on {a}", "{family}: {n}, {thing}", "{n}: {thing}",
     "the sound of {a} playing {a_thing}", "{n} {thing}", "{a}: {a_thing}", "{thing} for {n}", "let {a} play {a_thing}",
     "one hears {a} playing {a_thing}", "{a_thing}, {family}, {n}", "{n} ({family}): {thing}",
-    "{a_thing} in the sound of {a}",
-    "this is {a_thing}, the instrument is {a}", "{thing} ({n})",
+    "{a_thing} in the sound of {a}", "this is {a_thing}, the instrument is {a}", "{thing} ({n})",
 )  # fmt: skip
 """Wordings for training, of something that is played. One that stands here twice comes twice as often."""
 ALONE = (

@@ -53,12 +53,13 @@ def fitted(asked: Asked) -> tuple[float, ...] | None:
 
 
 def _by_error(session: Session, requests: Sequence[Request], asked: Asked) -> tuple[float, ...] | None:
+    from lumina_core.sampling.fit import FINE
     from lumina_core.sampling.fit_error import BATCH, fit_by_error, planned
 
     budget = asked.evaluations or 10
     total = planned(session.model, session.registry, requests, budget)
     size = min(BATCH, (len(requests) + 1) // 2)
-    click.echo(f"at most {total} evaluations of a batch of {size}; --by sharpness needs 64", err=True)
+    click.echo(f"at most {total} evaluations of a batch of {size}; --by sharpness needs {FINE}", err=True)
     if asked.dry_run:
         return None
     with progress("fitting", total) as watch:
