@@ -159,6 +159,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             panel.plot([row["tokens"] for row in own], [row["ratio_processor"] for row in own], marker="o", label=name)
         panel.axhline(1, color="#999", linewidth=0.8)
         panel.set(xlabel="tokens", ylabel="times as fast as diffusers", xscale="log")
+        panel.set_xticks(list(SIDES), [str(tokens) for tokens in SIDES])
+        panel.minorticks_off()
         panel.legend()
 
 
