@@ -37,11 +37,12 @@ def test_every_way_gives_the_softmax_done_by_hand(backend, shared, mask):
     assert torch.allclose(got.double(), by_hand(q, k, v, mask, 0.3), atol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [512, 4, 1])
+@pytest.mark.parametrize("scores", [2**21, 150, 28, 1], ids=["at once", "heads", "rows", "one"])
+@pytest.mark.parametrize("shared", [4, 2, 1])
 @pytest.mark.parametrize("mask", [None, MASK, MASK.float().log()], ids=["all real", "masked", "weighed"])
-def test_bfloat16_over_shared_keys_is_the_same_up_to_its_rounding_in_blocks_of_any_size(monkeypatch, mask, rows):
-    monkeypatch.setattr("lumina_core.nn.attend.ROWS", rows)
-    q, k, v = (tensor.bfloat16() for tensor in asked(2))
+def test_bfloat16_is_the_same_up_to_its_rounding_in_blocks_of_any_size(monkeypatch, mask, shared, scores):
+    monkeypatch.setattr("lumina_core.nn.attend.SCORES", scores)
+    q, k, v = (tensor.bfloat16() for tensor in asked(shared))
     with torch.inference_mode():
         got = attend(q, k, v, mask, 0.25)
     wanted = by_hand(q, k, v, MASK if mask is not None else None, 0.25)
