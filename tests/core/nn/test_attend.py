@@ -37,7 +37,7 @@ def test_every_way_gives_the_softmax_done_by_hand(backend, shared, mask):
     assert torch.allclose(got.double(), by_hand(q, k, v, mask, 0.3), atol=1e-6)
 
 
-@pytest.mark.parametrize("scores", [2**21, 150, 28, 1], ids=["at once", "heads", "rows", "one"])
+@pytest.mark.parametrize("scores", [2**20, 75, 28, 1], ids=["at once", "heads", "rows", "one"])
 @pytest.mark.parametrize("shared", [4, 2, 1])
 @pytest.mark.parametrize("mask", [None, MASK, MASK.float().log()], ids=["all real", "masked", "weighed"])
 def test_bfloat16_is_the_same_up_to_its_rounding_in_blocks_of_any_size(monkeypatch, mask, shared, scores):

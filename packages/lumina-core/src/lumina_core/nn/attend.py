@@ -14,8 +14,8 @@ from lumina_core.nn.linear import overwriting
 BACKENDS = ("auto", "fused", "matmul")
 SHORT = 512
 """Keys up to which plain products train faster on a CPU than the fused kernel, whose backward pass is slow there."""
-SCORES = 2**21
-"""Scores of a block of `_by_blocks`: four megabytes, which stay near the processor until they are used up."""
+SCORES = 2**20
+"""Scores of a block of `_by_blocks` for each thread: two megabytes, which stay near it until they are used up."""
 
 
 def attend(
@@ -65,7 +65,9 @@ def _by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
     items, shared, keys = k.shape[:3]
     # a key head of an item with the query heads that share it, one behind another
     grouped = q.unflatten(1, (shared, -1)).flatten(0, 1)
-    across, values = (k * scale).flatten(0, 1).transpose(-1, -2), v.flatten(0, 1)
+    # laid out once: products of strided slices would be copied at every block
+    across = (k * scale).flatten(0, 1).contiguous().transpose(-1, -2)
+    values = v.flatten(0, 1).contiguous()
     hidden = None if mask is None else _hidden(mask, q.dtype).expand(items, shared, 1, keys).flatten(0, 1)
     mixed = torch.empty_like(grouped)
     for heads, rows in _blocks(grouped, keys):
@@ -81,8 +83,9 @@ def _by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
 def _blocks(grouped: Tensor, keys: int) -> Iterator[tuple[slice, slice]]:
     """Which of the key heads and which of the queries of (B K, group, N, d) make up one block after another."""
     count, group, length = grouped.shape[:3]
-    rows = min(length, max(1, SCORES // (group * keys)))
-    heads = max(1, SCORES // (group * keys * rows)) if rows == length else 1
+    threads, each = torch.get_num_threads(), group * keys
+    rows = min(length, max(1, SCORES // each))
+    heads = max(threads, threads * SCORES // (each * rows)) if rows == length else threads
     for head in range(0, count, heads):
         for row in range(0, length, rows):
             yield slice(head, head + heads), slice(row, row + rows)
