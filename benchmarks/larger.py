@@ -107,7 +107,7 @@ def sheet(shown: dict[str, list[Image.Image]], path: Path, count: int = 6) -> No
         ImageDraw.Draw(whole).text((column * (side + 4), 0), name[: side // 6], fill="black")
         for row, picture in enumerate(pictures[:count]):
             whole.paste(picture, (column * (side + 4), 14 + row * (side + 4)))
-    whole.save(path)
+    whole.quantize(256).save(path, optimize=True)
 
 
 def main() -> None:

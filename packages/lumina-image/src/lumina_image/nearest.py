@@ -53,7 +53,7 @@ def top(ranks: NDArray[np.int64], k: int) -> float:
 
 
 def _coarse(pictures: Pictures) -> Features:
-    values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
+    values = torch.tensor(pictures).permute(0, 3, 1, 2).float()
     blocks = F.avg_pool2d(F.interpolate(values, size=(32, 32), mode="area"), 2)
     features: Features = blocks.permute(0, 2, 3, 1).flatten(1).double().div_(255).numpy()
     return features
