@@ -65,3 +65,13 @@ def test_a_likelihood_with_guidance_and_a_way_back_with_noise_are_refused():
         invert(MODEL, registry(), [ToyRequest(word="low", guidance=1.0, solver="sde")], data)
     with pytest.raises(ShapeError, match="the given data"):
         invert(MODEL, registry(), [asked(count=2)], data)
+
+
+def test_data_and_noise_that_are_no_numbers_are_refused():
+    data = torch.zeros(1, 2, 6)
+    data[0, 1, 2] = float("nan")
+    with pytest.raises(ConfigError, match="1 of the 12 values of the given data are no numbers"):
+        invert(MODEL, registry(), [asked()], data)
+    for given, what in ((Given(noise=data / 0), "noise"), (Given(data=data, strength=0.5), "data")):
+        with pytest.raises(ConfigError, match=f"of the given {what} are no numbers"):
+            generate(MODEL, registry(), [asked()], given=given)

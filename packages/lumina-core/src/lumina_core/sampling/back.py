@@ -16,9 +16,9 @@ from lumina_core.model import Finder, Model
 from lumina_core.parts import Velocity
 from lumina_core.request import Request
 from lumina_core.sampling.generate import velocity_of
-from lumina_core.sampling.given import NOTHING_GIVEN, condition_of, silence_of
+from lumina_core.sampling.given import NOTHING_GIVEN, check_values, condition_of, silence_of
 from lumina_core.sampling.way import Way, agreed, blank_tokens, way_of
-from lumina_core.types import Tokens, check_shape
+from lumina_core.types import Tokens
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def invert(model: Model, finder: Finder, requests: Sequence[Request], data: Tens
     The same requests with this noise lead to the data again, as nearly as their solver and steps allow.
 
     Raises:
-        ConfigError: the requests disagree, or their solver needs noise.
+        ConfigError: the requests disagree, their solver needs noise, or not every value of the data is a number.
         ShapeError: the data is not of the requests' size and number.
     """
     way, velocity, places = _way_back(model, finder, requests)
@@ -104,5 +104,5 @@ def _way_back(model: Model, finder: Finder, requests: Sequence[Request]) -> tupl
 def _tokens(model: Model, data: Tensor, places: Tokens) -> Tensor:
     latent = model.autoencoder.encode(data.to(model.device, model.dtype)).float()
     values = model.tokenizer.tokens(latent).values
-    check_shape(values, places.values.shape, "the given data, cut into tokens,")
+    check_values(values, places.values.shape, "the given data")
     return values

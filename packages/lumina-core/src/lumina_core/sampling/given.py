@@ -91,14 +91,23 @@ def noise_of(model: Model, given: Given, draws: Draws) -> Tensor:
     """What the way begins from: the given noise, or the first draw.
 
     Raises:
+        ConfigError: not every value is a number.
         ShapeError: the given latents are of another size or number.
     """
     first = draws()
     if given.noise is None:
         return first
     values = model.tokenizer.tokens(given.noise.float().to(model.device)).values
-    check_shape(values, first.shape, "the given noise, cut into tokens,")
+    check_values(values, first.shape, "the given noise")
     return values
+
+
+def check_values(values: Tensor, shape: Sequence[int], what: str) -> None:
+    """Raise ShapeError unless given tokens have that shape, ConfigError unless they are numbers throughout."""
+    check_shape(values, shape, f"{what}, cut into tokens,")
+    wrong = int((~values.isfinite()).sum())
+    if wrong:
+        raise ConfigError(f"{wrong} of the {values.numel()} values of {what} are no numbers (NaN or infinite)")
 
 
 def _places(requests: Sequence[Request]) -> Tensor:

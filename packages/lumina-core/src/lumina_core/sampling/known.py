@@ -15,7 +15,7 @@ from lumina_core.flow.times import cut
 from lumina_core.model import Model
 from lumina_core.parts import Path_, Velocity
 from lumina_core.request import Request
-from lumina_core.sampling.given import Given
+from lumina_core.sampling.given import Given, check_values
 from lumina_core.types import Extent, Known, check_shape
 
 
@@ -144,7 +144,7 @@ def _tokens(model: Model, data: Tensor, noise: Tensor) -> Tensor:
     values = model.tokenizer.tokens(latent).values
     if len(values) == 1:
         values = values.expand(len(noise), -1, -1)
-    check_shape(values, noise.shape, "the given data, cut into tokens,")
+    check_values(values, noise.shape, "the given data")
     return values
 
 
