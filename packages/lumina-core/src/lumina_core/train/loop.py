@@ -21,6 +21,7 @@ from lumina_core.parts import Dataset
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe, write_recipe
 from lumina_core.train import distributed
+from lumina_core.train.alone import alone
 from lumina_core.train.batch import Examples, Raw, check_extents, tokenised
 from lumina_core.train.distributed import Place
 from lumina_core.train.log import Log
@@ -51,7 +52,8 @@ def train(recipe: Recipe, registry: Registry, asked: Asked) -> Path:
     """Train a recipe; returns the folder of the finished model.
 
     Raises:
-        ConfigError: the folder holds a run already and `resume` was not asked for, or it is a file.
+        ConfigError: the folder holds a run already and `resume` was not asked for, it is a file, or another process
+            trains into it.
         CheckpointError: what is resumed or begun from does not fit, or a checkpoint cannot be written.
         LuminaError: a step went wrong, or a file of the run cannot be written.
     """
@@ -76,6 +78,12 @@ def _train(recipe: Recipe, registry: Registry, asked: Asked, place: Place) -> Pa
     dataset = build_dataset(recipe, registry)
     run, done = _prepared(recipe, registry, asked, place, dataset, begun)
     asked.out.mkdir(parents=True, exist_ok=True)  # a recipe that cannot be trained leaves nothing behind
+    with alone(asked.out) if place.first else nullcontext():
+        return _trained(run, done, dataset, registry, asked, place)
+
+
+def _trained(run: Run, done: int, dataset: Dataset, registry: Registry, asked: Asked, place: Place) -> Path:
+    recipe = run.model.recipe
     stepper = Stepper(run.model, recipe.training, place, run.optimizers)
     distributed.wait(place)
     if place.first:
