@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lumina_core.nn.next_dit import NextDiT
+from lumina_core.models.next_dit import NextDiT
 from lumina_core.types import Condition, Tokens
 
 WIDTH, DEPTH, HEADS, FEED, NUMBERS, WAVES = 1024, 4, 16, 2816, 16, 256
@@ -84,20 +84,20 @@ def bare(tokens: int) -> Callable[[], None]:
 def forward(tokens: int) -> Callable[[], None]:
     """One evaluation as sampling makes it: rotary angles prepared once."""
     config = NextDiT.Config(
-        width=WIDTH, depth=DEPTH, heads=HEADS, axes=(0, 32, 32), layout="interleaved", token_width=NUMBERS
+        hidden_size=WIDTH, num_layers=DEPTH, num_heads=HEADS, rope_axes_dim=(0, 32, 32), rope_layout="interleaved", token_dim=NUMBERS
     )
     model = NextDiT(config).eval()
-    assert model.blocks[0].feed.out.weight.shape[1] == FEED, "the count above is for another feed-forward"
+    assert model.blocks[0].feed_forward.out.weight.shape[1] == FEED, "the count above is for another feed-forward"
     # a fresh model's gates are zero; the time taken does not depend on it, but let no product be with zeros
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     positions = torch.stack([torch.zeros(tokens), torch.arange(tokens) // 32, torch.arange(tokens) % 32], dim=-1)
     batch = Tokens(torch.randn(1, tokens, NUMBERS), positions[None].float(), ((tokens,),))
     moment, said = torch.tensor([0.5]), Condition()
-    prepared = model.prepare(batch, said)
+    precomputed = model.precompute(batch, said)
 
     def run() -> None:
-        model(batch, moment, said, prepared=prepared)
+        model(batch, moment, said, precomputed=precomputed)
 
     return run
 

@@ -26,14 +26,14 @@ import torch
 from matplotlib import pyplot as plt
 from scored import judged
 
-from lumina_core.checkpoint import save_model
 from lumina_core.cli.main import run
 from lumina_core.model import Model, build_model
-from lumina_core.plugins.loader import load
+from lumina_core.model_dir import save_model
+from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe, read_recipe
-from lumina_core.session import open_model
+from lumina_core.sampling.pipeline import load_pipeline
 
-SIZES = {"width": 192, "heads": 3, "depth": 4}
+SIZES = {"hidden_size": 192, "num_heads": 3, "num_layers": 4}
 CLOSE, QUARTERS = 0.03, 4
 METRICS = "audio.frechet,audio.kernel,audio.instrument_retrieval"
 SHOWN = {
@@ -56,7 +56,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.steps, asked.samples = 80, 60
-    source = open_model(asked.model).model
+    source = load_pipeline(asked.model).model
     recipe = source.recipe
     found: dict[str, Any] = {"steps": asked.steps, "batch": asked.batch, "samples": asked.samples, "runs": {}}
     for name, backbone in contestants(recipe, asked).items():
@@ -74,11 +74,11 @@ def begun(name: str, backbone: dict[str, Any], source: Model, asked: argparse.Na
     """A folder to begin from: all of --model but its backbone and head, which are drawn anew."""
     folder: Path = asked.work / f"{name}-start"
     if not (folder / "config.json").is_file():
-        registry = load()
+        registry = load_plugins()
         torch.manual_seed(0)
         fresh = build_model(trained_so(source.recipe, backbone, asked), registry)
-        for field, speaker in source.speakers.items():  # a vocabulary that was learnt decides about shapes
-            fresh.speakers[field].load_state_dict(speaker.state_dict())
+        for field, speaker in source.conditioners_by_field.items():  # a vocabulary that was learnt decides about shapes
+            fresh.conditioners_by_field[field].load_state_dict(speaker.state_dict())
         fresh.autoencoder.load_state_dict(source.autoencoder.state_dict())
         save_model(fresh, registry, folder)
     return folder
@@ -87,15 +87,15 @@ def begun(name: str, backbone: dict[str, Any], source: Model, asked: argparse.Na
 def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """The recipe with other parts; None takes one away."""
     plain = {**recipe.model_dump(mode="json", exclude_defaults=True), **values}
-    return read_recipe({"lumina": 1, **{key: value for key, value in plain.items() if value is not None}}, "benchmark")
+    return read_recipe({"schema_version": 2, **{key: value for key, value in plain.items() if value is not None}}, "benchmark")
 
 
 def contestants(recipe: Recipe, asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Options of both backbones; Flag-DiT's feed-forward is widened or narrowed until it has as many parameters."""
-    next_dit = {"use": "core.next_dit", **SIZES, "axes": [64, 0, 0], "multiple_of": 16}
+    next_dit = {"type": "core.next_dit", **SIZES, "rope_axes_dim": [64, 0, 0], "multiple_of": 16}
     wanted = size(recipe, next_dit, asked)
-    flag = {"use": "core.flag_dit", **SIZES, "place": "time", "multiple_of": 16}
-    tries = [{**flag, "multiplier": n / 20} for n in range(4, 41)]
+    flag = {"type": "core.flag_dit", **SIZES, "position_ids": "time", "multiple_of": 16}
+    tries = [{**flag, "ffn_dim_multiplier": n / 20} for n in range(4, 41)]
     best = min(tries, key=lambda backbone: abs(size(recipe, backbone, asked) - wanted))
     if abs(size(recipe, best, asked) - wanted) > CLOSE * wanted:
         sys.exit(f"no Flag-DiT within {CLOSE:.0%} of {wanted} parameters was found")
@@ -104,17 +104,17 @@ def contestants(recipe: Recipe, asked: argparse.Namespace) -> dict[str, dict[str
 
 def size(recipe: Recipe, backbone: dict[str, Any], asked: argparse.Namespace) -> int:
     """Parameters of a backbone and its head."""
-    model = build_model(trained_so(recipe, backbone, asked), load())
+    model = build_model(trained_so(recipe, backbone, asked), load_plugins())
     return sum(p.numel() for part in (model.backbone, model.head) for p in part.parameters())
 
 
 def trained_so(recipe: Recipe, backbone: dict[str, Any], asked: argparse.Namespace) -> Recipe:
     """The recipe of a run."""
     training = {
-        **recipe.training.model_dump(mode="json", exclude_defaults=True), "steps": asked.steps, "batch": asked.batch,
-        "save_every": asked.steps // QUARTERS, "keep": QUARTERS + 1, "sample_every": 0, "samples": [],
-        "keep_latents": True, "compile": asked.steps > 600,  # compiling takes as long as some hundred steps
-        "freeze": ["autoencoder", *(f"conditioners.{use.name}" for use in recipe.conditioners)],
+        **recipe.training.model_dump(mode="json", exclude_defaults=True), "steps": asked.steps,
+        "global_batch_size": asked.batch, "checkpoint_interval": asked.steps // QUARTERS, "keep_latest_k": QUARTERS + 1,
+        "sample_interval": 0, "sample_requests": [], "cache_latents": True, "compile": asked.steps > 600,  # compiling takes as long as some hundred steps
+        "freeze": ["autoencoder", *(f"conditioners.{use.field}" for use in recipe.conditioners)],
     }  # fmt: skip
     return changed(recipe, {"backbone": backbone, "training": training})
 
@@ -124,7 +124,7 @@ def file_of(recipe: Recipe, backbone: dict[str, Any], asked: argparse.Namespace,
     plain = trained_so(recipe, backbone, asked).model_dump(mode="json", exclude_defaults=True)
     path: Path = asked.work / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"lumina": 1, **plain}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"schema_version": 2, **plain}, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -136,7 +136,7 @@ def trained(name: str, recipe: Path, begin: Path, asked: argparse.Namespace) -> 
         status = run(["train", str(recipe), "--out", str(out), *start, "--quiet"])
         if status:
             sys.exit(status)
-    with (out / "log.csv").open(newline="", encoding="utf-8") as file:
+    with (out / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     figures = {}
     for folder in sorted((out / "checkpoints").glob("step-*")):

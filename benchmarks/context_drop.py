@@ -25,12 +25,12 @@ from torch import Tensor
 from turns import compared, drawn, in_turn, options, told_threads, written
 
 from lumina_core.cli.main import run
-from lumina_core.nn.context_drop import TimeAwareDrop
-from lumina_core.nn.next_dit import NextDiT
+from lumina_core.models.context_drop import TimeAwareContextDrop
+from lumina_core.models.next_dit import NextDiT
 from lumina_core.types import Condition, Tokens
 
 WIDTH, DEPTH, HEADS, NUMBERS = 1024, 4, 16, 16
-DROP = TimeAwareDrop(TimeAwareDrop.Config())
+DROP = TimeAwareContextDrop(TimeAwareContextDrop.Config())
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # what `auto` takes in float32 is the fused kernel
 WAYS = (
@@ -40,8 +40,8 @@ WAYS = (
 
 def backbone(dtype: torch.dtype, backend: str) -> NextDiT:
     torch.manual_seed(0)
-    sizes = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "axes": (0, 32, 32), "token_width": NUMBERS}
-    model = NextDiT(NextDiT.Config.read({**sizes, "layout": "interleaved", "backend": backend}, "benchmark"))
+    sizes = {"hidden_size": WIDTH, "num_layers": DEPTH, "num_heads": HEADS, "rope_axes_dim": (0, 32, 32), "token_dim": NUMBERS}
+    model = NextDiT(NextDiT.Config.read({**sizes, "rope_layout": "interleaved", "attn_backend": backend}, "benchmark"))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.2)
     return model.to(dtype).eval()
@@ -52,16 +52,16 @@ def picture(side: int, dtype: torch.dtype) -> Tokens:
     return Tokens(torch.randn(1, side * side, NUMBERS).to(dtype), places[None], ((side, side),))
 
 
-def answer(model: NextDiT, tokens: Tokens, prepared: Any, time: float = 0.0) -> Tensor:
-    return model(tokens, torch.full((1,), time), Condition(), prepared=prepared).values
+def answer(model: NextDiT, tokens: Tokens, precomputed: Any, time: float = 0.0) -> Tensor:
+    return model(tokens, torch.full((1,), time), Condition(), precomputed=precomputed).hidden_states
 
 
 def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -> dict[str, Any]:
     model, tokens = backbone(DTYPES[name], backend), picture(side, DTYPES[name])
-    plain = model.prepare(tokens, Condition())
-    pooled = model.with_pool(plain, model.pool(tokens, Condition(), DROP.window))
-    ready = {"plain": plain, "dropped": model.with_pooled(pooled, (True,) * DEPTH)}
-    answers = {word: answer(model, tokens, prepared).float() for word, prepared in ready.items()}
+    plain = model.precompute(tokens, Condition())
+    pooled = model.with_context_drop(plain, model.make_token_pool(tokens, Condition(), DROP.window))
+    ready = {"plain": plain, "dropped": model.set_dropped_blocks(pooled, (True,) * DEPTH)}
+    answers = {word: answer(model, tokens, precomputed).float() for word, precomputed in ready.items()}
     times = [(step + 0.5) / evaluations for step in range(evaluations)]
 
     def once(word: str) -> Tensor:
@@ -69,8 +69,8 @@ def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -
 
     def way(word: str) -> None:
         for time in times:
-            prepared = model.with_pooled(pooled, DROP.pooled(DEPTH, time)) if word == "dropped" else plain
-            answer(model, tokens, prepared, time)
+            precomputed = model.set_dropped_blocks(pooled, DROP.dropped_blocks(DEPTH, time)) if word == "dropped" else plain
+            answer(model, tokens, precomputed, time)
 
     at_noise, sampled = (
         compared(in_turn({word: lambda word=word, job=job: job(word) for word in ready}, count), "plain", "dropped")
@@ -97,7 +97,7 @@ def scores(count: int) -> dict[str, Any]:
         for word in ("none", "time_aware"):
             out = Path(place) / word
             words = ["evaluate", "--metrics", "image.retrieval", "--samples", str(count), "--out", str(out)]
-            if run([*words, "--cache", f"{place}/references", "--ask", f"context_drop={word}"]):
+            if run([*words, "--cache", f"{place}/references", "--param", f"context_drop={word}"]):
                 raise SystemExit("the built-in model could not be judged")
             score = json.loads((out / "scores.json").read_text(encoding="utf-8"))["scores"]["image.retrieval"]
             told[word] = {name: score[name]["value"] for name in ("top1", "top5")}
@@ -107,12 +107,12 @@ def scores(count: int) -> dict[str, Any]:
 def changes(name: str = "float32", side: int = 32) -> list[dict[str, Any]]:
     """Change of the answer by how many blocks average, and which."""
     model, tokens = backbone(DTYPES[name], "fused"), picture(side, DTYPES[name])
-    plain = model.with_pool(model.prepare(tokens, Condition()), model.pool(tokens, Condition(), (1, 2, 2)))
+    plain = model.with_context_drop(model.precompute(tokens, Condition()), model.make_token_pool(tokens, Condition(), (1, 2, 2)))
     whole, rows = answer(model, tokens, plain), []
     for keep in ("last", "first", "spread"):
-        drop = TimeAwareDrop(TimeAwareDrop.Config(keep=keep))
+        drop = TimeAwareContextDrop(TimeAwareContextDrop.Config(keep_blocks=keep))
         for count in range(DEPTH + 1):
-            got = answer(model, tokens, model.with_pooled(plain, drop.pooled(DEPTH, 1 - count / DEPTH)))
+            got = answer(model, tokens, model.set_dropped_blocks(plain, drop.dropped_blocks(DEPTH, 1 - count / DEPTH)))
             rows.append({"keep": keep, "blocks": count, "change": float((got - whole).norm() / whole.norm())})
     return rows
 

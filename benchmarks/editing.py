@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lumina_core.session import open_model
-from lumina_image.task import to_picture
+from lumina_core.sampling.pipeline import load_pipeline
+from lumina_image.task import to_pil
 
 SCALE, GAP = 2, 8
 
@@ -27,20 +27,20 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 
 
 def made() -> list[Tensor]:
-    session = open_model()
+    session = load_pipeline()
 
     def ask(prompt: str, **asked: object) -> Tensor:
-        return session.ask(prompt=prompt, **{"seed": 1, **asked})[0].data
+        return session.generate_one(prompt=prompt, **{"seed": 1, **asked})[0].data
 
     face, heart = ask("grinning face", seed=2), ask("a red heart")
     part = face[:, :41, :50]
-    crying = ask("crying face", image=face, mask=box(16, 30, 48, 58))
-    blue = ask("blue heart", image=heart, mask=box(0, 0, 32, 64))
-    return [face, crying, heart, blue, part, ask("grinning face", image=part, expand=(3, 0, 11, 23))]
+    crying = ask("crying face", init_image=face, mask=box(16, 30, 48, 58))
+    blue = ask("blue heart", init_image=heart, mask=box(0, 0, 32, 64))
+    return [face, crying, heart, blue, part, ask("grinning face", init_image=part, outpaint=(3, 0, 11, 23))]
 
 
 def sheet(pictures: list[Tensor]) -> Image.Image:
-    tiles = [to_picture(data) for data in pictures]
+    tiles = [to_pil(data) for data in pictures]
     tiles = [tile.resize((tile.width * SCALE, tile.height * SCALE), Image.Resampling.LANCZOS) for tile in tiles]
     size = (sum(tile.width + GAP for tile in tiles) - GAP, max(tile.height for tile in tiles))
     canvas, left = Image.new("RGB", size, "white"), 0

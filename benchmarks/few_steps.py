@@ -1,13 +1,13 @@
 """Which solver on which grid comes nearest to a fine reference, at the same number of evaluations, and what it finds.
 
-    python benchmarks/few_steps.py [--seed N] [--count 16] [--evaluations 5 10 20 40] [--guidance G] [--model MODEL]
+    python benchmarks/few_steps.py [--seed N] [--count 16] [--nfe 5 10 20 40] [--guidance-scale G] [--model MODEL]
         [--json FILE] [--plot FILE] [--quick]
 
 Names are drawn by the seed from what the model learnt from. The reference is midpoint with 200 even steps (400
 evaluations). The error of a way is the root mean square difference of its pictures to the reference's, same names, same
 noises, the model's own guidance unless another is given; `found` is the share of its pictures whose nearest real one is
 the one that was asked for. `fitted` is the grid in the model's folder, `sharpness` one that is fitted here, on other
-names, as `lumina grid --fit MODEL --by sharpness` does.
+names, as `lumina schedule --fit MODEL --by sharpness` does.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.evaluate.exam import drawn, languages_of, population, seeds, split_of
-from lumina_core.evaluate.subject import named_metrics, recipe_exam
-from lumina_core.judging import Case, Exam, Judged
+from lumina_core.evaluation.eval_set import noise_seeds, reference_index, resolve_languages, resolve_split, sample_items
+from lumina_core.evaluation.resolve import eval_set_from_recipe, resolve_metrics
+from lumina_core.protocols import EvalInputs, EvalItem, EvalSet
 from lumina_core.request import Request
-from lumina_core.sampling.fit import fit_grid
-from lumina_core.session import Session, open_model
+from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling.schedule_fit import fit_schedule
 
 SOLVERS = ("euler", "midpoint", "heun", "adams", "dpmpp", "rk4")
 GRIDS = (
-    "uniform", "shift:shift=2", "shift:shift=4", "sigmoid", "sigmoid:reading=coarse_ends", "sigmoid:alpha=3,beta=6",
+    "uniform", "shift:shift=2", "shift:shift=4", "sigmoid", "sigmoid:variant=coarse_ends", "sigmoid:alpha=3,beta=6",
     "sharpness", "fitted",
 )  # fmt: skip
 OTHERS = 999
@@ -43,20 +43,20 @@ OTHERS = 999
 class Names:
     """What is asked in every way, and how it is judged."""
 
-    session: Session
-    exam: Exam
-    cases: Sequence[Case]
+    session: Pipeline
+    exam: EvalSet
+    cases: Sequence[EvalItem]
     noises: Sequence[int]
     settings: dict[str, Any]
 
     def requests(self, **way: Any) -> list[Request]:
         task: Any = self.session.model.task
         pairs = zip(self.cases, self.noises, strict=True)
-        return [self.session.request(**{**task.asked(c.said), **self.settings, **way, "seed": n}) for c, n in pairs]
+        return [self.session.make_request(**{**task.request_for(c.fields), **self.settings, **way, "seed": n}) for c, n in pairs]
 
     def pictures(self, **way: Any) -> tuple[Tensor, int]:
-        answers = self.session.ask_all(self.requests(**way))
-        return torch.stack([answer.data for answer in answers]), answers[0].record["evaluations"]
+        answers = self.session.generate(self.requests(**way))
+        return torch.stack([answer.data for answer in answers]), answers[0].metadata["nfe"]
 
 
 class Finder:
@@ -64,36 +64,36 @@ class Finder:
 
     def __init__(self, names: Names) -> None:
         self.names = names
-        self.metric = named_metrics(["image.retrieval"], (), names.session.registry)["image.retrieval"]
+        self.metric = resolve_metrics(["image.retrieval"], (), names.session.registry)["image.retrieval"]
         exam = names.exam
-        self.real = torch.cat([self.metric.features([exam.reference(k)]) for k in range(len(exam))])
-        self.population = population(exam, split_of(exam, None))
+        self.real = torch.cat([self.metric.feature_extractor([exam.reference(k)]) for k in range(len(exam))])
+        self.reference_index = reference_index(exam, resolve_split(exam, None))
 
     def __call__(self, pictures: Tensor) -> float:
-        made = self.metric.features(list(pictures))
-        found = self.metric.figures(Judged(made, self.real, self.names.cases, self.population))["top1"]
+        made = self.metric.feature_extractor(list(pictures))
+        found = self.metric.compute(EvalInputs(made, self.real, self.names.cases, self.reference_index))["top1"]
         return float(torch.as_tensor(found).mean())
 
 
-def names_of(session: Session, count: int, seed: int, settings: dict[str, Any]) -> Names:
-    exam = recipe_exam(session.model.recipe, session.registry, session.model)
-    cases = drawn(exam, split_of(exam, None), languages_of(exam, ()), count, seed)
-    return Names(session, exam, cases, seeds(len(cases), 1, 1, seed), settings)
+def names_of(session: Pipeline, count: int, seed: int, settings: dict[str, Any]) -> Names:
+    exam = eval_set_from_recipe(session.model.recipe, session.registry, session.model)
+    cases = sample_items(exam, resolve_split(exam, None), resolve_languages(exam, ()), count, seed)
+    return Names(session, exam, cases, noise_seeds(len(cases), 1, 1, seed), settings)
 
 
 def measured(names: Names, others: Names, budgets: Sequence[int], fine: int) -> Iterator[dict[str, Any]]:
     finder = Finder(names)
-    reference, asked = names.pictures(solver="midpoint", steps=fine, grid="uniform")
+    reference, asked = names.pictures(solver="midpoint", steps=fine, schedule="uniform")
     yield {"solver": "midpoint", "grid": "reference", "evaluations": asked, "error": 0.0, "found": finder(reference)}
     session = names.session
-    said = {"sharpness": f"fitted:values={list(fit_grid(session.model, session.registry, others.requests()))}"}
-    grids = [grid for grid in GRIDS if grid != "fitted" or session.model.recipe.sampling.fitted]
+    said = {"sharpness": f"fitted:values={list(fit_schedule(session.model, session.registry, others.requests()))}"}
+    grids = [grid for grid in GRIDS if grid != "fitted" or session.model.recipe.sampling.fitted_schedule]
     for budget in budgets:
         for solver in SOLVERS:
             if solver == "rk4" and budget < 4:
                 continue
             for grid in grids:
-                made, asked = names.pictures(solver=solver, evaluations=budget, grid=said.get(grid, grid))
+                made, asked = names.pictures(solver=solver, nfe=budget, schedule=said.get(grid, grid))
                 error = float((made - reference).square().mean().sqrt())
                 row = {"solver": solver, "grid": grid, "budget": budget, "evaluations": asked}
                 yield {**row, "error": error, "found": finder(made)}
@@ -135,10 +135,10 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
     )
     parser.add_argument("--model", help="model folder or name [default: built in]")
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--nfe", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--count", type=int, default=16, help="names [default: 16]")
     parser.add_argument("--seed", type=int, default=0, help="of the names and the noises [default: 0]")
-    parser.add_argument("--guidance", type=float, help="[default: the model's own]")
+    parser.add_argument("--guidance-scale", type=float, help="[default: the model's own]")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="fewer names, budgets and reference steps: a minute")
@@ -147,9 +147,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked = arguments()
-    session = open_model(asked.model)
-    count, budgets, fine = (4, [10], 100) if asked.quick else (asked.count, asked.evaluations, 200)
-    settings = {} if asked.guidance is None else {"guidance": asked.guidance}
+    session = load_pipeline(asked.model)
+    count, budgets, fine = (4, [10], 100) if asked.quick else (asked.count, asked.nfe, 200)
+    settings = {} if asked.guidance_scale is None else {"guidance_scale": asked.guidance_scale}
     began = time.perf_counter()
     names, others = (names_of(session, n, asked.seed + k, settings) for n, k in ((count, 0), (8, OTHERS)))
     rows = list(measured(names, others, budgets, fine))
@@ -157,7 +157,7 @@ def main() -> None:
     seconds = time.perf_counter() - began
     print(f"{count} names by seed {asked.seed}, reference of {fine} midpoint steps, {seconds:.0f} s")
     told = {
-        "model": str(asked.model or "built in"), "names": count, "seed": asked.seed, "guidance": asked.guidance,
+        "model": str(asked.model or "built in"), "names": count, "seed": asked.seed, "guidance_scale": asked.guidance_scale,
         "reference_steps": fine, "rows": rows,
     }  # fmt: skip
     if asked.json:

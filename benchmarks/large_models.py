@@ -22,28 +22,28 @@ from pathlib import Path
 import torch
 from memory import told
 
-from lumina_core.cli.recipes import asked_recipe
-from lumina_core.model import build
-from lumina_core.plugins.loader import load
+from lumina_core.model import build_component
+from lumina_core.plugins.loader import load_plugins
+from lumina_core.recipe_loading import load_recipe
 from lumina_core.types import Condition
-from lumina_image.kl import KLAutoencoder
+from lumina_image.autoencoders.kl import KLAutoencoder
 
 BARS = {"evaluation": 8.0, "decoding": 24.0}
 
 
 def evaluation() -> None:
-    registry = load()
-    recipe = asked_recipe(registry, "image.2b_gqa", ())
+    registry = load_plugins()
+    recipe = load_recipe(registry, "image.2b_gqa", ())
     torch.set_default_dtype(torch.bfloat16)  # so that weights are never there in float32 as well
-    tokenizer = build(registry, "tokenizer", recipe.tokenizer, channels=4)
+    tokenizer = build_component(registry, "tokenizer", recipe.tokenizer, channels=4)
     assert recipe.backbone is not None and recipe.head is not None
-    widths = {"token_width": tokenizer.width, "memory_width": 2048, "summary_width": 2048}
-    backbone = build(registry, "backbone", recipe.backbone, **widths).eval()
-    head_widths = {"width": 2304, "token_width": tokenizer.width, "modulation_width": backbone.modulation_width}
-    head = build(registry, "head", recipe.head, **head_widths).eval()
-    tokens = tokenizer.blank(1, (64, 64))
+    widths = {"token_dim": tokenizer.width, "cross_attention_dim": 2048, "pooled_dim": 2048}
+    backbone = build_component(registry, "backbone", recipe.backbone, **widths).eval()
+    head_widths = {"hidden_size": 2304, "token_dim": tokenizer.width, "modulation_dim": backbone.modulation_dim}
+    head = build_component(registry, "head", recipe.head, **head_widths).eval()
+    tokens = tokenizer.empty(1, (64, 64))
     tokens = tokens.with_values(torch.randn(tokens.values.shape))
-    said = Condition(memory=torch.randn(1, 64, 2048), summary=torch.randn(1, 2048))
+    said = Condition(context=torch.randn(1, 64, 2048), pooled=torch.randn(1, 2048))
     with torch.no_grad():
         answer = head(backbone(tokens, torch.full((1,), 0.5), said), tokens)
     assert answer.shape == (1, 1024, 16) and bool(torch.isfinite(answer).all())

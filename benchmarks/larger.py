@@ -25,15 +25,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lumina_core.session import Session, open_model
-from lumina_image import emoji_pack
-from lumina_image.nearest import rank, thumbnails
-from lumina_image.task import to_picture
+from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_image.datasets import emoji_data
+from lumina_image.metrics.pixel_retrieval import retrieval_ranks, thumbnail_features
+from lumina_image.task import to_pil
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 METHODS = (
-    "none", "interpolation", "ntk", "frequency_aware", "frequency_aware:first=1", "time_aware", "time_aware:first=1",
-    "watershed", "watershed:watershed=1", "yarn", "dype", "dype:of=interpolation",
+    "none", "interpolation", "ntk", "frequency_aware", "frequency_aware:first_index=1", "time_aware", "time_aware:first_index=1",
+    "watershed", "watershed:watershed=1", "yarn", "dype", "dype:method=interpolation",
 )  # fmt: skip
 BATCH = 16
 Pictures = NDArray[np.uint8]
@@ -41,7 +41,7 @@ Pictures = NDArray[np.uint8]
 
 def drawn(key: str, font: ImageFont.FreeTypeFont | None, place: int, side: int) -> Pictures:
     """The real picture of the pack's `place`, (side, side, 3)."""
-    picture = Image.fromarray(emoji_pack.pictures()[place])
+    picture = Image.fromarray(emoji_data.load_images()[place])
     if font is not None and len(key) == 1:  # what several characters make needs a shaping library
         whole = Image.new("RGB", (136, 128), "white")
         ImageDraw.Draw(whole).text((0, 0), key, font=font, embedded_color=True, anchor="lt")
@@ -52,39 +52,39 @@ def drawn(key: str, font: ImageFont.FreeTypeFont | None, place: int, side: int) 
 
 def chosen(count: int) -> list[int]:
     """So many of the pack's pictures of one character and without tones, mixed."""
-    records = emoji_pack.records()
+    records = emoji_data.load_records()
     places = [place for place, one in enumerate(records) if one["skin"] is None and len(one["key"]) == 1]
     random.Random(0).shuffle(places)
     return places[:count]
 
 
-def asked(session: Session, places: Sequence[int], side: int, method: str, more: dict[str, Any]) -> list[torch.Tensor]:
-    records, made = emoji_pack.records(), []
+def asked(session: Pipeline, places: Sequence[int], side: int, method: str, more: dict[str, Any]) -> list[torch.Tensor]:
+    records, made = emoji_data.load_records(), []
     for start in range(0, len(places), BATCH):
         batch = places[start : start + BATCH]
         requests = [
-            session.request(
+            session.make_request(
                 prompt=records[place]["captions"]["en"]["name"], seed=place, size=(side, side),
-                extrapolation=method, **more,
+                rope_scaling=method, **more,
             )
             for place in batch
         ]  # fmt: skip
-        made += [answer.data for answer in session.ask_all(requests)]
+        made += [answer.data for answer in session.generate(requests)]
     return made
 
 
 def measured(
-    session: Session, places: Sequence[int], side: int, methods: Sequence[str], more: dict[str, Any], font: Any
+    session: Pipeline, places: Sequence[int], side: int, methods: Sequence[str], more: dict[str, Any], font: Any
 ) -> tuple[list[dict[str, Any]], dict[str, list[Image.Image]]]:
-    records, rows, shown = emoji_pack.records(), [], {}
-    references = thumbnails(emoji_pack.pictures())
+    records, rows, shown = emoji_data.load_records(), [], {}
+    references = thumbnail_features(emoji_data.load_images())
     real = np.stack([drawn(records[place]["key"], font, place, side) for place in places])
     shown["real"] = [Image.fromarray(one) for one in real]
     for method in methods:
         began = time.perf_counter()
-        pictures = [to_picture(item) for item in asked(session, places, side, method, more)]
+        pictures = [to_pil(item) for item in asked(session, places, side, method, more)]
         pixels = np.stack([np.asarray(picture) for picture in pictures])
-        ranks = rank(thumbnails(pixels), np.asarray(places), references)
+        ranks = retrieval_ranks(thumbnail_features(pixels), np.asarray(places), references)
         error = np.sqrt(((pixels.astype(np.float64) - real) ** 2).mean(axis=(1, 2, 3))) / 255
         row = {"side": side, "method": method, **more, "top1": float((ranks < 1).mean())}
         rows.append({**row, "top5": float((ranks < 5).mean()), "error": float(error.mean())})
@@ -94,7 +94,7 @@ def measured(
 
 
 def told(row: dict[str, Any]) -> str:
-    sharper = f", proportional {row['proportional']}" if row.get("proportional") else ""
+    sharper = f", base_sequence_length {row['base_sequence_length']}" if row.get("base_sequence_length") else ""
     scores = f"top 1 {row['top1']:.2f}  top 5 {row['top5']:.2f}  error {row['error']:.3f}"
     return f"{row['side']:4d} px  {row['method'] + sharper:40s} {scores}"
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few names and methods, twice the side alone")
     words = parser.parse_args()
     font = ImageFont.truetype(str(words.font), 109) if words.font.is_file() else None
-    session = open_model(words.model, dtype=words.dtype)
+    session = load_pipeline(words.model, dtype=words.dtype)
     count, steps = (8, 4) if words.quick else (words.count, words.steps)
     places, more = chosen(count), {"steps": steps}
     methods = METHODS[1:7] if words.quick else METHODS
@@ -130,8 +130,8 @@ def main() -> None:
     found, shown = measured(session, places, 128, methods, more, font)
     rows += found
     if not words.quick:
-        sharper = {**more, "proportional": 64}
-        rows += measured(session, places, 128, ("interpolation", "time_aware:first=1"), sharper, font)[0]
+        sharper = {**more, "base_sequence_length": 64}
+        rows += measured(session, places, 128, ("interpolation", "time_aware:first_index=1"), sharper, font)[0]
         rows += measured(session, places[: max(4, count // 8)], 256, methods, more, font)[0]
     if words.pictures:
         sheet(shown, words.pictures)

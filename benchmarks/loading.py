@@ -28,18 +28,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lumina_core.convert import Wish, carry_out, plan
-from lumina_core.folders import layout, write_draft
-from lumina_core.plugins.loader import load
-from lumina_core.weights.pieces import Piece, Unbuilt
-from lumina_core.weights.tensorfiles import SHARD
-from lumina_image.published.arguments import Arguments, expected
-from lumina_image.published.mapping import from_original
-from lumina_image.published.names import PAD
-from lumina_image.published.recipes import text_recipe
+from lumina_core.convert import ConvertOptions, execute, plan_conversion
+from lumina_core.model_dir import find_format, write_export
+from lumina_core.checkpoint.lazy_tensors import LazyTensor, LoadedCheckpoint
+from lumina_core.checkpoint.safetensors_io import MAX_SHARD_BYTES
+from lumina_core.plugins.loader import load_plugins
+from lumina_image.formats.config_mapping import PublishedConfig, expected_shapes
+from lumina_image.formats.key_mapping import PAD_TOKEN, from_original
+from lumina_image.formats.recipes import text_to_image_recipe
 
-FULL = Arguments(dim=2304, n_layers=24, n_heads=32, n_kv_heads=8, qk_norm=True, cap_feat_dim=2048)
-SMALL = Arguments(dim=1024, n_layers=12, n_heads=16, n_kv_heads=4, qk_norm=True, cap_feat_dim=1024)
+FULL = PublishedConfig(dim=2304, n_layers=24, n_heads=32, n_kv_heads=8, qk_norm=True, cap_feat_dim=2048)
+SMALL = PublishedConfig(dim=1024, n_layers=12, n_heads=16, n_kv_heads=4, qk_norm=True, cap_feat_dim=1024)
 LAYOUTS = ("lumina", "lumina, 1 GB shards", "image.alpha_vllm", "image.alpha_vllm, pth", "image.diffusers")
 MEMORY, TIME = 1.15, 1.2
 """What must not be exceeded."""
@@ -55,11 +54,11 @@ def highest():
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 if what == "open":
-    from lumina_core.checkpoint import load_model
-    from lumina_core.plugins.loader import load
-    registry = load()
-    for name in registry.entries("layout"):
-        registry.find("layout", name)
+    from lumina_core.model_dir import load_model
+    from lumina_core.plugins.loader import load_plugins
+    registry = load_plugins()
+    for name in registry.registrations("checkpoint_format"):
+        registry.find("checkpoint_format", name)
     before, began = highest(), time.perf_counter()
     model = load_model(folder, registry)
     said = {"opened": time.perf_counter() - began, "peak_opened": highest(), "before": before}
@@ -85,34 +84,34 @@ class Random:
     start: int = 0
     dtype: torch.dtype = field(default=torch.bfloat16)
 
-    def into(self, target: Tensor) -> None:
+    def copy_to(self, target: Tensor) -> None:
         draw = torch.Generator().manual_seed(self.seed * 1000003 + self.start)
         target.copy_(torch.randn(self.shape, generator=draw) * 0.02)
 
-    def tensor(self) -> Tensor:
+    def load(self) -> Tensor:
         target = torch.empty(self.shape, dtype=self.dtype)
-        self.into(target)
+        self.copy_to(target)
         return target
 
-    def rows(self, start: int, stop: int) -> Piece:
+    def slice_rows(self, start: int, stop: int) -> LazyTensor:
         return Random((stop - start, *self.shape[1:]), self.seed, self.start + start)
 
 
-def make(folder: Path, arguments: Arguments) -> Path:
+def make(folder: Path, arguments: PublishedConfig) -> Path:
     """A folder of Alpha-VLLM's with random weights."""
-    shapes = expected(arguments)
-    theirs: dict[str, Piece] = {name: Random(shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
-    kept = {PAD: theirs.pop(PAD)}
+    shapes = expected_shapes(arguments)
+    theirs: dict[str, LazyTensor] = {name: Random(shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    kept = {PAD_TOKEN: theirs.pop(PAD_TOKEN)}
     weights = from_original(theirs, arguments.in_channels, arguments.patch_size)
-    model = Unbuilt(text_recipe(arguments, 1024, {}, {}), weights, kept)
+    model = LoadedCheckpoint(text_to_image_recipe(arguments, 1024, {}, {}), weights, kept)
     folder.mkdir()
-    write_draft(layout(load(), "image.alpha_vllm").draft(model), folder)
+    write_export(find_format(load_plugins(), "image.alpha_vllm").export(model), folder)
     return folder
 
 
 def converted(source: Path, folder: Path, name: str) -> Path:
     """The same model in another layout."""
-    registry = load()
+    registry = load_plugins()
     if name.startswith("image.alpha_vllm"):
         if name.endswith("pth"):
             folder.mkdir()
@@ -121,12 +120,12 @@ def converted(source: Path, folder: Path, name: str) -> Path:
             (folder / "model_args.pth").write_bytes((source / "model_args.pth").read_bytes())
             return folder
         return source
-    wish = Wish(to=None if name.startswith("lumina") else name)
-    carry_out(plan(source, registry, wish), folder, 10**9 if "shards" in name else 10 * SHARD)
+    wish = ConvertOptions(format=None if name.startswith("lumina") else name)
+    execute(plan_conversion(source, registry, wish), folder, 10**9 if "shards" in name else 10 * MAX_SHARD_BYTES)
     return folder
 
 
-def asked(folder: Path, what: str) -> dict[str, Any]:
+def run_child(folder: Path, what: str) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-c", CHILD, str(folder), what], capture_output=True, text=True, check=True)
     content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return content
@@ -134,11 +133,11 @@ def asked(folder: Path, what: str) -> dict[str, Any]:
 
 def measure(folder: Path, turns: int) -> dict[str, Any]:
     """Both ways in turn; the best time of each, the highest memory."""
-    size = asked(folder, "read")["bytes"]  # and the files are in the machine's cache
+    size = run_child(folder, "read")["bytes"]  # and the files are in the machine's cache
     opened, read = [], []
     for _ in range(turns):
-        opened.append(asked(folder, "open"))
-        read.append(asked(folder, "read"))
+        opened.append(run_child(folder, "open"))
+        read.append(run_child(folder, "read"))
     best, plain = min(one["seconds"] for one in opened), min(one["seconds"] for one in read)
     before = min(one["before"] for one in opened)
     peak, at_once = (max(one[key] for one in opened) - before for key in ("peak", "peak_opened"))

@@ -30,10 +30,10 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from lumina_audio.instruments_exam import InstrumentsExam
-from lumina_audio.metrics.mels import LogMel, log_mels
-from lumina_core.judging import Case
-from lumina_core.session import Session, open_model
+from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
+from lumina_audio.metrics.mel_features import LogMelStatistics, batched_log_mels
+from lumina_core.protocols import EvalItem
+from lumina_core.sampling.pipeline import Pipeline, load_pipeline
 
 BAR, RATE, NEAR = 1.2, 16000, 4
 SUSTAINED = ("organ", "strings", "ensemble", "brass", "reed", "pipe", "synth lead", "synth pad")
@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(WAYS), help="extrapolations, by their names")
     parser.add_argument("--out", type=Path, default=Path("docs/models/instruments"))
     asked = parser.parse_args()
-    session, cases = open_model(asked.model), prompts(6 if asked.quick else 32)
-    found: dict[str, Any] = {"model": asked.model, "prompts": [case.said["caption"] for case in cases], "bar": BAR}
+    session, cases = load_pipeline(asked.model), prompts(6 if asked.quick else 32)
+    found: dict[str, Any] = {"model": asked.model, "prompts": [case.fields["caption"] for case in cases], "bar": BAR}
     found["ways"] = compared(session, cases, asked.ways.split(","))
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "longer.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -59,19 +59,19 @@ def main() -> None:
     print(table(found))
 
 
-def prompts(count: int) -> list[Case]:
+def prompts(count: int) -> list[EvalItem]:
     """Held-out clips of instruments that sustain, spread over them."""
-    exam = InstrumentsExam()
-    places = [n for n in exam.places("held_out") if exam.groups(n)["family"] in SUSTAINED]
+    exam = InstrumentsEvalSet()
+    places = [n for n in exam.indices("held_out") if exam.groups(n)["family"] in SUSTAINED]
     chosen = [places[n * len(places) // count] for n in range(count)]
-    return [Case(exam.said(place, None), place, exam.groups(place)) for place in chosen]
+    return [EvalItem(exam.fields(place, None), place, exam.groups(place)) for place in chosen]
 
 
-def compared(session: Session, cases: Sequence[Case], ways: Sequence[str]) -> dict[str, Any]:
+def compared(session: Pipeline, cases: Sequence[EvalItem], ways: Sequence[str]) -> dict[str, Any]:
     """For every way and length, means over the prompts of each part's figures."""
-    exam, features = InstrumentsExam(), LogMel(LogMel.Config())
-    trained = session.model.task.trained()[0]
-    real = features([exam.reference(case.reference) for case in cases])
+    exam, features = InstrumentsEvalSet(), LogMelStatistics(LogMelStatistics.Config())
+    trained = session.model.task.train_size()[0]
+    real = features([exam.reference(case.target_index) for case in cases])
     first, second = (features(made(session, cases, seed, {})) for seed in (0, 1))
     alike = (first - second).norm(dim=1).mean()
     apart = torch.stack([(first - real).norm(dim=1), (second - real).norm(dim=1)]).mean()
@@ -79,7 +79,7 @@ def compared(session: Session, cases: Sequence[Case], ways: Sequence[str]) -> di
     for way in ways:
         found[way] = {}
         for times in TIMES:
-            sounds = made(session, cases, 0, {"seconds": times * trained / RATE, "extrapolation": way})
+            sounds = made(session, cases, 0, {"duration": times * trained / RATE, "rope_scaling": way})
             parts = [features([s[:, n * trained : (n + 1) * trained] for s in sounds]) for n in range(times)]
             to_trained = [((part - first).norm(dim=1) + (part - second).norm(dim=1)).mean() / 2 for part in parts]
             found[way][str(times)] = {
@@ -91,22 +91,22 @@ def compared(session: Session, cases: Sequence[Case], ways: Sequence[str]) -> di
     return found
 
 
-def made(session: Session, cases: Sequence[Case], seed: int, fields: Mapping[str, Any]) -> list[Tensor]:
+def made(session: Pipeline, cases: Sequence[EvalItem], seed: int, fields: Mapping[str, Any]) -> list[Tensor]:
     """A sound for each prompt, each with a noise of its own."""
     task = session.model.task
     requests = [
-        session.request(**task.asked(case.said), **fields, seed=2**20 * seed + place)
+        session.make_request(**task.request_for(case.fields), **fields, seed=2**20 * seed + place)
         for place, case in enumerate(cases)
     ]
     sounds: list[Tensor] = []
     for start in range(0, len(requests), 8):
-        sounds += [answer.data for answer in session.ask_all(requests[start : start + 8])]
+        sounds += [answer.data for answer in session.generate(requests[start : start + 8])]
     return sounds
 
 
 def seams(sounds: Sequence[Tensor], trained: int, times: int) -> list[float]:
     """Medians over the sounds, for each beginning of a part but the first."""
-    mel = torch.cat(log_mels(sounds, RATE))
+    mel = torch.cat(batched_log_mels(sounds, RATE))
     change = mel.diff(dim=2).abs().mean(1)
     frames = trained * mel.shape[2] // sounds[0].shape[-1]
     inside = torch.ones(change.shape[1], dtype=torch.bool)

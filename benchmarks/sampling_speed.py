@@ -83,17 +83,17 @@ def their_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
 
 
 def our_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
-    from lumina_core.sampling.given import Given
-    from lumina_core.session import open_model
+    from lumina_core.sampling.inputs import PrecomputedInputs
+    from lumina_core.sampling.pipeline import load_pipeline
 
-    session, asked = open_model(folder), [0]
+    session, asked = load_pipeline(folder), [0]
     latents = noise(side, session.model.autoencoder.channels)
 
     def call() -> Tensor:
-        answer = session.ask(
-            given=Given(noise=latents), prompt=PROMPT, size=(side, side), steps=steps, guidance=GUIDANCE
+        answer = session.generate_one(
+            inputs=PrecomputedInputs(noise=latents), prompt=PROMPT, size=(side, side), steps=steps, guidance_scale=GUIDANCE
         )[0]
-        asked[0] = answer.record["evaluations"]
+        asked[0] = answer.metadata["nfe"]
         return answer.data.clamp(-1, 1)
 
     return call, asked

@@ -27,7 +27,7 @@ def arguments(description: str | None, work: str, usual: str) -> argparse.Namesp
 def judged(name: str, words: list[str], asked: argparse.Namespace, model: str | None = None) -> Told:
     """What `lumina evaluate` tells, run here and gone on with where it was stopped."""
     out = asked.work / name
-    resume = ["--resume"] if (out / "asked.json").is_file() else []
+    resume = ["--resume"] if (out / "eval_config.json").is_file() else []
     named = asked.model or model
     words = [words[0], *([named] if named else []), *words[1:]]
     status = run([*words, "--out", str(out), "--cache", str(asked.work / "references"), *resume])
@@ -63,12 +63,12 @@ def figures(found: dict[str, Told], titles: dict[str, str]) -> str:
 
 def groups(score: Told, key: str, names: tuple[str, ...]) -> str:
     """One table of the figures `names` by the groups of a key."""
-    found = score[names[0]]["by"][key]
+    found = score[names[0]]["groups"][key]
     rows = [f"| {key} | {' | '.join(names)} | of |", "|---" * (len(names) + 2) + "|"]
     for name, first in found.items():
-        values = [short(score[figure]["by"][key][name]["value"]) for figure in names]
+        values = [short(score[figure]["groups"][key][name]["value"]) for figure in names]
         rows.append(f"| {name} | {' | '.join(values)} | {first['count']} |")
-    means = [short(score[figure]["mean_of"][key]) for figure in names]
+    means = [short(score[figure]["group_means"][key]) for figure in names]
     return "\n".join([*rows, f"| mean of {len(found)} | {' | '.join(means)} | |"])
 
 

@@ -12,7 +12,7 @@ import shutil
 
 from scored import Told, arguments, figures, filled, groups, judged, kept
 
-SETS = "image.frechet,image.kernel,image.precision_recall"
+SETS = "image.frechet_distance,image.kernel_distance,image.precision_recall"
 RUNS = {
     "english": (500, 200, ["--metrics", f"image.retrieval,image.feature_retrieval,{SETS}"]),
     "left_out": (1000, 1000, ["--split", "left_out", "--metrics", "image.retrieval,image.feature_retrieval"]),
@@ -26,7 +26,7 @@ def main() -> None:
     asked = arguments(__doc__, "runs/scores", "the built-in model")
     found = {name: judged(name, command(name, asked.quick), asked) for name in RUNS}
     kept(asked.docs / "models" / "emoji", found)
-    shutil.copy(asked.work / "english" / "sheet.png", asked.docs / "pictures" / "judged.png")
+    shutil.copy(asked.work / "english" / "samples.png", asked.docs / "pictures" / "judged.png")
     card = asked.docs / "models" / "emoji.md"
     if card.is_file():
         card.write_text(filled(card.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")

@@ -17,7 +17,7 @@ from scored import BEGIN, END, Told, arguments, figures, filled, groups, judged,
 MODEL = "audio.instruments"
 BY_LITE0 = [
     "--metrics", "audio.instrument_retrieval", "--set",
-    "audio.instrument_retrieval.features.use=audio.efficientnet_lite0",
+    "audio.instrument_retrieval.feature_extractor.type=audio.efficientnet_lite0",
 ]  # fmt: skip
 RUNS: dict[str, tuple[int, int, list[str]]] = {
     "held_out": (200, 60, ["--split", "held_out"]),
@@ -31,7 +31,7 @@ def main() -> None:
     asked = arguments(__doc__, "runs/scores_sound", "the built-in model")
     found = {name: judged(name, command(name, asked.quick), asked, MODEL) for name in RUNS}
     kept(asked.docs / "models" / "instruments", found)
-    sheet = asked.work / "held_out" / "sheet.png"
+    sheet = asked.work / "held_out" / "samples.png"
     shutil.copy(sheet, asked.docs / "pictures" / "heard.png")
     with Image.open(sheet) as whole:  # the first six rows, for the front page
         whole.crop((0, 0, whole.width, whole.height * 6 // 16)).save(asked.docs / "pictures" / "heard_first.png")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lumina_core.session import open_model
-from lumina_image.task import to_picture
+from lumina_core.sampling.pipeline import load_pipeline
+from lumina_image.task import to_pil
 
 PROMPTS = (
     "red heart",
@@ -44,15 +44,15 @@ def main() -> None:
     )
     asked = parser.parse_args()
     prompts = asked.prompts.read_text(encoding="utf-8").split("\n") if asked.prompts else PROMPTS
-    session = open_model(asked.model)
-    requests = [session.request(prompt=prompt, seed=7) for prompt in prompts if prompt]
-    answers = session.ask_all(requests)
+    session = load_pipeline(asked.model)
+    requests = [session.make_request(prompt=prompt, seed=7) for prompt in prompts if prompt]
+    answers = session.generate(requests)
     sheet = Image.new("RGB", (COLUMNS * CELL, -(-len(answers) // COLUMNS) * (CELL + LINE)), "white")
     draw, font = ImageDraw.Draw(sheet), _font(asked.font)
     for place, answer in enumerate(answers):
         x, y = place % COLUMNS * CELL, place // COLUMNS * (CELL + LINE)
-        sheet.paste(to_picture(answer.data).resize((CELL - 8, CELL - 8), Image.Resampling.LANCZOS), (x + 4, y + 4))
-        draw.text((x + CELL // 2, y + CELL), str(answer.record["prompt"]), fill="#444", font=font, anchor="mt")
+        sheet.paste(to_pil(answer.data).resize((CELL - 8, CELL - 8), Image.Resampling.LANCZOS), (x + 4, y + 4))
+        draw.text((x + CELL // 2, y + CELL), str(answer.metadata["prompt"]), fill="#444", font=font, anchor="mt")
     sheet.save(asked.out)
 
 

@@ -65,36 +65,36 @@ def their_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor, 
 
 
 def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) -> Call:
-    from lumina_core.builtin.velocity import VelocityHead
-    from lumina_core.conditions import pooled
-    from lumina_core.nn.next_dit import NextDiT
-    from lumina_core.nn.prepare import proportional_scale
+    from lumina_core.conditioning.ops import mean_pool
+    from lumina_core.checkpoint.lazy_tensors import InMemoryTensor
+    from lumina_core.models.dit import proportional_scale
+    from lumina_core.models.heads import VelocityHead
+    from lumina_core.models.next_dit import NextDiT
     from lumina_core.types import Condition
-    from lumina_core.weights.pieces import Held
-    from lumina_image.patches import Patches
-    from lumina_image.published.arguments import filled, from_diffusers
-    from lumina_image.published.mapping import from_diffusers as renamed
-    from lumina_image.published.mapping import from_original
+    from lumina_image.formats.config_mapping import from_diffusers, with_dims
+    from lumina_image.formats.key_mapping import from_diffusers as renamed
+    from lumina_image.formats.key_mapping import from_original
+    from lumina_image.patchify import Patchify
 
     arguments = from_diffusers(dict(model.config), "benchmark")
-    options = filled(arguments)
+    options = with_dims(arguments)
     backbone = NextDiT(NextDiT.Config.read(options["backbone"], "benchmark"))
     head = VelocityHead(VelocityHead.Config.read(options["head"], "benchmark"))
-    held = {name: Held(tensor) for name, tensor in model.state_dict().items() if name != "pad_token"}
-    state = {name: piece.tensor() for name, piece in from_original(renamed(held), 4, 2).items()}
+    held = {name: InMemoryTensor(tensor) for name, tensor in model.state_dict().items() if name != "pad_token"}
+    state = {name: piece.load() for name, piece in from_original(renamed(held), 4, 2).items()}
     for part, module in (("backbone.", backbone), ("head.", head)):
         module.load_state_dict({n.removeprefix(part): s for n, s in state.items() if n.startswith(part)})
         module.to(x.dtype).eval()
-    patches = Patches(Patches.Config(patch=2, channels=4))
-    said = Condition(memory=caption, memory_mask=mask.bool(), summary=pooled(caption, mask.bool()))
-    tokens = patches.tokens(x)
+    patches = Patchify(Patchify.Config(patch_size=2, channels=4))
+    said = Condition(context=caption, context_mask=mask.bool(), pooled=mean_pool(caption, mask.bool()))
+    tokens = patches.patchify(x)
     scale = proportional_scale(tokens, None, 4096, WIDTH // HEADS)
-    prepared = backbone.prepare(tokens, said, None, scale)
+    precomputed = backbone.precompute(tokens, said, None, scale)
 
     def call() -> Tensor:
         # cutting into patches and back is counted: diffusers does it inside
-        cut = patches.tokens(x)
-        return patches.latent(cut.with_values(head(backbone(cut, t, said, prepared=prepared), cut)))
+        cut = patches.patchify(x)
+        return patches.unpatchify(cut.with_values(head(backbone(cut, t, said, precomputed=precomputed), cut)))
 
     return call
 

@@ -33,27 +33,25 @@ import torch
 from torch import Tensor, nn
 
 from lumina_core.config import Config
+from lumina_core.device import resolve_dtype
 from lumina_core.model import Model, build_model
-from lumina_core.nn.block import RMSNorm
-from lumina_core.plugins.loader import load
-from lumina_core.precision import resolve
+from lumina_core.models.dit import RMSNorm
+from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
-from lumina_core.train.batch import Raw
-from lumina_core.train.distributed import Place
-from lumina_core.train.loop import freeze
-from lumina_core.train.optimizer import make_optimizers
-from lumina_core.train.order import Order
-from lumina_core.train.step import Average, Stepper
+from lumina_core.training.dataloader import EpochSampler, RawBatch
+from lumina_core.training.distributed import ProcessInfo
+from lumina_core.training.optim import build_optimizers
+from lumina_core.training.trainer import EMA, TrainStep, freeze
 from lumina_core.types import Condition
 
 BAR, CAPTION, SIDE, WIDTH = 2.7, 48, 32, 384
-HERE = Place(0, 1, torch.device("cpu"))
+HERE = ProcessInfo(0, 1, torch.device("cpu"))
 
 
 class Bytes(nn.Module):
     """48 bytes of a caption as memory, and their mean as summary."""
 
-    memory_width, summary_width = WIDTH, WIDTH
+    cross_attention_dim, pooled_dim = WIDTH, WIDTH
 
     class Config(Config):
         """Nothing to choose."""
@@ -61,15 +59,15 @@ class Bytes(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.table, self.mix = nn.Embedding(257, WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.places = nn.Parameter(torch.zeros(CAPTION, WIDTH))
+        self.indices = nn.Parameter(torch.zeros(CAPTION, WIDTH))
 
     def encode(self, values: Sequence[str]) -> Condition:
         rows = [list(value.encode()[:CAPTION]) for value in values]
         numbers = torch.tensor([[byte + 1 for byte in row] + [0] * (CAPTION - len(row)) for row in rows])
-        memory = self.mix(self.table(numbers) + self.places)
-        return Condition(memory=memory, summary=memory.mean(dim=1))
+        memory = self.mix(self.table(numbers) + self.indices)
+        return Condition(context=memory, pooled=memory.mean(dim=1))
 
-    def nothing(self, batch: int) -> Condition:
+    def null_condition(self, batch: int) -> Condition:
         return self.encode([""] * batch)
 
 
@@ -90,24 +88,24 @@ class Parts:
     """The installed parts, and the captions of this file."""
 
     def find(self, kind: str, name: str) -> Any:
-        return Bytes if name == "benchmark.bytes" else load().find(kind, name)
+        return Bytes if name == "benchmark.bytes" else load_plugins().find(kind, name)
 
 
 def recipe(batch: int, precision: str, plain: bool) -> Recipe:
     """The sketch; `plain` without what makes ours fast."""
     return Recipe.read(
         {
-            "task": {"use": "image.text_to_image", "side": SIDE},
-            "autoencoder": {"use": "image.pixels"},
-            "tokenizer": {"use": "image.patches", "patch": 4},
-            "conditioners": [{"name": "caption", "use": "benchmark.bytes"}],
+            "task": {"type": "image.text_to_image", "image_size": SIDE},
+            "autoencoder": {"type": "image.identity"},
+            "tokenizer": {"type": "image.patchify", "patch_size": 4},
+            "conditioners": [{"field": "caption", "type": "benchmark.bytes"}],
             "backbone": {
-                "use": "core.next_dit", "width": WIDTH, "depth": 4, "heads": 6, "axes": [0, 32, 32],
-                "layout": "interleaved", "backend": "fused" if plain else "auto",
+                "type": "core.next_dit", "hidden_size": WIDTH, "num_layers": 4, "num_heads": 6, "rope_axes_dim": [0, 32, 32],
+                "rope_layout": "interleaved", "attn_backend": "fused" if plain else "auto",
             },
-            "head": {"use": "core.velocity"},
-            "objective": {"use": "core.flow_matching"},
-            "training": {"batch": batch, "precision": precision, "compile": not plain},
+            "head": {"type": "core.velocity"},
+            "objective": {"type": "core.flow_matching"},
+            "training": {"global_batch_size": batch, "mixed_precision": precision, "compile": not plain},
         },
         "benchmark",
     )  # fmt: skip
@@ -124,9 +122,9 @@ class Contestant:
         if plain:
             take_apart(self.model)
         freeze(self.model, ())
-        self.stepper = Stepper(self.model, asked.training, HERE, make_optimizers(self.model, asked.training))
-        self.average = Average(self.model, 0.999)
-        self.dtype = str(resolve(precision, HERE.device)).removeprefix("torch.")
+        self.stepper = TrainStep(self.model, asked.training, HERE, build_optimizers(self.model, asked.training))
+        self.average = EMA(self.model, 0.999)
+        self.dtype = str(resolve_dtype(precision, HERE.device)).removeprefix("torch.")
 
     def seconds(self) -> float:
         """The time of one step."""
@@ -146,13 +144,13 @@ def take_apart(model: Model) -> None:
                 setattr(module, name, PlainNorm(child))
 
 
-def read(items: int, step: int) -> Raw:
+def read(items: int, step: int) -> RawBatch:
     """Pictures and captions of one step; random ones take as long as others."""
-    draws = Order([1.0] * items, 0).step(step, items)
+    draws = EpochSampler([1.0] * items, 0).step_keys(step, items)
     generator = torch.Generator().manual_seed(step)
     pictures = torch.rand(items, 3, SIDE, SIDE, generator=generator) * 2 - 1
     captions = tuple(f"a picture of the number {draw.seed}" for draw in draws)
-    return Raw(pictures.unbind(), {"caption": captions}, tuple(draws))
+    return RawBatch(pictures.unbind(), {"caption": captions}, tuple(draws))
 
 
 def machine() -> dict[str, Any]:
@@ -163,7 +161,7 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "features": has,
-        "bfloat16_native": resolve("auto", HERE.device) == torch.bfloat16,
+        "bfloat16_native": resolve_dtype("auto", HERE.device) == torch.bfloat16,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -226,7 +224,7 @@ def main() -> int:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     batch, rounds = asked.batch or (32 if asked.quick else 128), asked.rounds or (2 if asked.quick else 5)
-    native = resolve("auto", HERE.device) == torch.bfloat16
+    native = resolve_dtype("auto", HERE.device) == torch.bfloat16
     contestants = [
         Contestant("ours", batch, "auto", plain=False),
         Contestant("plain bfloat16", 2 if asked.quick and not native else batch, "bfloat16", plain=True),

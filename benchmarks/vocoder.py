@@ -1,6 +1,6 @@
 """Does a sound survive the way through the latent? Autoencoder and vocoder beside Griffin-Lim on the true spectrogram.
 
-For held-out sounds of the built-in data: the multi-resolution STFT distance (`lumina_audio.spectral`) to the sound of
+For held-out sounds of the built-in data: the multi-resolution STFT distance (`lumina_audio.vocoders.loss`) to the sound of
 
 - `round trip`: sound -> spectrogram -> latent -> spectrogram -> vocoder -> sound; what the model's answers go through;
 - `vocoder`: the true spectrogram -> vocoder, without the autoencoder;
@@ -27,11 +27,11 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from lumina_audio.instruments_exam import InstrumentsExam
-from lumina_audio.mel import Mel, MelSettings
-from lumina_audio.spectral import stft_distances
+from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
+from lumina_audio.mel import MelConfig, MelSpectrogram
 from lumina_audio.vocoders.griffin_lim import GriffinLim
-from lumina_core.session import open_model
+from lumina_audio.vocoders.loss import stft_losses
+from lumina_core.sampling.pipeline import load_pipeline
 
 BATCH, FAINTEST = 8, 1e-5
 
@@ -42,10 +42,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="24 sounds rather than all that are held out")
     parser.add_argument("--out", type=Path, default=Path("docs/models/instruments"))
     asked = parser.parse_args()
-    exam = InstrumentsExam()
-    places = list(exam.places("held_out"))
+    exam = InstrumentsEvalSet()
+    places = list(exam.indices("held_out"))
     places = places[:: len(places) // 24] if asked.quick else places
-    ways = ways_of(open_model(asked.model).model.autoencoder)
+    ways = ways_of(load_pipeline(asked.model).model.autoencoder)
     found: dict[str, Any] = {"model": asked.model, "sounds": len(places), "ways": {}}
     for name, way in ways.items():
         found["ways"][name] = measured(way, exam, places)
@@ -64,31 +64,31 @@ def ways_of(autoencoder: Any) -> dict[str, Callable[[Tensor], Tensor]]:
     settings = autoencoder.config.mel
 
     def natural(sound: Tensor) -> Tensor:
-        spectrogram: Tensor = autoencoder.spectrogram(sound) / settings.scale
+        spectrogram: Tensor = autoencoder.spectrogram(sound) / settings.log_scale
         return spectrogram
 
     return {
         "round trip": lambda sound: autoencoder.decode(autoencoder.encode(sound)),
         "vocoder": lambda sound: autoencoder.vocoder(natural(sound)),
         "griffin-lim": sought(settings, FAINTEST),
-        "griffin-lim, same floor": sought(settings, settings.floor),
+        "griffin-lim, same floor": sought(settings, settings.min_amplitude),
     }
 
 
-def sought(settings: MelSettings, floor: float) -> Callable[[Tensor], Tensor]:
+def sought(settings: MelConfig, floor: float) -> Callable[[Tensor], Tensor]:
     """Sound -> true spectrogram -> sound by Griffin-Lim."""
-    values = {**settings.model_dump(), "floor": floor, "logarithm": "natural"}
-    mel, plain = Mel(MelSettings.model_validate(values)), GriffinLim(GriffinLim.Config.model_validate(values))
+    values = {**settings.model_dump(), "min_amplitude": floor, "log_base": "natural"}
+    mel, plain = MelSpectrogram(MelConfig.model_validate(values)), GriffinLim(GriffinLim.Config.model_validate(values))
     return lambda sound: plain(mel(sound))
 
 
 @torch.inference_mode()
-def measured(way: Callable[[Tensor], Tensor], exam: InstrumentsExam, places: list[int]) -> dict[str, Any]:
+def measured(way: Callable[[Tensor], Tensor], exam: InstrumentsEvalSet, places: list[int]) -> dict[str, Any]:
     """Means of the distance and of its two terms, and the distance of each sound."""
     shares, logs = [], []
     for start in range(0, len(places), BATCH):
         sound = torch.stack([exam.reference(place) for place in places[start : start + BATCH]])
-        share_, log = stft_distances(way(sound).clamp(-1, 1), sound)
+        share_, log = stft_losses(way(sound).clamp(-1, 1), sound)
         shares.append(share_)
         logs.append(log)
     convergence, log = torch.cat(shares), torch.cat(logs)

@@ -12,9 +12,9 @@ from pydantic.fields import FieldInfo
 
 PAGE = Path(__file__).with_name("recipes.md")
 OURS = ("core", "image", "audio")
-KINDS = (
-    "task", "dataset", "autoencoder", "tokenizer", "conditioner", "backbone", "head", "objective", "path", "times",
-    "extrapolation", "context_drop", "step_cache", "vocoder",
+COMPONENT_TYPES = (
+    "task", "dataset", "autoencoder", "tokenizer", "conditioner", "backbone", "head", "objective", "path", "time_sampler",
+    "schedule", "rope_scaling", "context_drop", "block_cache", "vocoder",
 )  # fmt: skip
 SIGNS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"), ("multiple_of", "a multiple of"))
 
@@ -37,30 +37,30 @@ def filled(page: str) -> str:
 
 def blocks() -> dict[str, str]:
     """Every generated block by its name."""
-    from lumina_core.recipe import NamedUse, Recipe, Sampling, Training
-    from lumina_image.datasets.picture_set import Buckets
+    from lumina_core.recipe import ConditionerSpec, Recipe, SamplingConfig, TrainingConfig
+    from lumina_image.datasets.image_dataset import BucketConfig
 
-    models = {"recipe": Recipe, "conditioner": NamedUse, "sampling": Sampling, "training": Training}
-    models["buckets"] = Buckets
-    return {**{name: table(model) for name, model in models.items()}, "parts": "".join(parts())}
+    models = {"recipe": Recipe, "conditioner": ConditionerSpec, "sampling": SamplingConfig, "training": TrainingConfig}
+    models["buckets"] = BucketConfig
+    return {**{name: table(model) for name, model in models.items()}, "components": "".join(components())}
 
 
-def parts() -> Iterator[str]:
-    """A section a kind, a table a part; only parts of the packages in this repository."""
-    from lumina_core.plugins.loader import candidates, load_from
+def components() -> Iterator[str]:
+    """A section a component type, a table a component; only those of the packages in this repository."""
+    from lumina_core.plugins.loader import find_candidates, load_from
 
-    registry = load_from(found for found in candidates() if found.source.plugin in OURS)
-    for kind in KINDS:
-        yield f"\n### {kind}\n"
-        for name, entry in registry.entries(kind).items():
-            settings = getattr(registry.find(kind, name), "Config", None)
-            yield f"\n**`{name}`**: {entry.summary}\n"
+    registry = load_from(found for found in find_candidates() if found.source.plugin in OURS)
+    for component_type in COMPONENT_TYPES:
+        yield f"\n### {component_type}\n"
+        for name, registration in registry.registrations(component_type).items():
+            settings = getattr(registry.find(component_type, name), "Config", None)
+            yield f"\n**`{name}`**: {registration.summary}\n"
             if settings is not None and settings.model_fields:
                 yield f"\n{table(settings)}"
-    for kind in ("solver", "guidance"):
-        found = {name: getattr(registry.find(kind, name), "Config", None) for name in registry.entries(kind)}
-        yield f"\n### {kind}\n\nPlain functions without options, but for those with a table.\n\n"
-        yield "".join(f"- `{name}`: {entry.summary}\n" for name, entry in registry.entries(kind).items())
+    for component_type in ("solver", "guidance"):
+        found = {name: getattr(registry.find(component_type, name), "Config", None) for name in registry.registrations(component_type)}
+        yield f"\n### {component_type}\n\nPlain functions without options, but for those with a table.\n\n"
+        yield "".join(f"- `{name}`: {registration.summary}\n" for name, registration in registry.registrations(component_type).items())
         yield from (f"\n**`{name}`**\n\n{table(s)}" for name, s in found.items() if s is not None and s.model_fields)
     yield "\n"
 
@@ -77,7 +77,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, BaseModel):
         said = value.model_dump(exclude_defaults=True)
-        return f"`{said['use']}`" if "use" in said else "see below"
+        return f"`{said['type']}`" if "type" in said else "see below"
     if value is None or value == ():
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value}`"

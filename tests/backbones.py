@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lumina_core.nn.flag_dit import FlagDiT
-from lumina_core.nn.next_dit import NextDiT
+from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.next_dit import NextDiT
 from lumina_core.types import Condition, Tokens
 
 SIZES: dict[str, Any] = {
-    "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "multiple_of": 16,
-    "token_width": 6, "memory_width": 12, "summary_width": 10,
+    "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "multiple_of": 16,
+    "token_dim": 6, "cross_attention_dim": 12, "pooled_dim": 10,
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def wake(module: nn.Module, seed: int = 1) -> nn.Module:
 
 
 def next_dit(**options: Any) -> NextDiT:
-    sizes = {"axes": (0, 4, 4), "layout": "interleaved", **SIZES, **options}
+    sizes = {"rope_axes_dim": (0, 4, 4), "rope_layout": "interleaved", **SIZES, **options}
     model = NextDiT(NextDiT.Config.read(sizes, "test"))
     wake(model)
     return model
@@ -59,7 +59,7 @@ def picture(rows: int, columns: int, batch: int = 1, seed: int = 0) -> Tokens:
 
 
 def said(batch: int, entries: int = 5, seed: int = 7) -> Condition:
-    return Condition(memory=drawn((batch, entries, 12), seed), summary=drawn((batch, 10), seed + 1))
+    return Condition(context=drawn((batch, entries, 12), seed), pooled=drawn((batch, 10), seed + 1))
 
 
 def times(batch: int) -> Tensor:

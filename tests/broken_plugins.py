@@ -5,8 +5,8 @@ from __future__ import annotations
 GOOD = """
 from lumina_core import hookimpl
 @hookimpl
-def lumina_register_parts(parts):
-    parts.solver("{name}.step", "{name}_plugin:step", "a step")
+def lumina_register_components(components):
+    components.solver("{name}.step", "{name}_plugin:step", "a step")
 def step(velocity, x, t, u):
     return x
 """
@@ -18,56 +18,71 @@ BROKEN = {
     "syntax error": ("def (", "SyntaxError"),
     "missing dependency": ("import a_module_that_nobody_has", "No module named 'a_module_that_nobody_has'"),
     "ends the program": ("raise SystemExit(3)", "tried to end the program (SystemExit 3)"),
-    "ends the program in its hook": (HOOK + "lumina_register_parts(parts):\n exit(0)", "tried to end the program"),
+    "ends the program in its hook": (
+        HOOK + "lumina_register_components(components):\n exit(0)",
+        "tried to end the program",
+    ),
     "throws past Exception": ("class Panic(BaseException): pass\nraise Panic('inner')", "Panic: inner"),
-    "wrong argument": (HOOK + "lumina_register_parts(part): pass", "has no argument 'part'; it has: parts"),
-    "misspelt hook": (HOOK + "lumina_register_part(parts): pass", "did you mean 'lumina_register_parts'?"),
+    "wrong argument": (
+        HOOK + "lumina_register_components(component): pass",
+        "has no argument 'component'; it has: components",
+    ),
+    "misspelt hook": (
+        HOOK + "lumina_register_component(components): pass",
+        "did you mean 'lumina_register_components'?",
+    ),
     "misspelt, unmarked hook": (
         "def lumina_register_recipe(recipes): pass",
         "did you mean 'lumina_register_recipes'?",
     ),
     "misspelt, unmarked hook of no known beginning": (
-        "def lumina_regster_parts(parts): pass",
-        "did you mean 'lumina_register_parts'?",
+        "def lumina_regster_components(components): pass",
+        "did you mean 'lumina_register_components'?",
     ),
     "asynchronous hook": (
-        "from lumina_core import hookimpl\n@hookimpl\nasync def lumina_register_parts(parts): pass",
+        "from lumina_core import hookimpl\n@hookimpl\nasync def lumina_register_components(components): pass",
         "must be a plain function",
     ),
-    "generator as hook": (HOOK + "lumina_register_parts(parts):\n yield", "must be a plain function"),
+    "generator as hook": (HOOK + "lumina_register_components(components):\n yield", "must be a plain function"),
     "argument left out": (
-        HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', 'a:b')",
-        "parts.solver() missing 1 required positional argument: 'summary'",
+        HOOK + "lumina_register_components(components):\n components.solver('bad.a', 'a:b')",
+        "components.solver() missing 1 required positional argument: 'summary'",
     ),
-    "unmarked hook": ("def lumina_register_parts(parts): pass", "is not marked with @hookimpl"),
+    "unmarked hook": ("def lumina_register_components(components): pass", "is not marked with @hookimpl"),
     "misspelt kind": (
-        HOOK + "lumina_register_parts(parts):\n parts.solvr('bad.a', 'a:b', 'c')",
+        HOOK + "lumina_register_components(components):\n components.solvr('bad.a', 'a:b', 'c')",
         "no kind of part called 'solvr'; did you mean 'solver'?",
     ),
     "error half-way": (
-        HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', 'a:b', 'c')\n 1 / 0",
+        HOOK + "lumina_register_components(components):\n components.solver('bad.a', 'a:b', 'c')\n 1 / 0",
         "ZeroDivisionError: division by zero",
     ),
-    "stolen name": (HOOK + "lumina_register_parts(parts):\n parts.solver('core.euler', 'a:b', 'c')", "'bad.<name>'"),
+    "stolen name": (
+        HOOK + "lumina_register_components(components):\n components.solver('core.euler', 'a:b', 'c')",
+        "'bad.<name>'",
+    ),
     "duplicate name": (
-        HOOK + "lumina_register_parts(parts):\n for _ in 'ab': parts.solver('bad.a', 'a:b', 'c')",
+        HOOK + "lumina_register_components(components):\n for _ in 'ab': components.solver('bad.a', 'a:b', 'c')",
         "registered twice",
     ),
     "malformed target": (
-        HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', 'no colon', 'c')",
+        HOOK + "lumina_register_components(components):\n components.solver('bad.a', 'no colon', 'c')",
         "'no colon' is not of the form module:name",
     ),
-    "no string": (HOOK + "lumina_register_parts(parts):\n parts.solver('bad.a', print, 'c')", "must be strings"),
+    "no string": (
+        HOOK + "lumina_register_components(components):\n components.solver('bad.a', print, 'c')",
+        "must be strings",
+    ),
     "stolen command": (
         HOOK + "lumina_register_commands(commands):\n commands.add('train', 'a:b', 'c')",
         "the command 'train' belongs to lumina itself",
     ),
     "a task with a stolen command": (
-        HOOK + "lumina_register_parts(parts):\n parts.task('bad.t', 'a:b', 'c', command='plugins')",
+        HOOK + "lumina_register_components(components):\n components.task('bad.t', 'a:b', 'c', command='plugins')",
         "the command 'plugins' belongs to lumina itself",
     ),
     "a kind that there is": (
-        HOOK + "lumina_register_kinds(kinds):\n kinds.add('solver', 'a:b', 'a:b', 'c')",
+        HOOK + "lumina_register_component_types(component_types):\n component_types.add('solver', 'a:b', 'a:b', 'c')",
         "there is a kind called 'solver' already",
     ),
 }

@@ -11,7 +11,7 @@ import pytest
 from making import make_model, registry_of, write_distribution
 
 from lumina_core.cli.main import run
-from lumina_core.plugins.loader import load
+from lumina_core.plugins.loader import load_plugins
 
 # how long one example takes says nothing on a machine that does other work too
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -49,14 +49,14 @@ def install(tmp_path_factory, monkeypatch):
 
     def add(name: str, entry_points: str, modules: dict[str, str] | None = None, metadata: str = "") -> Path:
         write_distribution(folder, name, entry_points, modules or {}, metadata)
-        load.cache_clear()
+        load_plugins.cache_clear()
         return folder
 
     yield add
     for module in set(sys.modules) - before:
         if str(getattr(sys.modules[module], "__file__", "")).startswith(str(folder)):
             del sys.modules[module]
-    load.cache_clear()
+    load_plugins.cache_clear()
 
 
 @pytest.fixture

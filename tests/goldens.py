@@ -2,7 +2,7 @@
 
 Prints `case file max_abs_error tolerance ok|FAIL` (or `unsupported` for a case of a later issue), and exits 1 if one
 fails; a file that cannot be read fails too, with the reason on stderr. The numbers go through the project's code with
-names mapped (lumina_image.published), never through a copy of a model.
+names mapped (lumina_image.formats), never through a copy of a model.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 from goldens_read import Golden, Unsupported, worst
 from torch import Tensor
 
-from lumina_image.datasets.buckets import bucket_sizes, patch_count
+from lumina_image.datasets.buckets import bucket_sizes, num_patches
 
 
 def sizes(golden: Golden) -> float:
@@ -22,6 +22,6 @@ def sizes(golden: Golden) -> float:
 def _list(asked: dict[str, Any]) -> Tensor:
     patch = int(asked["patch_size"])
     # a file that names a size alone means its square's patches
-    patches = asked["num_patches"] if "num_patches" in asked else patch_count(asked["image_size"], patch)
+    patches = asked["num_patches"] if "num_patches" in asked else num_patches(asked["image_size"], patch)
     found = bucket_sizes(int(patches), patch, float(asked.get("max_ratio", 4.0)))
     return torch.tensor(found, dtype=torch.float64).reshape(-1, 2)

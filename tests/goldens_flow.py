@@ -9,10 +9,18 @@ import torch
 from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor
 
-from lumina_core.flow.diffusion import diffusion, drift
-from lumina_core.flow.objective import FlowMatching
-from lumina_core.flow.path import GVP, VP, Linear, convert, mix, velocity_between
-from lumina_core.flow.times import Uniform, toward_data, toward_noise
+from lumina_core.flow.loss import FlowMatching
+from lumina_core.flow.path import (
+    GVPPath,
+    LinearPath,
+    VPPath,
+    compute_diffusion,
+    compute_drift,
+    convert_prediction,
+    sample_x_t,
+    velocity_target,
+)
+from lumina_core.flow.schedules import UniformTimeSampler, inverse_shift, shift_schedule
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 
 CONVERSIONS = 0.1
@@ -41,16 +49,18 @@ def _known(golden: Golden, prefix: str) -> dict[str, Tensor]:
     items = _items([a] * len(x1) if isinstance(a, Tensor) else a, list(x0), list(x1), time)
     if prefix or not (isinstance(x0, Tensor) and isinstance(x1, Tensor) and isinstance(a, Tensor)):
         return {f"{prefix}_loss".lstrip("_"): items}
-    path = Linear(Linear.Config())
-    x = mix(path, x0, x1, time)
+    path = LinearPath(LinearPath.Config())
+    x = sample_x_t(path, x0, x1, time)
     return {
-        "loss": items, "xt": x, "ut": velocity_between(path, x0, x1, time), "model_output": closed(x, time, a)
+        "loss": items, "xt": x, "ut": velocity_target(path, x0, x1, time), "model_output": closed(x, time, a)
     }  # fmt: skip
 
 
 def _items(a: list[Tensor], x0: list[Tensor], x1: list[Tensor], time: Tensor) -> Tensor:
     """Each item's loss in one padded batch, its numbers as tokens of one number."""
-    objective = FlowMatching(FlowMatching.Config(), Linear(Linear.Config()), Uniform(Uniform.Config()))
+    objective = FlowMatching(
+        FlowMatching.Config(), LinearPath(LinearPath.Config()), UniformTimeSampler(UniformTimeSampler.Config())
+    )
     tokens, noise = (stack_tokens([_flat(item) for item in items]) for items in (x1, x0))
 
     def predict(noisy: Tokens, when: Tensor | None, condition: Condition) -> Tensor:
@@ -61,7 +71,7 @@ def _items(a: list[Tensor], x0: list[Tensor], x1: list[Tensor], time: Tensor) ->
             answer[row, : item.numel()] = closed(seen, when[row : row + 1], item).view(-1, 1)
         return answer
 
-    return objective.items(predict, Batch(tokens, Condition()), time, noise.values)
+    return objective.per_sample_loss(predict, Batch(tokens, Condition()), time, noise.values)
 
 
 def _flat(item: Tensor) -> Tokens:
@@ -80,7 +90,7 @@ def plans(golden: Golden) -> float:
     return largest([_plan(golden, name, text, norm) for name, text in golden.config["plans"].items()])
 
 
-def path_of(text: str) -> Linear | GVP | VP:
+def path_of(text: str) -> LinearPath | GVPPath | VPPath:
     """The path of a published class and its arguments, such as `VPCPlan(sigma_min=0.1, sigma_max=20.0)`."""
     name, _, arguments = text.partition("(")
     if name == "VPCPlan":
@@ -88,10 +98,10 @@ def path_of(text: str) -> Linear | GVP | VP:
         for place, argument in enumerate(filter(None, arguments.rstrip(") ").split(","))):
             key, _, value = argument.rpartition("=")
             ends[key.strip() or list(ends)[place]] = float(value)
-        return VP(VP.Config(beta_min=ends["sigma_min"], beta_max=ends["sigma_max"]))
+        return VPPath(VPPath.Config(beta_min=ends["sigma_min"], beta_max=ends["sigma_max"]))
     if name not in ("ICPlan", "GVPCPlan"):
         raise Unsupported
-    return Linear(Linear.Config()) if name == "ICPlan" else GVP(GVP.Config())
+    return LinearPath(LinearPath.Config()) if name == "ICPlan" else GVPPath(GVPPath.Config())
 
 
 def _plan(golden: Golden, name: str, text: str, norm: float) -> float:
@@ -107,28 +117,28 @@ def _plan(golden: Golden, name: str, text: str, norm: float) -> float:
     return largest(errors)
 
 
-def _values(path: Linear | GVP | VP, golden: Golden, norm: float) -> dict[str, Tensor]:
+def _values(path: LinearPath | GVPPath | VPPath, golden: Golden, norm: float) -> dict[str, Tensor]:
     time, x0, x1, velocity, score = (golden.tensors[f"input.{n}"] for n in ("t", "x0", "x1", "velocity", "score"))
-    x = mix(path, x0, x1, time)
+    x = sample_x_t(path, x0, x1, time)
     forms: dict[str, Any] = {
         "SBDM": "sbdm", "constant": "constant", "sigma": "sigma", "linear": "linear", "decreasing": "decreasing",
         "inccreasing_decreasing": "increasing_decreasing",
     }  # fmt: skip
-    found = {f"diffusion_{theirs}": diffusion(path, x, time, ours, norm) for theirs, ours in forms.items()}
-    drifted, variance = drift(path, x, time)
+    found = {f"diffusion_{theirs}": compute_diffusion(path, x, time, ours, norm) for theirs, ours in forms.items()}
+    drifted, variance = compute_drift(path, x, time)
     return found | {
         "alpha": path.alpha(time),
         "sigma": path.sigma(time),
-        "d_alpha": path.alpha_slope(time),
-        "d_sigma": path.sigma_slope(time),
-        "d_alpha_alpha_ratio": path.log_alpha_slope(time),
+        "d_alpha": path.d_alpha(time),
+        "d_sigma": path.d_sigma(time),
+        "d_alpha_alpha_ratio": path.d_log_alpha(time),
         "xt": x,
-        "ut": velocity_between(path, x0, x1, time),
+        "ut": velocity_target(path, x0, x1, time),
         "drift": drifted,
         "drift_diffusion": variance,
-        "score_from_velocity": convert(path, velocity, x, time, "velocity", "score"),
-        "noise_from_velocity": convert(path, velocity, x, time, "velocity", "noise"),
-        "velocity_from_score": convert(path, score, x, time, "score", "velocity"),
+        "score_from_velocity": convert_prediction(path, velocity, x, time, "velocity", "score"),
+        "noise_from_velocity": convert_prediction(path, velocity, x, time, "velocity", "noise"),
+        "velocity_from_score": convert_prediction(path, score, x, time, "score", "velocity"),
     }
 
 
@@ -146,6 +156,6 @@ def grid_of(asked: dict[str, Any]) -> Tensor:
     points = torch.linspace(*ends, asked["num_steps"], dtype=torch.float64)
     shift = asked.get("time_shifting_factor")
     if shift:
-        points = (toward_data if turned else toward_noise)(points, float(shift))
+        points = (inverse_shift if turned else shift_schedule)(points, float(shift))
     strength = asked.get("strength")
     return points if strength is None else points[int(asked["num_steps"] * (1 - float(strength))) :]

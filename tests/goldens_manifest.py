@@ -11,11 +11,16 @@ import torch
 from goldens_model import Network, unread
 from goldens_read import Unsupported
 
-from lumina_core.builtin.label import LabelConditioner
-from lumina_image.published.arguments import Arguments, expected, from_diffusers, from_shapes, given
-from lumina_image.published.mapping import to_original
-from lumina_image.published.names import PAD, in_diffusers
-from lumina_image.published.names import from_diffusers as original_name
+from lumina_core.conditioning.class_label import ClassLabelConditioner
+from lumina_image.formats.config_mapping import (
+    PublishedConfig,
+    expected_shapes,
+    from_diffusers,
+    from_kwargs,
+    infer_from_shapes,
+)
+from lumina_image.formats.key_mapping import PAD_TOKEN, original_key_to_diffusers, to_original
+from lumina_image.formats.key_mapping import diffusers_key_to_original as original_name
 
 Shapes = dict[str, list[int]]
 
@@ -30,8 +35,8 @@ def manifest(content: dict[str, Any]) -> float:
 
 def keymap(content: dict[str, Any]) -> float:
     """0 where the map is ours to the last name, there and back, else 1."""
-    sizes = given({"n_layers": 1, "qk_norm": True, "dim": 64, "n_heads": 4, "cap_feat_dim": 32})
-    ours = {name: list(in_diffusers(name)) for name in expected(sizes)}
+    sizes = from_kwargs({"n_layers": 1, "qk_norm": True, "dim": 64, "n_heads": 4, "cap_feat_dim": 32})
+    ours = {name: list(original_key_to_diffusers(name)) for name in expected_shapes(sizes)}
     back = {theirs: original_name(theirs) for names in ours.values() for theirs in names}
     wanted = {_first(name): [_first(theirs) for theirs in names] for name, names in content["map"].items()}
     return float(ours != wanted or back != {theirs: name for name, names in wanted.items() for theirs in names})
@@ -46,7 +51,7 @@ def _diffusers(content: dict[str, Any]) -> Shapes:
     if said is None:
         raise Unsupported
     published = _published(from_diffusers(json.loads(said[0]), "manifest"))
-    return {theirs: shape for name, shape in published.items() for theirs in in_diffusers(name)}
+    return {theirs: shape for name, shape in published.items() for theirs in original_key_to_diffusers(name)}
 
 
 def _original(content: dict[str, Any]) -> Shapes:
@@ -56,21 +61,21 @@ def _original(content: dict[str, Any]) -> Shapes:
     if "y_embedder.embedding_table.weight" not in shapes and "layers.0.attention_norm1.weight" not in shapes:
         raise Unsupported
     tuples = {name: tuple(shape) for name, shape in shapes.items()}
-    return _published(from_shapes(tuples, {"model": content.get("what", "")}, "manifest"))
+    return _published(infer_from_shapes(tuples, {"model": content.get("what", "")}, "manifest"))
 
 
-def _published(arguments: Arguments) -> Shapes:
+def _published(arguments: PublishedConfig) -> Shapes:
     """Shapes by published name, of the modules that a user gets; what the layouts expect must be the same."""
     with torch.device("meta"):
         state = dict(Network(arguments.model_dump(), arguments.imagenet).state_dict())
         if arguments.imagenet:
-            label = LabelConditioner(
-                LabelConditioner.Config(classes=arguments.num_classes, width=min(arguments.dim, 1024))
+            label = ClassLabelConditioner(
+                ClassLabelConditioner.Config(num_classes=arguments.num_classes, hidden_size=min(arguments.dim, 1024))
             )
             state |= {f"conditioners.label.{name}": tensor for name, tensor in label.state_dict().items()}
     theirs = to_original(unread(state), arguments.in_channels, arguments.patch_size, imagenet=arguments.imagenet)
     found = {name: list(piece.shape) for name, piece in theirs.items()}
     # has no place in our model; see its docstring
-    found |= {} if arguments.imagenet else {PAD: [arguments.dim]}
-    assert found == {name: list(shape) for name, shape in expected(arguments).items()}
+    found |= {} if arguments.imagenet else {PAD_TOKEN: [arguments.dim]}
+    assert found == {name: list(shape) for name, shape in expected_shapes(arguments).items()}
     return found

@@ -12,23 +12,22 @@ from goldens_ode import along, solver_of
 from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor, nn
 
-from lumina_core.builtin.velocity import VelocityHead
-from lumina_core.conditions import in_regions, pooled, stack
-from lumina_core.flow.guidance import guided
-from lumina_core.flow.objective import FlowMatching
-from lumina_core.flow.path import Linear
-from lumina_core.flow.times import Uniform
-from lumina_core.nn.extrapolation import Watershed
-from lumina_core.nn.next_dit import NextDiT
-from lumina_core.nn.prepare import proportional_scale
-from lumina_core.nn.rotary import frequencies, turn
-from lumina_core.types import Batch, Canvas, Condition, Tokens, stack_tokens
-from lumina_core.weights.pieces import Held, Piece, Weights
-from lumina_image.patches import Patches
-from lumina_image.published.arguments import filled, given
-from lumina_image.published.mapping import from_original, to_original
-from lumina_image.published.names import PAD
-from lumina_image.regions import cells
+from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, Weights
+from lumina_core.conditioning.ops import combine_regions, mean_pool, stack
+from lumina_core.flow.guidance import cfg
+from lumina_core.flow.loss import FlowMatching
+from lumina_core.flow.path import LinearPath
+from lumina_core.flow.schedules import UniformTimeSampler
+from lumina_core.models.dit import proportional_scale
+from lumina_core.models.heads import VelocityHead
+from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.rope import frequencies, rope_from_positions
+from lumina_core.models.rope_scaling import SwitchScaling
+from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
+from lumina_image.formats.config_mapping import from_kwargs, with_dims
+from lumina_image.formats.key_mapping import PAD_TOKEN, from_original, to_original
+from lumina_image.patchify import Patchify
+from lumina_image.task import grid_region_weights
 
 BASE = 10000.0
 """Of the published rotary frequencies."""
@@ -39,32 +38,32 @@ class Network(nn.Module):
 
     def __init__(self, constructor: dict[str, Any], imagenet: bool = False, base: float = BASE) -> None:
         super().__init__()
-        options = filled(given(constructor, imagenet=imagenet))
-        options["backbone"]["base"] = base
+        options = with_dims(from_kwargs(constructor, imagenet=imagenet))
+        options["backbone"]["rope_theta"] = base
         self.backbone = NextDiT(NextDiT.Config.read(options["backbone"], "golden"))
         self.head = VelocityHead(VelocityHead.Config.read(options["head"], "golden"))
 
-    def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition, prepared: Any = None) -> Tensor:
-        return self.head(self.backbone(tokens, time, condition, prepared=prepared), tokens)
+    def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition, precomputed: Any = None) -> Tensor:
+        return self.head(self.backbone(tokens, time, condition, precomputed=precomputed), tokens)
 
 
-def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patches]:
+def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patchify]:
     """The network; its base is multiplied by `factor`, None: by the constructor's own scale (NOTES 3.17)."""
     constructor = golden.config["constructor"]
     base = BASE * float((constructor.get("scale_factor") or 1.0) if factor is None else factor)
     network = Network(constructor, base=base)
     channels, patch = constructor.get("in_channels", 4), constructor.get("patch_size", 2)
-    network.load_state_dict(numbers(from_original(unread(golden.group("weights"), PAD), channels, patch)))
-    return network.eval(), Patches(Patches.Config(patch=patch, channels=channels))
+    network.load_state_dict(numbers(from_original(unread(golden.group("weights"), PAD_TOKEN), channels, patch)))
+    return network.eval(), Patchify(Patchify.Config(patch_size=patch, channels=channels))
 
 
-def unread(state: Mapping[str, Tensor], *but: str) -> dict[str, Piece]:
+def unread(state: Mapping[str, Tensor], *but: str) -> dict[str, LazyTensor]:
     """Tensors in memory as the names' mapping takes them."""
-    return {name: Held(tensor) for name, tensor in state.items() if name not in but}
+    return {name: InMemoryTensor(tensor) for name, tensor in state.items() if name not in but}
 
 
 def numbers(weights: Weights) -> dict[str, Tensor]:
-    return {name: piece.tensor() for name, piece in weights.items()}
+    return {name: piece.load() for name, piece in weights.items()}
 
 
 def _asked(golden: Golden) -> dict[str, Any]:
@@ -75,40 +74,42 @@ def _asked(golden: Golden) -> dict[str, Any]:
 
 def _condition(asked: dict[str, Any]) -> Condition:
     features, mask = asked["cap_feats"], asked["cap_mask"].bool()
-    return Condition(memory=features, memory_mask=mask, summary=pooled(features, mask))
+    return Condition(context=features, context_mask=mask, pooled=mean_pool(features, mask))
 
 
-def _tokens(patches: Patches, x: Tensor | list[Tensor]) -> Tokens:
+def _tokens(patches: Patchify, x: Tensor | list[Tensor]) -> Tokens:
     if isinstance(x, Tensor):
-        return patches.tokens(x)
-    return stack_tokens([patches.tokens(item[None]) for item in x])
+        return patches.patchify(x)
+    return stack_tokens([patches.patchify(item[None]) for item in x])
 
 
-def _pictures(patches: Patches, tokens: Tokens, values: Tensor) -> list[Tensor]:
-    return [patches.latent(item)[0] for item in tokens.with_values(values).items()]
+def _pictures(patches: Patchify, tokens: Tokens, values: Tensor) -> list[Tensor]:
+    return [patches.unpatchify(item)[0] for item in tokens.with_values(values).items()]
 
 
-def _prepared(network: Network, tokens: Tokens, condition: Condition, asked: dict[str, Any], time: float) -> Any:
+def _precomputed(network: Network, tokens: Tokens, condition: Condition, asked: dict[str, Any], time: float) -> Any:
     """Rotary positions and attention scaled as `forward_with_cfg` does at the time of the first item."""
     backbone, scale = network.backbone, None
     if asked.get("proportional_attn"):
-        head = backbone.config.width // backbone.config.heads
-        scale = proportional_scale(tokens, None, int(asked["base_seqlen"]), head, padded=True)
-    rates = switched(backbone.frequencies(), asked, time, backbone.config.base)
-    return backbone.prepare(tokens, condition, rates, scale)
+        head = backbone.config.hidden_size // backbone.config.num_heads
+        scale = proportional_scale(tokens, None, int(asked["base_seqlen"]), head, count_padding=True)
+    rates = switched(backbone.frequencies(), asked, time, backbone.config.rope_theta)
+    return backbone.precompute(tokens, condition, rates, scale)
 
 
 def switched(own: tuple[Tensor, ...], asked: dict[str, Any], time: float, base: float) -> tuple[Tensor, ...]:
     """The published switch by the factor that is handed to it."""
     factor = float(asked.get("scale_factor") or 1.0)
-    settings = {"watershed": float(asked.get("scale_watershed", 1.0)), "shrink": True}
-    canvas = Canvas((1.0, 64 * factor, 64 * factor), (1.0, 64.0, 64.0), base, 2 * sum(rates.numel() for rates in own))
-    return Watershed(Watershed.Config.read(settings, "golden"))(own, canvas, time)
+    settings = {"watershed": float(asked.get("scale_watershed", 1.0)), "scale_down": True}
+    canvas = RopeContext(
+        (1.0, 64 * factor, 64 * factor), (1.0, 64.0, 64.0), base, 2 * sum(rates.numel() for rates in own)
+    )
+    return SwitchScaling(SwitchScaling.Config.read(settings, "golden"))(own, canvas, time)
 
 
 def answer(golden: Golden) -> float:
     """The published `forward`, or `forward_with_cfg`, whichever the file has called."""
-    methods = {"forward": forward, "forward_with_cfg": cfg}
+    methods = {"forward": forward, "forward_with_cfg": guided_forward}
     method = golden.config["call"]["method"]
     if method not in methods:
         raise Unsupported
@@ -125,7 +126,7 @@ def forward(golden: Golden) -> float:
     return worst(list(zip(got, wanted, strict=True)))
 
 
-def cfg(golden: Golden) -> float:
+def guided_forward(golden: Golden) -> float:
     asked = _asked(golden)
     network, patches = _built(golden)
     got = guided_velocity(network, patches, asked, _condition(asked), asked["x"], asked["t"])
@@ -133,19 +134,19 @@ def cfg(golden: Golden) -> float:
 
 
 def guided_velocity(
-    network: Network, patches: Patches, asked: dict[str, Any], condition: Condition, x: Tensor, time: Tensor
+    network: Network, patches: Patchify, asked: dict[str, Any], condition: Condition, x: Tensor, time: Tensor
 ) -> Tensor:
     """forward_with_cfg of the published code on pictures x, what was said and the silence behind it."""
-    tokens = patches.tokens(torch.cat([x[: len(x) // 2]] * 2))  # the input's second half is not looked at
+    tokens = patches.patchify(torch.cat([x[: len(x) // 2]] * 2))  # the input's second half is not looked at
     with torch.no_grad():
-        prepared = _prepared(network, tokens, condition, asked, float(time[0]))
-        conditional, silent = network(tokens, time, condition, prepared).chunk(2)
+        precomputed = _precomputed(network, tokens, condition, asked, float(time[0]))
+        conditional, silent = network(tokens, time, condition, precomputed).chunk(2)
     # published: the first three channels are guided in both halves, the others stay what each half says
     only = slice(0, 3 * patches.patch**2)
-    first = guided(conditional, silent, asked["cfg_scale"], only)
+    first = cfg(conditional, silent, asked["cfg_scale"], only)
     second = silent.clone()
-    second[..., only] = guided(conditional, silent, asked["cfg_scale"])[..., only]
-    return patches.latent(tokens.with_values(torch.cat([first, second])))
+    second[..., only] = cfg(conditional, silent, asked["cfg_scale"])[..., only]
+    return patches.unpatchify(tokens.with_values(torch.cat([first, second])))
 
 
 def sampled(golden: Golden) -> float:
@@ -171,18 +172,18 @@ def regions(golden: Golden) -> float:
     asked = _asked(golden)
     network, patches = _built(golden, 1.0 if golden.config["call"]["method"] == "forward_with_cfg" else None)
     features, mask = asked["cap_feats"], asked["cap_mask"].bool()
-    overall = pooled(asked["global_cap_feats"], asked["global_cap_mask"].bool())
+    overall = mean_pool(asked["global_cap_feats"], asked["global_cap_mask"].bool())
     down, across = asked["h_split_num"], asked["w_split_num"]
     shares = _published_cells(asked["x"].shape[-2:], patches.patch, down, across)
-    said = in_regions([Condition(f[None], m[None]) for f, m in zip(features[:-1], mask[:-1], strict=True)], shares)
+    said = combine_regions([Condition(f[None], m[None]) for f, m in zip(features[:-1], mask[:-1], strict=True)], shares)
     silence = Condition(features[-1:], mask[-1:])
-    both = replace(stack([said, silence]), summary=overall.expand(2, -1))
+    both = replace(stack([said, silence]), pooled=overall.expand(2, -1))
     if golden.config["call"]["method"] == "forward_with_cfg":
         got = guided_velocity(network, patches, asked, both, asked["x"], asked["t"])
     else:
-        tokens = patches.tokens(asked["x"])
+        tokens = patches.patchify(asked["x"])
         with torch.no_grad():
-            got = patches.latent(tokens.with_values(network(tokens, asked["t"], both)))
+            got = patches.unpatchify(tokens.with_values(network(tokens, asked["t"], both)))
     # the notes ask five times as much of a forward as of a guided one
     share = 1.0 if golden.config["call"]["method"] == "forward_with_cfg" else 5.0
     return share * worst([(got, golden.tensors["output.out"])])
@@ -192,7 +193,9 @@ def _published_cells(size: torch.Size, patch: int, down: int, across: int) -> Te
     """A published cell is side // cells // patch tokens: less than a cell of tokens where a side does not divide."""
     rows, columns = (side // patch for side in size)
     high, wide = size[0] // down // patch, size[1] // across // patch
-    shares = cells(high * down, wide * across, down, across, published=True).view(-1, high * down, wide * across)
+    shares = grid_region_weights(high * down, wide * across, down, across, published_order=True).view(
+        -1, high * down, wide * across
+    )
     return torch.nn.functional.pad(shares, (0, columns - wide * across, 0, rows - high * down)).flatten(1)
 
 
@@ -205,7 +208,7 @@ def tables(golden: Golden) -> float:
         rates = switched(frequencies((0, side, side), base), said, float(said.get("timestep", 1.0)), base)
         (top, bottom), (left, right) = asked["rows"], asked["cols"]
         places = [(0.0, float(row), float(column)) for row in range(top, bottom) for column in range(left, right)]
-        by = turn(torch.tensor([places]), rates, "interleaved")
+        by = rope_from_positions(torch.tensor([places]), rates, "interleaved")
         wanted = golden.group(f"output.{name}")
         pairs = [(part.view(wanted[end].shape), wanted[end]) for part, end in ((by.cos, "re"), (by.sin, "im"))]
         # NOTES: far from the origin float32 angles are known fifty times less exactly
@@ -218,9 +221,11 @@ def gradients(golden: Golden) -> float:
     noise = _tokens(patches, golden.one_or_list("input.x0"))
     data = _tokens(patches, golden.one_or_list("input.x1"))
     asked = {name: golden.tensors[f"input.{name}"] for name in ("cap_feats", "cap_mask")}
-    objective = FlowMatching(FlowMatching.Config(), Linear(Linear.Config()), Uniform(Uniform.Config()))
+    objective = FlowMatching(
+        FlowMatching.Config(), LinearPath(LinearPath.Config()), UniformTimeSampler(UniformTimeSampler.Config())
+    )
     batch = Batch(data, _condition(asked))
-    items = objective.items(network, batch, golden.tensors["input.t"], noise.values)
+    items = objective.per_sample_loss(network, batch, golden.tensors["input.t"], noise.values)
     items.mean().backward()
     got = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in network.named_parameters()}
     theirs = numbers(to_original(unread(got), patches.channels, patches.patch))

@@ -10,19 +10,19 @@ from goldens_flow import closed, grid_of, path_of
 from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor
 
-from lumina_core.flow.adaptive import Adaptive
-from lumina_core.flow.solver import (
-    AnySolver,
-    Counted,
+from lumina_core.flow.solvers import (
+    AdaptiveRungeKutta,
+    CountedVelocity,
+    SDESolver,
+    Solver,
     euler,
     heun,
     heun3,
     integrate,
     midpoint,
-    one_step,
     rk4_three_eighths,
+    solver_step,
 )
-from lumina_core.flow.stochastic import Stochastic
 
 FIXED = {"euler": euler, "midpoint": midpoint, "heun2": heun, "heun3": heun3, "rk4": rk4_three_eighths}
 FREE = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2")
@@ -50,7 +50,7 @@ def _evaluations(golden: Golden, grid: Tensor, run: dict[str, Any]) -> float:
     if run["sampler_type"] in FREE or "function_evaluations" not in run:
         return 0.0
     solution = integrate(velocity_of(golden), golden.tensors["input.x"], grid, solver_of(run["sampler_type"], 1, 1))
-    return float(solution.evaluations != run["function_evaluations"])
+    return float(solution.nfe != run["function_evaluations"])
 
 
 def sampler(golden: Golden) -> float:
@@ -82,10 +82,10 @@ def _number(said: Any) -> float:
 def _stirred(golden: Golden, run: dict[str, Any]) -> Tensor:
     path = path_of({"Linear": "ICPlan", "GVP": "GVPCPlan", "VP": "VPCPlan"}[run["path_type"]])
     form, last = run["diffusion_form"], run["last_step"] or "none"
-    settings = Stochastic.Config.read(
+    settings = SDESolver.Config.read(
         {
-            "method": run["sampling_method"].lower(), "form": FORMS.get(form, form), "norm": run["diffusion_norm"],
-            "last": last.lower(), "limit": None,
+            "method": run["sampling_method"].lower(), "diffusion_form": FORMS.get(form, form), "diffusion_norm": run["diffusion_norm"],
+            "last_step": last.lower(), "max_noise": None,
         },
         "golden",
     )  # fmt: skip
@@ -94,28 +94,28 @@ def _stirred(golden: Golden, run: dict[str, Any]) -> Tensor:
     start = float(run.get("t0", 0.0))
     inner = torch.linspace(start, stop, run["num_steps"], dtype=torch.float64)
     noise = iter(golden.tensors[f"input.noise.{run['name']}"])
-    grid, solver = torch.cat([inner, torch.ones(1)]), Stochastic(settings, path)
+    grid, solver = torch.cat([inner, torch.ones(1)]), SDESolver(settings, path)
     return along(velocity_of(golden), golden.tensors["input.x"], grid, solver, draw=lambda: next(noise))[1:]
 
 
-def along(velocity: Any, x: Tensor, grid: Tensor, solver: AnySolver, draw: Any = None) -> Tensor:
+def along(velocity: Any, x: Tensor, grid: Tensor, solver: Solver, draw: Any = None) -> Tensor:
     """The states at each time of the grid."""
-    velocity, states = Counted(velocity), [x]
+    velocity, states = CountedVelocity(velocity), [x]
     carried = solver.init(draw) if hasattr(solver, "init") else None
     for t, u in pairwise(grid):
         if hasattr(solver, "solve"):
             # from the beginning each time: its steps go on over the times at which one looks
             x = solver.solve(velocity, states[0], grid[0], u, lambda time, values: False)
         else:
-            x, carried = one_step(solver, velocity, x, t, u, carried)
+            x, carried = solver_step(solver, velocity, x, t, u, carried)
         states.append(x)
     return torch.stack(states)
 
 
-def solver_of(method: str, relative: float, absolute: float) -> AnySolver:
+def solver_of(method: str, relative: float, absolute: float) -> Solver:
     if method in FREE:
-        settings = {"method": method, "relative": relative, "absolute": absolute, "published": True}
-        return Adaptive(Adaptive.Config.read(settings, "golden"))
+        settings = {"method": method, "rtol": relative, "atol": absolute, "batch_error_norm": True}
+        return AdaptiveRungeKutta(AdaptiveRungeKutta.Config.read(settings, "golden"))
     if method not in FIXED:
         raise Unsupported
     return FIXED[method]

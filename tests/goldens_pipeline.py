@@ -12,9 +12,9 @@ from goldens_read import Golden, largest, worst
 from safetensors import safe_open
 from torch import Tensor
 
-from lumina_core.flow.diffusers_grid import DiffusersGrid
-from lumina_core.sampling.given import Given
-from lumina_core.session import Session, open_model
+from lumina_core.flow.schedules import DiffusersSchedule
+from lumina_core.sampling.inputs import PrecomputedInputs
+from lumina_core.sampling.pipeline import Pipeline, load_pipeline
 from lumina_core.types import Condition
 
 TOLERANCE = 2e-4
@@ -25,7 +25,7 @@ EMBEDDINGS, LATENTS, TIMES = 2.0, 2 / 3, 20.0
 
 def pipeline(golden: Golden) -> float:
     """The largest weighed error over every run of the file."""
-    session = open_model(folder_of(golden))
+    session = load_pipeline(folder_of(golden))
     errors = [error for run in golden.config["runs"] for error in _run(session, golden, run)]
     return largest([*errors, *_autoencoder(session, golden)])
 
@@ -50,40 +50,40 @@ def reference_of(folder: Path) -> Path:
     raise FileNotFoundError(f"no file of reference tensors beside {folder} was made with it")
 
 
-def _run(session: Session, golden: Golden, run: dict[str, Any]) -> Iterator[float]:
+def _run(session: Pipeline, golden: Golden, run: dict[str, Any]) -> Iterator[float]:
     name, latents = run["name"], golden.tensors[f"input.{run['name']}.latents"]
     wanted = golden.group(f"output.{name}")
     said, silent, errors = _conditions(session, golden, run)
     yield from errors
     steps: list[Tensor] = []
-    answers = session.ask_all(
+    answers = session.generate(
         [_request(session, run)] * len(latents),
-        lambda seen: steps.append(seen.values.clone()),
-        Given(said, silent, latents),
+        lambda seen: steps.append(seen.x_t.clone()),
+        PrecomputedInputs(said, silent, latents),
     )
-    places = session.model.tokenizer.blank(len(latents), tuple(latents.shape[-2:]))
-    ours = [session.model.tokenizer.latent(places.with_values(values)) for values in steps]
+    places = session.model.tokenizer.empty(len(latents), tuple(latents.shape[-2:]))
+    ours = [session.model.tokenizer.unpatchify(places.with_values(values)) for values in steps]
     yield LATENTS * worst([(torch.stack(ours), wanted["latents_per_step"])])
     decoded = torch.stack([answer.data for answer in answers])
     yield worst([(decoded / 2, wanted["decoded"] / 2), ((decoded / 2 + 0.5).clamp(0, 1), wanted["image"])])
     yield TIMES * worst([(_grid(session)(len(steps)), 1 - wanted["sigmas"].double())])
 
 
-def _request(session: Session, run: dict[str, Any]) -> Any:
+def _request(session: Pipeline, run: dict[str, Any]) -> Any:
     asked = {
         "prompt": "given", "size": (run["width"], run["height"]) if run.get("width") else None,
-        "steps": run.get("num_inference_steps", 30), "guidance": max(1.0, run.get("guidance_scale", 4.0)),
-        "extrapolation": f"watershed:watershed={float(run.get('scaling_watershed', 1.0))},isotropic=true,shrink=true",
-        "proportional": None if run.get("proportional_attn", True) else 0,
+        "steps": run.get("num_inference_steps", 30), "guidance_scale": max(1.0, run.get("guidance_scale", 4.0)),
+        "rope_scaling": f"watershed:watershed={float(run.get('scaling_watershed', 1.0))},isotropic=true,scale_down=true",
+        "base_sequence_length": None if run.get("proportional_attn", True) else 0,
     }  # fmt: skip
-    return session.request(**{key: value for key, value in asked.items() if value is not None})
+    return session.make_request(**{key: value for key, value in asked.items() if value is not None})
 
 
 def _conditions(
-    session: Session, golden: Golden, run: dict[str, Any]
+    session: Pipeline, golden: Golden, run: dict[str, Any]
 ) -> tuple[Condition, Condition | None, list[float]]:
     """What our encoder makes of the prompts, and how far that is from what was recorded."""
-    theirs, speaker = golden.group(f"input.{run['name']}"), session.model.speakers["caption"]
+    theirs, speaker = golden.group(f"input.{run['name']}"), session.model.conditioners_by_field["caption"]
     # NOTES 4.11: without its helpers diffusers lowers and strips prompts, and never negative ones
     said = speaker.encode([text.lower().strip() for text in run["prompt"]])
     errors = [_distance(said, theirs["prompt_embeds"], theirs["prompt_attention_mask"].bool())]
@@ -91,28 +91,28 @@ def _conditions(
         return said, None, errors
     # there a negative prompt is cut where the padded prompt ends; ours reads it whole
     limit = theirs["prompt_embeds"].shape[1]
-    cut = type(speaker)(speaker.config.model_copy(update={"length": limit, "full": True}))
+    cut = type(speaker)(speaker.config.model_copy(update={"max_length": limit, "pad_to_max_length": True}))
     silent = cut.encode(run["negative_prompt"])
     errors.append(_distance(silent, theirs["negative_prompt_embeds"], theirs["negative_prompt_attention_mask"].bool()))
     return said, silent, errors
 
 
 def _distance(condition: Condition, wanted: Tensor, real: Tensor) -> float:
-    memory, mask = condition.memory, condition.memory_mask
+    memory, mask = condition.context, condition.context_mask
     mask = torch.ones_like(real) if mask is None else mask
     if mask.shape != real.shape or not torch.equal(mask, real):
         return float("inf")
     return EMBEDDINGS * worst([(memory[mask], wanted[real])])
 
 
-def _grid(session: Session) -> DiffusersGrid:
-    return DiffusersGrid(DiffusersGrid.Config.read(session.model.recipe.sampling.grid.options, "golden"))
+def _grid(session: Pipeline) -> DiffusersSchedule:
+    return DiffusersSchedule(DiffusersSchedule.Config.read(session.model.recipe.sampling.schedule.options, "golden"))
 
 
-def _autoencoder(session: Session, golden: Golden) -> list[float]:
+def _autoencoder(session: Pipeline, golden: Golden) -> list[float]:
     if "input.vae.image" not in golden.tensors:
         return []
-    network, picture = session.model.autoencoder.borrowed.network(), golden.tensors["input.vae.image"]
+    network, picture = session.model.autoencoder.pretrained.network(), golden.tensors["input.vae.image"]
     with torch.no_grad():
         posterior = network.encode(picture).latent_dist
     latent = session.model.autoencoder.encode(picture)

@@ -9,17 +9,16 @@ from goldens_model import BASE, Network, numbers, unread
 from goldens_read import Golden, Unsupported, worst
 from torch import Tensor
 
-from lumina_core.builtin.label import LabelConditioner
-from lumina_core.conditions import pooled
-from lumina_core.flow.guidance import guided
-from lumina_core.nn.prepare import proportional_scale
-from lumina_core.nn.rotary import frequencies
+from lumina_core.conditioning.class_label import ClassLabelConditioner
+from lumina_core.conditioning.ops import mean_pool
+from lumina_core.flow.guidance import cfg
+from lumina_core.models.dit import proportional_scale
+from lumina_core.models.rope import frequencies
 from lumina_core.types import Condition, Tokens
-from lumina_image.patches import Patches
-from lumina_image.published.arguments import Arguments, from_diffusers, given
-from lumina_image.published.mapping import from_diffusers as from_their_names
-from lumina_image.published.mapping import from_original
-from lumina_image.published.names import PAD
+from lumina_image.formats.config_mapping import PublishedConfig, from_diffusers, from_kwargs
+from lumina_image.formats.key_mapping import PAD_TOKEN, from_original
+from lumina_image.formats.key_mapping import from_diffusers as from_their_names
+from lumina_image.patchify import Patchify
 
 GUIDED = 5
 """The notes allow the guided answer five times the error of the plain one: that counts so many times."""
@@ -31,21 +30,21 @@ def diffusers_forward(golden: Golden) -> float:
     arguments = from_diffusers(golden.config["constructor"], "golden")
     asked = {name: golden.tensors[f"input.{name}"] for name in ("hidden_states", "timestep", "encoder_hidden_states")}
     mask = golden.tensors["input.encoder_mask"].bool()
-    state = numbers(from_original(from_their_names(unread(golden.group("weights"), PAD)), *_sizes(arguments)))
+    state = numbers(from_original(from_their_names(unread(golden.group("weights"), PAD_TOKEN)), *_sizes(arguments)))
     network, patches = _built(arguments, state)
-    said = Condition(asked["encoder_hidden_states"], mask, pooled(asked["encoder_hidden_states"], mask))
+    said = Condition(asked["encoder_hidden_states"], mask, mean_pool(asked["encoder_hidden_states"], mask))
     base = golden.config["call"].get("cross_attention_kwargs", {}).get("base_sequence_length")
     rope = golden.config.get("rope", {})
     rates = _rates(network, float(rope.get("linear_factor", 1.0)), float(rope.get("ntk_factor", 1.0)))
-    tokens = patches.tokens(asked["hidden_states"])
-    got = patches.latent(tokens.with_values(_answer(network, tokens, asked["timestep"], said, (rates, base))))
+    tokens = patches.patchify(asked["hidden_states"])
+    got = patches.unpatchify(tokens.with_values(_answer(network, tokens, asked["timestep"], said, (rates, base))))
     stored = [golden.tensors[name] for name in ("output.sample", "output.sample_first_half") if name in golden.tensors]
     return worst([(got, wanted[:, : arguments.in_channels]) for wanted in stored] or [(got, got[:0])])
 
 
 def imagenet(golden: Golden) -> float:
     """`DiT_Llama.forward`, or `forward_with_cfg`, whichever the file has called."""
-    arguments = given(golden.config["constructor"], imagenet=True)
+    arguments = from_kwargs(golden.config["constructor"], imagenet=True)
     state = numbers(from_original(unread(golden.group("weights")), *_sizes(arguments)))
     labels = state.pop(LABELS)
     network, patches = _built(arguments, state)
@@ -62,53 +61,55 @@ def imagenet(golden: Golden) -> float:
     if not guiding and call["method"] != "forward":
         raise Unsupported
     # the published guidance takes the first half of x for both
-    tokens = patches.tokens(torch.cat([asked["x"][:half]] * 2) if guiding else asked["x"])
+    tokens = patches.patchify(torch.cat([asked["x"][:half]] * 2) if guiding else asked["x"])
     answer = _answer(network, tokens, asked["t"], _labelled(labels, asked["y"]), (rates, None))
     if guiding:
         answer = _guided(answer, float(asked["cfg_scale"]), slice(0, 3 * patches.patch**2))
-    error = worst([(patches.latent(tokens.with_values(answer)), golden.tensors["output.out"])])
+    error = worst([(patches.unpatchify(tokens.with_values(answer)), golden.tensors["output.out"])])
     return error if guiding else GUIDED * error
 
 
 def _labelled(table: Tensor, labels: Tensor) -> Condition:
     """What our conditioner says of each label; the row behind the last class is its silence."""
-    conditioner = LabelConditioner(LabelConditioner.Config(classes=len(table) - 1, width=table.shape[1]))
+    conditioner = ClassLabelConditioner(
+        ClassLabelConditioner.Config(num_classes=len(table) - 1, hidden_size=table.shape[1])
+    )
     conditioner.load_state_dict({"table.weight": table})
     classes = len(table) - 1
     with torch.no_grad():
-        said = [conditioner.nothing(1) if y == classes else conditioner.encode([y]) for y in labels.tolist()]
-    return Condition(summary=torch.cat([one.summary for one in said if one.summary is not None]))
+        said = [conditioner.null_condition(1) if y == classes else conditioner.encode([y]) for y in labels.tolist()]
+    return Condition(pooled=torch.cat([one.pooled for one in said if one.pooled is not None]))
 
 
 def _guided(both: Tensor, scale: float, only: slice) -> Tensor:
     """Both halves of the published answer: the first channels guided, the others what each half says."""
     conditional, silent = both.chunk(2)
     second = silent.clone()
-    second[..., only] = guided(conditional, silent, scale)[..., only]
-    return torch.cat([guided(conditional, silent, scale, only), second])
+    second[..., only] = cfg(conditional, silent, scale)[..., only]
+    return torch.cat([cfg(conditional, silent, scale, only), second])
 
 
-def _sizes(arguments: Arguments) -> tuple[int, int]:
+def _sizes(arguments: PublishedConfig) -> tuple[int, int]:
     return arguments.in_channels, arguments.patch_size
 
 
-def _built(arguments: Arguments, state: dict[str, Tensor]) -> tuple[Network, Patches]:
+def _built(arguments: PublishedConfig, state: dict[str, Tensor]) -> tuple[Network, Patchify]:
     network = Network(arguments.model_dump(), arguments.imagenet)
     network.load_state_dict(state)
-    return network.eval(), Patches(Patches.Config(patch=arguments.patch_size, channels=arguments.in_channels))
+    return network.eval(), Patchify(Patchify.Config(patch_size=arguments.patch_size, channels=arguments.in_channels))
 
 
 def _rates(network: Network, linear: float, ntk: float) -> tuple[Tensor, ...]:
     """Published scaling of the rotary frequencies: positions divided by one factor, the base times the other."""
-    return tuple(rates / linear for rates in frequencies(network.backbone.config.axes, BASE * ntk))
+    return tuple(rates / linear for rates in frequencies(network.backbone.config.rope_axes_dim, BASE * ntk))
 
 
 def _answer(
     network: Network, tokens: Tokens, time: Tensor, said: Condition, how: tuple[tuple[Tensor, ...], int | None]
 ) -> Tensor:
     rates, base = how
-    width = network.backbone.config.width // network.backbone.config.heads
+    width = network.backbone.config.hidden_size // network.backbone.config.num_heads
     scale = None if base is None else proportional_scale(tokens, None, base, width)
     with torch.no_grad():
-        prepared = network.backbone.prepare(tokens, said, rates, scale)
-        return network.head(network.backbone(tokens, time, said, prepared=prepared), tokens)
+        precomputed = network.backbone.precompute(tokens, said, rates, scale)
+        return network.head(network.backbone(tokens, time, said, precomputed=precomputed), tokens)

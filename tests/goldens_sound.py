@@ -12,22 +12,33 @@ from goldens_ode import along
 from goldens_read import Golden, Unsupported, largest, worst
 from torch import Tensor, nn
 
-from lumina_audio.frames import Frames
-from lumina_audio.mel import MelSettings
-from lumina_audio.published.arguments import Arguments, expected, filled, vae_settings
-from lumina_audio.published.conventions import THOUSAND, Float32Grid, TracePath, WholeTimeFlagDiT, from_whole, to_whole
-from lumina_audio.published.names import from_published
-from lumina_audio.vae import Vae
-from lumina_audio.vae_settings import VaeSettings
-from lumina_audio.vocoders.bigvgan_files import plain, told
-from lumina_audio.vocoders.generator import Generator, Shape
-from lumina_core.builtin.velocity import VelocityHead
-from lumina_core.conditions import pooled
-from lumina_core.flow.guidance import guided
-from lumina_core.flow.objective import FlowMatching
-from lumina_core.flow.path import mix, velocity_between
-from lumina_core.flow.solver import euler
-from lumina_core.flow.times import Uniform
+from lumina_audio.autoencoders.vae import VAE, VAEConfig
+from lumina_audio.formats.components import (
+    NUM_TIMESTEPS,
+    CFMPath,
+    DiscreteTimeFlagDiT,
+    Float32Schedule,
+    from_timestep,
+    to_timestep,
+)
+from lumina_audio.formats.config_mapping import (
+    PublishedConfig,
+    expected_shapes,
+    from_published,
+    vae_config_from_published,
+    with_dims,
+)
+from lumina_audio.mel import MelConfig
+from lumina_audio.tokenizer import FramePatchify
+from lumina_audio.vocoders.bigvgan_checkpoint import options_from_published, remove_weight_norm
+from lumina_audio.vocoders.bigvgan_model import Generator, GeneratorConfig
+from lumina_core.conditioning.ops import mean_pool
+from lumina_core.flow.guidance import cfg
+from lumina_core.flow.loss import FlowMatching
+from lumina_core.flow.path import sample_x_t, velocity_target
+from lumina_core.flow.schedules import UniformTimeSampler
+from lumina_core.flow.solvers import euler
+from lumina_core.models.heads import VelocityHead
 from lumina_core.types import Batch, Condition, Tokens
 
 
@@ -36,12 +47,12 @@ class SoundNetwork(nn.Module):
 
     def __init__(self, golden: Golden) -> None:
         super().__init__()
-        said = Arguments.read(golden.config["constructor"], "golden")
-        widths = filled(said)
-        self.backbone = WholeTimeFlagDiT(WholeTimeFlagDiT.Config.read(widths["backbone"], "golden"))
+        said = PublishedConfig.read(golden.config["constructor"], "golden")
+        widths = with_dims(said)
+        self.backbone = DiscreteTimeFlagDiT(DiscreteTimeFlagDiT.Config.read(widths["backbone"], "golden"))
         self.head = VelocityHead(VelocityHead.Config.read(widths["head"], "golden"))
         self.load_state_dict(numbers(from_published(unread(golden.group("weights")))))
-        self.frames = Frames(Frames.Config(channels=said.in_channels))
+        self.frames = FramePatchify(FramePatchify.Config(channels=said.in_channels))
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
         return self.head(self.backbone(tokens, time, condition), tokens)
@@ -49,18 +60,18 @@ class SoundNetwork(nn.Module):
     @torch.no_grad()
     def answer(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """x (B, C, T) and our time (B,) -> (B, C, T)."""
-        tokens = self.frames.tokens(x)
-        return self.frames.latent(tokens.with_values(self(tokens, time, condition)))
+        tokens = self.frames.patchify(x)
+        return self.frames.unpatchify(tokens.with_values(self(tokens, time, condition)))
 
 
 def said_of(context: Tensor) -> Condition:
     """Every entry counts, padding too: their caption mask is all ones."""
-    return Condition(context, None, pooled(context, torch.ones(context.shape[:2], dtype=torch.bool)))
+    return Condition(context, None, mean_pool(context, torch.ones(context.shape[:2], dtype=torch.bool)))
 
 
 def forward(golden: Golden) -> float:
     """FlagDiT.forward, told whole times."""
-    time = from_whole(golden.tensors["input.t"])
+    time = from_timestep(golden.tensors["input.t"])
     got = SoundNetwork(golden).answer(golden.tensors["input.x"], time, said_of(golden.tensors["input.context"]))
     return worst([(got, golden.tensors["output.out"])])
 
@@ -76,11 +87,11 @@ def sampled(golden: Golden) -> float:
         scale = float(run["cfg_scale"])
 
         def velocity(x: Tensor, time: Tensor, told: list[float] = told, scale: float = scale) -> Tensor:
-            told.append(float(to_whole(time)[0]))
+            told.append(float(to_timestep(time)[0]))
             conditional = network.answer(x, time, said)
-            return conditional if scale == 1 else guided(conditional, network.answer(x, time, silence), scale)
+            return conditional if scale == 1 else cfg(conditional, network.answer(x, time, silence), scale)
 
-        grid = Float32Grid(Float32Grid.Config())(run["timesteps"] - 1)
+        grid = Float32Schedule(Float32Schedule.Config())(run["timesteps"] - 1)
         states = along(velocity, golden.tensors["input.x0"], grid, euler)
         wanted = golden.group(f"output.{run['name']}")
         pairs = [(states, wanted["trajectory"]), (states[-1], wanted["last"])]
@@ -91,18 +102,21 @@ def sampled(golden: Golden) -> float:
 
 def losses(golden: Golden) -> float:
     """CFM.p_losses: the noisy latent, what is wanted of it, what is answered, and the loss."""
-    if golden.config.get("loss_type", "l2") != "l2" or golden.config.get("num_timesteps", THOUSAND) != THOUSAND:
+    if (
+        golden.config.get("loss_type", "l2") != "l2"
+        or golden.config.get("num_timesteps", NUM_TIMESTEPS) != NUM_TIMESTEPS
+    ):
         raise Unsupported
-    network, path = SoundNetwork(golden), TracePath(TracePath.Config(sigma_min=golden.config["sigma_min"]))
+    network, path = SoundNetwork(golden), CFMPath(CFMPath.Config(sigma_min=golden.config["sigma_min"]))
     noise, data, whole = (golden.tensors[f"input.{name}"] for name in ("x0", "x1", "t"))
-    time, said = from_whole(whole), said_of(golden.tensors["input.cond"])
-    x = mix(path, noise, data, time)
-    objective = FlowMatching(FlowMatching.Config(), path, Uniform(Uniform.Config()))
-    batch = Batch(network.frames.tokens(data), said)
+    time, said = from_timestep(whole), said_of(golden.tensors["input.cond"])
+    x = sample_x_t(path, noise, data, time)
+    objective = FlowMatching(FlowMatching.Config(), path, UniformTimeSampler(UniformTimeSampler.Config()))
+    batch = Batch(network.frames.patchify(data), said)
     with torch.no_grad():
-        items = objective.items(network, batch, time, network.frames.tokens(noise).values)
+        items = objective.per_sample_loss(network, batch, time, network.frames.patchify(noise).values)
     known = {
-        "x_noisy": x, "target": velocity_between(path, noise, data, time), "pred": network.answer(x, time, said),
+        "x_noisy": x, "target": velocity_target(path, noise, data, time), "pred": network.answer(x, time, said),
         "loss": items.mean()[None],
     }  # fmt: skip
     wanted = golden.group("output")
@@ -113,8 +127,8 @@ def losses(golden: Golden) -> float:
 
 def autoencoder(golden: Golden) -> float:
     """AutoencoderKL of spectrograms: what it encodes to, its divergence, and what it decodes to."""
-    settings, bands = vae_settings(golden.config["constructor"], "golden")
-    vae = Vae(settings, bands)
+    settings, bands = vae_config_from_published(golden.config["constructor"], "golden")
+    vae = VAE(settings, bands)
     vae.load_state_dict(golden.group("weights"))
     x, z = golden.tensors["input.x"], golden.tensors["input.z"]
     with torch.no_grad():
@@ -132,9 +146,9 @@ def autoencoder(golden: Golden) -> float:
 
 def vocoder(golden: Golden) -> float:
     """BigVGAN.forward, its weight norm taken off."""
-    shape = Shape.read(told(golden.config["constructor"]["h"], "golden"), "golden")
+    shape = GeneratorConfig.read(options_from_published(golden.config["constructor"]["h"], "golden"), "golden")
     network = Generator(shape)
-    network.load_state_dict(numbers(plain(unread(golden.group("weights")), shape, "golden")))
+    network.load_state_dict(numbers(remove_weight_norm(unread(golden.group("weights")), shape, "golden")))
     with torch.no_grad():
         return worst([(network(golden.tensors["input.mel"]), golden.tensors["output.wav"])])
 
@@ -144,10 +158,10 @@ def manifest(content: dict[str, Any]) -> float:
     said = re.search(r"FlagDiT(?:v2)?\(([^)]*)\)", content["what"])
     if said is not None:
         pairs = (pair.split("=") for pair in said[1].split(","))
-        found = expected(Arguments.read({key.strip(): int(value) for key, value in pairs}, "manifest"))
+        found = expected_shapes(PublishedConfig.read({key.strip(): int(value) for key, value in pairs}, "manifest"))
     elif "AutoencoderKL" in content["what"]:
         with torch.device("meta"):
-            state = Vae(VaeSettings(), MelSettings().bands).state_dict()
+            state = VAE(VAEConfig(), MelConfig().n_mels).state_dict()
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     else:
         raise Unsupported

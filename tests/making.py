@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 from lumina_core.plugins.loader import Candidate, load_from
-from lumina_core.plugins.registry import Registry, Source
+from lumina_core.plugins.registry import PluginSource, Registry
 
 _THINGS = ["heart", "cat", "dog", "flag of Japan", "grinning face", "house", "rocket", "apple", "moon", "sun"]
 CAPTIONS = [f"{colour} {thing}" for colour in ("red", "blue", "green", "yellow", "black") for thing in _THINGS]
@@ -25,8 +25,8 @@ def write_distribution(folder: Path, name: str, entry_points: str, modules: dict
 
 def registry_of(*plugins: str) -> Registry:
     """The core and these plugins of ours (`toy`, `image`), and nothing else that is installed."""
-    modules = {"core": "lumina_core.builtin.plugin", **{name: f"lumina_{name}.plugin" for name in plugins}}
-    sources = {name: Source(name, f"lumina-{name}", "0.1.0") for name in modules}
+    modules = {"core": "lumina_core.components", **{name: f"lumina_{name}.plugin" for name in plugins}}
+    sources = {name: PluginSource(name, f"lumina-{name}", "0.1.0") for name in modules}
     return load_from(
         (
             Candidate(sources[name], (), lambda module=module: importlib.import_module(module))
@@ -40,16 +40,16 @@ def make_model(recipe: str, folder: Path, registry: Registry) -> Path:
     """Save a model of an installed recipe whose weights are small random numbers."""
     import torch
 
-    from lumina_core.checkpoint import save_model
-    from lumina_core.cli.recipes import asked_recipe
     from lumina_core.model import build_model
+    from lumina_core.model_dir import save_model
+    from lumina_core.recipe_loading import load_recipe
 
     torch.manual_seed(0)
-    model = build_model(asked_recipe(registry, recipe, ()), registry)
+    model = build_model(load_recipe(registry, recipe, ()), registry)
     with torch.no_grad():
         for weight in model.parameters():  # heads and gates begin at zero; then nothing would be seen of the words
             weight.add_(0.1 * torch.randn_like(weight))
-    for conditioner in model.speakers.values():
-        conditioner.learn(CAPTIONS)
+    for conditioner in model.conditioners_by_field.values():
+        conditioner.fit(CAPTIONS)
     save_model(model, registry, folder)
     return folder

@@ -15,11 +15,11 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def session(tiny_folder):
-    from lumina_core.checkpoint import load_model
-    from lumina_core.session import Session
+    from lumina_core.model_dir import load_model
+    from lumina_core.sampling.pipeline import Pipeline
 
     registry = registry_of("audio")
-    return Session(load_model(tiny_folder, registry), registry)
+    return Pipeline(load_model(tiny_folder, registry), registry)
 
 
 @pytest.fixture

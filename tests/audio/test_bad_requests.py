@@ -13,38 +13,41 @@ from lumina_core.errors import ConfigError
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--seconds", "0"), "seconds: input should be greater than 0"),
-        (("--seconds", "-2"), "greater than 0"),
-        (("--seconds", "nan"), "seconds"),
-        (("--seconds", "inf"), "finite"),
-        (("--seconds", "1000"), "GB of memory would be needed; up to 64 times are done"),
-        (("--seconds", "1e12", "--at-most", "1000000000000"), "memory would be needed, and this machine has"),
+        (("--duration", "0"), "duration: input should be greater than 0"),
+        (("--duration", "-2"), "greater than 0"),
+        (("--duration", "nan"), "duration"),
+        (("--duration", "inf"), "finite"),
+        (("--duration", "1000"), "GB of memory would be needed; up to 64 times are done"),
+        (("--duration", "1e12", "--max-token-ratio", "1000000000000"), "memory would be needed, and this machine has"),
         (("--strength", "0.5"), "strength is about a sound to begin from"),
-        (("--span", "0-1"), "span is about a sound"),
-        (("--continue", "1"), "continue is about a sound"),
-        (("--sound", "s.wav", "--strength", "1.5"), "less than or equal to 1"),
-        (("--sound", "s.wav", "--strength", "nan"), "strength"),
-        (("--sound", "s.wav", "--span", "0.1-0.9"), "does not lie within a sound of 0.5 seconds"),
-        (("--sound", "s.wav", "--span", "0.3-0.2"), "to a later one"),
-        (("--sound", "s.wav", "--span=-1-0.2"), "START-END"),
-        (("--sound", "s.wav", "--span", "soon"), "START-END"),
-        (("--sound", "s.wav", "--span", "0.1-0.2", "--span", "0.3-0.9"), "the span 0.3-0.9 does not lie within"),
-        (("--sound", "s.wav", "--span", "0.1-0.2,"), "START-END"),
-        (("--sound", "s.wav", "--span", "0.1-0.1000001"), "the span 0.1-0.1000001 holds no sample"),
-        (("--sound", "s.wav", "--seconds", "2"), "--continue"),
-        (("--sound", "s.wav", "--seconds", "2", "--continue", "1"), "leave out seconds"),
-        (("--sound", "s.wav", "--continue", "0"), "greater than 0"),
-        (("--sound", "s.wav", "--feather", "5"), "which part with span or continue"),
-        (("--seconds", "1e30", "--at-most", "3"), "1.6e+31 tokens"),
-        (("--sound", "text.wav"), "mp3 ...): Format not recognised."),
-        (("--sound", "empty.wav"), "empty file"),
-        (("--sound", "cut.flac"), "cut.flac cannot be used as a sound: damaged or cut off"),
-        (("--sound", "nan.wav"), "no numbers (NaN or infinite)"),
-        (("--sound", "nowhere.wav"), "No such file"),
-        (("--sound", "."), "it is a folder; name a file in it"),
-        (("--number", "pitch=60"), "does not hear a number called 'pitch'"),
-        (("--number", "pitch"), "NAME=VALUE"),
-        (("--negative", "<rain& never>"), "unknown tag 'never'; the tags are start, mid, end, all"),
+        (("--inpaint", "0-1"), "inpaint is about a sound"),
+        (("--extend", "1"), "extend is about a sound"),
+        (("--init-audio", "s.wav", "--strength", "1.5"), "less than or equal to 1"),
+        (("--init-audio", "s.wav", "--strength", "nan"), "strength"),
+        (("--init-audio", "s.wav", "--inpaint", "0.1-0.9"), "does not lie within a sound of 0.5 seconds"),
+        (("--init-audio", "s.wav", "--inpaint", "0.3-0.2"), "to a later one"),
+        (("--init-audio", "s.wav", "--inpaint=-1-0.2"), "START-END"),
+        (("--init-audio", "s.wav", "--inpaint", "soon"), "START-END"),
+        (
+            ("--init-audio", "s.wav", "--inpaint", "0.1-0.2", "--inpaint", "0.3-0.9"),
+            "the span 0.3-0.9 does not lie within",
+        ),
+        (("--init-audio", "s.wav", "--inpaint", "0.1-0.2,"), "START-END"),
+        (("--init-audio", "s.wav", "--inpaint", "0.1-0.1000001"), "the span 0.1-0.1000001 holds no sample"),
+        (("--init-audio", "s.wav", "--duration", "2"), "--extend"),
+        (("--init-audio", "s.wav", "--duration", "2", "--extend", "1"), "leave out duration"),
+        (("--init-audio", "s.wav", "--extend", "0"), "greater than 0"),
+        (("--init-audio", "s.wav", "--crossfade", "5"), "which part with inpaint or extend"),
+        (("--duration", "1e30", "--max-token-ratio", "3"), "1.6e+31 tokens"),
+        (("--init-audio", "text.wav"), "mp3 ...): Format not recognised."),
+        (("--init-audio", "empty.wav"), "empty file"),
+        (("--init-audio", "cut.flac"), "cut.flac cannot be used as a sound: damaged or cut off"),
+        (("--init-audio", "nan.wav"), "no numbers (NaN or infinite)"),
+        (("--init-audio", "nowhere.wav"), "No such file"),
+        (("--init-audio", "."), "it is a folder; name a file in it"),
+        (("--scalar", "pitch=60"), "does not hear a number called 'pitch'"),
+        (("--scalar", "pitch"), "NAME=VALUE"),
+        (("--negative-prompt", "<rain& never>"), "unknown tag 'never'; the tags are start, mid, end, all"),
         (("--spectrogram", "out.wav"), "--spectrogram says out.wav"),
         (("--spectrogram", "nowhere/s.png"), "does not exist"),
     ],
@@ -88,17 +91,19 @@ def test_a_file_of_another_kind_is_not_written(ask, tmp_path, name):
 def test_what_is_no_sound_is_said_so_in_python_too(session):
     for wrong in (3, "", torch.zeros(1, 8, dtype=torch.int16), torch.zeros(0), (torch.zeros(8), 0), {"a": 1}):
         with pytest.raises(ConfigError, match="sound"):
-            session.request(prompt="x", sound=wrong)
+            session.make_request(prompt="x", init_audio=wrong)
     for wrong, said in {(100, 2): r"\(100, 2\) was given; turn it", (2, 100): "of 1 samples a second"}.items():
         with pytest.raises(ConfigError, match=said):
-            session.request(prompt="x", sound=(torch.zeros(wrong), 1) if wrong[0] == 2 else torch.zeros(wrong))
+            session.make_request(
+                prompt="x", init_audio=(torch.zeros(wrong), 1) if wrong[0] == 2 else torch.zeros(wrong)
+            )
     with pytest.raises(ConfigError, match="leave the end out"):
-        session.request(prompt="x", sound=torch.zeros(1, 800), span=(0, float("inf")))
+        session.make_request(prompt="x", init_audio=torch.zeros(1, 800), inpaint=(0, float("inf")))
     with pytest.raises(ConfigError, match="no request was given"):
-        session.ask_all([])
+        session.generate([])
 
 
 def test_a_silent_sound_to_begin_from_is_named(ask, tmp_path):
     soundfile.write(tmp_path / "quiet.wav", np.zeros(4800), 16000)
-    done = ask("a cat", "--sound", tmp_path / "quiet.wav", "--steps", 1, "--out", tmp_path / "out.wav")
+    done = ask("a cat", "--init-audio", tmp_path / "quiet.wav", "--steps", 1, "--out", tmp_path / "out.wav")
     assert done.status == 0 and "Note: quiet.wav is silent" in done.err

@@ -6,21 +6,21 @@ import json
 
 import pytest
 import soundfile
-from audio.sounds_made import tone
+from audio.tones import tone
 from making import make_model, registry_of
 
 RECIPE = """
-lumina: 1
-task: {use: audio.text_to_audio, seconds: 0.512}
-dataset: {use: audio.instruments}
+schema_version: 2
+task: {type: audio.text_to_audio, duration: 0.512}
+dataset: {type: audio.instruments}
 autoencoder:
-  {use: audio.mel, light: {channels: 4, width: 16}, vocoder: {use: audio.griffin_lim, rounds: 1}, spread: 3.5}
-tokenizer: {use: audio.frames}
+  {type: audio.mel, light_vae: {latent_channels: 4, hidden_size: 16}, vocoder: {type: audio.griffin_lim, n_iter: 1}, mel_std: 3.5}
+tokenizer: {type: audio.patchify}
 conditioners:
-  - {name: caption, use: core.text, vocabulary: 300, width: 16, hidden: 16, slots: 2, memory: 16, foretold: 0}
-backbone: {use: core.next_dit, width: 16, depth: 1, heads: 1, axes: [16, 0, 0], multiple_of: 8}
-head: {use: core.velocity}
-objective: {use: core.flow_matching}
+  - {field: caption, type: core.text, vocab_size: 300, hidden_size: 16, expand_dim: 16, num_latents: 2, context_dim: 16, target_dim: 0}
+backbone: {type: core.next_dit, hidden_size: 16, num_layers: 1, num_heads: 1, rope_axes_dim: [16, 0, 0], multiple_of: 8}
+head: {type: core.velocity}
+objective: {type: core.flow_matching}
 sampling: {steps: 1, solver: core.euler}
 """
 
@@ -43,20 +43,20 @@ def sounds(tmp_path):
 
 
 def test_sounds_of_a_folder_are_asked_for_again_and_every_metric_that_works_is_told(lumina, model, sounds, tmp_path):
-    words = ("evaluate", model, "--data", sounds, "--out", tmp_path / "out", "--json")
-    names = "audio.instrument_retrieval,audio.spectral_retrieval,audio.pitch,audio.class_divergence"
+    words = ("evaluate", model, "--dataset", sounds, "--out", tmp_path / "out", "--json")
+    names = "audio.instrument_retrieval,audio.spectral_retrieval,audio.pitch,audio.class_kl"
     done = lumina(*words, "--metrics", names)
     assert done.status == 0, done.err
     told = json.loads(done.out)
-    assert told["made"] == 6 and told["scores"]["audio.class_divergence"]["KL"]["value"] > 0
-    assert told["scores"]["audio.instrument_retrieval"]["features"] == "instrument classifier"
-    assert set(told["scores"]["audio.pitch"]) == {"features"}  # no prompt names a pitch
-    assert (tmp_path / "out" / "sheet.png").read_bytes()[1:4] == b"PNG"
+    assert told["num_generated"] == 6 and told["scores"]["audio.class_kl"]["KL"]["value"] > 0
+    assert told["scores"]["audio.instrument_retrieval"]["feature_extractor"] == "instrument classifier"
+    assert set(told["scores"]["audio.pitch"]) == {"feature_extractor"}  # no prompt names a pitch
+    assert (tmp_path / "out" / "samples.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_features_that_need_a_file_say_so(lumina, model, sounds):
     done = lumina(
-        "evaluate", model, "--data", sounds, "--metrics", "audio.frechet", "--set",
-        "audio.frechet.features.use=audio.vggish", "--set", "audio.frechet.features.weights=nowhere.pth",
+        "evaluate", model, "--dataset", sounds, "--metrics", "audio.frechet", "--set",
+        "audio.frechet.feature_extractor.type=audio.vggish", "--set", "audio.frechet.feature_extractor.weights=nowhere.pth",
     )  # fmt: skip
     assert done.status == 1 and "nowhere.pth" in done.err and done.err.count("\n") == 1

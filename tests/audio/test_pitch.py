@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lumina_audio.pitch import pitch
+from lumina_audio.pitch import estimate_pitch
 
 RATE, SAMPLES = 16000, 16384
 
@@ -22,34 +22,34 @@ def tone(note: float, partials, weights=None):
 @pytest.mark.parametrize("partials", [(1,), (1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 5, 7, 9)], ids=["sine", "all", "odd"])
 def test_a_harmonic_tone_is_found_within_a_quarter_of_a_semitone_over_five_octaves(partials):
     notes = [36.0, 43.4, 50.0, 57.7, 64.0, 72.0, 81.3, 96.0]
-    found, sure = pitch(torch.stack([tone(note, partials) for note in notes]))
+    found, sure = estimate_pitch(torch.stack([tone(note, partials) for note in notes]))
     assert (found - torch.tensor(notes)).abs().max() < 0.25 and sure.min() > 0.3
 
 
 def test_a_tone_without_its_fundamental_is_as_high_as_with_it():
-    found, _ = pitch(torch.stack([tone(note, (2, 3, 4, 5, 6, 7)) for note in (45.0, 52.0, 60.0)]))
+    found, _ = estimate_pitch(torch.stack([tone(note, (2, 3, 4, 5, 6, 7)) for note in (45.0, 52.0, 60.0)]))
     assert torch.allclose(found, torch.tensor([45.0, 52.0, 60.0]), atol=0.3)
 
 
 def test_a_tone_whose_second_harmonic_is_louder_is_not_taken_for_the_octave():
-    found, _ = pitch(tone(55.0, (1, 2, 3, 4, 5), [0.2, 1, 0.3, 0.4, 0.2])[None])
+    found, _ = estimate_pitch(tone(55.0, (1, 2, 3, 4, 5), [0.2, 1, 0.3, 0.4, 0.2])[None])
     assert found.item() == pytest.approx(55, abs=0.3)
 
 
 def test_noise_as_loud_as_a_tone_does_not_move_it_and_alone_is_less_sure():
     torch.manual_seed(0)
     noise, heard = torch.randn(1, SAMPLES) * 0.1, tone(62.0, (1, 2, 3, 4, 5))
-    found, sure = pitch(torch.stack([heard + noise, noise]))
+    found, sure = estimate_pitch(torch.stack([heard + noise, noise]))
     assert found[0].item() == pytest.approx(62, abs=0.3) and sure[0] > 2 * sure[1]
 
 
 def test_a_short_tone_in_silence_is_as_high_as_a_long_one_and_silence_has_no_pitch():
     brief = torch.zeros(1, SAMPLES)
     brief[:, 3000:6000] = tone(67.0, (1, 2, 3, 4))[:, :3000]
-    found, sure = pitch(torch.stack([brief, torch.zeros(1, SAMPLES)]))
+    found, sure = estimate_pitch(torch.stack([brief, torch.zeros(1, SAMPLES)]))
     assert found[0].item() == pytest.approx(67, abs=0.3) and (found[1], sure[1]) == (0, 0)
 
 
 def test_other_rates_find_the_same():
-    found, _ = pitch(tone(60.0, (1, 2, 3, 4, 5))[None], 32000)
+    found, _ = estimate_pitch(tone(60.0, (1, 2, 3, 4, 5))[None], 32000)
     assert found.item() == pytest.approx(72, abs=0.3)

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from audio.reading import rate, record, samples
+from audio.read_files import rate, record, samples
 from making import CAPTIONS, registry_of
 from PIL import Image
 
-from lumina_audio.asked import SoundRequest
+from lumina_audio.request import TextToAudioRequest
 from lumina_audio.task import TextToAudio
-from lumina_core.cli.recipes import asked_recipe
-from lumina_core.config import Use
+from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
-from lumina_core.session import Session
+from lumina_core.recipe_loading import load_recipe
+from lumina_core.sampling.pipeline import Pipeline
 
 FAST = ("--steps", 2)
 
@@ -29,7 +29,7 @@ def test_a_sentence_becomes_a_sound_of_the_models_own_length_with_the_request_in
     done = ask("a trumpet plays a high note", "--out", out, "--seed", 1)
     assert (done.status, done.out) == (0, f"{out}\n")
     assert (len(samples(out)), rate(out)) == (32768, 16000)
-    usual = {"steps": 8, "solver": "core.midpoint", "grid": "core.uniform_grid", "guidance": 2.0}
+    usual = {"steps": 8, "solver": "core.midpoint", "schedule": "core.uniform_schedule", "guidance_scale": 2.0}
     told = record(out)
     assert (told["prompt"], told["seed"], told["settings"]) == ("a trumpet plays a high note", 1, usual)
     assert os.listdir(tmp_path) == ["trumpet.wav"]
@@ -39,47 +39,70 @@ def test_a_sentence_becomes_a_sound_of_the_models_own_length_with_the_request_in
 @pytest.mark.parametrize("seconds", [0.3, 1.00003])
 def test_a_sound_has_exactly_the_seconds_asked_for_and_the_format_of_its_suffix(ask, tmp_path, suffix, kind, seconds):
     out = tmp_path / f"a{suffix}"
-    assert ask("a drum", "--seconds", seconds, "--out", out, *FAST).status == 0
+    assert ask("a drum", "--duration", seconds, "--out", out, *FAST).status == 0
     assert out.read_bytes()[:4].decode() == kind
     assert len(samples(out)) == round(seconds * 16000)
-    assert record(out)["seconds"] == seconds
+    assert record(out)["duration"] == seconds
 
 
 def test_every_option_at_once_and_all_of_it_is_in_the_file_and_in_the_json(ask, tmp_path):
-    options = ["--seconds", 0.5, "--count", 3, "--steps", 3, "--solver", "heun", "--grid", "shift", "--guidance", 3]
-    more = ["--guidance-interval", "0.1,0.8", "--guidance-rescale", 0.5, "--extrapolation", "ntk", "--proportional", 32]
-    asked = [*options, *more, "--context-drop", "time_aware", "--negative", "a drum", "--seed", 4]
+    options = [
+        "--duration",
+        0.5,
+        "--count",
+        3,
+        "--steps",
+        3,
+        "--solver",
+        "heun",
+        "--schedule",
+        "shift",
+        "--guidance-scale",
+        3,
+    ]
+    more = [
+        "--guidance-interval",
+        "0.1,0.8",
+        "--guidance-rescale",
+        0.5,
+        "--rope-scaling",
+        "ntk",
+        "--base-sequence-length",
+        32,
+    ]
+    asked = [*options, *more, "--context-drop", "time_aware", "--negative-prompt", "a drum", "--seed", 4]
     done = ask("a harp", "--out", tmp_path / "h.flac", *asked, "--spectrogram", "auto", "--json")
     told = json.loads(done.out.splitlines()[-1])
-    assert [Path(path).name for path in told["paths"]] == ["h-0.flac", "h-1.flac", "h-2.flac"]
-    assert [Path(path).name for path in told["spectrograms"]] == ["h-0.png", "h-1.png", "h-2.png"]
-    assert told["seeds"] == [4, 5, 6] and told["evaluations"] == 6 and told["negative"] == "a drum"
+    items = told["items"]
+    assert [Path(item["path"]).name for item in items] == ["h-0.flac", "h-1.flac", "h-2.flac"]
+    assert [Path(item["spectrogram"]).name for item in items] == ["h-0.png", "h-1.png", "h-2.png"]
+    assert [item["seed"] for item in items] == [4, 5, 6] and told["nfe"] == 6 and told["negative_prompt"] == "a drum"
     settings = told["settings"]
-    assert (settings["extrapolation"], settings["proportional"]) == ("core.ntk", 32) or settings[
-        "extrapolation"
+    assert (settings["rope_scaling"], settings["base_sequence_length"]) == ("core.ntk", 32) or settings[
+        "rope_scaling"
     ] == "ntk"
     assert settings["context_drop"].endswith("time_aware") and settings["guidance_rescale"] == 0.5
-    assert record(told["paths"][2])["seed"] == 6 and record(told["paths"][0])["settings"] == settings
-    with Image.open(told["spectrograms"][0]) as picture:
+    assert record(items[2]["path"])["seed"] == 6 and record(items[0]["path"])["settings"] == settings
+    with Image.open(items[0]["spectrogram"]) as picture:
         assert (picture.format, picture.size) == ("PNG", (960, 440))
 
 
 def test_the_same_request_gives_the_same_bytes(ask, tmp_path):
     for name in "ab":
-        ask("a trumpet", "--seconds", 0.4, "--out", tmp_path / f"{name}.wav", "--seed", 3, *FAST)
+        ask("a trumpet", "--duration", 0.4, "--out", tmp_path / f"{name}.wav", "--seed", 3, *FAST)
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--seed", 4), ("--negative", "blue cat"), ("--guidance", 1), ("--guidance", 5), ("--grid", "shift"),
+        ("--seed", 4), ("--negative-prompt", "blue cat"), ("--guidance-scale", 1), ("--guidance-scale", 5), ("--schedule", "shift"),
         ("--steps", 3), ("--guidance-interval", "0.2,0.6"), ("--context-drop", "time_aware"),
         *(("--solver", name) for name in ("euler", "heun", "heun3", "rk4", "adams", "dpmpp", "sde")),
     ],
 )  # fmt: skip
 def test_every_option_changes_the_sound(ask, tmp_path, options):
-    asked = ("red heart", "--seconds", 0.3, *FAST)
+    asked = ("red heart", "--duration", 0.3, *FAST)
     ask(*asked, "--out", tmp_path / "plain.wav")
     assert ask(*asked, "--out", tmp_path / "other.wav", *options).status == 0
     assert (samples(tmp_path / "plain.wav") != samples(tmp_path / "other.wav")).any()
@@ -87,19 +110,19 @@ def test_every_option_changes_the_sound(ask, tmp_path, options):
 
 @pytest.mark.parametrize("name", ["interpolation", "ntk", "frequency_aware", "time_aware", "watershed", "yarn", "dype"])
 def test_four_times_the_trained_length_is_done_and_scaled_along_time(ask, tmp_path, name):
-    asked = ("a cello", "--seconds", 8, "--seed", 1, *FAST)
+    asked = ("a cello", "--duration", 8, "--seed", 1, *FAST)
     plain, scaled = tmp_path / "plain.wav", tmp_path / "scaled.wav"
     assert ask(*asked, "--out", plain).status == 0
-    done = ask(*asked, "--out", scaled, "--extrapolation", name, "--proportional", 32)
+    done = ask(*asked, "--out", scaled, "--rope-scaling", name, "--base-sequence-length", 32)
     assert done.status == 0 and len(samples(scaled)) == 128000
     assert (samples(plain) != samples(scaled)).any()
 
 
 def test_a_weaker_model_takes_the_place_of_silence(ask, tiny_folder, tmp_path):
-    asked = ("a cello", "--seconds", 0.3, "--guidance", 3, *FAST)
+    asked = ("a cello", "--duration", 0.3, "--guidance-scale", 3, *FAST)
     ask(*asked, "--out", tmp_path / "plain.wav")
-    assert ask(*asked, "--out", tmp_path / "led.wav", "--weaker", tiny_folder).status == 0
-    ask("a cello", "--seconds", 0.3, "--guidance", 1, *FAST, "--out", tmp_path / "said.wav")
+    assert ask(*asked, "--out", tmp_path / "led.wav", "--guide-model", tiny_folder).status == 0
+    ask("a cello", "--duration", 0.3, "--guidance-scale", 1, *FAST, "--out", tmp_path / "said.wav")
     # a model that is led away from itself says what it says alone
     apart = samples(tmp_path / "led.wav").astype(int) - samples(tmp_path / "said.wav")
     assert abs(apart).max() <= 40
@@ -110,20 +133,20 @@ def test_prompts_of_a_file_are_the_same_as_asked_alone(ask, tmp_path):
     prompts = ["a trumpet", "日本の笛", "a very much longer prompt about a house and the moon"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts), encoding="utf-8")
     out, pictures = tmp_path / "sounds.v1", tmp_path / "pictures"
-    asked = ("--seconds", 0.3, "--seed", 10, *FAST)
+    asked = ("--duration", 0.3, "--seed", 10, *FAST)
     done = ask("--prompts", tmp_path / "prompts.txt", "--out", out, *asked, "--spectrogram", pictures)
     assert done.status == 0
     assert sorted(os.listdir(out)) == [f"{place:05d}.wav" for place in range(3)]
     assert sorted(os.listdir(pictures)) == [f"{place:05d}.png" for place in range(3)]
-    ask(prompts[2], "--out", tmp_path / "one.wav", "--seconds", 0.3, "--seed", 12, *FAST)
+    ask(prompts[2], "--out", tmp_path / "one.wav", "--duration", 0.3, "--seed", 12, *FAST)
     one, together = (samples(path).astype(int) for path in (tmp_path / "one.wav", out / "00002.wav"))
     assert abs(one - together).max() <= 60
     assert record(out / "00001.wav")["prompt"] == prompts[1]
 
 
 def test_what_forms_is_written_every_few_steps(ask, tmp_path):
-    done = ask("a drum", "--seconds", 0.3, "--steps", 4, "--preview", 2, "--out", tmp_path / "d.wav", "--json")
-    assert json.loads(done.out.splitlines()[-1])["previews"] == [str(tmp_path / "d-steps")]
+    done = ask("a drum", "--duration", 0.3, "--steps", 4, "--preview", 2, "--out", tmp_path / "d.wav", "--json")
+    assert json.loads(done.out.splitlines()[-1])["items"][0]["preview"] == str(tmp_path / "d-steps")
     assert sorted(os.listdir(tmp_path / "d-steps")) == ["002.wav", "004.wav"]
     assert len(samples(tmp_path / "d-steps" / "002.wav")) == 4800
     assert np.array_equal(samples(tmp_path / "d-steps" / "004.wav"), samples(tmp_path / "d.wav"))
@@ -133,14 +156,14 @@ def test_what_forms_is_written_every_few_steps(ask, tmp_path):
 def test_the_help_shows_how_to_ask_for_every_kind_of_sound(lumina):
     told = lumina("audio", "--help")
     assert told.status == 0
-    assert '  lumina audio "a trumpet plays a high note" --seconds 2 --out trumpet.wav\n' in told.out
+    assert '  lumina audio "a trumpet plays a high note" --duration 2 --out trumpet.wav\n' in told.out
     for option in (
-        "--seconds",
-        "--sound",
+        "--duration",
+        "--init-audio",
         "--strength",
-        "--span START-END",
-        "--continue",
-        "--feather",
+        "--inpaint START-END",
+        "--extend",
+        "--crossfade",
         "--spectrogram",
     ):
         assert option in told.out
@@ -148,40 +171,46 @@ def test_the_help_shows_how_to_ask_for_every_kind_of_sound(lumina):
 
 
 def test_a_model_that_hears_numbers_is_told_the_duration_and_what_else_is_said():
-    task = TextToAudio(TextToAudio.Config(numbers=("seconds", "pitch")))
-    request = SoundRequest.read({"prompt": "x", "seconds": 1.5, "number": "pitch=60"}, "request")
-    assert task.conditions(request) == {"caption": ["x"], "seconds": [1.5], "pitch": [60.0]}
-    assert task.conditions(SoundRequest(prompt="x")) == {"caption": ["x"], "seconds": [2.048], "pitch": [None]}
-    assert task.asked({"caption": "x", "pitch": 60, "label": 3}) == {"prompt": "x", "number": {"pitch": 60}}
+    task = TextToAudio(TextToAudio.Config(scalars=("duration", "pitch")))
+    request = TextToAudioRequest.read({"prompt": "x", "duration": 1.5, "scalar": "pitch=60"}, "request")
+    assert task.conditions(request) == {"caption": ["x"], "duration": [1.5], "pitch": [60.0]}
+    assert task.conditions(TextToAudioRequest(prompt="x")) == {"caption": ["x"], "duration": [2.048], "pitch": [None]}
+    assert task.request_for({"caption": "x", "pitch": 60, "label": 3}) == {"prompt": "x", "scalar": {"pitch": 60}}
 
 
 def test_a_number_that_is_said_changes_the_sound_and_a_duration_that_differs_is_heard():
     registry = registry_of("audio")
-    recipe = asked_recipe(registry, "audio.tiny", ("task.numbers=[seconds, pitch]",))
-    numbers = [Use(name="seconds", use="core.number", high=10.0), Use(name="pitch", use="core.number", high=127.0)]
+    recipe = load_recipe(registry, "audio.tiny", ("task.scalars=[duration, pitch]",))
+    numbers = [
+        ComponentSpec(field="duration", type="core.scalar", max=10.0),
+        ComponentSpec(field="pitch", type="core.scalar", max=127.0),
+    ]
     torch.manual_seed(0)
     model = build_model(recipe.model_copy(update={"conditioners": (*recipe.conditioners, *numbers)}), registry).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-    model.speakers["caption"].learn(CAPTIONS)
-    session = Session(model, registry)
+    model.conditioners_by_field["caption"].fit(CAPTIONS)
+    session = Pipeline(model, registry)
 
     def made(**asked):
-        return session.ask(prompt="red heart", seconds=0.3, steps=2, **asked)[0].data
+        return session.generate_one(prompt="red heart", duration=0.3, steps=2, **asked)[0].data
 
-    assert float((made(number={"pitch": 60}) - made()).abs().max()) > 1e-4
-    assert float((made(number="pitch=60") - made(number="pitch=61")).abs().max()) > 1e-4
-    requests = [session.request(prompt="red heart", seconds=s, steps=2, number={"pitch": 60}) for s in (0.3, 0.7)]
-    both = session.ask_all(requests)
-    assert float((both[0].data - made(number={"pitch": 60})).abs().max()) < 1e-3 * float(both[0].data.abs().max())
+    assert float((made(scalar={"pitch": 60}) - made()).abs().max()) > 1e-4
+    assert float((made(scalar="pitch=60") - made(scalar="pitch=61")).abs().max()) > 1e-4
+    requests = [session.make_request(prompt="red heart", duration=s, steps=2, scalar={"pitch": 60}) for s in (0.3, 0.7)]
+    both = session.generate(requests)
+    assert float((both[0].data - made(scalar={"pitch": 60})).abs().max()) < 1e-3 * float(both[0].data.abs().max())
     with pytest.raises(ConfigError, match="from 0 to 127"):
-        made(number="pitch=200")
+        made(scalar="pitch=200")
 
 
 def test_the_task_makes_sounds_of_its_autoencoders_rate_and_none_of_another():
-    registry, slow = registry_of("audio"), ("mel.rate=8000", "mel.high=4000", "vocoder.rate=8000", "vocoder.high=4000")
+    registry, slow = (
+        registry_of("audio"),
+        ("mel.sample_rate=8000", "mel.f_max=4000", "vocoder.sample_rate=8000", "vocoder.f_max=4000"),
+    )
     settings = tuple(f"autoencoder.{setting}" for setting in slow)
-    assert build_model(asked_recipe(registry, "audio.tiny", settings), registry).task.config.rate == 8000
-    with pytest.raises(ConfigError, match="rate is 16000, and the autoencoder's data are of rate 8000"):
-        build_model(asked_recipe(registry, "audio.tiny", (*settings, "task.rate=16000")), registry)
+    assert build_model(load_recipe(registry, "audio.tiny", settings), registry).task.config.sample_rate == 8000
+    with pytest.raises(ConfigError, match="sample_rate is 16000, and the autoencoder's data are of sample_rate 8000"):
+        build_model(load_recipe(registry, "audio.tiny", (*settings, "task.sample_rate=16000")), registry)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from audio.reading import samples
+from audio.read_files import samples
 from PIL import Image
 
 SMALL = (
-    "conditioners.0.vocabulary=300",
+    "conditioners.0.vocab_size=300",
     "training.steps=2",
-    "training.batch=2",
-    "training.save_every=2",
-    "training.sample_every=2",
+    "training.global_batch_size=2",
+    "training.checkpoint_interval=2",
+    "training.sample_interval=2",
     "sampling.steps=1",
 )
 
@@ -27,10 +27,10 @@ def test_a_run_draws_its_samples_as_spectrograms_and_leaves_a_model_that_can_be_
     (sheet,) = (tmp_path / "run" / "samples").glob("*.png")
     with Image.open(sheet) as picture:
         assert picture.size == (2 * 306 + 6, 156 + 6)
-    asked = ("a trumpet", "--seconds", 0.2, "--out", tmp_path / "a.wav", "--model", tmp_path / "run" / "model")
+    asked = ("a trumpet", "--duration", 0.2, "--out", tmp_path / "a.wav", "--model", tmp_path / "run" / "model")
     assert lumina("audio", *asked).status == 0 and len(samples(tmp_path / "a.wav")) == 3200
 
 
 def test_a_dry_run_says_how_long_a_sound_is_and_what_its_tokens_are(lumina):
-    told = lumina("check", "audio.tiny", "--set", "conditioners.0.vocabulary=300")
+    told = lumina("check", "audio.tiny", "--set", "conditioners.0.vocab_size=300")
     assert told.status == 0 and "(1, 32768) -> tokens (32, 80)" in told.out

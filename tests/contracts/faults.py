@@ -8,10 +8,10 @@ import torch
 from core.toy import values as toy_values
 from torch import nn
 
+from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights
+from lumina_core.checkpoint.safetensors_io import open_weights
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
-from lumina_core.weights.pieces import Draft, Unbuilt, in_format
-from lumina_core.weights.tensorfiles import open_weights
 
 
 class Rows:
@@ -19,55 +19,55 @@ class Rows:
 
     width = 2
 
-    def tokens(self, latent):
-        return self.blank(len(latent), tuple(latent.shape[2:])).with_values(latent.transpose(1, 2).contiguous())
+    def patchify(self, latent):
+        return self.empty(len(latent), tuple(latent.shape[2:])).with_values(latent.transpose(1, 2).contiguous())
 
-    def latent(self, tokens):
+    def unpatchify(self, tokens):
         return tokens.values.transpose(1, 2)
 
-    def blank(self, batch, extent):
-        (length,) = extent
+    def empty(self, batch, size):
+        (length,) = size
         places = torch.nn.functional.pad(torch.arange(float(length))[:, None], (0, 2))
-        return Tokens(torch.zeros(batch, length, 2), places.expand(batch, -1, -1), (extent,) * batch)
+        return Tokens(torch.zeros(batch, length, 2), places.expand(batch, -1, -1), (size,) * batch)
 
 
 class TurnedBack(Rows):
-    def latent(self, tokens):
-        return super().latent(tokens).flip(1)
+    def unpatchify(self, tokens):
+        return super().unpatchify(tokens).flip(1)
 
 
 class Rounded(Rows):
-    def tokens(self, latent):
-        tokens = super().tokens(latent)
+    def patchify(self, latent):
+        tokens = super().patchify(latent)
         return tokens.with_values((tokens.values / 2).round() * 2)
 
 
 class Misplaced(Rows):
-    def blank(self, batch, extent):
-        blank = super().blank(batch, extent)
-        return Tokens(blank.values, blank.positions + 1, blank.extents)
+    def empty(self, batch, size):
+        blank = super().empty(batch, size)
+        return Tokens(blank.values, blank.positions + 1, blank.sizes)
 
-    def tokens(self, latent):
-        return Rows().tokens(latent)
+    def patchify(self, latent):
+        return Rows().patchify(latent)
 
 
 class Halved(Rows):
-    def tokens(self, latent):
-        tokens = super().tokens(latent)
+    def patchify(self, latent):
+        tokens = super().patchify(latent)
         return tokens.with_values(tokens.values.to(torch.float32))
 
 
 class Careless(Rows):
-    def blank(self, batch, extent):
-        if extent[0] % 2:
+    def empty(self, batch, size):
+        if size[0] % 2:
             raise IndexError("tuple index out of range")
-        return super().blank(batch, extent)
+        return super().empty(batch, size)
 
 
 class Halves:
     """A sound autoencoder: pairs of neighbours averaged and repeated."""
 
-    channels, stride = 2, (2,)
+    channels, downsample_factor = 2, (2,)
 
     def encode(self, data):
         return nn.functional.avg_pool1d(data, 2) * 1.4
@@ -85,7 +85,7 @@ class Unscaled(Halves):
 
 
 class OfAnotherStride(Halves):
-    stride = (4,)
+    downsample_factor = (4,)
 
 
 class OneWay(Halves):
@@ -96,7 +96,7 @@ class OneWay(Halves):
 class Letters(nn.Module):
     """A sound conditioner: the letters of a word, padded and masked, and their mean."""
 
-    memory_width, summary_width = 8, 8
+    cross_attention_dim, pooled_dim = 8, 8
 
     def __init__(self):
         super().__init__()
@@ -110,38 +110,38 @@ class Letters(nn.Module):
     def encode(self, values):
         memory, real = self.rows(values)
         weight = real[..., None].to(memory)
-        return Condition(memory=memory, memory_mask=real, summary=(memory * weight).sum(1) / weight.sum(1))
+        return Condition(context=memory, context_mask=real, pooled=(memory * weight).sum(1) / weight.sum(1))
 
-    def nothing(self, batch):
+    def null_condition(self, batch):
         return self.encode([" "] * batch)
 
 
 class Normalised(Letters):
     def encode(self, values):
         said = super().encode(values)
-        return Condition(said.memory, said.memory_mask, said.summary - said.summary.mean(0))
+        return Condition(said.context, said.context_mask, said.pooled - said.pooled.mean(0))
 
 
 class Padded(Letters):
     def encode(self, values):
         memory, real = self.rows(values)
-        return Condition(memory=memory, memory_mask=real, summary=memory.mean(1))
+        return Condition(context=memory, context_mask=real, pooled=memory.mean(1))
 
 
 class Unmasked(Letters):
     def encode(self, values):
         said = super().encode(values)
-        return Condition(memory=said.memory, summary=said.summary)
+        return Condition(context=said.context, pooled=said.pooled)
 
 
 class Dropping(Letters):
     def encode(self, values):
         said = super().encode(values)
-        return Condition(said.memory, said.memory_mask, nn.functional.dropout(said.summary, 0.5))
+        return Condition(said.context, said.context_mask, nn.functional.dropout(said.pooled, 0.5))
 
 
 class Mute(Letters):
-    def nothing(self, batch):
+    def null_condition(self, batch):
         return Condition()
 
 
@@ -151,8 +151,8 @@ class Waves:
     def __len__(self):
         return 5
 
-    def example(self, index, draw):
-        return {"wave": torch.sin(torch.arange(6.0) * (index + 1) + draw.random())[None], "label": index}
+    def get(self, index, rng):
+        return {"wave": torch.sin(torch.arange(6.0) * (index + 1) + rng.random())[None], "label": index}
 
     def values(self, field):
         return list(range(5))
@@ -162,27 +162,27 @@ class Waves:
 
 
 class OfGlobalChance(Waves):
-    def example(self, index, draw):
-        return {"wave": super().example(index, draw)["wave"] * random.random(), "label": index}
+    def get(self, index, rng):
+        return {"wave": super().get(index, rng)["wave"] * random.random(), "label": index}
 
 
 class OfTorchsChance(Waves):
-    def example(self, index, draw):
+    def get(self, index, rng):
         torch.rand(1)
-        return super().example(index, draw)
+        return super().get(index, rng)
 
 
 class Remembering(Waves):
     seen = 0
 
-    def example(self, index, draw):
+    def get(self, index, rng):
         self.seen += 1
-        return {**super().example(index, draw), "label": self.seen}
+        return {**super().get(index, rng), "label": self.seen}
 
 
 class Loud(Waves):
-    def example(self, index, draw):
-        return {"wave": 100 * super().example(index, draw)["wave"], "label": index}
+    def get(self, index, rng):
+        return {"wave": 100 * super().get(index, rng)["wave"], "label": index}
 
 
 class Repeating(Waves):
@@ -204,13 +204,13 @@ class Notes:
 
     Request, data_field, suffix = NoteRequest, "wave", ".txt"
 
-    def extent(self, request):
+    def size(self, request):
         return (request.length,)
 
     def conditions(self, request):
         return {}
 
-    def silences(self, request):
+    def negative_conditions(self, request):
         return {}
 
     def save_grid(self, items, folder, name):
@@ -220,21 +220,21 @@ class Notes:
 
 
 class HalfWritten(Notes):
-    def save(self, item, path, record):
+    def save(self, item, path, metadata):
         with path.open("w", encoding="utf-8") as file:
             file.write(f"{item.tolist()}")
-            file.write(f"{record}")
+            file.write(f"{metadata}")
 
 
 class Untold(Notes):
-    def save(self, item, path, record):
+    def save(self, item, path, metadata):
         path.write_text(f"{item.tolist()}", encoding="utf-8")
 
 
 class Littering(Notes):
-    def save(self, item, path, record):
+    def save(self, item, path, metadata):
         path.with_suffix(".log").write_text("saved", encoding="utf-8")
-        path.write_text(f"{item.tolist()}{record}", encoding="utf-8")
+        path.write_text(f"{item.tolist()}{metadata}", encoding="utf-8")
 
 
 class Means:
@@ -254,40 +254,40 @@ class BesideOthers(Means):
 class Near:
     """A sound metric but for its figures: how near things are to what they should be."""
 
-    name, least, features = "near", 4, Means()
+    name, min_samples, feature_extractor = "near", 4, Means()
 
-    def figures(self, judged):
-        return {"near": (judged.made - judged.real[judged.right]).square().mean(dim=1)}
+    def compute(self, inputs):
+        return {"near": (inputs.generated - inputs.real[inputs.target_index]).square().mean(dim=1)}
 
 
 class InOrder(Near):
-    def figures(self, judged):
-        return {"near": float((judged.made[0] - judged.real[judged.right[0]]).abs().mean())}
+    def compute(self, inputs):
+        return {"near": float((inputs.generated[0] - inputs.real[inputs.target_index[0]]).abs().mean())}
 
 
 class PerFeature(Near):
-    def figures(self, judged):
-        return {"near": judged.made.mean(dim=0)}
+    def compute(self, inputs):
+        return {"near": inputs.generated.mean(dim=0)}
 
 
 class OneFile:
     """A sound layout of one file."""
 
-    def knows(self, folder):
+    def matches(self, folder):
         return (folder / "weights.safetensors").is_file()
 
-    def open(self, folder):
-        return Unbuilt(toy_values(), open_weights(folder, "weights"))
+    def load(self, folder):
+        return LoadedCheckpoint(toy_values(), open_weights(folder, "weights"))
 
-    def draft(self, model):
-        return Draft({"weights": model.weights}, {})
+    def export(self, model):
+        return ExportPlan({"weights": model.weights}, {})
 
 
 class Rounding(OneFile):
-    def draft(self, model):
-        return Draft({"weights": in_format(model.weights, torch.bfloat16)}, {})
+    def export(self, model):
+        return ExportPlan({"weights": cast_weights(model.weights, torch.bfloat16)}, {})
 
 
 class Eager(OneFile):
-    def knows(self, folder):
+    def matches(self, folder):
         return True

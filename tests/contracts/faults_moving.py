@@ -6,13 +6,13 @@ import torch
 from backbones import next_dit
 from torch import nn
 
-from lumina_core.builtin.velocity import VelocityHead
-from lumina_core.flow.guidance import guided
-from lumina_core.flow.objective import FlowMatching
-from lumina_core.flow.path import Linear
-from lumina_core.flow.solver import midpoint
-from lumina_core.flow.times import Uniform, UniformGrid
-from lumina_core.types import Condition, Hidden, Tokens
+from lumina_core.flow.guidance import cfg
+from lumina_core.flow.loss import FlowMatching
+from lumina_core.flow.path import LinearPath
+from lumina_core.flow.schedules import UniformSchedule, UniformTimeSampler
+from lumina_core.flow.solvers import midpoint
+from lumina_core.models.heads import VelocityHead
+from lumina_core.types import BackboneOutput, Condition, Tokens
 
 
 class Short:
@@ -22,7 +22,7 @@ class Short:
 
 class Standing:
     def __call__(self, steps):
-        return UniformGrid(UniformGrid.Config())(steps).mul(1.5).clamp(max=1.0)
+        return UniformSchedule(UniformSchedule.Config())(steps).mul(1.5).clamp(max=1.0)
 
 
 class Coarse:
@@ -74,32 +74,34 @@ def off_by_one(conditional, silent, scale):
 
 
 def rescaled_by_the_batch(conditional, silent, scale):
-    mixed = guided(conditional, silent, scale)
+    mixed = cfg(conditional, silent, scale)
     return mixed if scale == 1 else mixed * conditional.std() / mixed.std()
 
 
-class Bent(Linear):
-    def alpha_slope(self, time):
-        return torch.ones_like(time) * 1.1
+class Bent(LinearPath):
+    def d_alpha(self, t):
+        return torch.ones_like(t) * 1.1
 
 
-class Reversed(Linear):
-    def alpha(self, time):
-        return 1 - time
+class Reversed(LinearPath):
+    def alpha(self, t):
+        return 1 - t
 
-    def sigma(self, time):
-        return time
+    def sigma(self, t):
+        return t
 
 
 def velocity_head():
-    return VelocityHead(VelocityHead.Config(width=16, token_width=4, modulation_width=16))
+    return VelocityHead(VelocityHead.Config(hidden_size=16, token_dim=4, modulation_dim=16))
 
 
 class Mixing(VelocityHead):
     """Takes the mean over all tokens, padding too."""
 
     def forward(self, hidden, tokens):
-        return super().forward(Hidden(hidden.values - hidden.values.mean(1, keepdim=True), hidden.modulation), tokens)
+        return super().forward(
+            BackboneOutput(hidden.hidden_states - hidden.hidden_states.mean(1, keepdim=True), hidden.modulation), tokens
+        )
 
 
 class Pooling(nn.Module):
@@ -110,19 +112,19 @@ class Pooling(nn.Module):
         self.linear = nn.Linear(16, 3)
 
     def forward(self, hidden, tokens):
-        return self.linear(hidden.values.mean(1))
+        return self.linear(hidden.hidden_states.mean(1))
 
 
 def flow(kind=FlowMatching):
-    return kind(FlowMatching.Config(), Linear(Linear.Config()), Uniform(Uniform.Config()))
+    return kind(FlowMatching.Config(), LinearPath(LinearPath.Config()), UniformTimeSampler(UniformTimeSampler.Config()))
 
 
 class Unmasking(FlowMatching):
-    def items(self, predict, batch, time, noise):
-        open_ = type(batch)(Tokens(batch.tokens.values, batch.tokens.positions, batch.tokens.extents), batch.condition)
+    def per_sample_loss(self, predict, batch, time, noise):
+        open_ = type(batch)(Tokens(batch.tokens.values, batch.tokens.positions, batch.tokens.sizes), batch.condition)
         masked = batch.tokens.mask
-        return super().items(
-            lambda t, time, c: predict(Tokens(t.values, t.positions, t.extents, masked), time, c), open_, time, noise
+        return super().per_sample_loss(
+            lambda t, time, c: predict(Tokens(t.values, t.positions, t.sizes, masked), time, c), open_, time, noise
         )
 
 
@@ -144,25 +146,25 @@ class Leaking(nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = next_dit()
-        self.config, self.modulation_width = self.inner.config, self.inner.modulation_width
+        self.config, self.modulation_dim = self.inner.config, self.inner.modulation_dim
 
-    def prepare(self, tokens, condition):
-        return self.inner.prepare(Tokens(tokens.values, tokens.positions, tokens.extents), condition)
+    def precompute(self, tokens, condition):
+        return self.inner.precompute(Tokens(tokens.values, tokens.positions, tokens.sizes), condition)
 
-    def forward(self, tokens, time, condition, *, prepared=None):
-        open_ = Tokens(tokens.values, tokens.positions, tokens.extents)
-        return self.inner(open_, time, condition, prepared=prepared)
+    def forward(self, tokens, time, condition, *, precomputed=None):
+        open_ = Tokens(tokens.values, tokens.positions, tokens.sizes)
+        return self.inner(open_, time, condition, precomputed=precomputed)
 
 
 class Forgetful(Leaking):
     """A backbone that forgets the memory's mask."""
 
-    def prepare(self, tokens, condition):
-        return self.inner.prepare(tokens, Condition(memory=condition.memory, summary=condition.summary))
+    def precompute(self, tokens, condition):
+        return self.inner.precompute(tokens, Condition(context=condition.context, pooled=condition.pooled))
 
-    def forward(self, tokens, time, condition, *, prepared=None):
-        ready = self.prepare(tokens, condition) if prepared is None else prepared
-        return self.inner(tokens, time, condition, prepared=ready)
+    def forward(self, tokens, time, condition, *, precomputed=None):
+        ready = self.precompute(tokens, condition) if precomputed is None else precomputed
+        return self.inner(tokens, time, condition, precomputed=ready)
 
 
 class Apart(nn.Module):
@@ -170,47 +172,49 @@ class Apart(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = next_dit(memory_width=0, summary_width=0)
+        self.inner = next_dit(cross_attention_dim=0, pooled_dim=0)
         self.linear = nn.Linear(6, 32)
-        self.config, self.modulation_width = self.inner.config, self.inner.modulation_width
+        self.config, self.modulation_dim = self.inner.config, self.inner.modulation_dim
 
-    def prepare(self, tokens, condition):
+    def precompute(self, tokens, condition):
         return None
 
-    def forward(self, tokens, time, condition, *, prepared=None):
-        return Hidden(self.linear(tokens.values), torch.zeros(len(tokens.extents), 32))
+    def forward(self, tokens, time, condition, *, precomputed=None):
+        return BackboneOutput(self.linear(tokens.values), torch.zeros(len(tokens.sizes), 32))
 
 
 class Faster:
     """The wrong way round."""
 
-    timed, trained = False, None
+    time_dependent, train_size = False, None
 
-    def __call__(self, rates, canvas, time):
-        return tuple(r * n / t for r, n, t in zip(rates, canvas.lengths, canvas.trained, strict=True))
+    def __call__(self, freqs, rope_context, t):
+        return tuple(f * n / m for f, n, m in zip(freqs, rope_context.lengths, rope_context.train_lengths, strict=True))
 
 
 class Denying(Faster):
     """Says that the time does not matter."""
 
-    def __call__(self, rates, canvas, time):
-        return tuple(r * (t / n) ** time for r, n, t in zip(rates, canvas.lengths, canvas.trained, strict=True))
+    def __call__(self, freqs, rope_context, t):
+        return tuple(
+            f * (m / n) ** t for f, n, m in zip(freqs, rope_context.lengths, rope_context.train_lengths, strict=True)
+        )
 
 
 class Tiring:
     """Averages in other blocks each time it is asked."""
 
-    window, asked = (1, 2, 2), 0
+    window, num_calls = (1, 2, 2), 0
 
-    def pooled(self, depth, time):
-        self.asked += 1
-        return tuple((block + self.asked) % 2 == 0 for block in range(depth))
+    def dropped_blocks(self, num_layers, t):
+        self.num_calls += 1
+        return tuple((block + self.num_calls) % 2 == 0 for block in range(num_layers))
 
 
 class Gregarious:
     """Asks the blocks again where a row has changed more than its neighbours."""
 
-    def again(self, change, left_out):
+    def should_recompute(self, change, num_skipped):
         return change >= change.mean()
 
 

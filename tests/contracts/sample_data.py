@@ -11,7 +11,7 @@ from PIL import Image
 
 from lumina_core.testing import Sample
 
-PICTURES = Sample("picture")
+IMAGES = Sample("image")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def picture_folder(folder: Path) -> Try:
     for name, colour in (("a", "red"), ("b", "blue")):
         Image.new("RGB", (12, 16), colour).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(f"{colour} square\n", encoding="utf-8")
-    return Try({"folder": str(folder), "side": 8}, Sample("picture", {"fields": ("caption", "file")}))
+    return Try({"folder": str(folder), "image_size": 8}, Sample("image", {"fields": ("caption", "file")}))
 
 
 def class_folder(folder: Path) -> Try:
@@ -35,65 +35,67 @@ def class_folder(folder: Path) -> Try:
     for name, colour in (("cats", "red"), ("dogs", "blue")):
         (folder / name).mkdir()
         Image.new("RGB", (12, 16), colour).save(folder / name / "a.png")
-    return Try({"folder": str(folder), "side": 8}, PICTURES)
+    return Try({"folder": str(folder), "image_size": 8}, IMAGES)
 
 
 def tar_shards(folder: Path) -> Try:
     """Three pictures in a tar file."""
-    from image.making_pictures import samples, write_tar
+    from image.image_files import tar_members, write_tar
 
-    write_tar(folder / "0.tar", samples(3))
-    return Try({"folder": str(folder), "side": 8}, PICTURES)
+    write_tar(folder / "0.tar", tar_members(3))
+    return Try({"folder": str(folder), "image_size": 8}, IMAGES)
 
 
 def sound_folder(folder: Path) -> Try:
     """Two sounds with captions beside them."""
-    from audio.datasets.making_sounds import put, ramp
+    from audio.datasets.audio_files import put, ramp
 
     for name in ("a", "b"):
         put(folder / f"{name}.wav", ramp(1), f"sound {name}")
-    return Try({"folder": str(folder), "seconds": 0.5}, Sample("sound", {"fields": ("caption", "file")}))
+    return Try({"folder": str(folder), "duration": 0.5}, Sample("audio", {"fields": ("caption", "file")}))
 
 
-def sound_manifest(folder: Path) -> Try:
+def sound_table(folder: Path) -> Try:
     """A table that names two sounds."""
     said = sound_folder(folder)
     (folder / "table.csv").write_text("file,caption\na.wav,first\nb.wav,second\n", encoding="utf-8")
-    return Try({"manifest": str(folder / "table.csv"), "seconds": 0.5}, said.sample)
+    return Try({"table": str(folder / "table.csv"), "duration": 0.5}, said.sample)
 
 
 def sound_shards(folder: Path) -> Try:
     """Two sounds in a tar file."""
-    from audio.datasets.making_sounds import coded, ramp, write_tar
+    from audio.datasets.audio_files import encode_audio, ramp, write_tar
 
-    members = {"a.flac": coded(ramp(1)), "a.txt": b"first", "b.flac": coded(ramp(1)), "b.txt": b"second"}
+    members = {"a.flac": encode_audio(ramp(1)), "a.txt": b"first", "b.flac": encode_audio(ramp(1)), "b.txt": b"second"}
     write_tar(folder / "0.tar", members)
-    return Try({"folder": str(folder), "seconds": 0.5}, Sample("sound", {"fields": ("caption", "file")}))
+    return Try({"folder": str(folder), "duration": 0.5}, Sample("audio", {"fields": ("caption", "file")}))
 
 
 def parquet_shards(folder: Path) -> Try:
     """Three pictures in a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from image.making_pictures import coded
+    from image.image_files import encode_image
 
-    columns = {"image": [coded((n, 0, 0)) for n in range(3)], "caption": [f"number {n}" for n in range(3)]}
+    columns = {"image": [encode_image((n, 0, 0)) for n in range(3)], "caption": [f"number {n}" for n in range(3)]}
     pq.write_table(pa.table(columns), folder / "0.parquet")
-    return Try({"folder": str(folder), "side": 8}, PICTURES)
+    return Try({"folder": str(folder), "image_size": 8}, IMAGES)
 
 
 def saved_data_set(folder: Path) -> Try:
     """Three pictures as the library `datasets` saves them."""
     import datasets
-    from image.making_pictures import coded
+    from image.image_files import encode_image
 
-    columns = {"image": [{"bytes": coded((n, 0, 0)), "path": None} for n in range(3)], "text": ["a", "b", "c"]}
+    columns = {"image": [{"bytes": encode_image((n, 0, 0)), "path": None} for n in range(3)], "text": ["a", "b", "c"]}
     data = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     data.save_to_disk(str(folder / "saved"))
-    return Try({"source": str(folder / "saved"), "side": 8, "index": str(folder)}, PICTURES)
+    return Try({"source": str(folder / "saved"), "image_size": 8, "index_dir": str(folder)}, IMAGES)
 
 
 def mixture(folder: Path) -> Try:
     """The emoji, and a folder beside them."""
-    other = {"use": "image.folder", **picture_folder(folder).options, "weight": 2}
-    return Try({"dataset": [{"use": "image.emoji", "side": 8}, other]}, Sample("picture", {"fields": ("caption",)}))
+    other = {"type": "image.folder", **picture_folder(folder).options, "weight": 2}
+    return Try(
+        {"dataset": [{"type": "image.emoji", "image_size": 8}, other]}, Sample("image", {"fields": ("caption",)})
+    )

@@ -8,13 +8,13 @@ import pytest
 from contracts.samples import SAMPLES, Try
 from making import registry_of
 
-from lumina_core.testing import check_part
+from lumina_core.testing import check_component
 
 PACKAGES = Path(__file__).parents[2] / "packages"
 REGISTRY = registry_of(
     *(folder.name.removeprefix("lumina-") for folder in PACKAGES.iterdir() if folder.name != "lumina-core")
 )
-PARTS = [(kind, name) for kind in REGISTRY.kinds() for name in REGISTRY.entries(kind)]
+PARTS = [(kind, name) for kind in REGISTRY.component_types() for name in REGISTRY.registrations(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
@@ -23,7 +23,7 @@ def test_it_keeps_its_contract(kind, name, tmp_path):
     if callable(tries):
         tries = tries(tmp_path)
     for one in [tries] if isinstance(tries, Try) else tries:
-        check_part(REGISTRY, kind, name, one.options, one.sample)
+        check_component(REGISTRY, kind, name, one.options, one.sample)
 
 
 def test_no_sample_is_for_a_part_that_is_gone():

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from pydantic import Field, ValidationError, field_validator
 
-from lumina_core.config import Config, Use, named, nearest, read_file, read_text, with_setting
+from lumina_core.config import (
+    ComponentSpec,
+    Config,
+    apply_override,
+    parse_component,
+    read_file,
+    read_text,
+    suggest_or_list,
+)
 from lumina_core.errors import ConfigError
 
 
@@ -54,7 +62,7 @@ def test_a_missing_key_is_told_with_what_it_is_and_a_name_of_two_kinds_once():
 
     with pytest.raises(ConfigError, match=r"^here: the key 'source' is missing: folder of the weights$"):
         Described.read({}, "here")
-    assert nearest("zzz", ["b", "a", "b"]) == "; known: a, b"
+    assert suggest_or_list("zzz", ["b", "a", "b"]) == "; known: a, b"
 
 
 def test_a_value_that_the_reason_names_is_not_repeated():
@@ -79,9 +87,9 @@ def test_a_number_that_yaml_takes_for_a_word_becomes_a_number():
 
 
 def test_a_part_keeps_its_options_free_and_hands_them_out_as_plain_data():
-    use = Use.model_validate({"use": "toy.pairs", "width": 3, "path": {"use": "core.linear"}})
-    assert use.options == {"width": 3, "path": {"use": "core.linear"}}
-    assert Use.model_validate(use.model_dump()) == use
+    use = ComponentSpec.model_validate({"type": "toy.pairs", "width": 3, "path": {"type": "core.linear"}})
+    assert use.options == {"width": 3, "path": {"type": "core.linear"}}
+    assert ComponentSpec.model_validate(use.model_dump()) == use
 
 
 @pytest.mark.parametrize(
@@ -97,14 +105,14 @@ def test_a_part_keeps_its_options_free_and_hands_them_out_as_plain_data():
 )
 def test_one_setting_changes_one_place_and_not_the_original(setting, expected):
     values = {"a": {"b": 1}, "list": [{"x": 1}, 5]}
-    assert with_setting(values, setting) == expected
+    assert apply_override(values, setting) == expected
     assert values == {"a": {"b": 1}, "list": [{"x": 1}, 5]}
 
 
 @pytest.mark.parametrize("setting", ["a", "=3", "a.b.c=1", "list.7=1", "list.x=1", "list.1.x=1"])
 def test_a_setting_that_leads_nowhere_is_refused(setting):
     with pytest.raises(ConfigError, match="--set"):
-        with_setting({"a": {"b": 1}, "list": [{"x": 1}, 5]}, setting)
+        apply_override({"a": {"b": 1}, "list": [{"x": 1}, 5]}, setting)
 
 
 def test_a_file_that_is_missing_no_text_no_yaml_or_no_mapping_is_told_with_its_name(tmp_path):
@@ -122,18 +130,20 @@ def test_yaml_cannot_make_objects():
 
 
 def test_the_hint_names_the_nearest_or_all_or_nothing():
-    assert nearest("sid", ["side", "rate"]) == "; did you mean 'side'?"
-    assert nearest("zzz", ["side", "rate"]) == "; known: rate, side"
-    assert nearest("zzz", []) == ""
+    assert suggest_or_list("sid", ["side", "rate"]) == "; did you mean 'side'?"
+    assert suggest_or_list("zzz", ["side", "rate"]) == "; known: rate, side"
+    assert suggest_or_list("zzz", []) == ""
 
 
 def test_a_part_with_options_is_named_in_one_word():
-    assert named("shift") == Use(use="shift")
-    assert named("watershed:watershed=0.5,isotropic=true") == Use(use="watershed", watershed=0.5, isotropic=True)
-    assert named("given:values=[0, 0.3, 1]") == Use(use="given", values=[0, 0.3, 1])
+    assert parse_component("shift") == ComponentSpec(type="shift")
+    assert parse_component("watershed:watershed=0.5,isotropic=true") == ComponentSpec(
+        type="watershed", watershed=0.5, isotropic=True
+    )
+    assert parse_component("custom:values=[0, 0.3, 1]") == ComponentSpec(type="custom", values=[0, 0.3, 1])
 
 
-@pytest.mark.parametrize("text", ["", ":a=1", "shift:shift", "shift:shift=", "shift:[", "shift:3=4", "a:use=b"])
+@pytest.mark.parametrize("text", ["", ":a=1", "shift:shift", "shift:shift=", "shift:[", "shift:3=4", "a:type=b"])
 def test_options_of_another_form_are_refused(text):
     with pytest.raises(ConfigError, match="NAME:key=value"):
-        named(text)
+        parse_component(text)

@@ -26,7 +26,7 @@ def test_items_of_several_lengths_are_padded_with_zeros_under_a_mask_and_come_ba
     stacked = stack_tokens(items)
     assert stacked.mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5, [True] + [False] * 4]
     assert not stacked.values[~stacked.mask].any()
-    assert stacked.extents == ((3,), (5,), (1,))
+    assert stacked.sizes == ((3,), (5,), (1,))
     for before, after in zip(items, stacked.items(), strict=True):
         assert torch.equal(before.values, after.values) and torch.equal(before.positions, after.positions)
         assert after.mask is None

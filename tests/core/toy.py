@@ -14,7 +14,7 @@ from torch import nn
 from lumina_core import hookimpl
 from lumina_core.config import Config as Settings
 from lumina_core.plugins.loader import Candidate, load_from
-from lumina_core.plugins.registry import Source
+from lumina_core.plugins.registry import PluginSource
 from lumina_core.recipe import Recipe, read_recipe
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
@@ -32,17 +32,17 @@ class Steps:
     def __init__(self, config):
         self.width = config.channels
 
-    def tokens(self, latent):
+    def patchify(self, latent):
         batch, _, length = latent.shape
-        return Tokens(latent.transpose(1, 2).contiguous(), self._places(batch, length), ((length,),) * batch)
+        return Tokens(latent.transpose(1, 2).contiguous(), self._positions(batch, length), ((length,),) * batch)
 
-    def latent(self, tokens):
+    def unpatchify(self, tokens):
         return tokens.values.transpose(1, 2)
 
-    def blank(self, batch, extent):
-        return Tokens(torch.zeros(batch, extent[0], self.width), self._places(batch, extent[0]), (extent,) * batch)
+    def empty(self, batch, size):
+        return Tokens(torch.zeros(batch, size[0], self.width), self._positions(batch, size[0]), (size,) * batch)
 
-    def _places(self, batch, length):
+    def _positions(self, batch, length):
         moments = torch.arange(float(length))
         return torch.stack([moments, 0 * moments, 0 * moments], dim=-1).expand(batch, -1, -1)
 
@@ -53,7 +53,7 @@ class Identity:
     class Config(Settings):
         pass
 
-    channels, stride = CHANNELS, (1,)
+    channels, downsample_factor = CHANNELS, (1,)
 
     def __init__(self, config):
         self.config = config
@@ -66,16 +66,16 @@ class Identity:
 
 
 class Words(nn.Module):
-    """Conditioner: a word -> a memory of its letters; counts how often it reads."""
+    """Conditioner: a word -> a context of its letters; counts how often it reads."""
 
-    memory_width, summary_width = 8, 0
+    cross_attention_dim, pooled_dim = 8, 0
 
     class Config(Settings):
-        costly: bool = False
+        cacheable: bool = False
 
     def __init__(self, config):
         super().__init__()
-        self.costly, self.read = config.costly, []
+        self.cacheable, self.read = config.cacheable, []
         self.table = nn.Embedding(128, 8)
         self.mix = nn.Linear(8, 8)
 
@@ -83,11 +83,11 @@ class Words(nn.Module):
         self.read.extend(values)
         longest = max(len(value) for value in values)
         letters = torch.tensor([[ord(c) for c in v] + [0] * (longest - len(v)) for v in values])
-        return Condition(memory=self.mix(self.table(letters)), memory_mask=letters != 0)
+        return Condition(context=self.mix(self.table(letters)), context_mask=letters != 0)
 
-    def nothing(self, batch):
+    def null_condition(self, batch):
         zero = torch.zeros(batch, 1, dtype=torch.int64)
-        return Condition(memory=self.mix(self.table(zero)), memory_mask=torch.ones(batch, 1, dtype=torch.bool))
+        return Condition(context=self.mix(self.table(zero)), context_mask=torch.ones(batch, 1, dtype=torch.bool))
 
 
 class Signals:
@@ -104,14 +104,14 @@ class Signals:
     def __len__(self):
         return self.config.count
 
-    def example(self, index, draw):
+    def get(self, index, rng):
         time.sleep(float(os.environ.get("TOY_DELAY", "0")))
         label = index % LABELS
         length = LENGTH - index % 3 if self.config.mixed else LENGTH
         moments = torch.arange(float(length))
-        phase = draw.random()
+        phase = rng.random()
         signal = torch.stack([torch.sin(moments * (label + 1) + phase), torch.cos(moments + phase)])
-        return {"signal": signal, "label": label, "word": draw.choice([WORDS[label], WORDS[label].upper()])}
+        return {"signal": signal, "label": label, "word": rng.choice([WORDS[label], WORDS[label].upper()])}
 
     def values(self, field):
         return list(range(LABELS)) if field == "label" else list(WORDS)
@@ -125,7 +125,7 @@ class ToyRequest(Request):
 
     label: int | None = None
     word: str | None = None
-    silent: str | None = None
+    negative_word: str | None = None
     length: int = LENGTH
 
 
@@ -140,21 +140,21 @@ class Make:
     def __init__(self, config):
         self.config = config
 
-    def extent(self, request):
+    def size(self, request):
         return (request.length,)
 
     def conditions(self, request):
-        said = {"label": request.label, "word": request.word}
-        return {field: [value] for field, value in said.items() if value is not None}
+        fields = {"label": request.label, "word": request.word}
+        return {field: [value] for field, value in fields.items() if value is not None}
 
-    def asked(self, said):
-        return {"word": said["word"]}
+    def request_for(self, fields):
+        return {"word": fields["word"]}
 
-    def silences(self, request):
-        return {} if request.silent is None else {"word": [request.silent]}
+    def negative_conditions(self, request):
+        return {} if request.negative_word is None else {"word": [request.negative_word]}
 
-    def save(self, item, path, record):
-        path.write_text(json.dumps({"data": item.tolist(), **record}))
+    def save(self, item, path, metadata):
+        path.write_text(json.dumps({"data": item.tolist(), **metadata}))
 
     def save_grid(self, items, folder, name):
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,44 +164,58 @@ class Make:
 
 
 @hookimpl
-def lumina_register_parts(parts):
+def lumina_register_components(components):
     """What this plugin brings."""
-    parts.tokenizer("toy.steps", "core.toy:Steps", "a token a moment")
-    parts.autoencoder("toy.identity", "core.toy:Identity", "none")
-    parts.conditioner("toy.words", "core.toy:Words", "letters")
-    parts.dataset("toy.signals", "core.toy:Signals", "waves")
-    parts.task("toy.make", "core.toy:Make", "a signal from a label")
+    components.tokenizer("toy.steps", "core.toy:Steps", "a token a moment")
+    components.autoencoder("toy.identity", "core.toy:Identity", "none")
+    components.conditioner("toy.words", "core.toy:Words", "letters")
+    components.dataset("toy.signals", "core.toy:Signals", "waves")
+    components.task("toy.make", "core.toy:Make", "a signal from a label")
 
 
 @lru_cache(maxsize=1)
 def registry():
     """The core and this plugin, whatever else is installed."""
-    sources = {"core": "lumina_core.builtin.plugin", "toy": "core.toy"}
-    found = [Candidate(Source(n, f"lumina-{n}", "0"), (), lambda m=m: import_module(m)) for n, m in sources.items()]
+    sources = {"core": "lumina_core.components", "toy": "core.toy"}
+    found = [
+        Candidate(PluginSource(n, f"lumina-{n}", "0"), (), lambda m=m: import_module(m)) for n, m in sources.items()
+    ]
     loaded = load_from(found, strict=True)
     return loaded
 
 
 def values(conditioner: str = "label", dataset: dict | None = None, **training) -> dict:
     """A recipe as plain data, `conditioner` one of label, word, costly."""
-    said = {
-        "label": {"name": "label", "use": "core.label", "classes": LABELS, "width": 16},
-        "word": {"name": "word", "use": "toy.words"},
-        "costly": {"name": "word", "use": "toy.words", "costly": True},
+    spec = {
+        "label": {"field": "label", "type": "core.class_label", "num_classes": LABELS, "hidden_size": 16},
+        "word": {"field": "word", "type": "toy.words"},
+        "costly": {"field": "word", "type": "toy.words", "cacheable": True},
     }[conditioner]
-    usual = {"steps": 12, "batch": 4, "rate": 1e-2, "warmup": 2, "compile": False, "save_every": 4, "sample_every": 0}
-    usual |= {"precision": "float32"}  # what is compared to the last digits must not depend on the machine's bfloat16
+    defaults = {
+        "steps": 12, "global_batch_size": 4, "lr": 1e-2, "warmup_steps": 2, "compile": False, "checkpoint_interval": 4,
+        "sample_interval": 0,
+    }  # fmt: skip
+    defaults |= {
+        "mixed_precision": "float32"
+    }  # what is compared to the last digits must not depend on the machine's bfloat16
     return {
-        "task": {"use": "toy.make"},
-        "dataset": {"use": "toy.signals", **(dataset or {})},
-        "autoencoder": {"use": "toy.identity"},
-        "tokenizer": {"use": "toy.steps"},
-        "conditioners": [said],
-        "backbone": {"use": "core.next_dit", "width": 16, "depth": 2, "heads": 2, "axes": [8, 0, 0], "multiple_of": 8},
-        "head": {"use": "core.velocity"},
-        "objective": {"use": "core.flow_matching"},
-        "sampling": {"steps": 3, "guidance": 2.0},
-        "training": {**usual, **training},
+        "task": {"type": "toy.make"},
+        "dataset": {"type": "toy.signals", **(dataset or {})},
+        "autoencoder": {"type": "toy.identity"},
+        "tokenizer": {"type": "toy.steps"},
+        "conditioners": [spec],
+        "backbone": {
+            "type": "core.next_dit",
+            "hidden_size": 16,
+            "num_layers": 2,
+            "num_heads": 2,
+            "rope_axes_dim": [8, 0, 0],
+            "multiple_of": 8,
+        },
+        "head": {"type": "core.velocity"},
+        "objective": {"type": "core.flow_matching"},
+        "sampling": {"steps": 3, "guidance_scale": 2.0},
+        "training": {**defaults, **training},
     }
 
 

@@ -13,10 +13,10 @@ from core import toy
 
 from lumina_core.cli.main import run
 from lumina_core.plugins import loader
-from lumina_core.train import state
+from lumina_core.training import checkpoint
 
-loader.load = toy.registry
-saved = state.save_file
+loader.load_plugins = toy.registry
+saved = checkpoint.save_file
 
 
 def slow_save(tensors, path):
@@ -28,7 +28,7 @@ def slow_save(tensors, path):
     saved(tensors, path)
 
 
-state.save_file = slow_save
+checkpoint.save_file = slow_save
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:]))

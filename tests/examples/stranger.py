@@ -24,7 +24,8 @@ def unpacked(plugin: Path, folder: Path) -> dict[str, str]:
     assert name and points and needs
     required = "".join(f"Requires-Dist: {need}\n" for need in re.findall(r'"([^"]+)"', needs[1]))
     write_distribution(folder, name[1], points[1].replace('"', ""), {}, required)
-    where = os.pathsep.join([str(plugin / "src"), str(folder), *SOURCES])
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    where = os.pathsep.join(filter(None, [str(plugin / "src"), str(folder), *SOURCES, *inherited]))
     return {**os.environ, "PYTHONPATH": where, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
 
 

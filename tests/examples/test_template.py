@@ -1,4 +1,4 @@
-"""The template for plugins makes, for every kind of part that it offers, one whose tests pass as it comes."""
+"""The template for plugins makes, for every type of component that it offers, one whose tests pass as it comes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import yaml
 from examples.stranger import ROOT, lines_of_python, told, unpacked
 
-from lumina_core.plugins.offers import KINDS
+from lumina_core.plugins.registry import COMPONENT_TYPES
 
 TEMPLATE = ROOT / "templates" / "plugin"
-OFFERED = yaml.safe_load((TEMPLATE / "copier.yml").read_text(encoding="utf-8"))["kind"]["choices"]
+OFFERED = yaml.safe_load((TEMPLATE / "copier.yml").read_text(encoding="utf-8"))["component_type"]["choices"]
 
 
 def rendered(folder, **answers):
@@ -24,15 +24,15 @@ def rendered(folder, **answers):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One plugin a kind, all of them found by one process."""
+    """One plugin a component type, all of them found by one process."""
     everything, where = {}, tmp_path_factory.mktemp("made")
     environment = None
-    for kind in OFFERED:
-        plugin = rendered(where / kind, name=f"my{kind}", kind=kind)
+    for component_type in OFFERED:
+        plugin = rendered(where / component_type, name=f"my{component_type}", component_type=component_type)
         one = unpacked(plugin, where / "site")
         paths = (environment or one)["PYTHONPATH"]
         environment = {**one, "PYTHONPATH": f"{plugin / 'src'}:{paths}" if everything else paths}
-        everything[kind] = plugin
+        everything[component_type] = plugin
     return everything, environment
 
 
@@ -46,8 +46,12 @@ def test_its_tests_pass_at_once_for_every_kind(made):
 def test_lumina_plugins_shows_each_of_them_and_none_is_left_out(made):
     plugins, environment = made
     shown = told({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins")
-    for kind in plugins:
-        assert re.search(rf"^my{kind}  \(lumina-my{kind} 1\.0\)\n  {kind} +my{kind}\.\w+ ", shown, re.MULTILINE)
+    for component_type in plugins:
+        assert re.search(
+            rf"^my{component_type}  \(lumina-my{component_type} 1\.0\)\n  {component_type} +my{component_type}\.\w+ ",
+            shown,
+            re.MULTILINE,
+        )
 
 
 def test_a_solver_is_less_than_fifteen_lines_of_python(made):
@@ -55,7 +59,13 @@ def test_a_solver_is_less_than_fifteen_lines_of_python(made):
 
 
 def test_every_kind_is_offered_but_those_that_few_will_write():
-    assert set(OFFERED) == set(KINDS) - {"metric", "features", "layout", "context_drop", "step_cache"}
+    assert set(OFFERED) == set(COMPONENT_TYPES) - {
+        "metric",
+        "feature_extractor",
+        "checkpoint_format",
+        "context_drop",
+        "block_cache",
+    }
 
 
 def test_what_is_made_is_tidy_and_has_a_readme_and_a_licence(made):
@@ -69,4 +79,4 @@ def test_what_is_made_is_tidy_and_has_a_readme_and_a_licence(made):
 @pytest.mark.parametrize("name", ["Motion", "core", "my-plugin", ""])
 def test_a_name_that_cannot_be_one_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"plain lower-case word|core is taken"):
-        rendered(tmp_path, name=name, kind="solver")
+        rendered(tmp_path, name=name, component_type="solver")

@@ -8,7 +8,7 @@ import re
 import pytest
 from examples.stranger import ROOT, own_tests, told, unpacked
 
-from lumina_core.plugins.offers import KINDS
+from lumina_core.plugins.registry import COMPONENT_TYPES
 
 PAGE = (ROOT / "docs" / "tutorial-plugin.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
@@ -44,4 +44,4 @@ def test_the_other_blocks_run_in_their_order_and_print_what_is_shown(plugin, tmp
 
 def test_the_page_says_what_the_check_of_every_kind_takes():
     rows = {kind for row in re.findall(r"^\| (`.+?) \|", PAGE, re.MULTILINE) for kind in re.findall(r"`(\w+)`", row)}
-    assert rows == set(KINDS)
+    assert rows == set(COMPONENT_TYPES)

@@ -9,20 +9,27 @@ import torch
 from making import registry_of
 from PIL import Image
 
-from lumina_core.checkpoint import save_model
 from lumina_core.model import build_model
+from lumina_core.model_dir import save_model
 from lumina_core.recipe import read_recipe
 
 RECIPE = {
-    "task": {"use": "image.class_to_image", "side": 16},
-    "dataset": {"use": "image.emoji", "side": 16, "languages": ["en"]},
-    "autoencoder": {"use": "image.pixels"},
-    "tokenizer": {"use": "image.patches", "patch": 8},
-    "conditioners": [{"name": "label", "use": "core.label", "classes": 3786, "width": 16}],
-    "backbone": {"use": "core.next_dit", "width": 16, "depth": 1, "heads": 2, "axes": [0, 4, 4], "multiple_of": 8},
-    "head": {"use": "core.velocity"},
-    "objective": {"use": "core.flow_matching"},
-    "sampling": {"steps": 1, "solver": "core.euler", "guidance": 2.0},
+    "task": {"type": "image.class_to_image", "image_size": 16},
+    "dataset": {"type": "image.emoji", "image_size": 16, "languages": ["en"]},
+    "autoencoder": {"type": "image.identity"},
+    "tokenizer": {"type": "image.patchify", "patch_size": 8},
+    "conditioners": [{"field": "label", "type": "core.class_label", "num_classes": 3786, "hidden_size": 16}],
+    "backbone": {
+        "type": "core.next_dit",
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "rope_axes_dim": [0, 4, 4],
+        "multiple_of": 8,
+    },
+    "head": {"type": "core.velocity"},
+    "objective": {"type": "core.flow_matching"},
+    "sampling": {"steps": 1, "solver": "core.euler", "guidance_scale": 2.0},
 }
 
 
@@ -62,5 +69,5 @@ def test_a_model_of_classes_is_judged_like_any_other(lumina, folder):
 def test_data_without_labels_cannot_judge_it(lumina, folder, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("black")
-    done = lumina("evaluate", folder, "--data", tmp_path, "--metrics", "image.retrieval")
+    done = lumina("evaluate", folder, "--dataset", tmp_path, "--metrics", "image.retrieval")
     assert done.status == 2 and "without a label" in done.err

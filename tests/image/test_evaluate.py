@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lumina_core.judging import Case, Judged
-from lumina_image.emoji import EmojiDataset
-from lumina_image.metrics.looks import Coarse
+from lumina_core.protocols import EvalInputs, EvalItem
+from lumina_image.datasets.emoji import EmojiDataset
+from lumina_image.metrics.features import PixelFeatures
 from lumina_image.metrics.retrieval import Retrieval
 
 QUICK = ("--metrics", "image.retrieval", "--samples", 4, "--steps", 1, "--solver", "euler")
@@ -44,38 +44,40 @@ def told(done) -> dict:
 
 def test_one_object_says_what_was_found_and_how(judge):
     found = told(judge("--json"))
-    assert found["data"]["real"] == 3786 and found["made"] == 4 and found["evaluations"] == 1
+    assert found["dataset"]["num_real"] == 3786 and found["num_generated"] == 4 and found["nfe"] == 1
     assert found["settings"]["solver"] == "euler" and {"torch", "lumina-core"} <= set(found["versions"])
     score = found["scores"]["image.retrieval"]
     assert set(score) > {"top1", "top5", "family"} and score["top1"]["name"] == "retrieval, top1, coarse pixels"
 
 
 def test_a_folder_gets_scores_a_sheet_and_can_be_gone_on_with(judge, pictures, tmp_path):
-    asked = ("--json", "--data", pictures, "--out", tmp_path / "judged")
+    asked = ("--json", "--dataset", pictures, "--out", tmp_path / "judged")
     first, again = told(judge(*asked)), told(judge(*asked, "--resume"))
     assert again["scores"] == first["scores"]
-    assert {"scores.json", "sheet.png"} <= set(os.listdir(tmp_path / "judged"))
+    assert {"scores.json", "samples.png"} <= set(os.listdir(tmp_path / "judged"))
     assert json.loads((tmp_path / "judged" / "scores.json").read_text("utf-8")) == again
 
 
 def test_a_table_tells_every_language_and_the_mean(judge):
-    done = judge("--data", "image.emoji", "--languages", "en,zh,hi")
+    done = judge("--dataset", "image.emoji", "--languages", "en,zh,hi")
     assert done.status == 0 and all(word in done.out for word in ("en", "zh", "hi", "mean", "top1", "by language"))
 
 
 def test_left_out_combinations_are_asked_for_among_their_families(judge):
-    found = told(judge("--split", "left_out", "--json"))["scores"]["image.retrieval"]
-    assert found["within_family"]["count"] == 4 and {"two tones", "one tone"} & set(found["top1"]["by"]["sort"])
+    found = told(judge("--split", "held_out", "--json"))["scores"]["image.retrieval"]
+    assert found["within_family"]["count"] == 4 and {"two tones", "one tone"} & set(
+        found["top1"]["groups"]["variant_type"]
+    )
 
 
 def test_a_folder_of_pictures_is_data_too(judge, pictures):
-    found = told(judge("--data", pictures, "--json"))
-    assert found["data"]["real"] == 5 and "family" not in found["scores"]["image.retrieval"]
+    found = told(judge("--dataset", pictures, "--json"))
+    assert found["dataset"]["num_real"] == 5 and "family" not in found["scores"]["image.retrieval"]
 
 
 def test_real_pictures_are_compared_at_the_size_that_the_model_makes(judge, pictures, tmp_path):
-    told(judge("--data", pictures, "--json", "--out", tmp_path / "judged"))
-    with Image.open(tmp_path / "judged" / "sheet.png") as sheet:
+    told(judge("--dataset", pictures, "--json", "--out", tmp_path / "judged"))
+    with Image.open(tmp_path / "judged" / "samples.png") as sheet:
         assert sheet.size == (8 * (32 + 2), 32 + 2)
 
 
@@ -85,10 +87,10 @@ def test_real_pictures_are_compared_at_the_size_that_the_model_makes(judge, pict
         (("--metrics", "image.retreival"), "did you mean 'image.retrieval'"),
         (("--metrics", "retreival"), "did you mean 'retrieval'"),
         (("--languages", "xx"), "nothing can be asked in 'xx'"),
-        (("--split", "leftout"), "did you mean 'left_out'"),
-        (("--data", "image.emojis"), "did you mean 'image.emoji'"),
+        (("--split", "heldout"), "did you mean 'held_out'"),
+        (("--dataset", "image.emojis"), "did you mean 'image.emoji'"),
         (("--set", "image.recall.k=3"), "no metric that is asked for"),
-        (("--set", "image.retrieval.featurs.use=x"), "did you mean 'features'"),
+        (("--set", "image.retrieval.feature_extracter.type=x"), "did you mean 'feature_extractor'"),
         (("--solver", "midpont"), "did you mean 'midpoint'"),
     ],
 )
@@ -104,53 +106,53 @@ def test_a_model_that_names_no_data_asks_for_some(lumina, tiny_folder, tmp_path)
     (tmp_path / "plain" / "config.json").write_text(json.dumps(settings), "utf-8")
     (tmp_path / "plain" / "model.safetensors").symlink_to(tiny_folder / "model.safetensors")
     done = lumina("evaluate", tmp_path / "plain", *QUICK)
-    assert done.status == 2 and "with --data" in done.err and done.err.count("\n") == 1
+    assert done.status == 2 and "with --dataset" in done.err and done.err.count("\n") == 1
 
 
 def test_an_empty_folder_is_said(judge, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "is empty" in judge("--data", tmp_path / "empty").err
+    assert "is empty" in judge("--dataset", tmp_path / "empty").err
 
 
 def test_a_model_of_another_modality_is_not_judged_as_pictures(lumina, toy, toy_folder):
-    done = lumina("evaluate", toy_folder, *QUICK, "--data", "image.emoji")
+    done = lumina("evaluate", toy_folder, *QUICK, "--dataset", "image.emoji")
     assert done.status != 0 and done.err.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
 def known():
     """The exam of the emoji, the metric, and its features of all real pictures."""
-    exam = EmojiDataset(EmojiDataset.Config()).exam()
-    metric = Retrieval(Retrieval.Config(), Coarse(Coarse.Config()))
-    return exam, metric, metric.features([exam.reference(place) for place in range(len(exam))])
+    exam = EmojiDataset(EmojiDataset.Config()).eval_set()
+    metric = Retrieval(Retrieval.Config(), PixelFeatures(PixelFeatures.Config()))
+    return exam, metric, metric.feature_extractor([exam.reference(place) for place in range(len(exam))])
 
 
 def test_real_pictures_find_themselves_and_their_families(known):
     exam, metric, real = known
-    places = list(exam.places("left_out"))[:40]
-    judged = Judged(real[places], real, [Case({}, p) for p in places], torch.tensor(places), exam.families)
-    assert {name: float(values.mean()) for name, values in metric.figures(judged).items()} == dict.fromkeys(
+    places = list(exam.indices("held_out"))[:40]
+    judged = EvalInputs(real[places], real, [EvalItem({}, p) for p in places], torch.tensor(places), exam.families)
+    assert {name: float(values.mean()) for name, values in metric.compute(judged).items()} == dict.fromkeys(
         ("top1", "top5", "family", "within_family"), 1.0
     )
 
 
 def test_another_of_the_family_is_the_right_family_and_not_the_right_one(known):
     exam, metric, real = known
-    first = exam.families[exam.places("left_out")[0]]
+    first = exam.families[exam.indices("held_out")[0]]
     hands = [place for place, family in enumerate(exam.families) if family == first]
-    judged = Judged(real[hands[:1]], real, [Case({}, hands[1])], torch.tensor(hands), exam.families)
-    found = {name: float(values.mean()) for name, values in metric.figures(judged).items()}
+    judged = EvalInputs(real[hands[:1]], real, [EvalItem({}, hands[1])], torch.tensor(hands), exam.families)
+    found = {name: float(values.mean()) for name, values in metric.compute(judged).items()}
     assert (found["top1"], found["family"], found["within_family"]) == (0.0, 1.0, 0.0)
 
 
 def test_pictures_of_several_sizes_are_looked_at_in_order():
     items = [torch.full((3, side, side), value) for side, value in ((64, -1.0), (32, 1.0), (32, 0.0), (48, 1.0))]
-    assert Coarse(Coarse.Config())(items).mean(1).tolist() == pytest.approx([0, 1, 0.5, 1], abs=0.01)
+    assert PixelFeatures(PixelFeatures.Config())(items).mean(1).tolist() == pytest.approx([0, 1, 0.5, 1], abs=0.01)
 
 
 def test_any_field_of_a_request_can_be_asked(judge, pictures, tmp_path):
-    told(judge("--data", pictures, "--ask", "size=64x32", "--json", "--out", tmp_path / "judged"))
-    with Image.open(tmp_path / "judged" / "sheet.png") as sheet:
+    told(judge("--dataset", pictures, "--param", "size=64x32", "--json", "--out", tmp_path / "judged"))
+    with Image.open(tmp_path / "judged" / "samples.png") as sheet:
         assert sheet.width == 8 * (64 + 2)
-    assert "wants FIELD=VALUE" in judge("--ask", "size").err
-    assert "did you mean 'size'" in judge("--ask", "sise=8x8", "--data", pictures).err
+    assert "wants FIELD=VALUE" in judge("--param", "size").err
+    assert "did you mean 'size'" in judge("--param", "sise=8x8", "--dataset", pictures).err

@@ -9,7 +9,7 @@ import torch
 
 from lumina_core.config import read_text
 from lumina_core.model import Model, build_model
-from lumina_core.plugins.loader import load
+from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import read_recipe
 
 # backbone and head; for the first two as in the published manifests (the third below), without their unused pad_token
@@ -23,7 +23,7 @@ SIZES = {
 
 def built(name: str) -> Model:
     """The recipe as a user names it, without memory for its weights."""
-    registry = load()
+    registry = load_plugins()
     package, _, path = registry.recipes()[f"image.{name}"].target.partition(":")
     text = resources.files(package).joinpath(path).read_text(encoding="utf-8")
     with torch.device("meta"):
@@ -46,5 +46,5 @@ def test_the_imagenet_recipe_has_the_published_count_with_its_labels():
 @pytest.mark.parametrize("name", ["2b_gqa", "600m_imagenet"])
 def test_a_latent_of_a_paper_size_is_an_eighth_of_the_side_in_four_channels(name):
     model = built(name)
-    assert (model.autoencoder.channels, model.autoencoder.stride) == (4, (8, 8))
+    assert (model.autoencoder.channels, model.autoencoder.downsample_factor) == (4, (8, 8))
     assert model.tokenizer.width == 16

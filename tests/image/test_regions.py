@@ -12,14 +12,14 @@ from making import registry_of
 from PIL import Image
 
 from lumina_core.errors import ConfigError
-from lumina_core.session import Session
-from lumina_image.asked import PictureRequest
-from lumina_image.regions import cells, shares_of
+from lumina_core.sampling.pipeline import Pipeline
+from lumina_image.request import TextToImageRequest
+from lumina_image.task import grid_region_weights, region_weights
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(4, 9), st.integers(4, 9))
 def test_every_token_lies_in_exactly_one_cell_and_cells_are_blocks(down, across, rows, columns):
-    shares = cells(rows, columns, down, across)
+    shares = grid_region_weights(rows, columns, down, across)
     assert shares.shape == (down * across, rows * columns)
     assert torch.equal(shares.sum(dim=0), torch.ones(rows * columns))
     for cell in shares.view(-1, rows, columns):
@@ -27,27 +27,27 @@ def test_every_token_lies_in_exactly_one_cell_and_cells_are_blocks(down, across,
 
 
 def test_cells_are_numbered_row_by_row():
-    assert cells(2, 4, 2, 2).argmax(dim=0).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert grid_region_weights(2, 4, 2, 2).argmax(dim=0).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_the_published_numbers_give_the_second_region_two_cells_and_the_third_none():
-    published = cells(2, 2, 2, 2, published=True)
+    published = grid_region_weights(2, 2, 2, 2, published_order=True)
     assert published.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
-    assert torch.equal(cells(1, 6, 1, 3, published=True), cells(1, 6, 1, 3))
-    assert cells(1, 7, 1, 3, published=True).sum(dim=0).tolist() == [1] * 6 + [0]
+    assert torch.equal(grid_region_weights(1, 6, 1, 3, published_order=True), grid_region_weights(1, 6, 1, 3))
+    assert grid_region_weights(1, 7, 1, 3, published_order=True).sum(dim=0).tolist() == [1] * 6 + [0]
 
 
 def test_more_cells_than_tokens_are_refused():
     with pytest.raises(ConfigError, match="cannot be cut into 1 x 3"):
-        cells(4, 2, 1, 3)
+        grid_region_weights(4, 2, 1, 3)
 
 
 def asked(**said):
-    return PictureRequest.read({"prompt": "the whole", **said}, "request")
+    return TextToImageRequest.read({"prompt": "the whole", **said}, "request")
 
 
 def test_what_no_box_covers_is_the_wholes_and_where_boxes_overlap_they_count_alike():
-    shares = shares_of(asked(region=["0,0,3,2: a", "1,0,3,2: b"]), (2, 5))
+    shares = region_weights(asked(region=["0,0,3,2: a", "1,0,3,2: b"]), (2, 5))
     assert shares[:, 0].tolist() == [[0, 0, 0, 0, 1], [1, 0.5, 0.5, 0, 0], [0, 0.5, 0.5, 1, 0]]
     assert torch.equal(shares.sum(dim=0), torch.ones(2, 5))
 
@@ -62,7 +62,7 @@ def test_a_region_is_read_from_words_and_from_python_alike():
 @pytest.mark.parametrize("box", ["0,0,6,2", "-1,0,2,2", "0,1,2,2", "0,0,0,2", "0,0,-1,2"])
 def test_a_box_outside_the_picture_is_refused(box):
     with pytest.raises(ConfigError, match="does not lie within a picture of 5x2"):
-        shares_of(asked(region=f"{box}: a"), (2, 5))
+        region_weights(asked(region=f"{box}: a"), (2, 5))
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,10 @@ def test_a_box_outside_the_picture_is_refused(box):
         ({"region": "a red heart"}, "a region is x,y,w,h: text"),
         ({"region": "1,2,3: a"}, "a region is x,y,w,h: text"),
         ({"region": "0,0,1,1: "}, "at least 1 character"),
-        ({"cells": "2x2", "region": ["a", "b"]}, "2x2 cells want 4 regions"),
-        ({"cells": "1x1", "region": "0,0,1,1: a"}, "without boxes"),
-        ({"cells": "2"}, "ROWSxCOLUMNS"),
+        ({"region_grid": "2x2", "region": ["a", "b"]}, "2x2 cells want 4 regions"),
+        ({"region_grid": "1x1", "region": "0,0,1,1: a"}, "without boxes"),
+        ({"region_grid": "2"}, "ROWSxCOLUMNS"),
+        ({"region_order": "published"}, "give region_grid too"),
     ],
 )
 def test_regions_that_are_none_are_refused(said, told):
@@ -82,49 +83,58 @@ def test_regions_that_are_none_are_refused(said, told):
 
 
 @pytest.fixture(scope="module")
-def session(tiny_folder):
-    from lumina_core.checkpoint import load_model
+def pipeline(tiny_folder):
+    from lumina_core.model_dir import load_model
 
     registry = registry_of("image")
-    return Session(load_model(tiny_folder, registry), registry)
+    return Pipeline(load_model(tiny_folder, registry), registry)
 
 
-def one(session, **said):
-    return session.ask(**{"prompt": "a red heart", "seed": 1, "steps": 2, **said})[0].data
+def one(pipeline, **said):
+    return pipeline.generate_one(**{"prompt": "a red heart", "seed": 1, "steps": 2, **said})[0].data
 
 
-def test_regions_that_say_what_the_whole_says_change_nothing(session):
+def test_regions_that_say_what_the_whole_says_change_nothing(pipeline):
     same = ["0,0,10,32: a red heart", "5,5,20,20: a red heart"]
-    torch.testing.assert_close(one(session, region=same), one(session), atol=1e-4, rtol=0)
+    torch.testing.assert_close(one(pipeline, region=same), one(pipeline), atol=1e-4, rtol=0)
 
 
-def test_a_region_reaches_its_own_side_first(session):
+def test_a_region_reaches_its_own_side_first(pipeline):
     """After one evaluation with one layer of attention to the words, tokens outside have felt nothing of it but
     through the tokens inside: the change is larger in the box."""
     changed = (
-        one(session, region="0,0,16,32: green cat", steps=1, solver="euler") - one(session, steps=1, solver="euler")
+        one(pipeline, region="0,0,16,32: green cat", steps=1, solver="euler") - one(pipeline, steps=1, solver="euler")
     ).abs()
     assert float(changed[:, :, :16].mean()) > 2 * float(changed[:, :, 16:].mean()) > 0
 
 
-def test_cells_are_boxes_of_equal_size(session):
+def test_cells_are_boxes_of_equal_size(pipeline):
     texts = ["red cat", "blue dog", "green sun", "black moon"]
     corners = ((0, 0), (16, 0), (0, 16), (16, 16))
     boxes = [((x, y, 16, 16), text) for (x, y), text in zip(corners, texts, strict=True)]
-    torch.testing.assert_close(one(session, cells="2x2", region=texts), one(session, region=boxes), atol=1e-4, rtol=0)
-    assert float((one(session, cells="2x2,published", region=texts) - one(session, region=boxes)).abs().max()) > 1e-3
+    torch.testing.assert_close(
+        one(pipeline, region_grid="2x2", region=texts), one(pipeline, region=boxes), atol=1e-4, rtol=0
+    )
+    assert (
+        float(
+            (one(pipeline, region_grid="2x2", region_order="published", region=texts) - one(pipeline, region=boxes))
+            .abs()
+            .max()
+        )
+        > 1e-3
+    )
 
 
-def test_requests_with_and_without_regions_share_a_batch(session):
+def test_requests_with_and_without_regions_share_a_batch(pipeline):
     asked = [
-        session.request(prompt="a red heart", seed=1, steps=2, region="0,0,16,32: green cat"),
-        session.request(prompt="a house", seed=2, steps=2, count=2),
-        session.request(
+        pipeline.make_request(prompt="a red heart", seed=1, steps=2, region="0,0,16,32: green cat"),
+        pipeline.make_request(prompt="a house", seed=2, steps=2, count=2),
+        pipeline.make_request(
             prompt="the moon", seed=4, steps=2, region=["0,0,16,16: sun", "8,8,8,8: a cat of another colour"]
         ),
     ]
-    together = [answer.data for answer in session.ask_all(asked)]
-    alone = [answer.data for request in asked for answer in session.ask_all([request])]
+    together = [answer.data for answer in pipeline.generate(asked)]
+    alone = [answer.data for request in asked for answer in pipeline.generate([request])]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lumina_image.asked import PictureRequest
-from lumina_image.task import TextToImage, to_picture
+from lumina_image.request import TextToImageRequest
+from lumina_image.task import TextToImage, to_pil
 
 
 def pixels(path: Path | str) -> np.ndarray:
@@ -33,8 +33,8 @@ def test_a_sentence_becomes_a_png_of_the_models_own_size_with_the_request_in_it(
     assert (done.status, done.out, done.err) == (0, f"{out}\n", "")
     with Image.open(out) as picture:
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (32, 32))
-    usual = {"steps": 8, "solver": "core.midpoint", "grid": "core.uniform_grid", "guidance": 2.0}
-    assert record(out) == {"prompt": "a red ❤️", "seed": 1, "evaluations": 16, "settings": usual}
+    usual = {"steps": 8, "solver": "core.midpoint", "schedule": "core.uniform_schedule", "guidance_scale": 2.0}
+    assert record(out) == {"prompt": "a red ❤️", "seed": 1, "nfe": 16, "settings": usual}
     assert os.listdir(tmp_path) == ["heart.png"]
 
 
@@ -48,19 +48,23 @@ def test_every_option_at_once_and_all_of_it_is_in_the_file_and_in_the_json(ask, 
         3,
         "--solver",
         "midpoint",
-        "--grid",
+        "--schedule",
         "shift",
-        "--guidance",
+        "--guidance-scale",
         3,
     ]
-    done = ask("a red heart", "--out", tmp_path / "h.png", "--seed", 1, *options, "--negative", "blue", "--json")
+    done = ask("a red heart", "--out", tmp_path / "h.png", "--seed", 1, *options, "--negative-prompt", "blue", "--json")
     told = json.loads(done.out.splitlines()[-1])
-    assert [Path(path).name for path in told["paths"]] == ["h-0.png", "h-1.png", "h-2.png", "h-3.png"]
-    assert told["seed"] == 1 and told["seeds"] == [1, 2, 3, 4] and told["evaluations"] == 6 and told["seconds"] > 0
-    assert told["settings"] == {"steps": 3, "solver": "midpoint", "grid": "shift_grid", "guidance": 3.0}
-    assert record(told["paths"][3])["seed"] == 4 and record(told["paths"][3])["negative"] == "blue"
-    assert record(told["paths"][0])["size"] == [40, 24]
-    with Image.open(told["paths"][0]) as picture:
+    assert [Path(item["path"]).name for item in told["items"]] == ["h-0.png", "h-1.png", "h-2.png", "h-3.png"]
+    assert (
+        [item["seed"] for item in told["items"]] == [1, 2, 3, 4] and told["nfe"] == 6 and told["generation_seconds"] > 0
+    )
+    assert told["settings"] == {"steps": 3, "solver": "midpoint", "schedule": "shift_schedule", "guidance_scale": 3.0}
+    assert (
+        record(told["items"][3]["path"])["seed"] == 4 and record(told["items"][3]["path"])["negative_prompt"] == "blue"
+    )
+    assert record(told["items"][0]["path"])["size"] == [40, 24]
+    with Image.open(told["items"][0]["path"]) as picture:
         assert picture.size == (40, 24)
 
 
@@ -74,11 +78,11 @@ def test_the_same_request_gives_the_same_bytes(ask, tmp_path):
     "options",
     [
         ("--seed", 4),
-        ("--negative", "blue cat"),
-        ("--guidance", 1),
-        ("--guidance", 5),
+        ("--negative-prompt", "blue cat"),
+        ("--guidance-scale", 1),
+        ("--guidance-scale", 5),
         ("--solver", "euler"),
-        ("--grid", "shift"),
+        ("--schedule", "shift"),
         ("--steps", 2),
     ],
 )
@@ -95,7 +99,7 @@ def test_an_emoji_is_the_same_as_its_name(ask, tmp_path):
 
 
 def test_an_empty_negative_is_the_same_as_none(ask, tmp_path):
-    ask("a cat", "--out", tmp_path / "a.png", "--negative", "")
+    ask("a cat", "--out", tmp_path / "a.png", "--negative-prompt", "")
     ask("a cat", "--out", tmp_path / "b.png")
     assert (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
 
@@ -123,18 +127,18 @@ def test_the_installed_command_prints_one_object_last(tiny_folder, tmp_path):
     out = tmp_path / "heart.png"
     command = ["image", "a red heart", "--out", str(out), "--model", str(tiny_folder), "--json"]
     done = subprocess.run([sys.executable, "-m", "lumina_core", *command], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1])["paths"] == [str(out)] and out.is_file()
+    assert json.loads(done.stdout.splitlines()[-1])["items"][0]["path"] == str(out) and out.is_file()
 
 
 def test_levels_are_the_nearest_and_what_lies_outside_is_clipped():
     item = torch.tensor([-3.0, -1.0, -0.001, 0.003, 1.0, 7.0]).expand(3, 1, 6)
-    assert [level[0] for level in np.asarray(to_picture(item))[0].tolist()] == [0, 0, 127, 128, 255, 255]
+    assert [level[0] for level in np.asarray(to_pil(item))[0].tolist()] == [0, 0, 127, 128, 255, 255]
 
 
 def test_width_comes_first_in_a_size_and_rows_first_in_an_extent():
-    task = TextToImage(TextToImage.Config(side=48))
-    assert task.extent(PictureRequest(prompt="a", size="64×32")) == (32, 64)
-    assert task.extent(PictureRequest(prompt="a")) == (48, 48)
+    task = TextToImage(TextToImage.Config(image_size=48))
+    assert task.size(TextToImageRequest(prompt="a", size="64×32")) == (32, 64)
+    assert task.size(TextToImageRequest(prompt="a")) == (48, 48)
 
 
 def test_several_pictures_at_a_glance_stand_in_rows_of_eight(tmp_path):
@@ -146,12 +150,12 @@ def test_several_pictures_at_a_glance_stand_in_rows_of_eight(tmp_path):
 
 def test_the_trained_sides_are_known_to_what_scales_positions(tmp_path):
     """The published switch needs them; here both sides are doubled, and nobody says at which size it was trained."""
-    from lumina_core.session import open_model
+    from lumina_core.sampling.pipeline import load_pipeline
 
-    session = open_model("image.emoji")
+    pipeline = load_pipeline("image.emoji")
     answers = [
-        session.ask(prompt="red heart", size="128x128", steps=1, guidance=1, extrapolation=name)[0].data
-        for name in ("none", "interpolation", "interpolation:trained=64", "interpolation:trained=128")
+        pipeline.generate_one(prompt="red heart", size="128x128", steps=1, guidance_scale=1, rope_scaling=name)[0].data
+        for name in ("none", "interpolation", "interpolation:train_size=64", "interpolation:train_size=128")
     ]
     none, known, said, grown = answers
     assert (known == said).all()
@@ -160,7 +164,9 @@ def test_the_trained_sides_are_known_to_what_scales_positions(tmp_path):
 
 
 def test_a_model_that_knows_emoji_itself_reads_them_as_they_are_written():
-    request = PictureRequest(prompt="a ❤️", negative="🚀")
-    named, kept = (TextToImage(TextToImage.Config(emoji=how)) for how in ("named", "kept"))
-    assert named.conditions(request)["caption"] == ["a red heart"] and named.silences(request)["caption"] == ["rocket"]
-    assert kept.conditions(request)["caption"] == ["a ❤️"] and kept.silences(request)["caption"] == ["🚀"]
+    request = TextToImageRequest(prompt="a ❤️", negative_prompt="🚀")
+    named, kept = (TextToImage(TextToImage.Config(emoji_to_text=value)) for value in (True, False))
+    assert named.conditions(request)["caption"] == ["a red heart"] and named.negative_conditions(request)[
+        "caption"
+    ] == ["rocket"]
+    assert kept.conditions(request)["caption"] == ["a ❤️"] and kept.negative_conditions(request)["caption"] == ["🚀"]

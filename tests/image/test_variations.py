@@ -9,48 +9,48 @@ import pytest
 import torch
 from PIL import Image
 
-from lumina_core.sampling.given import Given
-from lumina_core.session import open_model
+from lumina_core.sampling.inputs import PrecomputedInputs
+from lumina_core.sampling.pipeline import load_pipeline
 
 
 @pytest.fixture(scope="module")
-def session():
-    return open_model()
+def pipeline():
+    return load_pipeline()
 
 
-def heart(session):
-    return session.ask(prompt="red heart", seed=1, steps=6)[0].data
+def heart(pipeline):
+    return pipeline.generate_one(prompt="red heart", seed=1, steps=6)[0].data
 
 
 def apart(one, other):
     return float((one - other).square().mean().sqrt())
 
 
-def test_without_new_noise_and_guidance_the_picture_comes_back(session):
-    picture = heart(session)
-    how = {"prompt": "red heart", "vary": picture, "guidance": 1, "steps": 8, "grid": "uniform"}
-    back = session.ask(**how, fresh=0.0)[0]
-    other = session.ask(**how, fresh=1.0, seed=7)[0].data
+def test_without_new_noise_and_guidance_the_picture_comes_back(pipeline):
+    picture = heart(pipeline)
+    how = {"prompt": "red heart", "variation_of": picture, "guidance_scale": 1, "steps": 8, "schedule": "uniform"}
+    back = pipeline.generate_one(**how, variation_strength=0.0)[0]
+    other = pipeline.generate_one(**how, variation_strength=1.0, seed=7)[0].data
     assert apart(back.data, picture) < 0.08
     assert apart(other, picture) > 1.5 * apart(back.data, picture)
-    assert back.record["evaluations_to_invert"] == 16
-    assert set(back.record["vary"]) == {"sha256"}
+    assert back.metadata["inversion_nfe"] == 16
+    assert set(back.metadata["variation_of"]) == {"sha256"}
 
 
-def test_all_new_noise_is_text_to_image_with_the_same_seed(session):
-    how = {"prompt": "red heart", "guidance": 1, "steps": 2, "seed": 5}
-    varied = session.ask(**how, vary=torch.zeros(3, 64, 64), fresh=1.0)[0].data
+def test_all_new_noise_is_text_to_image_with_the_same_seed(pipeline):
+    how = {"prompt": "red heart", "guidance_scale": 1, "steps": 2, "seed": 5}
+    varied = pipeline.generate_one(**how, variation_of=torch.zeros(3, 64, 64), variation_strength=1.0)[0].data
     noise = torch.randn((3, 64, 64), generator=torch.Generator().manual_seed(5))
-    plain = session.ask(**how, given=Given(noise=noise[None]))[0].data
+    plain = pipeline.generate_one(**how, inputs=PrecomputedInputs(noise=noise[None]))[0].data
     torch.testing.assert_close(varied, plain, atol=1e-5, rtol=0)
 
 
-def test_what_it_shows_is_said_on_the_way_to_noise_alone(session):
-    picture = heart(session)
-    how = {"vary": picture, "fresh": 0.0, "guidance": 1, "steps": 4}
-    same = session.ask(prompt="blue heart", shows="blue heart", **how)[0].data
-    plain = session.ask(prompt="blue heart", **how)[0].data
-    redrawn = session.ask(prompt="blue heart", shows="red heart", **how)[0].data
+def test_what_it_shows_is_said_on_the_way_to_noise_alone(pipeline):
+    picture = heart(pipeline)
+    how = {"variation_of": picture, "variation_strength": 0.0, "guidance_scale": 1, "steps": 4}
+    same = pipeline.generate_one(prompt="blue heart", source_prompt="blue heart", **how)[0].data
+    plain = pipeline.generate_one(prompt="blue heart", **how)[0].data
+    redrawn = pipeline.generate_one(prompt="blue heart", source_prompt="red heart", **how)[0].data
     torch.testing.assert_close(same, plain, atol=0, rtol=0)
     assert apart(redrawn, plain) > 0.01
 
@@ -62,12 +62,12 @@ def noisy(path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--fresh", "0.5"), "fresh is about a picture to vary"),
-        (("--shows", "a heart"), "shows says what a picture to vary shows"),
-        (("--vary", "p.png", "--fresh", "1.5"), "less than or equal to 1"),
-        (("--vary", "p.png", "--image", "p.png"), "give one of them"),
-        (("--vary", "none.png"), "none.png"),
-        (("--vary", "p.png", "--solver", "sde"), "noise"),
+        (("--variation-strength", "0.5"), "variation_strength is about a picture to vary"),
+        (("--source-prompt", "a heart"), "source_prompt says what a picture to vary shows"),
+        (("--variation-of", "p.png", "--variation-strength", "1.5"), "less than or equal to 1"),
+        (("--variation-of", "p.png", "--init-image", "p.png"), "give one of them"),
+        (("--variation-of", "none.png"), "none.png"),
+        (("--variation-of", "p.png", "--solver", "sde"), "noise"),
     ],
 )
 def test_what_cannot_be_varied_is_one_line_and_nothing_is_written(ask, tmp_path, monkeypatch, options, said):
@@ -82,8 +82,18 @@ def test_what_cannot_be_varied_is_one_line_and_nothing_is_written(ask, tmp_path,
 
 def test_the_command_varies_a_picture_of_any_shape_and_its_record_says_what_of(ask, tmp_path):
     noisy(tmp_path / "p.png")
-    words = ["red heart", "--vary", tmp_path / "p.png", "--fresh", "0.3", "--steps", "1", "--out", tmp_path / "o.png"]
+    words = [
+        "red heart",
+        "--variation-of",
+        tmp_path / "p.png",
+        "--variation-strength",
+        "0.3",
+        "--steps",
+        "1",
+        "--out",
+        tmp_path / "o.png",
+    ]
     assert ask(*words).status == 0
     with Image.open(tmp_path / "o.png") as picture:
         record = json.loads(picture.text["lumina"])
-    assert (record["vary"]["name"], record["fresh"], record["evaluations_to_invert"]) == ("p.png", 0.3, 2)
+    assert (record["variation_of"]["name"], record["variation_strength"], record["inversion_nfe"]) == ("p.png", 0.3, 2)

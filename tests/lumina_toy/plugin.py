@@ -6,11 +6,11 @@ from lumina_core import hookimpl
 
 
 @hookimpl
-def lumina_register_parts(parts):
-    parts.tokenizer("toy.pairs", "lumina_toy.parts:Pairs", "two numbers a token")
-    parts.autoencoder("toy.same", "lumina_toy.parts:Same", "the numbers themselves")
-    parts.task("toy.numbers", "lumina_toy.parts:Numbers", "Numbers from a word.", command="numbers")
-    parts.task("toy.letters", "lumina_toy.parts:Numbers", "The same without a command.")
+def lumina_register_components(components):
+    components.tokenizer("toy.pairs", "lumina_toy.components:Pairs", "two numbers a token")
+    components.autoencoder("toy.same", "lumina_toy.components:Same", "the numbers themselves")
+    components.task("toy.numbers", "lumina_toy.components:Numbers", "Numbers from a word.", command="numbers")
+    components.task("toy.letters", "lumina_toy.components:Numbers", "The same without a command.")
 
 
 @hookimpl

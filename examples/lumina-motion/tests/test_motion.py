@@ -5,8 +5,8 @@ import torch
 from lumina_motion.figures import CAPTIONS
 
 from lumina_core.cli.main import run
-from lumina_core.plugins.loader import load
-from lumina_core.testing import Sample, check_part
+from lumina_core.plugins.loader import load_plugins
+from lumina_core.testing import Sample, check_component
 
 CURVES = torch.stack([torch.linspace(-1, 1, 16).sin() * k for k in (1, -1)]).expand(2, 2, 16)
 
@@ -22,11 +22,11 @@ CURVES = torch.stack([torch.linspace(-1, 1, 16).sin() * k for k in (1, -1)]).exp
 )
 def test_each_part_keeps_its_contract(kind, name, sample):
     options = {"moments": 16} if kind == "dataset" else {}
-    check_part(load(), kind, name, options, sample)
+    check_component(load_plugins(), kind, name, options, sample)
 
 
 def test_it_trains_and_answers_from_the_command_line(tmp_path):
-    few = ["--set", "training.steps=2", "--set", "training.batch=4"]
+    few = ["--set", "training.steps=2", "--set", "training.global_batch_size=4"]
     assert run(["train", "motion.tiny", "--out", str(tmp_path / "run"), "--quiet", *few]) == 0
     asked = ["motion", CAPTIONS[0], "--model", str(tmp_path / "run" / "model"), "--out", str(tmp_path / "a.csv")]
     assert run([*asked, "--steps", "2", "--moments", "32"]) == 0

@@ -1,7 +1,7 @@
 from lumina_ralston.step import ralston
 
-from lumina_core.plugins.loader import load
-from lumina_core.testing import check_part, check_solver
+from lumina_core.plugins.loader import load_plugins
+from lumina_core.testing import check_component, check_solver
 
 
 def test_it_keeps_the_contract_and_has_the_second_order():
@@ -9,4 +9,4 @@ def test_it_keeps_the_contract_and_has_the_second_order():
 
 
 def test_lumina_finds_it():
-    check_part(load(), "solver", "ralston.step")
+    check_component(load_plugins(), "solver", "ralston.step")

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from ogg_serial import with_serial
 
-from lumina_audio.sounds import read_sound
+from lumina_audio.audio_io import read_audio
 
 HERE = Path(__file__).resolve().parent
 RATE, GAP, LONGEST, COMPRESSION = 16000, 1024, 4.0, 0.65
@@ -75,7 +75,7 @@ def main() -> None:
         raise SystemExit(f"no .flac in {options.samples}")
     records, parts, at = [], [], 0
     for file in files:
-        wave = cut(read_sound(file, RATE, loudness="peak").waveform[0].numpy())
+        wave = cut(read_audio(file, RATE, loudness="peak").waveform[0].numpy())
         records.append({"name": file.stem, **words_of(file.stem), "start": at, "samples": len(wave)})
         parts += [wave, np.zeros(GAP, np.float32)]
         at += len(wave) + GAP

@@ -23,7 +23,7 @@ from instrument_plan import VELOCITIES, Clip, plan
 from instrument_render import RATE, Player, Wave, heard_pitch, sounding
 from ogg_serial import with_serial
 
-from lumina_audio.general_midi import Instrument, instruments
+from lumina_audio.datasets.instruments.general_midi import Instrument, instruments
 
 HERE = Path(__file__).resolve().parent
 SOURCE = "74594e8f4250680adf590507a306655a299935343583256f3b722c48a1bc1cb0"

@@ -51,7 +51,7 @@ To rebuild it: `apt-get install fluid-soundfont-gm`, `pip install --no-deps tiny
 register) and 1 kind of chord or phrase; of each other 1 clip. All are chosen by a fixed chance from the number of the
 program. Training may shift a clip by a semitone; notes lie 3 semitones apart or more, and a shift is not used where it
 would reach a held-out note of the same program. Wordings are held out too: some templates of captions are used only to
-ask (see `lumina_audio.instruments_words`).
+ask (see `lumina_audio.datasets.instruments.captions`).
 
 ## What is not inside, and what to know
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lumina_audio.general_midi import Instrument
+from lumina_audio.datasets.instruments.general_midi import Instrument
 
 VELOCITIES = {"soft": 45, "medium": 85, "loud": 122}
 PEAKS = {"soft": 0.35, "medium": 0.6, "loud": 0.95}

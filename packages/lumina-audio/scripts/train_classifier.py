@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina_audio.general_midi import instruments
-from lumina_audio.instruments import InstrumentsDataset, shifted
-from lumina_audio.mel import Mel
-from lumina_audio.metrics.classifier import InstrumentNetwork
-from lumina_audio.metrics.mels import SPECTROGRAM
+from lumina_audio.datasets.instruments.dataset import InstrumentsDataset, pitch_shift
+from lumina_audio.datasets.instruments.general_midi import instruments
+from lumina_audio.mel import MelSpectrogram
+from lumina_audio.metrics.instrument_classifier import InstrumentCNN
+from lumina_audio.metrics.mel_features import MEL_CONFIG
 
 OUT = Path(__file__).parents[1] / "src/lumina_audio/data/classifier"
 BATCH, RATE, WEIGHT_DECAY, SMOOTHING = 64, 3e-3, 0.02, 0.05
@@ -48,20 +48,20 @@ def main() -> None:
 
 def spectrograms(split: str, shifts: bool) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
     """(N, 80, T) float16, (N,) programs, and a record each: every clip, and its shifts where they are asked for."""
-    still = InstrumentsDataset(InstrumentsDataset.Config(split=split, shift=0))
-    moving = InstrumentsDataset(InstrumentsDataset.Config(split=split, shift=1 if shifts else 0))
-    mel, rows, records = Mel(SPECTROGRAM), [], []
+    still = InstrumentsDataset(InstrumentsDataset.Config(split=split, pitch_shift_semitones=0))
+    moving = InstrumentsDataset(InstrumentsDataset.Config(split=split, pitch_shift_semitones=1 if shifts else 0))
+    mel, rows, records = MelSpectrogram(MEL_CONFIG), [], []
     for index, record in enumerate(still.records()):
-        sound = still.example(index, random.Random(index))["sound"][0]
-        for step in moving.shifts(index):
-            rows.append(mel(shifted(sound, step)[None, None])[0].half())
+        sound = still.get(index, random.Random(index))["audio"][0]
+        for step in moving.pitch_shifts(index):
+            rows.append(mel(pitch_shift(sound, step)[None, None])[0].half())
             records.append(record)
     return torch.stack(rows), torch.tensor([record["program"] for record in records]), records
 
 
-def trained(mels: Tensor, labels: Tensor, steps: int) -> InstrumentNetwork:
+def trained(mels: Tensor, labels: Tensor, steps: int) -> InstrumentCNN:
     """AdamW, the rate rising for a twentieth of the steps and then falling to nothing; programs drawn alike."""
-    network = InstrumentNetwork()
+    network = InstrumentCNN()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
     of = [torch.nonzero(labels == program).flatten() for program in range(len(instruments()))]
     for step in range(steps):
@@ -82,7 +82,7 @@ def trained(mels: Tensor, labels: Tensor, steps: int) -> InstrumentNetwork:
 def varied(mel: Tensor) -> Tensor:
     """(B, 80, T) as other recordings would have it, and other lengths: the same for all of a batch in time."""
     count, bands, length = mel.shape
-    silence = SPECTROGRAM.silence
+    silence = MEL_CONFIG.min_value
     tilt = torch.randn(count, 1, 1) * 0.4 * torch.linspace(-1, 1, bands)[:, None]
     mel = mel + torch.empty(count, 1, 1).uniform_(-2.0, 0.5) + tilt + 0.15 * torch.randn_like(mel)
     start, end = int(torch.randint(12, ())), length - int(torch.randint(40, ()))
@@ -91,7 +91,7 @@ def varied(mel: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def answers(network: InstrumentNetwork, mels: Tensor) -> Tensor:
+def answers(network: InstrumentCNN, mels: Tensor) -> Tensor:
     """(N, 128) logits."""
     return torch.cat([network(part.float()) for part in mels.split(64)])
 
@@ -111,13 +111,13 @@ def card(logits: Tensor, right: Tensor, records: list[dict[str, Any]], steps: in
     for key in ("kind", "family"):
         for name in dict.fromkeys(record[key] for record in records):
             row(name, [n for n, record in enumerate(records) if record[key] == name])
-    count = sum(p.numel() for p in InstrumentNetwork().parameters())
+    count = sum(p.numel() for p in InstrumentCNN().parameters())
     return f"""# The instrument classifier
 
 A convolutional network of {count / 1e3:.0f} thousand parameters that names the General MIDI program of a sound from its
 log-mel spectrogram (16 kHz, 80 bands, floor 1e-4). Trained by `packages/lumina-audio/scripts/train_classifier.py` on
 the training split of `audio.instruments` alone, {steps} steps of {BATCH}, minutes on one core; weights are kept in
-float16. It is for figures (`audio.class_divergence`, and as features `audio.classifier`), not for recordings of real
+float16. It is for figures (`audio.class_kl`, and as features `audio.instrument_classifier`), not for recordings of real
 instruments.
 
 {chr(10).join(rows)}

@@ -32,7 +32,7 @@ def test_every_effect_sounds_and_no_other_leaks_into_it():
     data = effects()
     assert len(data) == 165
     for index, record in enumerate(records()):
-        sound = data.example(index, random.Random(0))["sound"]
+        sound = data.get(index, random.Random(0))["audio"]
         assert sound.shape == (1, 32768)
         assert float(sound.abs().max()) > 0.3
         assert float(sound[0, record["samples"] :].abs().sum()) == 0

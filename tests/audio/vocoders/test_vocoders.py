@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from audio.sounds_made import chord, tone
+from audio.tones import chord, tone
 
-from lumina_audio.autoencoder import MelAutoencoder
-from lumina_audio.mel import Mel, MelSettings
-from lumina_audio.spectral import stft_distance, stft_distances
-from lumina_audio.vae_settings import VaeSettings
+from lumina_audio.autoencoders.mel_autoencoder import MelAutoencoder
+from lumina_audio.autoencoders.vae import VAEConfig
+from lumina_audio.mel import MelConfig, MelSpectrogram
 from lumina_audio.vocoders.griffin_lim import GriffinLim
+from lumina_audio.vocoders.loss import stft_loss, stft_losses
 from lumina_audio.vocoders.vocos import Vocos
 from lumina_core.errors import ConfigError
 
-SMALL = Vocos.Config(width=32, hidden=64, depth=2)
+SMALL = Vocos.Config(hidden_size=32, intermediate_size=64, num_layers=2)
 
 
 def loudest(sound: torch.Tensor) -> float:
@@ -25,43 +25,43 @@ def loudest(sound: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("hertz", [220.0, 440.0, 880.0])
 def test_griffin_lim_gives_back_the_pitch_of_a_tone(hertz):
-    mel = Mel(MelSettings())(tone(hertz, partials=1)[None])
+    mel = MelSpectrogram(MelConfig())(tone(hertz, partials=1)[None])
     assert loudest(GriffinLim(GriffinLim.Config())(mel)) == pytest.approx(hertz, rel=0.06)
 
 
 def test_griffin_lim_is_the_nearer_the_longer_it_seeks():
     sound = chord()
-    mel = Mel(MelSettings())(sound)
-    short, long = (stft_distance(GriffinLim(GriffinLim.Config(rounds=n))(mel), sound).mean() for n in (1, 48))
+    mel = MelSpectrogram(MelConfig())(sound)
+    short, long = (stft_loss(GriffinLim(GriffinLim.Config(n_iter=n))(mel), sound).mean() for n in (1, 48))
     assert float(long) < float(short)
 
 
 def test_griffin_lim_leaves_the_global_random_numbers_alone():
-    mel = Mel(MelSettings())(tone(300.0)[None])
+    mel = MelSpectrogram(MelConfig())(tone(300.0)[None])
     torch.manual_seed(3)
     wanted = torch.rand(1)
     torch.manual_seed(3)
-    GriffinLim(GriffinLim.Config(rounds=1))(mel)
+    GriffinLim(GriffinLim.Config(n_iter=1))(mel)
     assert torch.equal(torch.rand(1), wanted)
 
 
 def test_the_distance_of_a_sound_to_itself_is_nothing_and_grows_with_noise():
     sound = chord()
     noise = torch.randn(sound.shape, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(stft_distance(sound, sound), torch.zeros(2))
-    little, much = (stft_distance(sound + level * noise, sound).mean() for level in (0.01, 0.1))
+    assert torch.equal(stft_loss(sound, sound), torch.zeros(2))
+    little, much = (stft_loss(sound + level * noise, sound).mean() for level in (0.01, 0.1))
     assert 0 < float(little) < float(much)
 
 
 def test_half_as_loud_has_half_the_spectral_convergence_whatever_the_level():
     sound = chord()
-    share, _ = stft_distances(0.5 * sound, sound)
+    share, _ = stft_losses(0.5 * sound, sound)
     assert torch.allclose(share, torch.full((2,), 0.5), atol=1e-3)
 
 
 def taught(vocoder: object) -> MelAutoencoder:
-    vae = VaeSettings(width=32, growth=(1, 1), blocks=1, channels=8)
-    return MelAutoencoder(MelAutoencoder.Config(vae=vae, taught="vocoder"), vocoder).eval()
+    vae = VAEConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1, latent_channels=8)
+    return MelAutoencoder(MelAutoencoder.Config(vae=vae, train_target="vocoder"), vocoder).eval()
 
 
 def test_a_vocoder_learns_a_sound_and_the_autoencoder_stays_as_it_is():
@@ -87,5 +87,5 @@ def test_a_vocoder_without_weights_cannot_be_taught():
 @pytest.mark.parametrize("frames", [1, 2, 5])
 @pytest.mark.parametrize("hop", [128, 512])
 def test_griffin_lim_voices_the_shortest_sounds(frames, hop):
-    made = GriffinLim(GriffinLim.Config(hop=hop, rounds=2))(torch.full((2, 80, frames), -3.0))
+    made = GriffinLim(GriffinLim.Config(hop_length=hop, n_iter=2))(torch.full((2, 80, frames), -3.0))
     assert made.shape == (2, 1, frames * hop) and bool(made.isfinite().all())

@@ -96,7 +96,7 @@ def test_debug_shows_the_traceback_and_the_line(capsys):
         (("check", "toy.small", "--set", "samplin.steps=3"), "unknown key 'samplin'; did you mean 'sampling'?"),
         (("check", "toy.small", "--set", "sampling.step=3"), "unknown key 'sampling.step'; did you mean 'steps'?"),
         (("check", "toy.small", "--set", "sampling.steps=0"), "sampling.steps: input should be greater than"),
-        (("check", "toy.small", "--set", "lumina=9"), "is of schema 9; this lumina-core reads up to 1"),
+        (("check", "toy.small", "--set", "schema_version=9"), "is of schema 9; this lumina-core reads up to 2"),
         (("check", "toy.small"), "this recipe names no data set"),
         (("models", "nowhere"), "there is no model folder nowhere"),
         (("plugins", "tyo"), "no plugin is called 'tyo'; did you mean 'toy'?"),

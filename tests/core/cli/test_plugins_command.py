@@ -37,26 +37,26 @@ def test_json_is_one_object_on_one_line(lumina, toy, install):
     reason = "ZeroDivisionError: division by zero"
     assert told["left_out"] == {"bad": {"distribution": "lumina-bad", "version": "1.0", "reason": reason}}
     assert told["plugins"]["toy"]["distribution"] == "lumina-toy"
-    brought = {"kind": "autoencoder", "name": "toy.same", "summary": "the numbers themselves"}
-    assert brought in told["plugins"]["toy"]["brings"]
+    brought = {"type": "autoencoder", "name": "toy.same", "summary": "the numbers themselves"}
+    assert brought in told["plugins"]["toy"]["components"]
 
 
 def test_a_kind_of_a_plugins_own_and_commands_are_listed(lumina, install):
     plugin = """
 from lumina_core import hookimpl
 @hookimpl
-def lumina_register_kinds(kinds):
-    kinds.add("hummer", "a:b", "a:b", "numbers to a wave")
+def lumina_register_component_types(component_types):
+    component_types.add("hummer", "a:b", "a:b", "numbers to a wave")
 @hookimpl
-def lumina_register_parts(parts):
-    parts.hummer("sound.sine", "a:b", "one sine")
+def lumina_register_components(components):
+    components.hummer("sound.sine", "a:b", "one sine")
 @hookimpl
 def lumina_register_commands(commands):
     commands.add("sing", "a:b", "Sings.")
 """
     install("lumina-sound", "sound = sound_plugin", {"sound_plugin": plugin})
     kinds = [line.split()[0] for line in lumina("plugins", "sound").out.splitlines()[1:]]
-    assert kinds == ["hummer", "kind", "command"]
+    assert kinds == ["hummer", "component_type", "command"]
 
 
 def test_a_recipe_of_a_plugin_that_was_left_out_says_so(lumina, install):

@@ -11,7 +11,7 @@ def test_a_file_every_few_steps_in_a_folder_beside_the_result(lumina, toy, toy_f
     done = lumina(*asked, "--preview", 2)
     assert done.status == 0
     assert sorted(path.name for path in (tmp_path / "made-steps").iterdir()) == ["002.json", "004.json"]
-    assert json.loads(done.out)["previews"] == [str(tmp_path / "made-steps")]
+    assert [item["preview"] for item in json.loads(done.out)["items"]] == [str(tmp_path / "made-steps")]
     kept = out.read_bytes()
     lumina(*asked)
     assert out.read_bytes() == kept

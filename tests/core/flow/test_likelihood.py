@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from core.flow.test_multistep import gaussian
+from core.flow.test_multistep_solvers import gaussian
 
 from lumina_core.errors import ConfigError
 from lumina_core.flow.likelihood import log_likelihood
-from lumina_core.flow.solver import integrate, rk4
+from lumina_core.flow.solvers import integrate, rk4
 
 GRID = torch.linspace(0, 1, 33, dtype=torch.float64)
 
@@ -26,7 +26,7 @@ def test_the_density_of_a_gaussian_comes_out_and_its_noise():
     wanted = (-0.5 * ((data - 2) / 0.5) ** 2 - math.log(0.5) - 0.5 * math.log(2 * math.pi)).sum(dim=1)
     assert found.numpy() == pytest.approx(wanted.numpy(), abs=1e-3)
     assert way.values.numpy() == pytest.approx(((data - 2) / 0.5).numpy(), abs=1e-3)
-    assert way.evaluations == 4 * 32
+    assert way.nfe == 4 * 32
 
 
 def test_more_probes_come_nearer_where_directions_mix():

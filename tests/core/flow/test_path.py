@@ -11,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumina_core.errors import ConfigError
-from lumina_core.flow.path import GVP, VP, Linear, Prediction, convert, mix, velocity_between
+from lumina_core.flow.path import (
+    GVPPath,
+    LinearPath,
+    PredictionType,
+    VPPath,
+    convert_prediction,
+    sample_x_t,
+    velocity_target,
+)
 
-PATHS = [Linear(Linear.Config()), GVP(GVP.Config()), VP(VP.Config())]
-KINDS = get_args(Prediction)
+PATHS = [LinearPath(LinearPath.Config()), GVPPath(GVPPath.Config()), VPPath(VPPath.Config())]
+KINDS = get_args(PredictionType)
 EACH_PATH = pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 # away from the ends, where a coefficient vanishes and the conversion is infinite
 TIMES = st.floats(0.02, 0.98)
@@ -28,36 +36,38 @@ def ends(seed=0, batch=3):
 def truths(path, noise, data, time):
     at = time.view(-1, 1, 1)
     score = -noise / path.sigma(at)
-    return {"velocity": velocity_between(path, noise, data, time), "data": data, "noise": noise, "score": score}
+    return {"velocity": velocity_target(path, noise, data, time), "data": data, "noise": noise, "score": score}
 
 
 @EACH_PATH
 def test_a_path_ends_at_the_data(path):
     noise, data = ends()
     one = torch.ones(3, dtype=torch.float64)
-    assert mix(path, noise, data, one).numpy() == pytest.approx(data.numpy(), abs=1e-12)
+    assert sample_x_t(path, noise, data, one).numpy() == pytest.approx(data.numpy(), abs=1e-12)
 
 
 @EACH_PATH
 def test_a_path_begins_at_the_noise(path):
     noise, data = ends()
     # VP keeps exp(-5) of the data at its beginning
-    left = 1e-12 if not isinstance(path, VP) else 0.03
-    assert mix(path, noise, data, torch.zeros(3, dtype=torch.float64)).numpy() == pytest.approx(noise.numpy(), abs=left)
+    left = 1e-12 if not isinstance(path, VPPath) else 0.03
+    assert sample_x_t(path, noise, data, torch.zeros(3, dtype=torch.float64)).numpy() == pytest.approx(
+        noise.numpy(), abs=left
+    )
 
 
 @EACH_PATH
 @given(TIMES)
 def test_slopes_are_the_derivatives_of_their_curves(path, time):
     at = torch.tensor([time], dtype=torch.float64, requires_grad=True)
-    for curve, slope in ((path.alpha, path.alpha_slope), (path.sigma, path.sigma_slope)):
+    for curve, slope in ((path.alpha, path.d_alpha), (path.sigma, path.d_sigma)):
         (wanted,) = torch.autograd.grad(curve(at).sum(), at)
         assert float(slope(at.detach())) == pytest.approx(float(wanted), rel=1e-9)
         step = 1e-6
         numerical = (curve(at.detach() + step) - curve(at.detach() - step)) / (2 * step)
         assert float(slope(at.detach())) == pytest.approx(float(numerical), rel=1e-5, abs=1e-7)
-    ratio = path.alpha_slope(at.detach()) / path.alpha(at.detach())
-    assert float(path.log_alpha_slope(at.detach())) == pytest.approx(float(ratio), rel=1e-9)
+    ratio = path.d_alpha(at.detach()) / path.alpha(at.detach())
+    assert float(path.d_log_alpha(at.detach())) == pytest.approx(float(ratio), rel=1e-9)
 
 
 @EACH_PATH
@@ -65,8 +75,8 @@ def test_slopes_are_the_derivatives_of_their_curves(path, time):
 def test_the_velocity_between_is_the_derivative_of_the_mixture(path, time):
     noise, data = ends()
     at, step = torch.full((3,), time, dtype=torch.float64), 1e-6
-    numerical = (mix(path, noise, data, at + step) - mix(path, noise, data, at - step)) / (2 * step)
-    assert velocity_between(path, noise, data, at).numpy() == pytest.approx(numerical.numpy(), rel=1e-5, abs=1e-5)
+    numerical = (sample_x_t(path, noise, data, at + step) - sample_x_t(path, noise, data, at - step)) / (2 * step)
+    assert velocity_target(path, noise, data, at).numpy() == pytest.approx(numerical.numpy(), rel=1e-5, abs=1e-5)
 
 
 @given(TIMES)
@@ -81,12 +91,12 @@ def test_variance_preserving_paths_keep_the_variance(time):
 def test_every_conversion_gives_the_truth_and_there_and_back_is_where_one_was(path, times):
     noise, data = ends()
     time = torch.tensor(times, dtype=torch.float64)
-    x, truth = mix(path, noise, data, time), truths(path, noise, data, time)
+    x, truth = sample_x_t(path, noise, data, time), truths(path, noise, data, time)
     for source, target in itertools.product(KINDS, KINDS):
-        there = convert(path, truth[source], x, time, source, target)
+        there = convert_prediction(path, truth[source], x, time, source, target)
         scale = float(truth[target].abs().max())
         assert float((there - truth[target]).abs().max()) <= 1e-7 * scale
-        back = convert(path, there, x, time, target, source)
+        back = convert_prediction(path, there, x, time, target, source)
         assert float((back - truth[source]).abs().max()) <= 1e-6 * float(truth[source].abs().max())
 
 
@@ -94,23 +104,26 @@ def test_every_conversion_gives_the_truth_and_there_and_back_is_where_one_was(pa
 def test_a_floor_keeps_conversions_finite_at_the_ends(path):
     noise, data = ends(batch=2)
     # the slope of VP's sigma is itself infinite at the data
-    time = torch.tensor([0.0, 1.0 if not isinstance(path, VP) else 0.0], dtype=torch.float64)
-    x = mix(path, noise, data, time)
+    time = torch.tensor([0.0, 1.0 if not isinstance(path, VPPath) else 0.0], dtype=torch.float64)
+    x = sample_x_t(path, noise, data, time)
     for source, target in itertools.product(KINDS, KINDS):
         if "score" not in (source, target):
-            assert bool(convert(path, noise, x, time, source, target, floor=0.05).isfinite().all()), (source, target)
+            assert bool(convert_prediction(path, noise, x, time, source, target, min_coef=0.05).isfinite().all()), (
+                source,
+                target,
+            )
 
 
 @EACH_PATH
 def test_a_floor_changes_nothing_where_the_coefficients_are_above_it(path):
     noise, data = ends()
     time = torch.full((3,), 0.6, dtype=torch.float64)
-    x = mix(path, noise, data, time)
-    plain = convert(path, data, x, time, "data", "velocity")
-    assert torch.equal(convert(path, data, x, time, "data", "velocity", floor=0.05), plain)
+    x = sample_x_t(path, noise, data, time)
+    plain = convert_prediction(path, data, x, time, "data", "velocity")
+    assert torch.equal(convert_prediction(path, data, x, time, "data", "velocity", min_coef=0.05), plain)
 
 
 def test_an_unknown_prediction_is_refused_by_name():
     x = torch.zeros(1, 1, 1)
     with pytest.raises(ConfigError, match="'velocty'"):
-        convert(PATHS[0], x, x, torch.zeros(1), "velocty", "data")
+        convert_prediction(PATHS[0], x, x, torch.zeros(1), "velocty", "data")

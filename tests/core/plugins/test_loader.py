@@ -11,7 +11,7 @@ from broken_plugins import BROKEN, GOOD, HOOK
 from lumina_core import hookimpl
 from lumina_core.errors import PluginError
 from lumina_core.plugins.loader import Candidate, load_from
-from lumina_core.plugins.registry import Source
+from lumina_core.plugins.registry import PluginSource
 
 
 def module_of(text: str, name: str = "plugin"):
@@ -26,7 +26,7 @@ def module_of(text: str, name: str = "plugin"):
 
 
 def candidate(name: str, text: str, *requirements: str) -> Candidate:
-    return Candidate(Source(name, f"lumina-{name}", "1.0"), requirements, module_of(text, f"{name}_plugin"))
+    return Candidate(PluginSource(name, f"lumina-{name}", "1.0"), requirements, module_of(text, f"{name}_plugin"))
 
 
 def good(name: str) -> Candidate:
@@ -38,45 +38,47 @@ def test_a_broken_plugin_registers_nothing_says_why_and_stops_no_other(what):
     text, reason = BROKEN[what]
     registry = load_from([good("alpha"), candidate("bad", text), good("zeta")])
     assert list(registry.sources) == ["alpha", "zeta"]
-    assert list(registry.entries("solver")) == ["alpha.step", "zeta.step"]
+    assert list(registry.registrations("solver")) == ["alpha.step", "zeta.step"]
     assert reason in registry.failures["bad"].reason
     assert "\n" not in registry.failures["bad"].reason
-    assert "Traceback" in registry.failures["bad"].trace
+    assert "Traceback" in registry.failures["bad"].traceback
 
 
 def test_half_way_registers_nothing_of_any_kind():
-    text = f"""{HOOK}lumina_register_kinds(kinds):
-    kinds.add("vocoder", "a:b", "a:b", "c")
+    text = f"""{HOOK}lumina_register_component_types(component_types):
+    component_types.add("vocoder", "a:b", "a:b", "c")
 @hookimpl
-def lumina_register_parts(parts):
-    parts.vocoder("bad.voice", "a:b", "c")
+def lumina_register_components(components):
+    components.vocoder("bad.voice", "a:b", "c")
 @hookimpl
 def lumina_register_commands(commands):
     commands.add("sing", "a:b", "c")
     raise ValueError("too late")
 """
     registry = load_from([candidate("bad", text)])
-    assert "vocoder" not in registry.kinds()
-    assert not registry.entries("vocoder") and not registry.commands()
+    assert "vocoder" not in registry.component_types()
+    assert not registry.registrations("vocoder") and not registry.commands()
 
 
 def test_a_plugin_brings_a_kind_of_its_own_and_parts_of_it():
-    text = f"""{HOOK}lumina_register_kinds(kinds):
-    kinds.add("vocoder", "sound.contract:Vocoder", "sound.kit:check_vocoder", "numbers to a wave")
+    text = f"""{HOOK}lumina_register_component_types(component_types):
+    component_types.add("vocoder", "sound.contract:Vocoder", "sound.kit:check_vocoder", "numbers to a wave")
 @hookimpl
-def lumina_register_parts(parts):
-    parts.vocoder("sound.griffin", "sound.griffin:Griffin", "by iteration")
+def lumina_register_components(components):
+    components.vocoder("sound.griffin", "sound.griffin:Griffin", "by iteration")
 """
-    other = f"{HOOK}lumina_register_parts(parts):\n parts.vocoder('tone.sine', 'tone:Sine', 'one sine')"
+    other = f"{HOOK}lumina_register_components(components):\n components.vocoder('tone.sine', 'tone:Sine', 'one sine')"
     registry = load_from([candidate("sound", text), candidate("tone", other)])
     assert not registry.failures
-    assert registry.kinds()[-1] == "vocoder"
-    assert registry.entries("kind")["vocoder"].extra == {"check": "sound.kit:check_vocoder"}
-    assert list(registry.entries("vocoder")) == ["sound.griffin", "tone.sine"]
+    assert registry.component_types()[-1] == "vocoder"
+    assert registry.registrations("component_type")["vocoder"].extra == {"check": "sound.kit:check_vocoder"}
+    assert list(registry.registrations("vocoder")) == ["sound.griffin", "tone.sine"]
 
 
-VOCODER = f"{HOOK}lumina_register_kinds(kinds):\n kinds.add('vocoder', 'a:b', 'a:b', 'c')\n"
-VOICE = f"{HOOK}lumina_register_parts(parts):\n parts.vocoder('%s.voice', 'a:b', 'c')"
+VOCODER = (
+    f"{HOOK}lumina_register_component_types(component_types):\n component_types.add('vocoder', 'a:b', 'a:b', 'c')\n"
+)
+VOICE = f"{HOOK}lumina_register_components(components):\n components.vocoder('%s.voice', 'a:b', 'c')"
 
 
 @pytest.mark.parametrize("user", ["alpha", "zeta"])
@@ -85,7 +87,7 @@ def test_a_kind_can_be_used_by_plugins_before_and_after_the_one_that_brings_it(u
         [candidate(name, VOICE % name if name == user else VOCODER) for name in sorted(("sound", user))]
     )
     assert not registry.failures
-    assert list(registry.entries("vocoder")) == [f"{user}.voice"]
+    assert list(registry.registrations("vocoder")) == [f"{user}.voice"]
 
 
 def test_a_kind_of_a_plugin_that_fails_half_way_is_of_no_use_to_another():
@@ -96,7 +98,7 @@ def test_a_kind_of_a_plugin_that_fails_half_way_is_of_no_use_to_another():
 
 @pytest.mark.parametrize("name", ["alpha", "zeta"])
 def test_the_command_of_a_plugins_name_is_its_own_whoever_comes_first(name):
-    image = f"{HOOK}lumina_register_parts(parts):\n parts.task('image.t', 'a:b', 'c', command='image')"
+    image = f"{HOOK}lumina_register_components(components):\n components.task('image.t', 'a:b', 'c', command='image')"
     thief = f"{HOOK}lumina_register_commands(commands):\n commands.add('image', 'a:b', 'c')"
     registry = load_from([candidate(n, thief if n == name else image) for n in sorted(("image", name))])
     assert registry.commands()["image"].plugin == "image"
@@ -104,13 +106,13 @@ def test_the_command_of_a_plugins_name_is_its_own_whoever_comes_first(name):
 
 
 def test_an_entry_point_that_names_no_module_is_left_out():
-    registry = load_from([Candidate(Source("bad", "bad", "1.0"), (), lambda: 42), good("zeta")])
+    registry = load_from([Candidate(PluginSource("bad", "bad", "1.0"), (), lambda: 42), good("zeta")])
     assert registry.failures["bad"].reason == "the entry point names a int; wanted a module"
     assert "zeta" in registry.sources
 
 
 def test_the_second_of_two_plugins_of_one_name_is_left_out_and_the_first_stays():
-    second = Candidate(Source("alpha", "thief", "6.6"), (), module_of(GOOD.format(name="alpha")))
+    second = Candidate(PluginSource("alpha", "thief", "6.6"), (), module_of(GOOD.format(name="alpha")))
     registry = load_from([good("alpha"), second])
     assert registry.sources["alpha"].distribution == "lumina-alpha"
     (name,) = registry.failures
@@ -120,7 +122,7 @@ def test_the_second_of_two_plugins_of_one_name_is_left_out_and_the_first_stays()
 
 @pytest.mark.parametrize("kind", ["task", "command"])
 def test_two_plugins_cannot_bring_one_command(kind):
-    task = f"{HOOK}lumina_register_parts(parts):\n parts.task('%s.t', 'a:b', 'c', command='sing')"
+    task = f"{HOOK}lumina_register_components(components):\n components.task('%s.t', 'a:b', 'c', command='sing')"
     command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
     second = task % "zeta" if kind == "task" else command
     registry = load_from([candidate("alpha", task % "alpha"), candidate("zeta", second)])
@@ -130,7 +132,7 @@ def test_two_plugins_cannot_bring_one_command(kind):
 
 @pytest.mark.parametrize("requirement", ["lumina-core>=2,<3", "Lumina_Core<0.1", "lumina.core==0.0.1"])
 def test_a_plugin_made_for_another_core_is_left_out_before_it_is_imported(requirement):
-    never = Candidate(Source("old", "lumina-old", "1.0"), (requirement,), lambda: pytest.fail("it was imported"))
+    never = Candidate(PluginSource("old", "lumina-old", "1.0"), (requirement,), lambda: pytest.fail("it was imported"))
     reason = load_from([never]).failures["old"].reason
     assert reason.startswith("it was made for lumina-core") and reason.endswith("and this is 0.1.0")
 
@@ -180,11 +182,11 @@ def test_the_stop_key_stops():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_from([Candidate(Source("slow", "slow", "1.0"), (), stopped)])
+        load_from([Candidate(PluginSource("slow", "slow", "1.0"), (), stopped)])
 
 
 def test_hookimpl_marks_a_function_without_changing_it():
-    def lumina_register_parts(parts):
-        return parts
+    def lumina_register_components(components):
+        return components
 
-    assert hookimpl(lumina_register_parts)(3) == 3
+    assert hookimpl(lumina_register_components)(3) == 3

@@ -12,22 +12,22 @@ from broken_plugins import BROKEN, GOOD
 from making import write_distribution
 
 from lumina_core.errors import PluginError
-from lumina_core.plugins.loader import candidates, load
-from lumina_core.plugins.registry import Source
+from lumina_core.plugins.loader import find_candidates, load_plugins
+from lumina_core.plugins.registry import PluginSource
 
 
 def test_installed_plugins_are_found_and_the_core_is_first(install):
     install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
-    registry = load()
+    registry = load_plugins()
     assert next(iter(registry.sources)) == "core"
-    assert registry.sources["alpha"] == Source("alpha", "lumina-alpha", "1.0")
+    assert registry.sources["alpha"] == PluginSource("alpha", "lumina-alpha", "1.0")
     assert registry.find("solver", "alpha.step")(None, 5, 0, 1) == 5
 
 
 def test_a_distribution_that_takes_the_name_of_another_comes_after_it(install):
     thief = {"a_thief": GOOD.format(name="core")}
     install("a-thief", "core = a_thief", thief)
-    registry = load()
+    registry = load_plugins()
     assert registry.sources["core"].distribution == "lumina-core"
     assert "already taken by lumina-core" in registry.failures["core (a-thief)"].reason
 
@@ -35,13 +35,13 @@ def test_a_distribution_that_takes_the_name_of_another_comes_after_it(install):
 @pytest.mark.parametrize("line", ["bad = not a module!", "bad = bad_plugin:thing", "bad = ", "bad = .relative"])
 def test_a_malformed_entry_point_is_left_out_with_what_was_wanted(install, line):
     install("lumina-bad", line)
-    assert "wanted bad = package.module" in load().failures["bad"].reason
+    assert "wanted bad = package.module" in load_plugins().failures["bad"].reason
 
 
 def test_entry_points_that_cannot_be_parsed_are_left_out_under_their_distribution(install):
     install("lumina-bad", "this line has no sign")
     install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
-    registry = load()
+    registry = load_plugins()
     assert "cannot be read" in registry.failures["lumina-bad"].reason
     assert {"core", "alpha"} <= set(registry.sources)
 
@@ -49,34 +49,39 @@ def test_entry_points_that_cannot_be_parsed_are_left_out_under_their_distributio
 def test_a_distribution_without_metadata_is_found_and_called_unknown(install):
     folder = install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
     (folder / "lumina_alpha-1.0.dist-info" / "METADATA").unlink()
-    found = {c.source.plugin: c.source for c in candidates()}
+    found = {c.source.plugin: c.source for c in find_candidates()}
     assert found["core"].distribution == "lumina-core"
-    assert "alpha" in found and load().sources["alpha"].plugin == "alpha"
+    assert "alpha" in found and load_plugins().sources["alpha"].plugin == "alpha"
 
 
 def test_the_environment_chooses_which_plugins_are_loaded(install, monkeypatch):
     install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
     monkeypatch.setenv("LUMINA_PLUGINS", "")
-    assert list(load().sources) == ["core"]
-    load.cache_clear()
-    assert load().absence("alpha") == "the plugin 'alpha' is installed, but LUMINA_PLUGINS leaves it out"
-    load.cache_clear()
+    assert list(load_plugins().sources) == ["core"]
+    load_plugins.cache_clear()
+    assert load_plugins().missing_reason("alpha") == "the plugin 'alpha' is installed, but LUMINA_PLUGINS leaves it out"
+    load_plugins.cache_clear()
     monkeypatch.setenv("LUMINA_PLUGINS", " alpha, core ")
-    assert list(load().sources) == ["core", "alpha"]
+    assert list(load_plugins().sources) == ["core", "alpha"]
 
 
 def test_a_chosen_plugin_that_is_not_there_is_told_with_the_nearest(install, monkeypatch):
     install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
     monkeypatch.setenv("LUMINA_PLUGINS", "alhpa")
-    told = load().failures["alhpa"].reason
+    told = load_plugins().failures["alhpa"].reason
     assert told == "LUMINA_PLUGINS names it, and no such plugin is installed; did you mean 'alpha'?"
     with pytest.raises(PluginError, match="no plugin called 'alhpa' is installed"):
-        load().find("solver", "alhpa.step")
+        load_plugins().find("solver", "alhpa.step")
 
 
 def test_everything_that_the_core_names_is_there():
-    registry = load()
-    named = [(kind, n) for kind in registry.kinds() for n, e in registry.entries(kind).items() if e.plugin == "core"]
+    registry = load_plugins()
+    named = [
+        (kind, n)
+        for kind in registry.component_types()
+        for n, e in registry.registrations(kind).items()
+        if e.plugin == "core"
+    ]
     assert len(named) > 20
     assert all(callable(registry.find(kind, name)) for kind, name in named)
 

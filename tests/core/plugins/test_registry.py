@@ -5,28 +5,29 @@ from __future__ import annotations
 import pytest
 
 from lumina_core.errors import PluginError
-from lumina_core.plugins.offers import Entry
-from lumina_core.plugins.registry import Failure, Registry, Source
+from lumina_core.plugins.registry import PluginFailure, PluginSource, Registration, Registry
 
 
 @pytest.fixture
 def registry() -> Registry:
     made = Registry()
     core = [
-        Entry("solver", "core.midpoint", "lumina_core.errors:ShapeError", "second order", "core"),
-        Entry("solver", "core.heun", "lumina_core.errors:ShapeError", "second order", "core"),
-        Entry("head", "core.gone", "lumina_core.errors:Nothing", "not there", "core"),
-        Entry("head", "core.nowhere", "lumina_nowhere:Nothing", "not there", "core"),
+        Registration("solver", "core.midpoint", "lumina_core.errors:ShapeError", "second order", "core"),
+        Registration("solver", "core.heun", "lumina_core.errors:ShapeError", "second order", "core"),
+        Registration("head", "core.gone", "lumina_core.errors:Nothing", "not there", "core"),
+        Registration("head", "core.nowhere", "lumina_nowhere:Nothing", "not there", "core"),
     ]
-    made.join(Source("core", "lumina-core", "0.1.0"), core)
+    made.add(PluginSource("core", "lumina-core", "0.1.0"), core)
     other = [
-        Entry("solver", "zeta.midpoint", "lumina_core.errors:ConfigError", "another", "zeta"),
-        Entry("solver", "zeta.quick", "lumina_core.errors:ConfigError", "another", "zeta"),
-        Entry("command", "sing", "zeta.sing:sing", "sings", "zeta"),
-        Entry("task", "zeta.speak", "zeta.speak:Speak", "speaks", "zeta", {"command": "speak"}),
+        Registration("solver", "zeta.midpoint", "lumina_core.errors:ConfigError", "another", "zeta"),
+        Registration("solver", "zeta.quick", "lumina_core.errors:ConfigError", "another", "zeta"),
+        Registration("command", "sing", "zeta.sing:sing", "sings", "zeta"),
+        Registration("task", "zeta.speak", "zeta.speak:Speak", "speaks", "zeta", {"command": "speak"}),
     ]
-    made.join(Source("zeta", "lumina-zeta", "3.1"), other)
-    made.failures["audio"] = Failure(Source("audio", "lumina-audio", "0.1"), "ImportError: libsndfile is missing")
+    made.add(PluginSource("zeta", "lumina-zeta", "3.1"), other)
+    made.failures["audio"] = PluginFailure(
+        PluginSource("audio", "lumina-audio", "0.1"), "ImportError: libsndfile is missing"
+    )
     return made
 
 
@@ -41,7 +42,7 @@ def test_a_short_name_finds_the_cores_part_first_and_then_any(registry):
 
 
 def test_a_short_name_that_two_plugins_have_is_not_guessed(registry):
-    registry.join(Source("beta", "lumina-beta", "1"), [Entry("solver", "beta.quick", "a:b", "", "beta")])
+    registry.add(PluginSource("beta", "lumina-beta", "1"), [Registration("solver", "beta.quick", "a:b", "", "beta")])
     with pytest.raises(PluginError, match=r"several .* are called 'quick': say zeta.quick or beta.quick"):
         registry.find("solver", "quick")
 
@@ -72,7 +73,7 @@ def test_a_part_of_a_plugin_that_is_not_installed_names_what_to_install(registry
 
 def test_a_part_of_a_plugin_that_was_left_out_names_the_reason(registry):
     with pytest.raises(PluginError, match=r"'audio' is installed but was left out: ImportError: libsndfile is missing"):
-        registry.find("tokenizer", "audio.frames")
+        registry.find("tokenizer", "audio.patchify")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("core.gone", "AttributeError"), ("core.nowhere", "ModuleNotFoundError")])
@@ -84,19 +85,19 @@ def test_a_part_that_cannot_be_imported_says_from_where_and_why(registry, name, 
 def test_a_part_that_ends_the_program_at_import_does_not(registry, tmp_path, monkeypatch):
     (tmp_path / "an_ending.py").write_text("raise SystemExit(5)", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    registry.join(Source("bad", "bad", "1"), [Entry("head", "bad.end", "an_ending:x", "", "bad")])
+    registry.add(PluginSource("bad", "bad", "1"), [Registration("head", "bad.end", "an_ending:x", "", "bad")])
     with pytest.raises(PluginError, match="SystemExit: 5"):
         registry.find("head", "bad.end")
 
 
 def test_a_taken_name_keeps_everything_of_the_newcomer_out(registry):
     newcomers = [
-        Entry("head", "core.new", "a:b", "", "core"),
-        Entry("solver", "core.heun", "a:b", "", "core"),
+        Registration("head", "core.new", "a:b", "", "core"),
+        Registration("solver", "core.heun", "a:b", "", "core"),
     ]
     with pytest.raises(PluginError, match=r"solver 'core.heun' is already brought by the plugin 'core'"):
-        registry.join(Source("thief", "thief", "1"), newcomers)
-    assert "thief" not in registry.sources and "core.new" not in registry.entries("head")
+        registry.add(PluginSource("thief", "thief", "1"), newcomers)
+    assert "thief" not in registry.sources and "core.new" not in registry.registrations("head")
 
 
 def test_commands_are_those_of_tasks_and_of_plugins(registry):
@@ -104,4 +105,4 @@ def test_commands_are_those_of_tasks_and_of_plugins(registry):
 
 
 def test_the_owner_of_a_part_is_its_distribution(registry):
-    assert registry.owner("solver", "quick") == ("lumina-zeta", "3.1")
+    assert registry.provider("solver", "quick") == ("lumina-zeta", "3.1")

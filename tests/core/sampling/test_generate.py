@@ -6,11 +6,11 @@ import pytest
 import torch
 from core.toy import LENGTH, ToyRequest, recipe, registry, values
 
-from lumina_core.config import Use
+from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.model import build_model
 from lumina_core.recipe import read_recipe
-from lumina_core.sampling.generate import generate
+from lumina_core.sampling.generate import generate_batch
 
 
 def model(conditioner="word", **changes):
@@ -27,7 +27,7 @@ MODEL = model()
 
 
 def ask(*requests, of=MODEL, on_step=None):
-    return generate(of, registry(), [ToyRequest(**request) for request in requests], on_step)
+    return generate_batch(of, registry(), [ToyRequest(**request) for request in requests], on_step)
 
 
 def test_the_same_request_gives_the_same_result_and_another_seed_another():
@@ -57,42 +57,49 @@ def test_the_kth_of_several_has_the_seed_plus_k():
 
 @pytest.mark.parametrize(("solver", "a_step"), [("euler", 1), ("midpoint", 2), ("core.heun", 2), ("rk4", 4)])
 def test_evaluations_are_counted_and_settings_recorded(solver, a_step):
-    asked = {"word": "low", "steps": 3, "solver": solver, "grid": "shift", "guidance": 1.5}
+    asked = {"word": "low", "steps": 3, "solver": solver, "schedule": "shift", "guidance_scale": 1.5}
     found = ask(asked)
-    assert found.evaluations == found.record()["evaluations"] == 3 * a_step
+    assert found.nfe == found.metadata()["nfe"] == 3 * a_step
     settings = found.settings
-    assert (settings.steps, settings.solver, settings.grid, settings.guidance) == (3, solver, "shift_grid", 1.5)
-    assert found.seconds > 0
+    assert (settings.steps, settings.solver, settings.schedule, settings.guidance_scale) == (
+        3,
+        solver,
+        "shift_schedule",
+        1.5,
+    )
+    assert found.generation_seconds > 0
     # the record stands in the file: the same request must give the same file
-    assert found.record() == ask(asked).record()
+    assert found.metadata() == ask(asked).metadata()
 
 
 def test_what_is_left_open_comes_from_the_recipe():
     settings = ask({"word": "low"}).settings
-    assert (settings.steps, settings.guidance, settings.solver) == (3, 2.0, "core.midpoint")
+    assert (settings.steps, settings.guidance_scale, settings.solver) == (3, 2.0, "core.midpoint")
 
 
 def test_guidance_of_one_is_the_conditional_flow_and_ignores_the_negative():
-    plain = ask({"word": "low", "guidance": 1}).data
-    assert torch.equal(ask({"word": "low", "guidance": 1, "silent": "high"}).data, plain)
-    nearly = ask({"word": "low", "guidance": 1.0001}).data
+    plain = ask({"word": "low", "guidance_scale": 1}).data
+    assert torch.equal(ask({"word": "low", "guidance_scale": 1, "negative_word": "high"}).data, plain)
+    nearly = ask({"word": "low", "guidance_scale": 1.0001}).data
     assert nearly.numpy() == pytest.approx(plain.numpy(), abs=1e-2)
 
 
 def test_a_negative_takes_the_place_of_silence():
-    with_silence, with_word = (ask({"word": "low", "guidance": 3, **more}).data for more in ({}, {"silent": "high"}))
+    with_silence, with_word = (
+        ask({"word": "low", "guidance_scale": 3, **more}).data for more in ({}, {"negative_word": "high"})
+    )
     assert not torch.equal(with_silence, with_word)
     # away from what is itself said there is no direction
-    same = ask({"word": "low", "guidance": 3, "silent": "low"}).data
-    assert same.numpy() == pytest.approx(ask({"word": "low", "guidance": 1}).data.numpy(), abs=1e-4)
+    same = ask({"word": "low", "guidance_scale": 3, "negative_word": "low"}).data
+    assert same.numpy() == pytest.approx(ask({"word": "low", "guidance_scale": 1}).data.numpy(), abs=1e-4)
 
 
 def test_only_the_first_channels_are_guided_where_the_recipe_says_so():
-    sampling = {"steps": 1, "solver": "core.euler", "guidance": 3.0}
+    sampling = {"steps": 1, "solver": "core.euler", "guidance_scale": 3.0}
     of = model(sampling={**sampling, "guidance_channels": 1})
     some = ask({"word": "low"}, of=of).data
     every = ask({"word": "low"}, of=model(sampling=sampling)).data
-    none = ask({"word": "low", "guidance": 1}, of=of).data
+    none = ask({"word": "low", "guidance_scale": 1}, of=of).data
     # after a single step the channels have not met yet
     assert some[:, 0].numpy() == pytest.approx(every[:, 0].numpy(), abs=1e-5)
     assert some[:, 1].numpy() == pytest.approx(none[:, 1].numpy(), abs=1e-5)
@@ -107,17 +114,17 @@ def test_on_step_sees_the_way_and_can_stop_it():
     seen = []
     found = ask({"word": "low", "steps": 4}, on_step=lambda at: seen.append((at.step, at.time)) or at.step == 2)
     assert seen == [(1, 0.25), (2, 0.5)]
-    assert found.evaluations == 4
+    assert found.nfe == 4
 
 
 @pytest.mark.parametrize("prediction", ["data", "noise", "velocity"])
 def test_a_fresh_model_of_any_prediction_gives_finite_data(prediction):
-    asked = recipe().model_copy(update={"objective": Use(use="core.flow_matching", prediction=prediction)})
+    asked = recipe().model_copy(update={"objective": ComponentSpec(type="core.flow_matching", prediction=prediction)})
     made = build_model(asked, registry()).eval()
-    assert bool(generate(made, registry(), [ToyRequest(label=1)]).data.isfinite().all())
+    assert bool(generate_batch(made, registry(), [ToyRequest(label=1)]).data.isfinite().all())
 
 
-@pytest.mark.parametrize("change", [{"steps": 4}, {"guidance": 1.0}, {"solver": "euler"}, {"grid": "shift"}])
+@pytest.mark.parametrize("change", [{"steps": 4}, {"guidance_scale": 1.0}, {"solver": "euler"}, {"schedule": "shift"}])
 def test_requests_that_disagree_are_refused(change):
     with pytest.raises(ConfigError, match="must agree"):
         ask({"word": "low"}, {"word": "low", **change})
@@ -134,7 +141,7 @@ def test_what_the_model_was_not_built_for_is_refused():
     with pytest.raises(PluginError, match="did you mean 'midpoint'"):
         ask({"word": "low", "solver": "midpiont"})
     with pytest.raises(PluginError):
-        ask({"word": "low", "grid": "wavy"})
+        ask({"word": "low", "schedule": "wavy"})
 
 
 def test_generation_changes_no_weight():

@@ -8,7 +8,7 @@ from core.sampling.test_generate import MODEL, ask, model
 from core.toy import Identity, Make, registry
 
 from lumina_core.errors import ConfigError
-from lumina_core.flow.guidance import rescaled
+from lumina_core.flow.guidance import cfg_rescale
 
 LENGTHS = (6, 3, 9, 3)
 
@@ -21,16 +21,16 @@ def asked(**more):
     "settings",
     [
         {},
-        {"guidance": 1},
-        {"guidance": 3, "guidance_rescale": 0.7},
-        {"guidance_split": "apart"},
+        {"guidance_scale": 1},
+        {"guidance_scale": 3, "guidance_rescale": 0.7},
+        {"cfg_batching": "sequential"},
         {"solver": "sde"},
         {"solver": "dpmpp", "steps": 4},
-        {"extrapolation": "ntk:trained=6"},
-        {"extrapolation": "yarn:trained=3"},
-        {"extrapolation": "time_aware:trained=3", "proportional": 4},
+        {"rope_scaling": "ntk:train_size=6"},
+        {"rope_scaling": "yarn:train_size=3"},
+        {"rope_scaling": "time_aware:train_size=3", "base_sequence_length": 4},
         {"context_drop": "time_aware:window=[2,1,1]"},
-        {"context_drop": "time_aware:window=[2,1,1]", "proportional": 3, "extrapolation": "dype:trained=6"},
+        {"context_drop": "time_aware:window=[2,1,1]", "base_sequence_length": 3, "rope_scaling": "dype:train_size=6"},
     ],
 )
 def test_a_batch_of_several_lengths_is_what_each_is_alone(settings):
@@ -63,14 +63,14 @@ def test_the_spread_of_padded_velocities_is_that_of_the_real_ones():
     strong, plain = torch.randn(2, 1, 5, 3)
     real = torch.tensor([[True, True, True, False, False]])
     padded = [part * real[..., None] for part in (strong, plain)]
-    alone = rescaled(strong[:, :3], plain[:, :3], 0.7)
-    assert rescaled(*padded, 0.7, real)[:, :3].numpy() == pytest.approx(alone.numpy(), abs=1e-5)
+    alone = cfg_rescale(strong[:, :3], plain[:, :3], 0.7)
+    assert cfg_rescale(*padded, 0.7, real)[:, :3].numpy() == pytest.approx(alone.numpy(), abs=1e-5)
 
 
 class Halves(Identity):
     """Two moments are one."""
 
-    stride = (2,)
+    downsample_factor = (2,)
 
     def encode(self, data):
         return data.unflatten(2, (-1, 2)).mean(dim=3)
@@ -82,7 +82,7 @@ class Halves(Identity):
 class Filling(Make):
     """Takes every length."""
 
-    fills_up = True
+    pads_to_valid_size = True
 
 
 def test_a_task_that_fills_up_gets_every_length_and_not_a_moment_more(monkeypatch):
@@ -100,10 +100,10 @@ def test_a_task_that_fills_up_gets_every_length_and_not_a_moment_more(monkeypatc
 
 def test_generation_of_one_size_makes_no_mask():
     blank = []
-    plain = MODEL.tokenizer.blank
+    plain = MODEL.tokenizer.empty
     try:
-        MODEL.tokenizer.blank = lambda *given: blank.append(plain(*given)) or blank[-1]
+        MODEL.tokenizer.empty = lambda *given: blank.append(plain(*given)) or blank[-1]
         ask({"word": "low", "count": 2})
     finally:
-        del MODEL.tokenizer.blank
+        del MODEL.tokenizer.empty
     assert all(tokens.mask is None for tokens in blank) and registry()

@@ -7,15 +7,15 @@ import os
 
 import pytest
 import yaml
-from image.making_pictures import coded
+from image.image_files import encode_image
 from PIL import Image
 
 TINY = {
-    "task": {"use": "image.text_to_image", "side": 32},
-    "autoencoder": {"use": "image.pixels"},
-    "tokenizer": {"use": "image.patches", "patch": 8},
-    "objective": {"use": "core.flow_matching"},
-    "training": {"batch": 2},
+    "task": {"type": "image.text_to_image", "image_size": 32},
+    "autoencoder": {"type": "image.identity"},
+    "tokenizer": {"type": "image.patchify", "patch_size": 8},
+    "objective": {"type": "core.flow_matching"},
+    "training": {"global_batch_size": 2},
 }
 
 
@@ -35,9 +35,14 @@ def folder(tmp_path, recipe):
     """A folder of eight wide, two high and one very long picture, as a data set."""
     (tmp_path / "pictures").mkdir()
     for number, size in enumerate([(64, 32)] * 8 + [(32, 64)] * 2 + [(400, 10)]):
-        (tmp_path / "pictures" / f"{number:02}.png").write_bytes(coded(size=size))
+        (tmp_path / "pictures" / f"{number:02}.png").write_bytes(encode_image(size=size))
         (tmp_path / "pictures" / f"{number:02}.txt").write_text("a", encoding="utf-8")
-    return {"use": "image.folder", "folder": str(tmp_path / "pictures"), "side": 32, "buckets": {"step": 8, "best": 1}}
+    return {
+        "type": "image.folder",
+        "folder": str(tmp_path / "pictures"),
+        "image_size": 32,
+        "buckets": {"step": 8, "top_k": 1},
+    }
 
 
 def test_the_table_says_the_sizes_and_what_is_left_out(lumina, recipe, folder):
@@ -46,18 +51,18 @@ def test_the_table_says_the_sizes_and_what_is_left_out(lumina, recipe, folder):
     rows = [line.split() for line in done.out.splitlines()]
     assert ["40", "x", "24", "1.67", "8", "80.0%", "4", "16.7%", "0%"] in [row[:9] for row in rows]
     assert "10 pictures in 2 sizes, 11 sizes unused; 16.7% of them is cut away; batches of 2, about 0" in done.out
-    assert "left out: 1\n  10.png: 400x10: the best bucket keeps 10% of it, under least_kept" in done.out
+    assert "left out: 1\n  10.png: 400x10: the best bucket keeps 10% of it, under min_kept_fraction" in done.out
     assert "32 x 32" not in done.out and "32 x 32" in lumina("buckets", recipe(folder), "--all").out
 
 
 def test_json_is_one_object_with_every_size_and_every_name(lumina, recipe, folder):
-    done = lumina("buckets", recipe(folder), "--json", "--set", "dataset.buckets.best=2")
+    done = lumina("buckets", recipe(folder), "--json", "--set", "dataset.buckets.top_k=2")
     said = json.loads(done.out)
-    assert sum(row["draws"] for row in said["buckets"]) == 10 == said["pictures"]
-    drawn = [row for row in said["buckets"] if row["draws"]]
-    assert [row["draws"] for row in drawn].count(4.0) == 2 and len(drawn) == 4
-    assert sum(row["pictures"] for row in said["buckets"]) == 10
-    assert [one["name"] for one in said["left_out"]] == ["10.png"]
+    assert sum(row["expected_draws"] for row in said["buckets"]) == 10 == said["num_images"]
+    drawn = [row for row in said["buckets"] if row["expected_draws"]]
+    assert [row["expected_draws"] for row in drawn].count(4.0) == 2 and len(drawn) == 4
+    assert sum(row["num_best"] for row in said["buckets"]) == 10
+    assert [one["name"] for one in said["skipped"]] == ["10.png"]
 
 
 def test_the_drawing_is_a_png_with_a_line_a_size(lumina, recipe, folder, tmp_path):
@@ -70,15 +75,15 @@ def test_the_drawing_is_a_png_with_a_line_a_size(lumina, recipe, folder, tmp_pat
 
 def test_a_mixture_shows_the_sizes_of_all_by_their_weights(lumina, recipe, folder):
     square = {**folder, "buckets": None, "weight": 3}
-    mixture = {"use": "core.mixture", "dataset": [{**folder, "weight": 1}, square]}
+    mixture = {"type": "core.mixture", "dataset": [{**folder, "weight": 1}, square]}
     said = json.loads(lumina("buckets", recipe(mixture), "--json").out)
-    shares = {(row["width"], row["height"]): row["share"] for row in said["buckets"] if row["draws"]}
+    shares = {(row["width"], row["height"]): row["fraction"] for row in said["buckets"] if row["expected_draws"]}
     assert shares == {(40, 24): 0.2, (32, 32): 0.75, (24, 40): 0.05}
 
 
 def test_pictures_of_one_size_are_one_line(lumina, recipe):
-    (row,) = json.loads(lumina("buckets", recipe({"use": "image.emoji"}), "--json").out)["buckets"]
-    assert (row["width"], row["height"], row["share"], row["cut_away"]) == (64, 64, 1.0, 0.0)
+    (row,) = json.loads(lumina("buckets", recipe({"type": "image.emoji"}), "--json").out)["buckets"]
+    assert (row["width"], row["height"], row["fraction"], row["cropped_fraction"]) == (64, 64, 1.0, 0.0)
 
 
 def test_sizes_that_the_model_cannot_do_are_told_before_a_run_begins(lumina, recipe, folder, tmp_path):

@@ -9,12 +9,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from image.making_pictures import giant_header
+from image.image_files import giant_header
 from PIL import Image
 
 from lumina_core.errors import ConfigError
 from lumina_image.datasets.folder import FolderDataset
-from lumina_image.pictures import PictureError, check_header, on_white, read_picture, square
+from lumina_image.image_io import ImageError, read_image, read_image_size, square_crop_resize, to_rgb
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -27,10 +27,10 @@ def picture(path, colour=RED, size=(40, 30), caption=None, **how):
 
 
 def folder(path, **options):
-    return FolderDataset(FolderDataset.Config.read({"folder": str(path), "side": 16, **options}, "test"))
+    return FolderDataset(FolderDataset.Config.read({"folder": str(path), "image_size": 16, **options}, "test"))
 
 
-def reasons(data):
+def skip_reasons(data):
     return {skipped.name: skipped.reason for skipped in data.skipped}
 
 
@@ -41,12 +41,12 @@ def test_each_line_of_the_text_beside_a_picture_is_a_caption(tmp_path):
     data = folder(tmp_path)
     assert data.values("file") == ["a.png", "deep/b.jpg"]
     assert data.values("caption") == ["a red square", "red, all over", "ein blaues Quadrat"]
-    drawn = {data.example(0, random.Random(n))["caption"] for n in range(20)}
+    drawn = {data.get(0, random.Random(n))["caption"] for n in range(20)}
     assert drawn == {"a red square", "red, all over"}
-    example = data.example(0, random.Random(0))
-    assert example["picture"].shape == (3, 16, 16)
-    assert example["picture"].dtype == torch.float32
-    assert example["picture"].amin((1, 2)).tolist() == [1, -1, -1]
+    example = data.get(0, random.Random(0))
+    assert example["image"].shape == (3, 16, 16)
+    assert example["image"].dtype == torch.float32
+    assert example["image"].amin((1, 2)).tolist() == [1, -1, -1]
     assert data.skipped == []
 
 
@@ -57,7 +57,7 @@ def test_captions_come_from_a_jsonl_where_there_is_one(tmp_path):
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     data = folder(tmp_path)
     assert data.values("file") == ["b.png", "a.png"]
-    assert {data.example(0, random.Random(n))["caption"] for n in range(20)} == {"one", "two"}
+    assert {data.get(0, random.Random(n))["caption"] for n in range(20)} == {"one", "two"}
 
 
 def test_damaged_giant_and_uncaptioned_pictures_are_skipped_counted_and_named(tmp_path, caplog):
@@ -74,19 +74,19 @@ def test_damaged_giant_and_uncaptioned_pictures_are_skipped_counted_and_named(tm
     with caplog.at_level(logging.WARNING, logger="lumina.sources"):
         data = folder(tmp_path)
     assert data.values("file") == ["good.png"]
-    assert set(reasons(data)) == {"cut.jpg", "noise.png", "giant.png", "silent.txt"}
-    assert "too large" in reasons(data)["giant.png"]
+    assert set(skip_reasons(data)) == {"cut.jpg", "noise.png", "giant.png", "silent.txt"}
+    assert "too large" in skip_reasons(data)["giant.png"]
     assert len(caplog.records) == 1
-    assert "1 pictures, 4 skipped" in caplog.text
+    assert "1 images, 4 skipped" in caplog.text
     assert "silent.txt (no caption: missing)" in caplog.text
 
 
 def test_the_bound_on_pixels_is_checked_before_decoding(tmp_path):
     giant_header(tmp_path / "giant.png", 9000, 9000)
-    with pytest.raises(PictureError, match="9000x9000, more than 64000000 pixels"):
-        check_header(tmp_path / "giant.png", 64_000_000)
+    with pytest.raises(ImageError, match="9000x9000, more than 64000000 pixels"):
+        read_image_size(tmp_path / "giant.png", 64_000_000)
     picture(tmp_path / "small.png", caption="s")
-    assert set(reasons(folder(tmp_path, max_pixels=1200))) == {"giant.png"}
+    assert set(skip_reasons(folder(tmp_path, max_pixels=1200))) == {"giant.png"}
     with pytest.raises(ConfigError, match="nothing to train on"):
         folder(tmp_path, max_pixels=1199)
 
@@ -94,14 +94,14 @@ def test_the_bound_on_pixels_is_checked_before_decoding(tmp_path):
 def test_a_picture_that_breaks_later_is_replaced_by_the_next_and_named(tmp_path):
     for name, colour in (("a.png", RED), ("b.png", GREEN)):
         picture(tmp_path / name, colour, caption=name)
-    data = folder(tmp_path, decode_first=0)
+    data = folder(tmp_path, validate_first=0)
     (tmp_path / "a.png").write_bytes(b"gone bad")
     for _ in range(2):
-        assert data.example(0, random.Random(0))["caption"] == "b.png"
+        assert data.get(0, random.Random(0))["caption"] == "b.png"
     assert [skipped.name for skipped in data.skipped] == ["a.png"]
     (tmp_path / "b.png").unlink()
     with pytest.raises(ConfigError, match="can be read any more"):
-        data.example(0, random.Random(0))
+        data.get(0, random.Random(0))
 
 
 def test_nothing_outside_the_folder_is_opened(tmp_path):
@@ -116,12 +116,12 @@ def test_nothing_outside_the_folder_is_opened(tmp_path):
     (inside / "linked").symlink_to(outside)
     data = folder(inside)
     assert data.values("file") == ["own.png"]
-    assert set(reasons(data)) == {"link.png", "words.txt"}
+    assert set(skip_reasons(data)) == {"link.png", "words.txt"}
     lines = [{"file": f, "caption": "x"} for f in ("../outside/secret.png", str(secret), "link.png", "own.png")]
     (inside / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     data = folder(inside)
     assert data.values("file") == ["own.png"]
-    assert set(reasons(data).values()) == {"leads outside the folder"}
+    assert set(skip_reasons(data).values()) == {"leads outside the folder"}
     assert len(data.skipped) == 3
 
 
@@ -163,10 +163,10 @@ def test_a_centre_crop_takes_the_middle_and_a_random_one_moves_with_the_draw(tmp
         stripes[:, 30 * third : 30 * third + 30] = colour
     Image.fromarray(stripes).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("stripes", encoding="utf-8")
-    middle = folder(tmp_path, crop="centre").example(0, random.Random(0))["picture"]
+    middle = folder(tmp_path, crop="center").get(0, random.Random(0))["image"]
     assert middle[:, 8, 8].tolist() == [-1, 1, -1]
     data = folder(tmp_path)
-    drawn = [data.example(0, random.Random(n))["picture"] for n in (1, 1, 2)]
+    drawn = [data.get(0, random.Random(n))["image"] for n in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
@@ -177,7 +177,7 @@ def test_a_picture_is_turned_upright_by_its_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees to the right
     halves.save(tmp_path / "a.png", exif=exif)
-    upright = read_picture(tmp_path / "a.png", 10**6)
+    upright = read_image(tmp_path / "a.png", 10**6)
     assert upright.getpixel((10, 2)) == RED
     assert upright.getpixel((10, 17)) == BLUE
 
@@ -187,16 +187,16 @@ def test_transparent_parts_are_white_in_every_mode():
     palette = Image.new("P", (2, 2), 0)
     palette.info["transparency"] = 0
     for image in (clear, clear.convert("LA"), palette):
-        assert on_white(image).getpixel((0, 0)) == (255, 255, 255)
+        assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
     half = Image.new("RGBA", (1, 1), (255, 0, 0, 128))
-    assert on_white(half).getpixel((0, 0)) == pytest.approx((255, 127, 127), abs=1)
+    assert to_rgb(half).getpixel((0, 0)) == pytest.approx((255, 127, 127), abs=1)
 
 
 def test_sixteen_bits_keep_their_brightness():
     grey = Image.fromarray(np.full((2, 2), 128 * 257, dtype=np.uint16))
-    assert on_white(grey).getpixel((0, 0)) == (128, 128, 128)
+    assert to_rgb(grey).getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_a_very_long_picture_is_cut_before_it_is_resized():
     line = Image.new("RGB", (200_000, 1), GREEN)
-    assert square(line, 64).size == (64, 64)
+    assert square_crop_resize(line, 64).size == (64, 64)

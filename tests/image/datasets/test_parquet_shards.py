@@ -12,10 +12,10 @@ pytest.importorskip("pyarrow", reason="lumina-image[shards] is not installed")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from image.making_pictures import coded, reasons
+from image.image_files import encode_image, skip_reasons
 
 from lumina_core.errors import ConfigError, PluginError
-from lumina_core.train.order import order_of
+from lumina_core.training.dataloader import make_sampler
 from lumina_image.datasets import parquet_shards
 from lumina_image.datasets.parquet_shards import ParquetDataset
 
@@ -26,16 +26,16 @@ def write(path, columns, rows=4, **schema):
 
 def numbered(count, begin=0):
     numbers = range(begin, begin + count)
-    return {"image": [coded((n, 0, 0)) for n in numbers], "caption": [f"number {n}" for n in numbers]}
+    return {"image": [encode_image((n, 0, 0)) for n in numbers], "caption": [f"number {n}" for n in numbers]}
 
 
 def shards(path, **options):
-    return ParquetDataset(ParquetDataset.Config.read({"folder": str(path), "side": 8, **options}, "test"))
+    return ParquetDataset(ParquetDataset.Config.read({"folder": str(path), "image_size": 8, **options}, "test"))
 
 
 def reds(data):
-    read = [data.example(index, random.Random(0)) for index in range(len(data))]
-    return {one["caption"]: round((float(one["picture"][0, 0, 0]) + 1) * 127.5) for one in read}
+    read = [data.get(index, random.Random(0)) for index in range(len(data))]
+    return {one["caption"]: round((float(one["image"][0, 0, 0]) + 1) * 127.5) for one in read}
 
 
 def test_pictures_of_several_files_and_row_groups_are_found_in_any_order(tmp_path):
@@ -43,42 +43,42 @@ def test_pictures_of_several_files_and_row_groups_are_found_in_any_order(tmp_pat
     write(tmp_path / "b.parquet", numbered(3, begin=10))
     data = shards(tmp_path)
     assert reds(data) == {f"number {n}": n for n in range(13)}
-    assert data.values("file")[9] == "a.parquet:2:1" and data.stretches() == [4, 4, 2, 3]
+    assert data.values("file")[9] == "a.parquet:2:1" and data.read_groups() == [4, 4, 2, 3]
     assert data.values("caption") == [f"number {n}" for n in range(13)]
     assert reds(pickle.loads(pickle.dumps(data))) == reds(data)
 
 
 def test_pictures_come_as_bytes_with_a_path_or_as_paths_inside_the_folder(tmp_path):
-    (tmp_path / "in.png").write_bytes(coded((7, 0, 0)))
-    held = [{"bytes": coded((5, 0, 0)), "path": "gone.png"}, {"bytes": None, "path": "in.png"}]
+    (tmp_path / "in.png").write_bytes(encode_image((7, 0, 0)))
+    held = [{"bytes": encode_image((5, 0, 0)), "path": "gone.png"}, {"bytes": None, "path": "in.png"}]
     write(tmp_path / "a.parquet", {"image": held, "text": ["five", "seven"]})
     assert reds(shards(tmp_path)) == {"five": 5, "seven": 7}
     paths = ["in.png", "../out.png", "/etc/passwd", "absent.png", ""]
     write(tmp_path / "a.parquet", {"file_name": paths, "text": ["seven"] * 5})
     data = shards(tmp_path)
     assert reds(data) == {"seven": 7}
-    said = " ".join(reasons(data).values())
+    said = " ".join(skip_reasons(data).values())
     assert said.count("leads outside the folder") == 2 and "missing" in said and "neither bytes nor a path" in said
 
 
 def test_captions_by_source_come_from_columns_lists_structs_and_maps(tmp_path):
-    columns = {"image": [coded()] * 2, "llava": ["a long one", None], "blip2": [["short", "tiny"], ["only"]]}
+    columns = {"image": [encode_image()] * 2, "llava": ["a long one", None], "blip2": [["short", "tiny"], ["only"]]}
     write(tmp_path / "a.parquet", columns)
-    data = shards(tmp_path, captions=["llava", "blip2"], caption_weights={"blip2": 0.5})
+    data = shards(tmp_path, caption_columns=["llava", "blip2"], caption_weights={"blip2": 0.5})
     assert data.values("caption") == ["a long one", "short", "tiny", "only"]
     kind = pa.map_(pa.string(), pa.list_(pa.string()))
     told = pa.array([[("llava", ["a long one"]), ("blip2", ["short"])]], kind)
     for captions in (told, pa.array([{"llava": "a long one", "blip2": "short"}])):
         weights = pa.array([[("llava", 0.0)]], pa.map_(pa.string(), pa.float64()))
-        write(tmp_path / "a.parquet", {"image": [coded()], "captions": captions, "caption_weights": weights})
+        write(tmp_path / "a.parquet", {"image": [encode_image()], "captions": captions, "caption_weights": weights})
         data = shards(tmp_path)
-        assert {data.example(0, random.Random(n))["caption"] for n in range(9)} == {"short"}
+        assert {data.get(0, random.Random(n))["caption"] for n in range(9)} == {"short"}
 
 
 def test_further_columns_are_fields_of_an_example(tmp_path):
     write(tmp_path / "a.parquet", {**numbered(4), "label": [3, 1, 3, 2]})
-    data = shards(tmp_path, fields=["label"])
-    assert data.example(1, random.Random(0))["label"] == 1 and data.values("label") == [3, 1, 2]
+    data = shards(tmp_path, extra_columns=["label"])
+    assert data.get(1, random.Random(0))["label"] == 1 and data.values("label") == [3, 1, 2]
     with pytest.raises(ConfigError, match="not of 'label'"):
         shards(tmp_path).values("label")
 
@@ -91,10 +91,14 @@ def test_further_columns_are_fields_of_an_example(tmp_path):
             {},
             r"no column called image, picture.*its columns: x, caption",
         ),
-        ({"image": [b""]}, {}, r"no column called captions, caption.*--set dataset\.captions=\[COLUMN\]"),
-        ({"image": [b""], "caption": ["a"]}, {"picture": "imgae"}, "has no column 'imgae'; did you mean 'image'"),
-        ({"image": [b""], "caption": ["a"]}, {"captions": ["captoin"]}, "no column 'captoin'; did you mean 'caption'"),
-        ({"image": [b""], "caption": ["a"]}, {"fields": ["label"]}, "has no column 'label'"),
+        ({"image": [b""]}, {}, r"no column called captions, caption.*--set dataset\.caption_columns=\[COLUMN\]"),
+        ({"image": [b""], "caption": ["a"]}, {"image_column": "imgae"}, "has no column 'imgae'; did you mean 'image'"),
+        (
+            {"image": [b""], "caption": ["a"]},
+            {"caption_columns": ["captoin"]},
+            "no column 'captoin'; did you mean 'caption'",
+        ),
+        ({"image": [b""], "caption": ["a"]}, {"extra_columns": ["label"]}, "has no column 'label'"),
     ],
 )
 def test_a_missing_column_is_one_clear_line(tmp_path, columns, options, said):
@@ -109,19 +113,19 @@ def test_a_damaged_file_costs_itself_and_is_named(tmp_path):
     os.truncate(tmp_path / "b.parquet", 300)
     (tmp_path / "c.parquet").touch()
     data = shards(tmp_path)
-    assert len(data) == 3 and set(reasons(data)) == {"b.parquet", "c.parquet"}
-    assert all(reason.startswith("damaged or cut off: ") for reason in reasons(data).values())
+    assert len(data) == 3 and set(skip_reasons(data)) == {"b.parquet", "c.parquet"}
+    assert all(reason.startswith("damaged or cut off: ") for reason in skip_reasons(data).values())
 
 
 def test_a_damaged_row_group_costs_itself_and_is_named(tmp_path):
     noise = [random.Random(n).randbytes(300) for n in range(8)]
-    write(tmp_path / "a.parquet", {"image": [coded(), *noise[:3], *noise[4:]], "caption": ["x"] * 8})
+    write(tmp_path / "a.parquet", {"image": [encode_image(), *noise[:3], *noise[4:]], "caption": ["x"] * 8})
     whole = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1).column(0)
     data = bytearray((tmp_path / "a.parquet").read_bytes())
     begin = whole.dictionary_page_offset or whole.data_page_offset
     data[begin : begin + 40] = b"\xff" * 40
     (tmp_path / "a.parquet").write_bytes(data)
-    said = reasons(shards(tmp_path))
+    said = skip_reasons(shards(tmp_path))
     assert said["a.parquet row group 1"].startswith("damaged: ") and said["a.parquet:0:1"].startswith("not a picture")
 
 
@@ -136,20 +140,20 @@ def test_files_without_a_usable_row_say_what_to_put_there(tmp_path):
 def test_row_groups_are_read_once_while_their_neighbours_are_wanted(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", numbered(40))
     data = shards(tmp_path)
-    monkeypatch.setattr("lumina_core.train.order.MIXED", 8)
+    monkeypatch.setattr("lumina_core.training.dataloader.SHUFFLE_BUFFER", 8)
     read = []
-    plain = parquet_shards.ParquetSource._file
+    plain = parquet_shards.ParquetSource._open_shard
 
     def counted(self, shard):
         read.append(shard)
         return plain(self, shard)
 
-    monkeypatch.setattr(parquet_shards.ParquetSource, "_file", counted)
+    monkeypatch.setattr(parquet_shards.ParquetSource, "_open_shard", counted)
     data._source._config = data.config.model_copy(update={"held_bytes": 5000})
-    order = order_of(data, 0)
+    order = make_sampler(data, 0)
     for step in range(10):
-        for draw in order.step(step, 4):
-            data.example(draw.index, draw.python())
+        for draw in order.step_keys(step, 4):
+            data.get(draw.index, draw.python_rng())
     assert len(read) <= 20  # of any order it would be near 40
 
 
@@ -159,7 +163,7 @@ def test_the_index_is_kept_and_made_anew_for_other_columns(tmp_path, monkeypatch
     monkeypatch.setattr(parquet_shards.ParquetSource, "scan", lambda self: iter(()))
     assert len(shards(tmp_path)) == 3
     with pytest.raises(ConfigError, match="nothing to train on"):
-        shards(tmp_path, captions=["other"])
+        shards(tmp_path, caption_columns=["other"])
 
 
 def test_without_pyarrow_the_line_to_install_it_is_told(tmp_path, monkeypatch):

@@ -12,31 +12,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from image.making_pictures import coded, giant_header, reasons, samples, write_tar
+from image.image_files import encode_image, giant_header, skip_reasons, tar_members, write_tar
 from torch.utils.data import DataLoader
 
-from lumina_core.errors import ConfigError
-from lumina_core.sources.tar import TarSource
-from lumina_core.sources.unusable import UnusableError
-from lumina_core.train.batch import Examples
-from lumina_core.train.order import Reader, order_of
+from lumina_core.data.tar import TarSource
+from lumina_core.errors import ConfigError, UnusableError
+from lumina_core.training.dataloader import StepDataset, StepSampler, make_sampler
 from lumina_image.datasets.tar_shards import TarDataset
 
 
 def shards(path, **options):
-    return TarDataset(TarDataset.Config.read({"folder": str(path), "side": 16, **options}, "test"))
+    return TarDataset(TarDataset.Config.read({"folder": str(path), "image_size": 16, **options}, "test"))
 
 
 def reds(data):
     """The number that each picture's red says, by its caption."""
-    read = [data.example(index, random.Random(0)) for index in range(len(data))]
-    return {one["caption"]: round((float(one["picture"][0, 0, 0]) + 1) * 127.5) for one in read}
+    read = [data.get(index, random.Random(0)) for index in range(len(data))]
+    return {one["caption"]: round((float(one["image"][0, 0, 0]) + 1) * 127.5) for one in read}
 
 
 def test_pictures_of_several_shards_are_found_in_any_order(tmp_path):
     (tmp_path / "deep").mkdir()
-    write_tar(tmp_path / "a.tar", samples(3))
-    write_tar(tmp_path / "deep" / "b.tar", samples(2, begin=3))
+    write_tar(tmp_path / "a.tar", tar_members(3))
+    write_tar(tmp_path / "deep" / "b.tar", tar_members(2, begin=3))
     data = shards(tmp_path)
     assert reds(data) == {f"number {n}": n for n in range(5)}
     assert data.values("file") == [f"a.tar/{n:03}.png" for n in range(3)] + ["deep/b.tar/003.png", "deep/b.tar/004.png"]
@@ -47,15 +45,15 @@ def test_pictures_of_several_shards_are_found_in_any_order(tmp_path):
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_every_kind_of_tar_and_long_names_are_read(tmp_path, form):
     deep = "/".join(["folder"] * (8 if form == tarfile.USTAR_FORMAT else 30))
-    write_tar(tmp_path / "a.tar", {f"{deep}/x.jpg": coded(form="JPEG"), f"{deep}/x.txt": "far down"}, form)
+    write_tar(tmp_path / "a.tar", {f"{deep}/x.jpg": encode_image(form="JPEG"), f"{deep}/x.txt": "far down"}, form)
     assert shards(tmp_path).values("caption") == ["far down"]
 
 
 def test_captions_come_from_json_or_text_and_a_key_ends_at_its_first_dot(tmp_path):
     members = {
-        "a.json": {"captions": {"llava": "by llava", "blip2": "by blip2"}}, "a.png": coded(),
-        "b.png": coded(), "b.json": {"width": 40}, "b.txt": "beside the numbers",
-        "c.seg.png": b"no picture", "c.png": coded(), "c.txt": "plain",
+        "a.json": {"captions": {"llava": "by llava", "blip2": "by blip2"}}, "a.png": encode_image(),
+        "b.png": encode_image(), "b.json": {"width": 40}, "b.txt": "beside the numbers",
+        "c.seg.png": b"no picture", "c.png": encode_image(), "c.txt": "plain",
         "d.cls": "3", "d.txt": "no picture of it",
     }  # fmt: skip
     write_tar(tmp_path / "a.tar", members)
@@ -65,7 +63,7 @@ def test_captions_come_from_json_or_text_and_a_key_ends_at_its_first_dot(tmp_pat
 
 
 def test_the_index_is_kept_beside_the_shards_and_made_anew_when_they_change(tmp_path, monkeypatch):
-    write_tar(tmp_path / "a.tar", samples(3))
+    write_tar(tmp_path / "a.tar", tar_members(3))
     first = shards(tmp_path)
     (kept,) = (tmp_path / ".lumina-index").iterdir()
     assert kept.suffix == ".safetensors"
@@ -74,7 +72,7 @@ def test_the_index_is_kept_beside_the_shards_and_made_anew_when_they_change(tmp_
         assert reds(shards(tmp_path)) == reds(first)
     os.truncate(kept, 40)
     assert reds(shards(tmp_path)) == reds(first)
-    write_tar(tmp_path / "a.tar", samples(4, begin=7))
+    write_tar(tmp_path / "a.tar", tar_members(4, begin=7))
     assert list(reds(shards(tmp_path)).values()) == [7, 8, 9, 10]
     assert len(list((tmp_path / ".lumina-index").iterdir())) == 1
 
@@ -82,11 +80,11 @@ def test_the_index_is_kept_beside_the_shards_and_made_anew_when_they_change(tmp_
 def test_the_index_can_be_kept_elsewhere_or_nowhere(tmp_path, caplog):
     data, other = tmp_path / "data", tmp_path / "other"
     data.mkdir()
-    write_tar(data / "a.tar", samples(2))
-    assert len(shards(data, index=str(other / "index"))) == 2
+    write_tar(data / "a.tar", tar_members(2))
+    assert len(shards(data, index_dir=str(other / "index"))) == 2
     assert os.listdir(data) == ["a.tar"] and len(os.listdir(other / "index")) == 1
     (tmp_path / "file").touch()
-    assert len(shards(data, index=str(tmp_path / "file"))) == 2
+    assert len(shards(data, index_dir=str(tmp_path / "file"))) == 2
     assert "every start looks through everything again" in caplog.text
 
 
@@ -94,21 +92,21 @@ UNKNOWN = "not a picture in a known format (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM
 
 
 def test_what_is_skipped_is_remembered_with_the_index(tmp_path):
-    write_tar(tmp_path / "a.tar", {**samples(1), "bad.png": b"no", "bad.txt": "x"})
-    assert reasons(shards(tmp_path)) == reasons(shards(tmp_path)) == {"a.tar/bad.png": UNKNOWN}
+    write_tar(tmp_path / "a.tar", {**tar_members(1), "bad.png": b"no", "bad.txt": "x"})
+    assert skip_reasons(shards(tmp_path)) == skip_reasons(shards(tmp_path)) == {"a.tar/bad.png": UNKNOWN}
 
 
 def test_damaged_giant_and_uncaptioned_members_are_skipped_and_named(tmp_path):
     giant_header(tmp_path / "giant.png")
     members = {
-        **samples(1), "cut.png": coded()[:-30], "cut.txt": "cut",
+        **tar_members(1), "cut.png": encode_image()[:-30], "cut.txt": "cut",
         "giant.png": (tmp_path / "giant.png").read_bytes(), "giant.txt": "huge",
-        "silent.png": coded(), "latin.png": coded(), "latin.txt": b"caf\xe9",
-        "../out.png": coded(), "/abs.png": coded(),
+        "silent.png": encode_image(), "latin.png": encode_image(), "latin.txt": b"caf\xe9",
+        "../out.png": encode_image(), "/abs.png": encode_image(),
     }  # fmt: skip
     write_tar(tmp_path / "a.tar", members)
     data = shards(tmp_path)
-    said = reasons(data)
+    said = skip_reasons(data)
     assert len(data) == 1 and len(said) == 6
     assert said["a.tar/cut.png"].startswith("damaged") and said["a.tar/giant.png"].startswith("too large: ")
     assert said["a.tar/silent.png"] == "no caption: no .txt or .json beside it"
@@ -117,7 +115,7 @@ def test_damaged_giant_and_uncaptioned_members_are_skipped_and_named(tmp_path):
 
 
 def test_links_and_devices_in_a_shard_are_passed_over(tmp_path):
-    write_tar(tmp_path / "a.tar", samples(1))
+    write_tar(tmp_path / "a.tar", tar_members(1))
     with tarfile.open(tmp_path / "a.tar", "a") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
             info = tarfile.TarInfo("link.png")
@@ -129,17 +127,17 @@ def test_links_and_devices_in_a_shard_are_passed_over(tmp_path):
 @given(share=st.floats(0, 0.999))
 def test_a_shard_cut_anywhere_gives_what_is_whole_and_says_that_it_is_cut(tmp_path_factory, share):
     folder = tmp_path_factory.mktemp("cut")
-    write_tar(folder / "whole.tar", samples(1))
-    write_tar(folder / "z.tar", samples(3, begin=1))
+    write_tar(folder / "whole.tar", tar_members(1))
+    write_tar(folder / "z.tar", tar_members(3, begin=1))
     end = 3 * 2 * 1024  # where the last member ends
     os.truncate(folder / "z.tar", int(share * end))
     data = shards(folder)
     assert 1 <= len(data) <= 4 and reds(data) == {f"number {n}": n for n in range(len(data))}
-    assert any(name == "z.tar" and "cut off" in reason for name, reason in reasons(data).items())
+    assert any(name == "z.tar" and "cut off" in reason for name, reason in skip_reasons(data).items())
 
 
 def test_a_compressed_shard_says_to_unpack_it(tmp_path):
-    write_tar(tmp_path / "a.tar", samples(1))
+    write_tar(tmp_path / "a.tar", tar_members(1))
     (tmp_path / "a.tar").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
     with pytest.raises(ConfigError, match=r"a\.tar \(damaged .*a compressed shard must be unpacked first"):
         shards(tmp_path)
@@ -161,7 +159,7 @@ def test_a_pattern_or_a_link_never_leads_out(tmp_path):
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.mkdir()
     inside.mkdir()
-    write_tar(outside / "a.tar", samples(1))
+    write_tar(outside / "a.tar", tar_members(1))
     (inside / "a.tar").symlink_to(outside / "a.tar")
     with pytest.raises(ConfigError, match="leads outside the folder"):
         shards(inside, shards="../outside/*.tar")
@@ -172,28 +170,28 @@ def test_a_pattern_or_a_link_never_leads_out(tmp_path):
 
 
 def test_a_shard_that_is_cut_later_is_told_and_another_picture_stands_in(tmp_path):
-    write_tar(tmp_path / "a.tar", samples(3))
+    write_tar(tmp_path / "a.tar", tar_members(3))
     data = shards(tmp_path)
     os.truncate(tmp_path / "a.tar", 4096)
-    assert data.example(2, random.Random(0))["caption"] == "number 0"
-    assert reasons(data) == {"a.tar/002.png": "cut off: the shard ends before it does"}
+    assert data.get(2, random.Random(0))["caption"] == "number 0"
+    assert skip_reasons(data) == {"a.tar/002.png": "cut off: the shard ends before it does"}
     (tmp_path / "a.tar").unlink()
     with pytest.raises(ConfigError, match="can be read any more"):
-        data.example(0, random.Random(0))
+        data.get(0, random.Random(0))
     with pytest.raises(UnusableError, match="No such file"):
-        data._source.held((0, 0, 1, 0, 1, 0))
+        data._source.fetch((0, 0, 1, 0, 1, 0))
     for place in ((0, -5, 1, 0, 1, 0), (0, 0, 2**62, 0, 1, 0)):
         with pytest.raises(UnusableError, match="remove it, and it is made anew"):
-            data._source.held(place)
+            data._source.fetch(place)
 
 
 def test_worker_processes_read_the_same_batches_and_a_run_goes_on_in_the_middle(tmp_path):
-    write_tar(tmp_path / "a.tar", {**samples(9, size=(64, 32)), **samples(9, begin=9, size=(32, 64))})
-    data = shards(tmp_path, side=32, buckets={"step": 8})
+    write_tar(tmp_path / "a.tar", {**tar_members(9, size=(64, 32)), **tar_members(9, begin=9, size=(32, 64))})
+    data = shards(tmp_path, image_size=32, buckets={"step": 8})
 
     def batches(workers, start):
-        examples = Examples(data, "picture", ["caption"])
-        steps = Reader(order_of(data, 3), start, 6, 4, (0, 1))
+        examples = StepDataset(data, "image", ["caption"])
+        steps = StepSampler(make_sampler(data, 3), start, 6, 4, (0, 1))
         return list(DataLoader(examples, sampler=steps, batch_size=None, num_workers=workers))
 
     alone = batches(0, 0)
@@ -202,5 +200,5 @@ def test_worker_processes_read_the_same_batches_and_a_run_goes_on_in_the_middle(
         for raw, wanted in zip(other, alone, strict=True):
             assert all(map(torch.equal, raw.data, wanted.data))
     again = pickle.loads(pickle.dumps(data))
-    assert torch.equal(again.example(3, random.Random(1))["picture"], data.example(3, random.Random(1))["picture"])
-    assert again.example(0, random.Random(0))["picture"].shape[0] == 3
+    assert torch.equal(again.get(3, random.Random(1))["image"], data.get(3, random.Random(1))["image"])
+    assert again.get(0, random.Random(0))["image"].shape[0] == 3

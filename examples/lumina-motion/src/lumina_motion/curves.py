@@ -17,27 +17,27 @@ class Frames:
     def __init__(self, config):
         self.frame, self.width = config.frame, 2 * config.frame
 
-    def tokens(self, latent):
-        blank = self.blank(len(latent), tuple(latent.shape[2:]))
+    def patchify(self, latent):
+        blank = self.empty(len(latent), tuple(latent.shape[2:]))
         return blank.with_values(latent.unflatten(2, (-1, self.frame)).transpose(1, 2).flatten(2))
 
-    def latent(self, tokens):
+    def unpatchify(self, tokens):
         return tokens.values.unflatten(2, (2, self.frame)).transpose(1, 2).flatten(2)
 
-    def blank(self, batch, extent):
-        count, rest = divmod(extent[0], self.frame)
+    def empty(self, batch, size):
+        count, rest = divmod(size[0], self.frame)
         if rest:
             raise ShapeError(
-                f"{extent[0]} moments cannot be cut in frames of {self.frame}; try {count * self.frame + self.frame}"
+                f"{size[0]} moments cannot be cut in frames of {self.frame}; try {count * self.frame + self.frame}"
             )
         places = torch.nn.functional.pad(torch.arange(float(count))[:, None], (0, 2))
-        return Tokens(torch.zeros(batch, count, self.width), places.expand(batch, -1, -1), (extent,) * batch)
+        return Tokens(torch.zeros(batch, count, self.width), places.expand(batch, -1, -1), (size,) * batch)
 
 
 class Places:
     """Places in the plane, within [-1, 1], are their own latent; their spread is about one half."""
 
-    Config, channels, stride = Settings, 2, (1,)
+    Config, channels, downsample_factor = Settings, 2, (1,)
 
     def __init__(self, config): ...
 

@@ -26,11 +26,11 @@ class Figures:
     def __len__(self):
         return len(CAPTIONS)
 
-    def example(self, index, draw):
+    def get(self, index, rng):
         speed, figure = CAPTIONS[index].split()
-        turn = torch.linspace(0, SPEEDS[speed], self.config.moments) + draw.random()
+        turn = torch.linspace(0, SPEEDS[speed], self.config.moments) + rng.random()
         curve = torch.stack(FIGURES[figure](2 * torch.pi * turn))
-        return {"motion": curve * draw.uniform(0.6, 0.95), "words": CAPTIONS[index]}
+        return {"motion": curve * rng.uniform(0.6, 0.95), "words": CAPTIONS[index]}
 
     def values(self, field):
         return CAPTIONS

@@ -4,11 +4,11 @@ from lumina_core import hookimpl
 
 
 @hookimpl
-def lumina_register_parts(parts):
-    parts.tokenizer("motion.frames", "lumina_motion.curves:Frames", "moments side by side, at (time, 0, 0)")
-    parts.autoencoder("motion.places", "lumina_motion.curves:Places", "no latent: places in the plane themselves")
-    parts.dataset("motion.figures", "lumina_motion.figures:Figures", "circles, eights and hops, made as needed")
-    parts.task("motion.move", "lumina_motion.task:Move", "A motion from a few words.", command="motion")
+def lumina_register_components(components):
+    components.tokenizer("motion.frames", "lumina_motion.curves:Frames", "moments side by side, at (time, 0, 0)")
+    components.autoencoder("motion.places", "lumina_motion.curves:Places", "no latent: places in the plane themselves")
+    components.dataset("motion.figures", "lumina_motion.figures:Figures", "circles, eights and hops, made as needed")
+    components.task("motion.move", "lumina_motion.task:Move", "A motion from a few words.", command="motion")
 
 
 @hookimpl

@@ -5,7 +5,7 @@ import json
 from pydantic import Field
 
 from lumina_core.config import Config as Settings
-from lumina_core.files import whole_file
+from lumina_core.io import atomic_file
 from lumina_core.request import Request
 
 
@@ -19,23 +19,23 @@ class Move:
 
     def __init__(self, config): ...
 
-    def extent(self, request):
+    def size(self, request):
         return (request.moments,)
 
     def conditions(self, request):
         return {"words": [request.words]}
 
-    def silences(self, request):
+    def negative_conditions(self, request):
         return {}
 
-    def save(self, item, path, record):
+    def save(self, item, path, metadata):
         rows = [f"{moment},{x:.5f},{y:.5f}\n" for moment, (x, y) in enumerate(item.T.tolist())]
-        with whole_file(path) as partial:
-            partial.write_text(f"# {json.dumps(record)}\nmoment,x,y\n{''.join(rows)}", encoding="utf-8")
+        with atomic_file(path) as partial:
+            partial.write_text(f"# {json.dumps(metadata)}\nmoment,x,y\n{''.join(rows)}", encoding="utf-8")
 
     def save_grid(self, items, folder, name):
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / f"{name}.svg") as partial:
+        with atomic_file(folder / f"{name}.svg") as partial:
             partial.write_text(drawing(items), encoding="utf-8")
         return folder / f"{name}.svg"
 

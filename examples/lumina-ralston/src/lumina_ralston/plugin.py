@@ -4,5 +4,5 @@ from lumina_core import hookimpl
 
 
 @hookimpl
-def lumina_register_parts(parts):
-    parts.solver("ralston.step", "lumina_ralston.step:ralston", "second order, two evaluations")
+def lumina_register_components(components):
+    components.solver("ralston.step", "lumina_ralston.step:ralston", "second order, two evaluations")

@@ -7,20 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXtBlock(nn.Module):
     """A convolution along time for each channel, then two layers for each moment (after arXiv 2201.03545)."""
 
-    def __init__(self, width: int, hidden: int, gain: float) -> None:
+    def __init__(self, dim: int, hidden_dim: int, layer_scale: float) -> None:
         super().__init__()
-        self.along = nn.Conv1d(width, width, 7, padding=3, groups=width)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.rise, self.fall = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.gain = nn.Parameter(torch.full((width,), gain))
-        for layer in (self.along, self.rise, self.fall):
+        self.dwconv = nn.Conv1d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1, self.pwconv2 = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), layer_scale))
+        for layer in (self.dwconv, self.pwconv1, self.pwconv2):
             nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, W) -> the same."""
-        seen = self.norm(self.along(x.transpose(1, 2)).transpose(1, 2))
-        moved: Tensor = x + self.gain * self.fall(F.gelu(self.rise(seen)))
-        return moved
+        normed = self.norm(self.dwconv(x.transpose(1, 2)).transpose(1, 2))
+        out: Tensor = x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(normed)))
+        return out

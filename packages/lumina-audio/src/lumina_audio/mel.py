@@ -16,58 +16,58 @@ from lumina_core.errors import ShapeError
 from lumina_core.types import check_shape
 
 
-class MelSettings(Config):
+class MelConfig(Config):
     """How a spectrogram is made; the defaults are the paper's (16 kHz, FFT 1024, hop 256, 80 bands)."""
 
-    rate: int = Field(16000, ge=1000, le=192000, description="samples of the waveform a second")
-    fft: int = Field(1024, ge=16, le=16384, description="samples of a window")
-    hop: int = Field(256, ge=1, le=8192, description="samples from one window to the next")
-    bands: int = Field(80, ge=1, le=512, description="bands of pitch")
-    low: float = Field(0.0, ge=0, description="lower end of the lowest band, Hz")
-    high: float = Field(8000.0, gt=0, description="upper end of the highest band, Hz")
-    floor: float = Field(1e-5, gt=0, lt=1, description="magnitudes below it count as it")
-    logarithm: Literal["natural", "decimal"] = Field(
+    sample_rate: int = Field(16000, ge=1000, le=192000, description="samples of the waveform a second")
+    n_fft: int = Field(1024, ge=16, le=16384, description="samples of a window")
+    hop_length: int = Field(256, ge=1, le=8192, description="samples from one window to the next")
+    n_mels: int = Field(80, ge=1, le=512, description="bands of pitch")
+    f_min: float = Field(0.0, ge=0, description="lower end of the lowest band, Hz")
+    f_max: float = Field(8000.0, gt=0, description="upper end of the highest band, Hz")
+    min_amplitude: float = Field(1e-5, gt=0, lt=1, description="magnitudes below it count as it")
+    log_base: Literal["natural", "decimal"] = Field(
         "natural", description="natural: as BigVGAN's front end; decimal: as Make-An-Audio's"
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> MelSettings:
-        if not self.low < self.high <= self.rate / 2:
+    def _check_ranges(self) -> MelConfig:
+        if not self.f_min < self.f_max <= self.sample_rate / 2:
             raise ValueError(
-                f"bands from {self.low:g} to {self.high:g} Hz at {self.rate} samples a second; "
-                f"wanted low < high, and high at most half the rate ({self.rate / 2:g})"
+                f"bands from {self.f_min:g} to {self.f_max:g} Hz at {self.sample_rate} samples a second; "
+                f"wanted low < high, and high at most half the rate ({self.sample_rate / 2:g})"
             )
-        if self.hop > self.fft or (self.fft - self.hop) % 2:
-            raise ValueError(f"fft {self.fft} and hop {self.hop} must differ by an even number, 0 or more")
+        if self.hop_length > self.n_fft or (self.n_fft - self.hop_length) % 2:
+            raise ValueError(f"fft {self.n_fft} and hop {self.hop_length} must differ by an even number, 0 or more")
         return self
 
     @property
-    def silence(self) -> float:
+    def min_value(self) -> float:
         """What a band without any sound holds."""
-        return math.log(self.floor) * self.scale
+        return math.log(self.min_amplitude) * self.log_scale
 
     @property
-    def scale(self) -> float:
+    def log_scale(self) -> float:
         """What a natural logarithm is multiplied by."""
-        return 1.0 if self.logarithm == "natural" else 1 / math.log(10)
+        return 1.0 if self.log_base == "natural" else 1 / math.log(10)
 
 
-class Mel(nn.Module):
+class MelSpectrogram(nn.Module):
     """Slaney's mel bands of the magnitudes of a short-time Fourier transform, as a logarithm.
 
     A sound of S samples has exactly S / hop frames: it is mirrored by (fft - hop) / 2 at both ends and windows are not
     centred, as in the front ends of HiFi-GAN and BigVGAN (arXiv 2010.05646, 2206.04658).
     """
 
-    def __init__(self, settings: MelSettings) -> None:
+    def __init__(self, config: MelConfig) -> None:
         super().__init__()
-        self.settings = settings
+        self.config = config
         # plain tensors, not buffers: they follow from the settings, and stay in float32 whatever weights are in
         with torch.device("cpu"):
-            bank = melscale_fbanks(
-                settings.fft // 2 + 1, settings.low, settings.high, settings.bands, settings.rate, "slaney", "slaney"
+            filterbank = melscale_fbanks(
+                config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, "slaney", "slaney"
             )
-            self.bank, self.window = bank.T.contiguous(), torch.hann_window(settings.fft)
+            self.filterbank, self.window = filterbank.T.contiguous(), torch.hann_window(config.n_fft)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, 1, S) in [-1, 1] -> (B, bands, S / hop).
@@ -77,28 +77,89 @@ class Mel(nn.Module):
         """
         # small differences of loud partials matter: bfloat16 would lose them
         with torch.autocast(waveform.device.type, enabled=False):
-            bands = self.bank.float() @ magnitudes(
-                self.padded(waveform.float()), self.window.float(), self.settings.hop
+            mel = self.filterbank.float() @ stft_magnitude(
+                self.pad(waveform.float()), self.window.float(), self.config.hop_length
             )
-            found: Tensor = bands.clamp_min(self.settings.floor).log() * self.settings.scale
-            return found
+            log_mel: Tensor = mel.clamp_min(self.config.min_amplitude).log() * self.config.log_scale
+            return log_mel
 
-    def padded(self, waveform: Tensor) -> Tensor:
+    def pad(self, waveform: Tensor) -> Tensor:
         """(B, 1, S) -> (B, S + fft - hop), mirrored at both ends."""
         check_shape(waveform, (None, 1, None), "a batch of sounds")
-        fft, hop = self.settings.fft, self.settings.hop
-        length, edge = waveform.shape[-1], (fft - hop) // 2
-        if length % hop or length <= edge:
-            fits = max(-(-length // hop), edge // hop + 1) * hop
+        n_fft, hop_length = self.config.n_fft, self.config.hop_length
+        length, padding = waveform.shape[-1], (n_fft - hop_length) // 2
+        if length % hop_length or length <= padding:
+            next_length = max(-(-length // hop_length), padding // hop_length + 1) * hop_length
             raise ShapeError(
-                f"a sound of {length} samples has no whole spectrogram: wanted a multiple of {hop}, "
-                f"longer than {edge}; the next that fits: {fits}"
+                f"a sound of {length} samples has no whole spectrogram: wanted a multiple of {hop_length}, "
+                f"longer than {padding}; the next that fits: {next_length}"
             )
-        return F.pad(waveform, (edge, edge), mode="reflect")[:, 0]
+        return F.pad(waveform, (padding, padding), mode="reflect")[:, 0]
 
 
-def magnitudes(waveform: Tensor, window: Tensor, hop: int) -> Tensor:
+def stft_magnitude(waveform: Tensor, window: Tensor, hop_length: int) -> Tensor:
     """(B, S) -> magnitudes (B, fft / 2 + 1, frames) of windows that are not centred."""
-    spectrum = torch.stft(waveform, len(window), hop, window=window, center=False, return_complex=True)
+    spectrum = torch.stft(waveform, len(window), hop_length, window=window, center=False, return_complex=True)
     # the root has an infinite slope at nothing, which training would meet in silence
     return (spectrum.real.square() + spectrum.imag.square()).clamp_min(1e-12).sqrt()
+
+
+def overlap_add(spectrum: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """(B, T, fft / 2 + 1) complex -> (B, 1, T * hop): windows laid over one another, divided by what they add up to.
+
+    Args:
+        window: (fft,); a frame a hop after the one before, (fft - hop) / 2 cut off at both ends.
+    """
+    n_fft, count = len(window), spectrum.shape[1]
+    with torch.autocast(spectrum.device.type, enabled=False):
+        frames = torch.fft.irfft(spectrum, n_fft) * window
+        weight = window.square().expand(1, count, n_fft)
+        trim = (n_fft - hop_length) // 2
+        summed, window_sum = (_fold_frames(part, hop_length)[:, trim : -trim or None] for part in (frames, weight))
+        return (summed / window_sum.clamp_min(1e-3))[:, None]
+
+
+def _fold_frames(frames: Tensor, hop_length: int) -> Tensor:
+    """(B, T, fft) -> (B, (T - 1) * hop + fft), each frame a hop after the one before."""
+    count, n_fft = frames.shape[1:]
+    size = (1, (count - 1) * hop_length + n_fft)
+    return F.fold(frames.transpose(1, 2), size, (1, n_fft), stride=(1, hop_length))[:, 0, 0]
+
+
+MAX_GAIN = 100.0
+"""Times that a frequency is made stronger or weaker in one round at most."""
+
+
+def refine_to_mel(waveform: Tensor, mel: Tensor, mel_transform: MelSpectrogram, steps: int) -> Tensor:
+    """Our own proposal, after Griffin and Lim's alternation (1984), with gains in the place of magnitudes.
+
+    In each round every moment's frequencies are multiplied by what its bands lack, then laid over one another again.
+    Unlike Griffin-Lim it keeps what the vocoder knows within a band, the fine structure that a spectrogram has not.
+
+    Args:
+        sound: (B, 1, T * hop), what a vocoder made of `mel`.
+        mel: (B, bands, T), natural logarithms.
+        front: makes such spectrograms.
+        rounds: 0 leaves it as it is.
+    """
+    filterbank, window = (
+        mel_transform.filterbank.to(waveform.device).float(),
+        mel_transform.window.to(waveform.device).float(),
+    )
+    min_amplitude, hop_length = mel_transform.config.min_amplitude, mel_transform.config.hop_length
+    coverage = filterbank.sum(0)[:, None]
+    inverse = filterbank.T / coverage.clamp_min(1e-6)
+    passthrough = (coverage <= 1e-6).float()  # frequencies of no band stay as they are
+    target = mel.float().exp().clamp_min(min_amplitude)
+    for _ in range(steps):
+        spectrum = torch.stft(
+            mel_transform.pad(waveform.float()),
+            len(window),
+            hop_length,
+            window=window,
+            center=False,
+            return_complex=True,
+        )
+        gain = inverse @ (target / (filterbank @ spectrum.abs()).clamp_min(min_amplitude)) + passthrough
+        waveform = overlap_add((spectrum * gain.clamp(1 / MAX_GAIN, MAX_GAIN)).transpose(1, 2), window, hop_length)
+    return waveform

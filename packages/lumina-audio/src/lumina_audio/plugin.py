@@ -7,78 +7,142 @@ from typing import TYPE_CHECKING
 from lumina_core import hookimpl
 
 if TYPE_CHECKING:
-    from lumina_core.plugins.offers import Commands, Kinds, Models, Parts, Recipes
+    from lumina_core.plugins.registry import (
+        CommandRegistrations,
+        ComponentRegistrations,
+        ComponentTypeRegistrations,
+        ModelRegistrations,
+        RecipeRegistrations,
+    )
 
 
 @hookimpl
-def lumina_register_kinds(kinds: Kinds) -> None:
+def lumina_register_component_types(component_types: ComponentTypeRegistrations) -> None:
     """A kind of our own: what turns a spectrogram into sound."""
-    kinds.add(
+    component_types.add(
         "vocoder",
-        "lumina_audio.vocoders.contract:Vocoder",
-        "lumina_audio.vocoders.check:check_vocoder",
+        "lumina_audio.vocoders.protocol:Vocoder",
+        "lumina_audio.vocoders.contract_check:check_vocoder",
         "mel spectrogram -> waveform",
     )
 
 
 @hookimpl
-def lumina_register_parts(parts: Parts) -> None:
+def lumina_register_components(components: ComponentRegistrations) -> None:
     """The parts for sound."""
-    parts.features("audio.log_mel", "lumina_audio.metrics.mels:LogMel", "mean and deviation of each log-mel band")
-    parts.features("audio.log_mel_frames", "lumina_audio.metrics.mels:LogMelFrames", "the log-mel in spans of time")
-    parts.features("audio.efficientnet_lite0", "lumina_audio.metrics.mels:EfficientNetLite0", "log-mel as a picture")
-    parts.features("audio.classifier", "lumina_audio.metrics.classifier:Classifier", "names instruments, trained here")
-    parts.features("audio.pitch", "lumina_audio.metrics.pitches:Pitch", "how high a sound is, no network")
-    parts.features("audio.vggish", "lumina_audio.metrics.vggish:VGGish", "the network of FAD, from a file")
-    parts.features("audio.panns", "lumina_audio.metrics.panns:Panns", "the sounds of AudioSet, from a file")
-    parts.features("audio.clap", "lumina_audio.metrics.clap:Clap", "sounds and texts in one space, from a folder")
-    parts.metric(
-        "audio.instrument_retrieval", "lumina_audio.metrics.retrieval:InstrumentRetrieval", "is the nearest of its kind"
+    components.feature_extractor(
+        "audio.log_mel", "lumina_audio.metrics.mel_features:LogMelStatistics", "mean and deviation of each log-mel band"
     )
-    parts.metric(
-        "audio.spectral_retrieval", "lumina_audio.metrics.retrieval:SpectralRetrieval", "the same without a network"
+    components.feature_extractor(
+        "audio.log_mel_frames", "lumina_audio.metrics.mel_features:LogMelFrames", "the log-mel in spans of time"
     )
-    parts.metric("audio.pitch", "lumina_audio.metrics.pitches:PitchAccuracy", "is it as high as the prompt says")
-    parts.metric("audio.frechet", "lumina_audio.metrics.sets:Frechet", "Frechet distance of features (FD, or FAD)")
-    parts.metric("audio.kernel", "lumina_audio.metrics.sets:Kernel", "kernel distance of features (KD)")
-    parts.metric("audio.precision_recall", "lumina_audio.metrics.sets:PrecisionRecall", "k-nearest-neighbour manifolds")
-    parts.metric("audio.class_divergence", "lumina_audio.metrics.divergence:ClassDivergence", "KL of a classifier")
-    parts.metric("audio.similarity", "lumina_audio.metrics.clap:Similarity", "sound and caption by CLAP")
-    parts.conditioner("audio.clap_text", "lumina_audio.captions.clap:ClapText", "CLAP's text tower, piece by piece")
-    parts.conditioner("audio.dual_text", "lumina_audio.captions.dual:DualText", "two encoders, one memory")
-    parts.tokenizer("audio.frames", "lumina_audio.frames:Frames", "frames of a spectrogram, at (time, 0, 0)")
-    parts.autoencoder("audio.mel", "lumina_audio.autoencoder:MelAutoencoder", "spectrograms in 1-D latents, vocoded")
-    parts.dataset("audio.effects", "lumina_audio.datasets.effects:EffectsDataset", "built in: named noises and drums")
-    parts.dataset("audio.folder", "lumina_audio.datasets.folder:FolderDataset", "a folder of sounds with captions")
-    parts.autoencoder("audio.bands", "lumina_audio.bands:Bands", "no latent: the log-mel spectrogram itself")
-    parts.dataset(
-        "audio.instruments", "lumina_audio.instruments:InstrumentsDataset", "built in: General MIDI, with true captions"
+    components.feature_extractor(
+        "audio.efficientnet_lite0", "lumina_audio.metrics.mel_features:MelEfficientNetLite0", "log-mel as a picture"
     )
-    parts.dataset(
-        "audio.manifest", "lumina_audio.datasets.manifest:ManifestDataset", "a table, like AudioCaps' and MusicCaps'"
+    components.feature_extractor(
+        "audio.instrument_classifier",
+        "lumina_audio.metrics.instrument_classifier:InstrumentClassifierFeatures",
+        "names instruments, trained here",
     )
-    parts.dataset("audio.tar", "lumina_audio.datasets.tar_shards:TarDataset", "tar files as WebDataset packs them")
-    parts.task("audio.text_to_audio", "lumina_audio.task:TextToAudio", "A sound from a sentence.", command="audio")
-    parts.vocoder("audio.bigvgan", "lumina_audio.vocoders.bigvgan:BigVGAN", "BigVGAN's generator, published ones too")
-    parts.vocoder("audio.griffin_lim", "lumina_audio.vocoders.griffin_lim:GriffinLim", "no weights: phases are sought")
-    parts.vocoder("audio.vocos", "lumina_audio.vocoders.vocos:Vocos", "light: one inverse Fourier transform a frame")
-    _published(parts)
+    components.feature_extractor(
+        "audio.pitch", "lumina_audio.metrics.pitch:PitchFeatures", "how high a sound is, no network"
+    )
+    components.feature_extractor(
+        "audio.vggish", "lumina_audio.metrics.vggish:VGGishFeatures", "the network of FAD, from a file"
+    )
+    components.feature_extractor(
+        "audio.panns", "lumina_audio.metrics.panns:PannsFeatures", "the sounds of AudioSet, from a file"
+    )
+    components.feature_extractor(
+        "audio.clap", "lumina_audio.metrics.clap:ClapFeatures", "sounds and texts in one space, from a folder"
+    )
+    components.metric(
+        "audio.instrument_retrieval",
+        "lumina_audio.metrics.instrument_retrieval:InstrumentRetrieval",
+        "is the nearest of its kind",
+    )
+    components.metric(
+        "audio.spectral_retrieval",
+        "lumina_audio.metrics.instrument_retrieval:SpectralRetrieval",
+        "the same without a network",
+    )
+    components.metric("audio.pitch", "lumina_audio.metrics.pitch:PitchAccuracy", "is it as high as the prompt says")
+    components.metric(
+        "audio.frechet",
+        "lumina_audio.metrics.distribution:FrechetDistance",
+        "Frechet distance of features (FD, or FAD)",
+    )
+    components.metric(
+        "audio.kernel", "lumina_audio.metrics.distribution:KernelDistance", "kernel distance of features (KD)"
+    )
+    components.metric(
+        "audio.precision_recall", "lumina_audio.metrics.distribution:PrecisionRecall", "k-nearest-neighbour manifolds"
+    )
+    components.metric("audio.class_kl", "lumina_audio.metrics.class_kl:ClassKL", "KL of a classifier")
+    components.metric("audio.clap_score", "lumina_audio.metrics.clap:ClapScore", "sound and caption by CLAP")
+    components.conditioner(
+        "audio.clap_text", "lumina_audio.text.clap:ClapTextEncoder", "CLAP's text tower, piece by piece"
+    )
+    components.conditioner(
+        "audio.dual_text", "lumina_audio.text.dual_encoder:DualTextEncoder", "two encoders, one memory"
+    )
+    components.tokenizer(
+        "audio.patchify", "lumina_audio.tokenizer:FramePatchify", "frames of a spectrogram, at (time, 0, 0)"
+    )
+    components.autoencoder(
+        "audio.mel", "lumina_audio.autoencoders.mel_autoencoder:MelAutoencoder", "spectrograms in 1-D latents, vocoded"
+    )
+    components.dataset(
+        "audio.effects", "lumina_audio.datasets.effects:EffectsDataset", "built in: named noises and drums"
+    )
+    components.dataset("audio.folder", "lumina_audio.datasets.folder:FolderDataset", "a folder of sounds with captions")
+    components.autoencoder(
+        "audio.mel_latent",
+        "lumina_audio.autoencoders.mel_latent:MelSpectrogramLatent",
+        "no latent: the log-mel spectrogram itself",
+    )
+    components.dataset(
+        "audio.instruments",
+        "lumina_audio.datasets.instruments.dataset:InstrumentsDataset",
+        "built in: General MIDI, with true captions",
+    )
+    components.dataset(
+        "audio.table", "lumina_audio.datasets.table_dataset:TableDataset", "a table, like AudioCaps' and MusicCaps'"
+    )
+    components.dataset("audio.tar", "lumina_audio.datasets.tar_shards:TarDataset", "tar files as WebDataset packs them")
+    components.task("audio.text_to_audio", "lumina_audio.task:TextToAudio", "A sound from a sentence.", command="audio")
+    components.vocoder(
+        "audio.bigvgan", "lumina_audio.vocoders.bigvgan:BigVGAN", "BigVGAN's generator, published ones too"
+    )
+    components.vocoder(
+        "audio.griffin_lim", "lumina_audio.vocoders.griffin_lim:GriffinLim", "no weights: phases are sought"
+    )
+    components.vocoder(
+        "audio.vocos", "lumina_audio.vocoders.vocos:Vocos", "light: one inverse Fourier transform a frame"
+    )
+    _register_release_components(components)
 
 
-def _published(parts: Parts) -> None:
+def _register_release_components(components: ComponentRegistrations) -> None:
     """What the released sound models (Lumina-T2Music, Lumina-T2Audio) do in a way of their own."""
-    here = "lumina_audio.published.conventions"
-    parts.backbone("audio.flag_dit", f"{here}:WholeTimeFlagDiT", "Flag-DiT as the released sound models have it")
-    parts.path("audio.trace", f"{here}:TracePath", "straight lines that leave a trace of noise, as theirs")
-    parts.times("audio.thousandths", f"{here}:Thousandths", "draw: whole thousandths, as they were trained")
-    parts.times("audio.float32_grid", f"{here}:Float32Grid", "grid: equal steps rounded to float32, as theirs")
-    parts.layout(
-        "audio.lumina_music", "lumina_audio.published.music:LuminaMusicFolder", "Lumina-T2Music, Lumina-T2Audio"
+    module = "lumina_audio.formats.components"
+    components.backbone(
+        "audio.flag_dit", f"{module}:DiscreteTimeFlagDiT", "Flag-DiT as the released sound models have it"
+    )
+    components.path("audio.cfm_path", f"{module}:CFMPath", "straight lines that leave a trace of noise, as theirs")
+    components.time_sampler(
+        "audio.discrete_times", f"{module}:DiscreteTimeSampler", "draw: whole thousandths, as they were trained"
+    )
+    components.schedule(
+        "audio.float32_schedule", f"{module}:Float32Schedule", "grid: equal steps rounded to float32, as theirs"
+    )
+    components.checkpoint_format(
+        "audio.lumina_music", "lumina_audio.formats.lumina_music:LuminaMusicFormat", "Lumina-T2Music, Lumina-T2Audio"
     )
 
 
 @hookimpl
-def lumina_register_recipes(recipes: Recipes) -> None:
+def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
     """Trainable as they are, with what the package ships."""
     recipes.add(
         "audio.instruments", "lumina_audio:recipes/instruments.yaml", "the built-in model: instruments from words"
@@ -101,7 +165,7 @@ def lumina_register_recipes(recipes: Recipes) -> None:
 
 
 @hookimpl
-def lumina_register_commands(commands: Commands) -> None:
+def lumina_register_commands(commands: CommandRegistrations) -> None:
     """To look at any sound."""
     commands.add(
         "spectrogram", "lumina_audio.spectrogram_command:spectrogram", "Draw a picture of a sound: pitch over time."
@@ -109,7 +173,7 @@ def lumina_register_commands(commands: Commands) -> None:
 
 
 @hookimpl
-def lumina_register_models(models: Models) -> None:
+def lumina_register_models(models: ModelRegistrations) -> None:
     """Trained here, shipped in the package."""
     models.add(
         "audio.instruments",

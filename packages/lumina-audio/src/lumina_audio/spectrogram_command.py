@@ -15,30 +15,30 @@ from lumina_core.errors import ConfigError, LuminaError
 @click.option("--title", metavar="TEXT", help="What stands above it.  [default: its prompt, or its name]")
 def spectrogram(file: Path, out: Path | None, title: str | None) -> None:
     """Draw a sound (wav, flac, ogg ...): pitch over time, the louder the lighter, and its waveform above."""
-    from lumina_audio.sounds import SoundError, check_header, read_sound
-    from lumina_audio.spectrogram import draw, save_picture
+    from lumina_audio.audio_io import AudioError, read_audio, read_header
+    from lumina_audio.plot import plot_spectrogram, save_png
 
     target = file.with_suffix(".png") if out is None else out
     if target.suffix.lower() != ".png":
         raise ConfigError(f"what is written are .png files, and --out says {target.name}; try {target.stem}.png")
     try:
-        rate = check_header(file).rate
-        sound = read_sound(file, rate)
-    except SoundError as error:
+        sample_rate = read_header(file).sample_rate
+        clip = read_audio(file, sample_rate)
+    except AudioError as error:
         raise ConfigError(f"{file} cannot be used as a sound: {error}") from error
-    for note in sound.notes:
+    for note in clip.notes:
         click.echo(f"Note: {file.name} is {note}", err=True)
     try:
-        save_picture(draw(sound.waveform, rate, _prompt(file) if title is None else title), target)
+        save_png(plot_spectrogram(clip.waveform, sample_rate, _default_title(file) if title is None else title), target)
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror or error}; choose another --out") from error
     click.echo(str(target))
 
 
-def _prompt(file: Path) -> str:
-    from lumina_audio.sounds_out import record_of
+def _default_title(file: Path) -> str:
+    from lumina_audio.audio_io import read_metadata
 
     try:
-        return str(record_of(file).get("prompt", file.name))
+        return str(read_metadata(file).get("prompt", file.name))
     except LuminaError:  # it was made by something else
         return file.name

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lumina_core.errors import ConfigError, near
+from lumina_core.errors import ConfigError, suggest
 
-SHOWN = 80
+MAX_VALUE_CHARS = 80
 """Characters of a wrong value that a message repeats."""
 
-SettingsT = TypeVar("SettingsT", bound="Config")
+ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class Config(BaseModel):
@@ -25,7 +25,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @classmethod
-    def read(cls: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:
+    def read(cls: type[ConfigT], values: Mapping[str, Any], source: str) -> ConfigT:
         """Check `values` against this class.
 
         Args:
@@ -38,10 +38,10 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(f"{where}: {_explain(error, cls)}") from error
+            raise ConfigError(f"{source}: {_describe_validation_error(error, cls)}") from error
 
 
-class Use(BaseModel):
+class ComponentSpec(BaseModel):
     """A part by its name; its options stay free until the part's own Config checks them.
 
     So a recipe can be read, compared and stored where the plugin that brings the part is not installed.
@@ -49,7 +49,7 @@ class Use(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    use: str = Field(description="name of the part, as `lumina plugins` lists it")
+    type: str = Field(description="name of the part, as `lumina plugins` lists it")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -57,28 +57,28 @@ class Use(BaseModel):
         return dict(self.model_extra or {})
 
 
-def named(text: str) -> Use:
+def parse_component(text: str) -> ComponentSpec:
     """`NAME` or `NAME:key=value,key=value` as a part and its options; values as in YAML.
 
     Raises:
         ConfigError: what stands behind the colon has another form.
     """
-    name, _, said = text.partition(":")
+    name, _, option_text = text.partition(":")
     try:
-        options = yaml.safe_load("{" + re.sub(r"=(?=\S)", ": ", said) + "}")
+        options = yaml.safe_load("{" + re.sub(r"=(?=\S)", ": ", option_text) + "}")
     except yaml.YAMLError:
         options = None
     if not name.strip() or not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
         raise ConfigError(f"'{text}' does not name a part; wanted NAME, or NAME:key=value,key=value")
-    if None in options.values() or "use" in options:
+    if None in options.values() or "type" in options:
         raise ConfigError(f"'{text}': every option needs a value, as in NAME:key=value,key=value")
-    return Use(use=name.strip(), **options)
+    return ComponentSpec(type=name.strip(), **options)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_or_list(word: str, names: Iterable[str]) -> str:
     """A hint that ends an error message: the nearest known word, or all of them, or nothing where none is known."""
-    choices = sorted(set(known))
-    return near(word, choices) or (f"; known: {', '.join(choices)}" if choices else "")
+    choices = sorted(set(names))
+    return suggest(word, choices) or (f"; known: {', '.join(choices)}" if choices else "")
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -94,82 +94,86 @@ def read_file(path: Path) -> dict[str, Any]:
     return read_text(text, str(path))
 
 
-def read_text(text: str, where: str) -> dict[str, Any]:
+def read_text(text: str, source: str) -> dict[str, Any]:
     """YAML or JSON (which is YAML) as plain data; `where` names it in messages."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} holds {type(values).__name__}; wanted keys and values")
+        raise ConfigError(f"{source} holds {type(values).__name__}; wanted keys and values")
     return values
 
 
-def with_setting(values: Mapping[str, Any], setting: str) -> dict[str, Any]:
+def apply_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     """Plain data with one `a.b=c` carried out; numbers in the path name places of a list.
 
     Raises:
         ConfigError: the setting has no `=`, or its path leads through something that is no group of keys.
     """
-    path, sign, text = setting.partition("=")
-    if not sign or not path:
-        raise ConfigError(f"--set wants a.b=c, got '{setting}'")
-    copied: dict[str, Any] = json.loads(json.dumps(values))
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ConfigError(f"--set wants a.b=c, got '{override}'")
+    result: dict[str, Any] = json.loads(json.dumps(values))
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    _put(copied, path.split("."), value, setting)
-    return copied
+    _set_path(result, path.split("."), value, override)
+    return result
 
 
-def _put(place: Any, path: list[str], value: Any, setting: str) -> None:
+def _set_path(node: Any, path: list[str], value: Any, override: str) -> None:
     for key in path[:-1]:
-        place = _step(place, key, setting)
-    if isinstance(place, dict):
-        place[path[-1]] = value
-    elif isinstance(place, list) and path[-1].isdigit() and int(path[-1]) < len(place):
-        place[int(path[-1])] = value
+        node = _child(node, key, override)
+    if isinstance(node, dict):
+        node[path[-1]] = value
+    elif isinstance(node, list) and path[-1].isdigit() and int(path[-1]) < len(node):
+        node[int(path[-1])] = value
     else:
-        raise ConfigError(f"--set {setting}: nothing is called '{path[-1]}' there")
+        raise ConfigError(f"--set {override}: nothing is called '{path[-1]}' there")
 
 
-def _step(place: Any, key: str, setting: str) -> Any:
-    if isinstance(place, dict):
-        return place.setdefault(key, {})
-    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
-        return place[int(key)]
-    raise ConfigError(f"--set {setting}: '{key}' is no group of keys there")
+def _child(node: Any, key: str, override: str) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(key, {})
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return node[int(key)]
+    raise ConfigError(f"--set {override}: '{key}' is no group of keys there")
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def _describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
     # a misspelt key is often a missing one too; the misspelling tells more
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    place = ".".join(str(step) for step in first["loc"])
+    location = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'{nearest(str(first['loc'][-1]), _keys_at(model, first['loc'][:-1]))}"
+        return (
+            f"unknown key '{location}'{suggest_or_list(str(first['loc'][-1]), _field_names(model, first['loc'][:-1]))}"
+        )
     if first["type"] == "missing":
         # one at the top has a description to tell; further down the path leads through lists and choices
-        field = model.model_fields.get(place)
-        what = "" if field is None or not field.description else f": {field.description}"
-        return f"the key '{place}' is missing{what}"
-    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list, such as [0, 0.5, 1]")
+        field = model.model_fields.get(location)
+        description = "" if field is None or not field.description else f": {field.description}"
+        return f"the key '{location}' is missing{description}"
+    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list, such as [0, 0.5, 1]")
     # what is wrong with several values together says itself which, and a file is told of by its name
-    told = first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in said
-    got = f" (got {_shortened(first['input'])})" if place and not told else ""
-    return f"{place + ': ' if place else ''}{said[0].lower() + said[1:]}{got}"
+    is_self_explanatory = (
+        first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in message
+    )
+    got = f" (got {_shorten(first['input'])})" if location and not is_self_explanatory else ""
+    return f"{location + ': ' if location else ''}{message[0].lower() + message[1:]}{got}"
 
 
-def _shortened(value: Any) -> str:
+def _shorten(value: Any) -> str:
     # of an array or a tensor its shape tells more than its first numbers, and takes a line
     shape = getattr(value, "shape", None)
     text = " ".join(repr(value).split()) if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... of {len(text)} characters"
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}... of {len(text)} characters"
 
 
-def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    for step in path:
-        field = model.model_fields.get(str(step))
+def _field_names(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for key in path:
+        field = model.model_fields.get(str(key))
         inner = field.annotation if field is not None else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []

@@ -9,21 +9,33 @@ from typing import Any
 
 import torch
 
-from lumina_core.checkpoint import config_file, referenced, writing
-from lumina_core.config import with_setting
-from lumina_core.errors import ConfigError, near
-from lumina_core.folders import CONFIG, KEPT, WEIGHTS, Opened, check_format, format_of, layout, open_folder, write_draft
+from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights, num_bytes
+from lumina_core.checkpoint.safetensors_io import MAX_SHARD_BYTES
+from lumina_core.config import apply_override
+from lumina_core.errors import ConfigError, suggest
+from lumina_core.model_dir import (
+    CONFIG_FILE,
+    EXTRA_STEM,
+    WEIGHTS_FILE,
+    LoadedDir,
+    atomic_model_dir,
+    check_dtype,
+    config_bytes,
+    dominant_dtype,
+    find_format,
+    open_model_dir,
+    with_hashes,
+    write_export,
+)
 from lumina_core.plugins.registry import Registry
-from lumina_core.recipe import read_recipe, with_places
-from lumina_core.weights.pieces import Draft, Unbuilt, in_format, size
-from lumina_core.weights.tensorfiles import SHARD
+from lumina_core.recipe import map_paths, read_recipe
 
-OURS = "lumina"
+NATIVE_FORMAT = "lumina"
 """What this project's own layout is called."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class ConvertOptions:
     """How a folder is to be converted.
 
     Attributes:
@@ -33,32 +45,32 @@ class Wish:
         copy: take what lies outside (text encoder, autoencoder) along instead of naming its place.
     """
 
-    to: str | None = None
+    format: str | None = None
     dtype: torch.dtype | None = None
-    settings: Sequence[str] = ()
-    copy: bool = False
+    overrides: Sequence[str] = ()
+    bundle: bool = False
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConvertPlan:
     """What a conversion would write. `source` and `target` are names of layouts."""
 
-    source: str
-    target: str
-    draft: Draft
+    source_format: str
+    target_format: str
+    export_plan: ExportPlan
 
     @property
-    def tensors(self) -> int:
+    def num_tensors(self) -> int:
         """Number of tensors to write."""
-        return sum(len(weights) for weights in self.draft.weights.values())
+        return sum(len(weights) for weights in self.export_plan.weights.values())
 
     @property
-    def size(self) -> int:
+    def num_bytes(self) -> int:
         """Bytes of weights to write."""
-        return sum(size(piece) for weights in self.draft.weights.values() for piece in weights.values())
+        return sum(num_bytes(piece) for weights in self.export_plan.weights.values() for piece in weights.values())
 
 
-def plan(source: Path, registry: Registry, wish: Wish = Wish()) -> Plan:
+def plan_conversion(source: Path, registry: Registry, options: ConvertOptions = ConvertOptions()) -> ConvertPlan:
     """Look at a folder and say what would be written; reads no weights.
 
     Raises:
@@ -66,20 +78,36 @@ def plan(source: Path, registry: Registry, wish: Wish = Wish()) -> Plan:
         ConfigError: the folder is ours and no layout is named, or a setting does not fit.
         PluginError: no layout is called so.
     """
-    opened = open_folder(source, registry)
-    if wish.dtype is None:
-        check_format(opened)
-    target = _target(opened, registry, wish.to)
-    values = opened.recipe.model_dump(mode="json", exclude_defaults=True)
-    for setting in wish.settings:
-        values = with_setting(values, setting)
+    loaded = open_model_dir(source, registry)
+    if options.dtype is None:
+        check_dtype(loaded)
+    target_format = _target_format(loaded, registry, options.format)
+    values = loaded.recipe.model_dump(mode="json", exclude_defaults=True)
+    for override in options.overrides:
+        values = apply_override(values, override)
     recipe = read_recipe(values, f"{source} with --set").model_dump(mode="json", exclude_defaults=True)
-    model = Unbuilt(recipe, in_format(opened.weights, wish.dtype), in_format(opened.kept, wish.dtype), opened.origin)
-    draft = _ours(model, registry, wish) if target == OURS else layout(registry, target).draft(model)
-    return Plan(opened.layout or OURS, target, replace(draft, notes=(*opened.notes, *draft.notes)))
+    checkpoint = LoadedCheckpoint(
+        recipe,
+        cast_weights(loaded.weights, options.dtype),
+        cast_weights(loaded.extra_tensors, options.dtype),
+        loaded.source_metadata,
+    )
+    export_plan = (
+        _native_export(checkpoint, registry, options)
+        if target_format == NATIVE_FORMAT
+        else find_format(registry, target_format).export(checkpoint)
+    )
+    return ConvertPlan(
+        loaded.format or NATIVE_FORMAT, target_format, replace(export_plan, notes=(*loaded.notes, *export_plan.notes))
+    )
 
 
-def carry_out(found: Plan, destination: Path, most: int = SHARD, told: Callable[[int], None] | None = None) -> None:
+def execute(
+    plan: ConvertPlan,
+    destination: Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    on_bytes_written: Callable[[int], None] | None = None,
+) -> None:
     """Write what was planned, whole or not at all.
 
     Args:
@@ -89,14 +117,18 @@ def carry_out(found: Plan, destination: Path, most: int = SHARD, told: Callable[
     Raises:
         CheckpointError: it cannot be written, or the source turns out damaged; nothing is left behind.
     """
-    with writing(destination) as partial:
-        write_draft(found.draft, partial, most, told)
+    with atomic_model_dir(destination) as partial_dir:
+        write_export(plan.export_plan, partial_dir, max_shard_bytes, on_bytes_written)
 
 
 def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
     """Raise ConfigError where writing would destroy something that nobody said to destroy."""
-    here, there = source.resolve(), destination.resolve()
-    if here == there or here in there.parents or there in here.parents:
+    source_path, destination_path = source.resolve(), destination.resolve()
+    if (
+        source_path == destination_path
+        or source_path in destination_path.parents
+        or destination_path in source_path.parents
+    ):
         raise ConfigError(f"{destination} lies in {source}, or around it; choose a folder of its own")
     if destination.is_dir() and not any(destination.iterdir()):
         return
@@ -104,46 +136,53 @@ def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
         raise ConfigError(f"{destination} is there already; choose another, or say --overwrite to replace it")
 
 
-def _target(opened: Opened, registry: Registry, asked: str | None) -> str:
-    known = [OURS, *registry.entries("layout")]
-    if asked is None:
-        if opened.layout:
-            return OURS
-        raise ConfigError(f"{opened.folder} is a folder of ours; say into what with --to: {', '.join(known[1:])}")
-    short = [name for name in known if name.rpartition(".")[2] == asked]
-    if asked not in known and len(short) != 1:
-        raise ConfigError(f"no layout is called '{asked}'{near(asked, known) or '; known: ' + ', '.join(known)}")
-    return asked if asked in known else short[0]
+def _target_format(loaded: LoadedDir, registry: Registry, requested: str | None) -> str:
+    formats = [NATIVE_FORMAT, *registry.registrations("checkpoint_format")]
+    if requested is None:
+        if loaded.format:
+            return NATIVE_FORMAT
+        raise ConfigError(f"{loaded.folder} is a folder of ours; say into what with --format: {', '.join(formats[1:])}")
+    matches = [name for name in formats if name.rpartition(".")[2] == requested]
+    if requested not in formats and len(matches) != 1:
+        raise ConfigError(
+            f"no layout is called '{requested}'{suggest(requested, formats) or '; known: ' + ', '.join(formats)}"
+        )
+    return requested if requested in formats else matches[0]
 
 
-def _ours(model: Unbuilt, registry: Registry, wish: Wish) -> Draft:
+def _native_export(checkpoint: LoadedCheckpoint, registry: Registry, options: ConvertOptions) -> ExportPlan:
     folders: dict[str, Path] = {}
-    outside: list[str] = []
+    external: list[str] = []
 
-    def place(said: str) -> str:
-        if not Path(said).is_dir():
-            return said
-        if not wish.copy:
-            outside.append(said)
-            return said
-        name = next((name for name, folder in folders.items() if folder == Path(said)), _free(Path(said).name, folders))
-        folders[name] = Path(said)
+    def bundle_path(path: str) -> str:
+        if not Path(path).is_dir():
+            return path
+        if not options.bundle:
+            external.append(path)
+            return path
+        name = next(
+            (name for name, folder in folders.items() if folder == Path(path)), _unused_name(Path(path).name, folders)
+        )
+        folders[name] = Path(path)
         return f"./{name}"
 
-    values = referenced(read_recipe(dict(model.recipe), "the recipe"), registry).model_dump(
+    values = with_hashes(read_recipe(dict(checkpoint.recipe), "the recipe"), registry).model_dump(
         mode="json", exclude_defaults=True
     )
-    recipe = read_recipe(with_places(values, place), "the recipe")
-    dtype = str(format_of(model.weights)).removeprefix("torch.")
-    files = {CONFIG: config_file(recipe, registry, dtype=dtype, origin=dict(model.origin))}
-    weights = {Path(WEIGHTS).stem: model.weights, **({KEPT: model.kept} if model.kept else {})}
-    notes = tuple(f"what is in {said} stays there; --copy takes it along" for said in dict.fromkeys(outside))
-    return Draft(weights, files, folders, notes=notes)
+    recipe = read_recipe(map_paths(values, bundle_path), "the recipe")
+    dtype = str(dominant_dtype(checkpoint.weights)).removeprefix("torch.")
+    files = {CONFIG_FILE: config_bytes(recipe, registry, dtype=dtype, source_metadata=dict(checkpoint.source_metadata))}
+    weights = {
+        Path(WEIGHTS_FILE).stem: checkpoint.weights,
+        **({EXTRA_STEM: checkpoint.extra_tensors} if checkpoint.extra_tensors else {}),
+    }
+    notes = tuple(f"what is in {path} stays there; --bundle takes it along" for path in dict.fromkeys(external))
+    return ExportPlan(weights, files, folders, notes=notes)
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
+def _unused_name(name: str, used: Mapping[str, Any]) -> str:
     number = 2
-    free = name
-    while free in taken:
-        free, number = f"{name}-{number}", number + 1
-    return free
+    candidate = name
+    while candidate in used:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate

@@ -26,7 +26,11 @@ class CheckpointError(LuminaError):
     """A folder of weights is missing, half-written, of another make or does not fit its recipe."""
 
 
-def near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+def suggest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """A hint that ends a message: the nearest known word, or nothing below the likeness `cutoff` (1: the same)."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    matches = difflib.get_close_matches(word, sorted(names), n=1, cutoff=cutoff)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+class UnusableError(LuminaError):
+    """One item (a file, a line, a member of a shard) cannot be used; the message says why, in a few words."""

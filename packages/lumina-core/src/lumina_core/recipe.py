@@ -9,31 +9,34 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from lumina_core.config import Config, Use, read_file
+from lumina_core.config import ComponentSpec, Config, read_file
 from lumina_core.errors import ConfigError
 
-SCHEMA = 1
+SCHEMA_VERSION = 2
 """Number of this form of recipe; a file with a higher one was written by a newer lumina-core."""
 
 
-class NamedUse(Use):
+class ConditionerSpec(ComponentSpec):
     """A conditioner, and the field of an example that it reads."""
 
-    name: str = Field(description="field of the example, for instance `caption`")
+    field: str = Field(description="field of the example, for instance `caption`")
 
 
-class Sampling(Config):
+class SamplingConfig(Config):
     """How a model is asked where the request leaves it open."""
 
     steps: int = Field(10, ge=1, le=1000, description="steps of the solver")
     solver: str = Field(
-        "core.midpoint", description="how the velocity is followed; with options: `core.dopri5:relative=1e-4`"
+        "core.midpoint", description="how the velocity is followed; with options: `core.dopri5:rtol=1e-4`"
     )
-    grid: Use = Field(Use(use="core.uniform_grid"), description="times between noise and data")
-    fitted: tuple[float, ...] = Field(
-        (), description="times fitted to this model, written by `lumina grid --fit`; for grid: `core.fitted_grid`"
+    schedule: ComponentSpec = Field(
+        ComponentSpec(type="core.uniform_schedule"), description="times between noise and data"
     )
-    guidance: float = Field(1.0, ge=0, le=100, description="1 adds nothing")
+    fitted_schedule: tuple[float, ...] = Field(
+        (),
+        description="times fitted to this model, written by `lumina schedule --fit`; for schedule: `core.fitted_schedule`",
+    )
+    guidance_scale: float = Field(1.0, ge=0, le=100, description="1 adds nothing")
     guidance_channels: int | None = Field(
         None, ge=1, description="guide only the first channels of the latent; None: all"
     )
@@ -41,132 +44,170 @@ class Sampling(Config):
         None, description="times between which it guides, noise 0, data 1; None: always"
     )
     guidance_rescale: float = Field(0.0, ge=0, le=1, description="how far its spread is brought back to the unguided")
-    guidance_split: Literal["auto", "together", "apart"] = Field(
+    cfg_batching: Literal["auto", "batched", "sequential"] = Field(
         "auto", description="both halves in one batch, or one after the other in half the memory"
     )
-    extrapolation: Use | None = Field(None, description="rotary frequencies on larger canvases; None: the trained ones")
-    context_drop: Use | None = Field(
+    rope_scaling: ComponentSpec | None = Field(
+        None, description="rotary frequencies on larger canvases; None: the trained ones"
+    )
+    context_drop: ComponentSpec | None = Field(
         None, description="keys and values averaged over space where that is little missed; None: never"
     )
-    step_cache: Use | None = Field(
+    block_cache: ComponentSpec | None = Field(
         None, description="blocks left out where little has changed since they were asked; None: never"
     )
-    proportional: int | None = Field(
+    base_sequence_length: int | None = Field(
         None, ge=2, description="tokens in training, for proportional attention; None: attention's usual scale"
     )
 
 
-class Training(Config):
+class TrainingConfig(Config):
     """How a model is trained. Defaults are published ones where there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
 
     steps: int = Field(1000, ge=1, description="optimizer steps")
-    batch: int = Field(64, ge=1, description="examples a step, over all processes and accumulated parts")
-    accumulate: int = Field(1, ge=1, description="parts that a process cuts its share of the batch into")
+    global_batch_size: int = Field(64, ge=1, description="examples a step, over all processes and accumulated parts")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="parts that a process cuts its share of the batch into"
+    )
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon turns matrices, adamw does the rest")
-    rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
-    rates: dict[str, float] = Field(
+    lr: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    lr_overrides: dict[str, float] = Field(
         {}, description="other peak rates of AdamW, by a part of the weights' names: {embedding: 1e-2, gate: 1e-2}"
     )
-    muon_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
+    muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
     betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="of matrices, times the rate; norms, gates and biases have none")
-    warmup: int = Field(100, ge=0, description="steps over which the rate rises from 0")
-    decay: Literal["constant", "cosine", "linear"] = Field(
-        "constant", description="shape of the fall after `decay_from`"
+    warmup_steps: int = Field(100, ge=0, description="steps over which the rate rises from 0")
+    lr_decay: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="shape of the fall after `decay_start`"
     )
-    decay_from: float = Field(0.0, ge=0, le=1, description="share of the steps after which the rate falls")
-    clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
-    ema: float = Field(0.9999, ge=0, lt=1, description="share of the average that is kept a step (warmed up)")
-    drop: float = Field(0.1, ge=0, le=1, description="share of the conditions replaced by silence")
+    decay_start: float = Field(0.0, ge=0, le=1, description="share of the steps after which the rate falls")
+    max_norm: float = Field(2.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="share of the average that is kept a step (warmed up)")
+    cond_dropout: float = Field(0.1, ge=0, le=1, description="share of the conditions replaced by silence")
     freeze: tuple[str, ...] = Field((), description="parts that are not trained: `conditioners.caption`, `autoencoder`")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    mixed_precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="auto: bfloat16 where the machine is fast at it; float32: a batch cut otherwise gives equal losses",
     )
     compile: bool = Field(True, description="torch.compile the step's forward and backward")
-    keep_latents: bool = Field(
+    cache_latents: bool = Field(
         False, description="encode each example alone and keep its latent, by content: for a frozen autoencoder"
     )
     cache_bytes: int = Field(
         2**29, ge=0, description="room for what costly frozen conditioners said, and as much for latents; 0: none"
     )
-    cache_folder: str | None = Field(
+    cache_dir: str | None = Field(
         None, description="folder where they are kept on disk as well, by content; runs may share it"
     )
-    cache_folder_bytes: int = Field(2**36, ge=0, description="room in that folder; once it is full nothing is added")
-    workers: int = Field(0, ge=0, description="processes that read examples")
+    cache_dir_bytes: int = Field(2**36, ge=0, description="room in that folder; once it is full nothing is added")
+    num_workers: int = Field(0, ge=0, description="processes that read examples")
     seed: int = Field(0, ge=0, description="of the first weights, the order of examples, times, noise, crops, captions")
-    save_every: int = Field(500, ge=1, description="steps between checkpoints")
-    keep: int = Field(2, ge=1, description="checkpoints kept")
-    sample_every: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
-    samples: tuple[dict[str, Any], ...] = Field((), description="requests that the grid of samples answers")
+    checkpoint_interval: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_latest_k: int = Field(2, ge=1, description="checkpoints kept")
+    sample_interval: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
+    sample_requests: tuple[dict[str, Any], ...] = Field((), description="requests that the grid of samples answers")
 
 
 class Recipe(Config):
     """Which parts make a model. Reads as a shopping list; parts check their own options when they are built."""
 
-    lumina: int = Field(SCHEMA, ge=1, description="number of this form of recipe")
-    task: Use = Field(description="what is asked of the model and handed back")
-    dataset: Use | None = Field(None, description="what it learns from; a model that is only asked needs none")
-    tokenizer: Use = Field(description="cuts a latent into tokens; its `channels` are the autoencoder's")
-    autoencoder: Use = Field(description="data <-> latents")
-    conditioners: tuple[NamedUse, ...] = Field((), description="what is said -> conditions, one a field of an example")
-    backbone: Use | None = Field(None, description="None: only the conditioners are taught (objective core.alignment)")
-    head: Use | None = Field(None, description="reads the backbone into an answer; none where there is no backbone")
-    objective: Use = Field(description="batch -> loss")
-    sampling: Sampling = Field(Sampling(), description="how it is asked")
-    training: Training = Field(Training(), description="how it is trained")
+    schema_version: int = Field(SCHEMA_VERSION, description="number of this form of recipe")
+    task: ComponentSpec = Field(description="what is asked of the model and handed back")
+    dataset: ComponentSpec | None = Field(
+        None, description="what it learns from; a model that is only asked needs none"
+    )
+    tokenizer: ComponentSpec = Field(description="cuts a latent into tokens; its `channels` are the autoencoder's")
+    autoencoder: ComponentSpec = Field(description="data <-> latents")
+    conditioners: tuple[ConditionerSpec, ...] = Field(
+        (), description="what is said -> conditions, one a field of an example"
+    )
+    backbone: ComponentSpec | None = Field(
+        None, description="None: only the conditioners are taught (objective core.contrastive_text)"
+    )
+    head: ComponentSpec | None = Field(
+        None, description="reads the backbone into an answer; none where there is no backbone"
+    )
+    objective: ComponentSpec = Field(description="batch -> loss")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="how it is asked")
+    training: TrainingConfig = Field(TrainingConfig(), description="how it is trained")
 
-    def used(self) -> list[tuple[str, str]]:
+    def component_names(self) -> list[tuple[str, str]]:
         """(kind, part name) of every part of the recipe and of the parts named inside their options."""
-        single = [("task", self.task), ("dataset", self.dataset), ("tokenizer", self.tokenizer)]
-        single += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
-        single += [("objective", self.objective)]
-        single += [("times", self.sampling.grid), ("extrapolation", self.sampling.extrapolation)]
-        single += [("context_drop", self.sampling.context_drop), ("step_cache", self.sampling.step_cache)]
-        single += [("conditioner", use) for use in self.conditioners]
-        named = [
-            part for kind, use in single if use is not None for part in _named(kind, {"use": use.use, **use.options})
+        specs = [("task", self.task), ("dataset", self.dataset), ("tokenizer", self.tokenizer)]
+        specs += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
+        specs += [("objective", self.objective)]
+        specs += [("schedule", self.sampling.schedule), ("rope_scaling", self.sampling.rope_scaling)]
+        specs += [("context_drop", self.sampling.context_drop), ("block_cache", self.sampling.block_cache)]
+        specs += [("conditioner", spec) for spec in self.conditioners]
+        names = [
+            name
+            for component_type, spec in specs
+            if spec is not None
+            for name in _nested_component_names(component_type, {"type": spec.type, **spec.options})
         ]
-        return [*named, ("solver", self.sampling.solver.partition(":")[0])]
+        return [*names, ("solver", self.sampling.solver.partition(":")[0])]
 
 
-def _named(kind: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _nested_component_names(component_type: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
     # an option that names a part, or several, is called after the kind of that part
-    listed = [(key, one) for key, value in options.items() for one in (value if isinstance(value, list) else [value])]
-    inner = [(key, one) for key, one in listed if isinstance(one, Mapping) and "use" in one]
-    return [(kind, str(options["use"])), *(part for key, value in inner for part in _named(key, value))]
+    items = [(key, item) for key, value in options.items() for item in (value if isinstance(value, list) else [value])]
+    nested = [(key, item) for key, item in items if isinstance(item, Mapping) and "type" in item]
+    return [
+        (component_type, str(options["type"])),
+        *(name for key, value in nested for name in _nested_component_names(key, value)),
+    ]
 
 
-def read_recipe(values: dict[str, Any], where: str) -> Recipe:
+def read_recipe(values: dict[str, Any], source: str) -> Recipe:
     """Check plain data as a recipe.
 
     Raises:
-        ConfigError: a key is unknown or missing, a value out of range, or the schema is newer than this lumina-core.
+        ConfigError: a key is unknown or missing, a value out of range, or the schema is another than this lumina-core's.
     """
-    schema = values.get("lumina", SCHEMA)
-    if isinstance(schema, int) and schema > SCHEMA:
+    check_schema_version(values, source)
+    return Recipe.read(values, source)
+
+
+def check_schema_version(values: Mapping[str, Any], source: str) -> None:
+    """Raise ConfigError where a recipe or a config.json is of another schema, whatever else it holds.
+
+    Those of schema 1 are told apart by their keys too (`lumina: 1`, components named by `use:`): none was ever released,
+    so there is nothing that reads them.
+    """
+    version = values.get("schema_version", SCHEMA_VERSION)
+    has_old_keys = "lumina" in values or any(
+        isinstance(value, Mapping) and "use" in value and "type" not in value for value in values.values()
+    )
+    if has_old_keys or (isinstance(version, int) and version < SCHEMA_VERSION):
         raise ConfigError(
-            f"{where} is of schema {schema}; this lumina-core reads up to {SCHEMA}. "
+            f"{source} is of schema 1 (`lumina: 1`, components named by `use:`), from before the first release; this "
+            f"lumina-core reads schema {SCHEMA_VERSION} only, where components are named by `type:` and most options have "
+            "other names: write it anew, after one of `lumina models`"
+        )
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"{source} is of schema {version}; this lumina-core reads up to {SCHEMA_VERSION}. "
             "Install a newer one: pip install -U lumina-core"
         )
-    return Recipe.read(values, where)
 
 
-PLACES = ("source", "tokenizer")
+PATH_OPTIONS = ("source", "tokenizer")
 """Options of parts that name what lies outside: a folder, or a name on a hub."""
 
 
-def with_places(values: Any, change: Callable[[str], str]) -> Any:
+def map_paths(values: Any, transform: Callable[[str], str]) -> Any:
     """A recipe as plain data with every place of something outside put through `change`."""
     if isinstance(values, Mapping):
-        part = "use" in values
+        is_component = "type" in values
         return {
-            key: change(value) if part and key in PLACES and isinstance(value, str) else with_places(value, change)
+            key: transform(value)
+            if is_component and key in PATH_OPTIONS and isinstance(value, str)
+            else map_paths(value, transform)
             for key, value in values.items()
         }
     if isinstance(values, list | tuple):
-        return [with_places(value, change) for value in values]
+        return [map_paths(value, transform) for value in values]
     return values
 
 

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from lumina_core.errors import ShapeError
 
-Extent = tuple[int, ...]
+Size = tuple[int, ...]
 """The sizes needed to go back from tokens to a latent, for example (rows, columns) of latent pixels."""
 
 
-def check_shape(tensor: Tensor, wanted: Sequence[int | None], what: str) -> None:
+def check_shape(tensor: Tensor, expected: Sequence[int | None], name: str) -> None:
     """Raise ShapeError unless `tensor` has the shape `wanted`; None stands for any size."""
-    fits = tensor.ndim == len(wanted) and all(w in (None, s) for w, s in zip(wanted, tensor.shape, strict=True))
-    if not fits:
-        shape = ", ".join("any" if w is None else str(w) for w in wanted)
-        raise ShapeError(f"{what} has the shape {tuple(tensor.shape)}; wanted ({shape})")
+    matches = tensor.ndim == len(expected) and all(w in (None, s) for w, s in zip(expected, tensor.shape, strict=True))
+    if not matches:
+        shape = ", ".join("any" if w is None else str(w) for w in expected)
+        raise ShapeError(f"{name} has the shape {tuple(tensor.shape)}; wanted ({shape})")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Tokens:
 
     values: Tensor
     positions: Tensor
-    extents: tuple[Extent, ...]
+    sizes: tuple[Size, ...]
     mask: Tensor | None = None
 
     def with_values(self, values: Tensor) -> Tokens:
@@ -45,12 +45,12 @@ class Tokens:
 
     def items(self) -> list[Tokens]:
         """One Tokens of batch 1 an item, without its padding."""
-        return [self._item(index) for index in range(len(self.extents))]
+        return [self._item(index) for index in range(len(self.sizes))]
 
     def _item(self, index: int) -> Tokens:
         rows = slice(index, index + 1)
         length = self.values.shape[1] if self.mask is None else int(self.mask[index].sum())
-        return Tokens(self.values[rows, :length], self.positions[rows, :length], (self.extents[index],))
+        return Tokens(self.values[rows, :length], self.positions[rows, :length], (self.sizes[index],))
 
 
 def stack_tokens(items: Sequence[Tokens]) -> Tokens:
@@ -59,21 +59,21 @@ def stack_tokens(items: Sequence[Tokens]) -> Tokens:
     No mask is made where all have the same length and none had one.
     """
     length = max(item.values.shape[1] for item in items)
-    values = torch.cat([_padded(item.values, length) for item in items])
-    positions = torch.cat([_padded(item.positions, length) for item in items])
-    extents = tuple(extent for item in items for extent in item.extents)
+    values = torch.cat([_pad(item.values, length) for item in items])
+    positions = torch.cat([_pad(item.positions, length) for item in items])
+    sizes = tuple(size for item in items for size in item.sizes)
     if all(item.mask is None and item.values.shape[1] == length for item in items):
-        return Tokens(values, positions, extents)
-    return Tokens(values, positions, extents, torch.cat([_padded(_real(item), length) for item in items]))
+        return Tokens(values, positions, sizes)
+    return Tokens(values, positions, sizes, torch.cat([_pad(_mask_or_ones(item), length) for item in items]))
 
 
-def _real(item: Tokens) -> Tensor:
+def _mask_or_ones(item: Tokens) -> Tensor:
     if item.mask is not None:
         return item.mask
     return torch.ones(item.values.shape[:2], dtype=torch.bool, device=item.values.device)
 
 
-def _padded(tensor: Tensor, length: int) -> Tensor:
+def _pad(tensor: Tensor, length: int) -> Tensor:
     missing = length - tensor.shape[1]
     if missing == 0:
         return tensor
@@ -93,15 +93,15 @@ class Condition:
             other, each read by itself; this says how much each answer counts at each of N tokens. None: one for all.
     """
 
-    memory: Tensor | None = None
-    memory_mask: Tensor | None = None
-    summary: Tensor | None = None
-    context: Tokens | None = None
-    shares: Tensor | None = None
+    context: Tensor | None = None
+    context_mask: Tensor | None = None
+    pooled: Tensor | None = None
+    reference: Tokens | None = None
+    region_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Known:
+class InitData:
     """What a way begins from that is there already, and what of it stays.
 
     Attributes:
@@ -113,11 +113,11 @@ class Known:
 
     data: Tensor
     strength: float = 1.0
-    kept: Tensor | None = None
+    keep_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Varied:
+class VariationInput:
     """Data whose noise a result begins from.
 
     Attributes:
@@ -127,12 +127,12 @@ class Varied:
     """
 
     data: Tensor
-    said: Mapping[str, Any]
-    fresh: float = 0.0
+    cond_fields: Mapping[str, Any]
+    noise_fraction: float = 0.0
 
 
 @dataclass(frozen=True)
-class Regions:
+class RegionalPrompts:
     """What is said of parts of one result.
 
     Attributes:
@@ -141,16 +141,16 @@ class Regions:
         alike: whether what is compared with in guidance has the summary of what is said, as published.
     """
 
-    said: Mapping[str, Sequence[Any]]
-    shares: Tensor
-    alike: bool = False
+    conds: Mapping[str, Sequence[Any]]
+    weights: Tensor
+    share_pooled: bool = False
 
 
 @dataclass(frozen=True)
-class Hidden:
+class BackboneOutput:
     """What the backbone hands to a head: values (B, N, W), and a modulation (B, A), None without time and summary."""
 
-    values: Tensor
+    hidden_states: Tensor
     modulation: Tensor | None = None
 
 
@@ -172,7 +172,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class RopeContext:
     """How far the places of a request reach beside those of training; rotary frequencies are scaled by it.
 
     Attributes:
@@ -183,6 +183,6 @@ class Canvas:
     """
 
     lengths: tuple[float, float, float]
-    trained: tuple[float, float, float] | None
-    base: float
-    head_width: int
+    train_lengths: tuple[float, float, float] | None
+    theta: float
+    head_dim: int

@@ -7,51 +7,96 @@ from typing import TYPE_CHECKING
 from lumina_core import hookimpl
 
 if TYPE_CHECKING:
-    from lumina_core.plugins.offers import Commands, Models, Parts, Recipes
+    from lumina_core.plugins.registry import (
+        CommandRegistrations,
+        ComponentRegistrations,
+        ModelRegistrations,
+        RecipeRegistrations,
+    )
 
 
 @hookimpl
-def lumina_register_parts(parts: Parts) -> None:
+def lumina_register_components(components: ComponentRegistrations) -> None:
     """The parts for pictures."""
-    parts.tokenizer("image.patches", "lumina_image.patches:Patches", "square patches, row by row")
-    parts.autoencoder("image.pixels", "lumina_image.autoencoder:Pixels", "no latent: the pixels themselves")
-    parts.autoencoder("image.small", "lumina_image.autoencoder:SmallAutoencoder", "a small convolutional one to train")
-    parts.autoencoder("image.kl", "lumina_image.kl:KLAutoencoder", "published VAEs: AutoencoderKL of diffusers")
-    parts.autoencoder("image.thumbnail", "lumina_image.thumbnail:Thumbnail", "averaged squares: the coarse look alone")
-    parts.dataset(
-        "image.classes", "lumina_image.datasets.folder:ClassFolderDataset", "a folder of pictures for each class"
+    components.tokenizer("image.patchify", "lumina_image.patchify:Patchify", "square patches, row by row")
+    components.autoencoder(
+        "image.identity", "lumina_image.autoencoders.small:IdentityAutoencoder", "no latent: the pixels themselves"
     )
-    parts.dataset(
-        "image.datasets", "lumina_image.datasets.hub:HubDataset", "data sets of the library `datasets`, and its hub"
+    components.autoencoder(
+        "image.small", "lumina_image.autoencoders.small:SmallAutoencoder", "a small convolutional one to train"
     )
-    parts.dataset("image.emoji", "lumina_image.emoji:EmojiDataset", "built in: Noto emoji, named in 18 languages")
-    parts.dataset("image.folder", "lumina_image.datasets.folder:FolderDataset", "a folder of pictures with captions")
-    parts.dataset(
+    components.autoencoder(
+        "image.kl", "lumina_image.autoencoders.kl:KLAutoencoder", "published VAEs: AutoencoderKL of diffusers"
+    )
+    components.autoencoder(
+        "image.thumbnail",
+        "lumina_image.autoencoders.thumbnail:ThumbnailAutoencoder",
+        "averaged squares: the coarse look alone",
+    )
+    components.dataset(
+        "image.class_folder", "lumina_image.datasets.folder:ClassFolderDataset", "a folder of pictures for each class"
+    )
+    components.dataset(
+        "image.hf_datasets",
+        "lumina_image.datasets.hf_datasets:HuggingFaceDataset",
+        "data sets of the library `datasets`, and its hub",
+    )
+    components.dataset(
+        "image.emoji", "lumina_image.datasets.emoji:EmojiDataset", "built in: Noto emoji, named in 18 languages"
+    )
+    components.dataset(
+        "image.folder", "lumina_image.datasets.folder:FolderDataset", "a folder of pictures with captions"
+    )
+    components.dataset(
         "image.parquet", "lumina_image.datasets.parquet_shards:ParquetDataset", "Parquet files with pictures in them"
     )
-    parts.dataset("image.tar", "lumina_image.datasets.tar_shards:TarDataset", "tar files as WebDataset packs them")
-    parts.features("image.coarse", "lumina_image.metrics.looks:Coarse", "16x16 averages of the pixels, no network")
-    parts.features("image.efficientnet_lite0", "lumina_image.metrics.networks:EfficientNetLite0", "a network, offline")
-    parts.features("image.inception", "lumina_image.metrics.networks:Inception", "the network of FID")
-    parts.features("image.clip", "lumina_image.metrics.clip:Clip", "pictures and texts in one space, from a folder")
-    parts.metric("image.retrieval", "lumina_image.metrics.retrieval:Retrieval", "is the right one the nearest real one")
-    parts.metric("image.feature_retrieval", "lumina_image.metrics.retrieval:FeatureRetrieval", "the same by a network")
-    parts.metric("image.frechet", "lumina_image.metrics.sets:Frechet", "Frechet distance of features (FD, or FID)")
-    parts.metric("image.kernel", "lumina_image.metrics.sets:Kernel", "kernel distance of features (KD, or KID)")
-    parts.metric("image.precision_recall", "lumina_image.metrics.sets:PrecisionRecall", "k-nearest-neighbour manifolds")
-    parts.metric("image.similarity", "lumina_image.metrics.clip:Similarity", "picture and caption by CLIP")
-    parts.layout(
-        "image.alpha_vllm", "lumina_image.published.original:OriginalFolder", "consolidated*.pth or .safetensors"
+    components.dataset("image.tar", "lumina_image.datasets.tar_shards:TarDataset", "tar files as WebDataset packs them")
+    components.feature_extractor(
+        "image.pixel_features",
+        "lumina_image.metrics.features:PixelFeatures",
+        "16x16 averages of the pixels, no network",
     )
-    parts.layout(
-        "image.diffusers", "lumina_image.published.diffusers:DiffusersFolder", "a folder of diffusers' Lumina-Next"
+    components.feature_extractor(
+        "image.efficientnet_lite0", "lumina_image.metrics.features:EfficientNetLite0", "a network, offline"
     )
-    parts.task("image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image")
-    parts.task("image.class_to_image", "lumina_image.task:ClassToImage", "A picture of a class.", command="class")
+    components.feature_extractor("image.inception", "lumina_image.metrics.features:Inception", "the network of FID")
+    components.feature_extractor(
+        "image.clip", "lumina_image.metrics.clip:ClipFeatures", "pictures and texts in one space, from a folder"
+    )
+    components.metric(
+        "image.retrieval", "lumina_image.metrics.retrieval:Retrieval", "is the right one the nearest real one"
+    )
+    components.metric(
+        "image.feature_retrieval", "lumina_image.metrics.retrieval:FeatureRetrieval", "the same by a network"
+    )
+    components.metric(
+        "image.frechet_distance",
+        "lumina_image.metrics.distribution:FrechetDistance",
+        "Frechet distance of features (FD, or FID)",
+    )
+    components.metric(
+        "image.kernel_distance",
+        "lumina_image.metrics.distribution:KernelDistance",
+        "kernel distance of features (KD, or KID)",
+    )
+    components.metric(
+        "image.precision_recall", "lumina_image.metrics.distribution:PrecisionRecall", "k-nearest-neighbour manifolds"
+    )
+    components.metric("image.clip_score", "lumina_image.metrics.clip:ClipScore", "picture and caption by CLIP")
+    components.checkpoint_format(
+        "image.alpha_vllm", "lumina_image.formats.alpha_vllm:AlphaVLLMFormat", "consolidated*.pth or .safetensors"
+    )
+    components.checkpoint_format(
+        "image.diffusers", "lumina_image.formats.diffusers:DiffusersFormat", "a folder of diffusers' Lumina-Next"
+    )
+    components.task(
+        "image.text_to_image", "lumina_image.task:TextToImage", "A picture from a sentence.", command="image"
+    )
+    components.task("image.class_to_image", "lumina_image.task:ClassToImage", "A picture of a class.", command="class")
 
 
 @hookimpl
-def lumina_register_recipes(recipes: Recipes) -> None:
+def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
     """Trainable as they are, with what the package ships."""
     recipes.add("image.emoji", "lumina_image:recipes/emoji.yaml", "the built-in model: pictures from words")
     recipes.add(
@@ -69,19 +114,19 @@ def lumina_register_recipes(recipes: Recipes) -> None:
 
 
 @hookimpl
-def lumina_register_models(models: Models) -> None:
+def lumina_register_models(models: ModelRegistrations) -> None:
     """Trained here, shipped in the package."""
     models.add(
         "image.emoji",
         "lumina_image:models/emoji",
         "emoji from words in 18 languages, 64 px",
         task="image.text_to_image",
-        usual=True,
+        default=True,
     )
 
 
 @hookimpl
-def lumina_register_commands(commands: Commands) -> None:
+def lumina_register_commands(commands: CommandRegistrations) -> None:
     """What one asks before a training with pictures of many shapes."""
     commands.add(
         "buckets", "lumina_image.datasets.buckets_command:buckets", "Show what sizes a recipe's pictures are cut to."

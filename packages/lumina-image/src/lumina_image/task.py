@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,165 +18,261 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.files import whole_file
-from lumina_core.types import Extent, Known, Regions, Varied
-from lumina_image.asked import MAX_SIDE, ClassRequest, PictureRequest, SizedRequest
-from lumina_image.canvas import WHITE, known_of
-from lumina_image.emoji_names import spelled_out
-from lumina_image.pictures import covered, to_tensor
-from lumina_image.regions import shares_of
+from lumina_core.io import atomic_file
+from lumina_core.types import InitData, RegionalPrompts, Size, VariationInput
+from lumina_image.image_io import crop_resize, to_tensor
+from lumina_image.inpaint_input import MASK_THRESHOLD, init_data
+from lumina_image.request import MAX_SIDE, ClassToImageRequest, ImageSizeRequest, TextToImageRequest
+
+_ZERO_WIDTH_JOINER, _VARIATION_SELECTOR = "\u200d", "\ufe0f"
+# the blocks that emoji come from, and the marks that join, colour and style them; plain text never enters the table
+_EMOJI_CHARACTERS = re.compile(
+    "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff"
+    "\u3030\u303d\u3297\u3299\U0001f000-\U0001faff\U000e0020-\U000e007f\u200d\ufe0f\u20e3]"
+)
 
 
-class _Pictures:
+def replace_emoji(text: str) -> str:
+    """The text with each emoji (the longest sequence that has a name) replaced by its name between blanks."""
+    if not _EMOJI_CHARACTERS.search(text):
+        return text
+    names, longest = _emoji_names()
+    plain, result, index = text.replace(_VARIATION_SELECTOR, ""), "", 0
+    while index < len(plain):
+        length = next(
+            (n for n in range(min(longest, len(plain) - index), 0, -1) if plain[index : index + n] in names), 0
+        )
+        if length and (length > 1 or _EMOJI_CHARACTERS.match(plain[index])):
+            result += f" {names[plain[index : index + length]]} "
+            index += length
+        else:
+            result += "" if plain[index] == _ZERO_WIDTH_JOINER else plain[index]
+            index += 1
+    return " ".join(result.split())
+
+
+@functools.lru_cache(maxsize=1)
+def _emoji_names() -> tuple[dict[str, str], int]:
+    names: dict[str, str] = json.loads((files("lumina_image") / "data/emoji/names.json").read_text(encoding="utf-8"))
+    return names, max(map(len, names))
+
+
+def grid_region_weights(
+    rows: int, columns: int, grid_rows: int, grid_columns: int, published_order: bool = False
+) -> Tensor:
+    """(down * across, rows * columns) float: 1 where a token of the picture lies in a cell of the grid, row by row.
+
+    A cell is `rows // down` tokens high and `columns // across` wide. What remains at the lower and right border
+    belongs to the last cells; published, to none.
+
+    Args:
+        rows, columns: tokens of the picture.
+        down, across: cells of the grid.
+        published: number the cells as lumina_next_compositional_generation does, by (row + 1) (column + 1) - 1, which
+            is right for a single row or column only: in 2 x 2 the second region has two cells and the third none.
+
+    Raises:
+        ConfigError: there are more cells than tokens along a side.
+    """
+    if not (1 <= grid_rows <= rows and 1 <= grid_columns <= columns):
+        raise ConfigError(
+            f"a picture of {rows} x {columns} tokens cannot be cut into {grid_rows} x {grid_columns} regions"
+        )
+    weights = torch.zeros(grid_rows * grid_columns, rows, columns)
+    for row, column in ((row, column) for row in range(grid_rows) for column in range(grid_columns)):
+        is_last = (row + 1 == grid_rows and not published_order, column + 1 == grid_columns and not published_order)
+        bottom = rows if is_last[0] else (row + 1) * (rows // grid_rows)
+        right = columns if is_last[1] else (column + 1) * (columns // grid_columns)
+        index = (row + 1) * (column + 1) - 1 if published_order else row * grid_columns + column
+        weights[index, row * (rows // grid_rows) : bottom, column * (columns // grid_columns) : right] = 1
+    return weights.flatten(1)
+
+
+def region_weights(request: TextToImageRequest, image_size: Size) -> Tensor | None:
+    """(R + 1, rows, columns) float: how much of each pixel belongs to the prompt of the whole, and to each region.
+
+    Where regions overlap they count alike; where none lies, the whole does. None where the request names no region.
+
+    Args:
+        request: what is asked for.
+        extent: (rows, columns) of the picture's pixels.
+
+    Raises:
+        ConfigError: a box does not lie within the picture.
+    """
+    if not request.region:
+        return None
+    if request.region_grid is not None:
+        grid_rows, grid_columns = (int(side) for side in request.region_grid.split("x"))
+        published_order = request.region_order == "published"
+        rows, columns = image_size
+        weights = grid_region_weights(rows, columns, grid_rows, grid_columns, published_order).view(-1, rows, columns)
+        return torch.cat([torch.zeros(1, *image_size), weights])
+    weights = torch.stack([_box_mask(region.box or (0, 0, 0, 0), image_size) for region in request.region])
+    coverage = weights.sum(dim=0, keepdim=True)
+    return torch.cat([1 - coverage.clamp_max(1), weights / coverage.clamp_min(1)])
+
+
+def _box_mask(box: tuple[int, int, int, int], image_size: Size) -> Tensor:
+    (left, top, width, height), (rows, columns) = box, image_size
+    if width < 1 or height < 1 or left < 0 or top < 0 or left + width > columns or top + height > rows:
+        box_text = ",".join(map(str, box))
+        raise ConfigError(f"the region {box_text} (x,y,width,height) does not lie within a picture of {columns}x{rows}")
+    mask = torch.zeros(rows, columns)
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+class _ImageTask:
     """What every task of pictures does alike: sizes, and files."""
 
-    data_field = "picture"
+    data_field = "image"
     suffix = ".png"
 
     class Config(Settings):
         """The size a model was trained at."""
 
-        side: int = Field(64, ge=8, le=MAX_SIDE, description="pixels of a side where the request names no size")
+        image_size: int = Field(64, ge=8, le=MAX_SIDE, description="pixels of a side where the request names no size")
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def extent(self, request: SizedRequest) -> Extent:
+    def size(self, request: ImageSizeRequest) -> Size:
         """(rows, columns) of pixels."""
-        width, height = request.canvas or (self.config.side, self.config.side)
+        width, height = request.output_size or (self.config.image_size, self.config.image_size)
         return height, width
 
-    def known(self, request: SizedRequest) -> Known | None:
+    def init_data(self, request: ImageSizeRequest) -> InitData | None:
         """The picture that the request begins from, and what of it stays."""
-        return known_of(request)
+        return init_data(request)
 
-    def varied(self, request: SizedRequest) -> Varied | None:
+    def variation(self, request: ImageSizeRequest) -> VariationInput | None:
         """The picture that is varied, cut to the shape of the result, and what it shows."""
-        if request.vary is None:
+        if request.variation_of is None:
             return None
-        height, width = self.extent(request)
-        picture = covered(request.vary.image, (width, height))
-        shows = getattr(request, "shows", None)
-        said = {} if shows is None else {"prompt": shows}
-        return Varied(to_tensor(np.asarray(picture)), said, request.fresh or 0.0)
+        height, width = self.size(request)
+        image = crop_resize(request.variation_of.image, (width, height))
+        source_prompt = getattr(request, "source_prompt", None)
+        cond_fields = {} if source_prompt is None else {"prompt": source_prompt}
+        return VariationInput(to_tensor(np.asarray(image)), cond_fields, request.variation_strength or 0.0)
 
-    def notes(self, request: SizedRequest) -> list[str]:
+    def notes(self, request: ImageSizeRequest) -> list[str]:
         """What the user should know of the mask: it redraws all or nothing."""
         if request.mask is None:
             return []
-        white = np.asarray(request.mask.image.convert("L")) >= WHITE
+        white = np.asarray(request.mask.image.convert("L")) >= MASK_THRESHOLD
         if white.all():
             return ["the mask is white everywhere (transparent parts count as white), so all of the picture is redrawn"]
-        around = request.expand is not None or request.place is not None
-        return [] if white.any() or around else ["the mask is black everywhere, so nothing is redrawn"]
+        has_border = request.outpaint is not None or request.paste_at is not None
+        return [] if white.any() or has_border else ["the mask is black everywhere, so nothing is redrawn"]
 
-    def trained(self) -> Extent:
+    def train_size(self) -> Size:
         """(rows, columns) of pixels that the model learnt from."""
-        return self.config.side, self.config.side
+        return self.config.image_size, self.config.image_size
 
-    def save(self, item: Tensor, path: Path, record: Mapping[str, Any]) -> None:
+    def save(self, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
         """(3, H, W) in about [-1, 1] as a PNG with `record` as JSON in its `lumina` text chunk."""
-        notes = PngImagePlugin.PngInfo()
-        notes.add_itxt("lumina", json.dumps(record, ensure_ascii=False))
-        with whole_file(path) as partial:
-            to_picture(item).save(partial, format="PNG", pnginfo=notes)
+        text_chunks = PngImagePlugin.PngInfo()
+        text_chunks.add_itxt("lumina", json.dumps(metadata, ensure_ascii=False))
+        with atomic_file(path) as partial:
+            to_pil(item).save(partial, format="PNG", pnginfo=text_chunks)
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """The pictures in rows of eight, as one PNG."""
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = [to_picture(item) for item in items]
-        columns = min(8, len(pictures))
-        width, height = (max(p.width for p in pictures) + 2, max(p.height for p in pictures) + 2)
-        sheet = Image.new("RGB", (width * columns, height * -(-len(pictures) // columns)), "white")
-        for place, picture in enumerate(pictures):
-            sheet.paste(picture, (place % columns * width, place // columns * height))
-        with whole_file(folder / f"{name}.png") as partial:
-            sheet.save(partial, format="PNG")
+        images = [to_pil(item) for item in items]
+        columns = min(8, len(images))
+        width, height = (max(p.width for p in images) + 2, max(p.height for p in images) + 2)
+        grid = Image.new("RGB", (width * columns, height * -(-len(images) // columns)), "white")
+        for index, image in enumerate(images):
+            grid.paste(image, (index % columns * width, index // columns * height))
+        with atomic_file(folder / f"{name}.png") as partial:
+            grid.save(partial, format="PNG")
         return folder / f"{name}.png"
 
 
-class TextToImage(_Pictures):
+class TextToImage(_ImageTask):
     """The task of every text-to-image recipe."""
 
-    Request = PictureRequest
+    Request = TextToImageRequest
 
-    class Config(_Pictures.Config):
+    class Config(_ImageTask.Config):
         """The size a model was trained at, and how it reads a prompt."""
 
-        emoji: Literal["named", "kept"] = Field(
-            "named", description="named: an emoji in a prompt is read as its name; kept: as it is written"
+        emoji_to_text: bool = Field(
+            True, description="an emoji in a prompt is read as its name; false: as it is written"
         )
 
     config: Config
 
-    def conditions(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
+    def conditions(self, request: TextToImageRequest) -> Mapping[str, Sequence[str]]:
         """The prompt for the conditioner called `caption`; an emoji in it is read as its name."""
-        return {"caption": [self._read(request.prompt)]}
+        return {"caption": [self._prepare_prompt(request.prompt)]}
 
-    def regions(self, request: PictureRequest) -> Regions | None:
+    def regions(self, request: TextToImageRequest) -> RegionalPrompts | None:
         """The prompts of boxes or cells, the prompt of the whole before them for what lies in none.
 
         Raises:
             ConfigError: a box does not lie within the picture.
         """
-        shares = shares_of(request, self.extent(request))
-        if shares is None:
+        weights = region_weights(request, self.size(request))
+        if weights is None:
             return None
-        texts = [request.prompt, *(region.prompt for region in request.region or ())]
-        published = request.cells is not None and "published" in request.cells
-        return Regions({"caption": [self._read(text) for text in texts]}, shares, published)
+        prompts = [request.prompt, *(region.prompt for region in request.region or ())]
+        published_order = request.region_order == "published"
+        return RegionalPrompts({"caption": [self._prepare_prompt(text) for text in prompts]}, weights, published_order)
 
-    def asked(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """The request for an example again: its caption is the prompt.
 
         Raises:
             ConfigError: it has no caption.
         """
-        if not isinstance(said.get("caption"), str):
+        if not isinstance(fields.get("caption"), str):
             raise ConfigError(
-                f"an example without caption cannot be asked for; it says only: {', '.join(said) or 'nothing'}"
+                f"an example without caption cannot be asked for; it says only: {', '.join(fields) or 'nothing'}"
             )
-        return {"prompt": said["caption"]}
+        return {"prompt": fields["caption"]}
 
-    def silences(self, request: PictureRequest) -> Mapping[str, Sequence[str]]:
+    def negative_conditions(self, request: TextToImageRequest) -> Mapping[str, Sequence[str]]:
         """The negative prompt, or nothing."""
-        return {} if request.negative is None else {"caption": [self._read(request.negative)]}
+        return {} if request.negative_prompt is None else {"caption": [self._prepare_prompt(request.negative_prompt)]}
 
-    def _read(self, text: str) -> str:
-        return spelled_out(text) if self.config.emoji == "named" else text
+    def _prepare_prompt(self, prompt: str) -> str:
+        return replace_emoji(prompt) if self.config.emoji_to_text else prompt
 
 
-class ClassToImage(_Pictures):
+class ClassToImage(_ImageTask):
     """The task of class-conditional recipes: a number of a class instead of words."""
 
-    Request = ClassRequest
+    Request = ClassToImageRequest
 
-    def conditions(self, request: ClassRequest) -> Mapping[str, Sequence[int]]:
+    def conditions(self, request: ClassToImageRequest) -> Mapping[str, Sequence[int]]:
         """The class for the conditioner called `label`."""
         return {"label": [request.label]}
 
-    def silences(self, request: ClassRequest) -> Mapping[str, Sequence[Any]]:
+    def negative_conditions(self, request: ClassToImageRequest) -> Mapping[str, Sequence[Any]]:
         """None: the conditioner's own."""
         return {}
 
-    def asked(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """The request for an example again: its class.
 
         Raises:
             ConfigError: it has none.
         """
-        if not isinstance(said.get("label"), int):
+        if not isinstance(fields.get("label"), int):
             raise ConfigError(
-                f"an example without a label cannot be asked for; it says only: {', '.join(said) or 'nothing'}"
+                f"an example without a label cannot be asked for; it says only: {', '.join(fields) or 'nothing'}"
             )
-        return {"label": said["label"]}
+        return {"label": fields["label"]}
 
 
-def to_picture(item: Tensor) -> Image.Image:
+def to_pil(item: Tensor) -> Image.Image:
     """(3, H, W) in about [-1, 1] -> RGB; what lies outside is clipped."""
-    return Image.fromarray(levels(item).permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(to_uint8(item).permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def levels(data: Tensor) -> Tensor:
+def to_uint8(data: Tensor) -> Tensor:
     """About [-1, 1] -> 0..255 uint8 as a file keeps them; what lies outside is clipped."""
     return ((data.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lumina_audio.datasets.sound_set import Cutting, SoundSet
-from lumina_audio.sounds import SUFFIXES
-from lumina_core.sources.shards import Shards
-from lumina_core.sources.tar import TarSource
+from lumina_audio.audio_io import AUDIO_SUFFIXES
+from lumina_audio.datasets.audio_dataset import AudioCropConfig, AudioDataset
+from lumina_core.data.folder import Shards
+from lumina_core.data.tar import TarSource
 
 
-class TarDataset(SoundSet):
+class TarDataset(AudioDataset):
     """WebDataset shards, uncompressed, read in any order: the offset of every sound is found once and kept."""
 
-    class Config(Cutting):
+    class Config(AudioCropConfig):
         """Which tar files, and how their sounds are cut."""
 
         folder: str = Field(min_length=1, description="the folder that holds the shards")
@@ -25,5 +25,5 @@ class TarDataset(SoundSet):
     def __init__(self, config: Config) -> None:
         self.config = config
         shards = Shards(config.folder, config.shards, "audio.tar")
-        source = TarSource(shards, config.shards, SUFFIXES, config.caption_weights)
-        super().__init__("audio.tar", config, source, shards.kept_in(config.index))
+        source = TarSource(shards, config.shards, AUDIO_SUFFIXES, config.caption_weights)
+        super().__init__("audio.tar", config, source, shards.index_dir(config.index))

@@ -10,20 +10,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lumina_audio.metrics.borrowed import FromFile, Weights, weights_of
-from lumina_audio.metrics.heard import heard
-from lumina_core.measures.batches import of_one_size
+from lumina_audio.metrics.preprocess import prepare
+from lumina_audio.metrics.pretrained_file import WeightsFile, WeightsFileConfig, load_weights
+from lumina_core.metrics import batch_by_shape
 
-RATE, WINDOW, HOP, FFT = 16000, 400, 160, 512
-BANDS, LOW, HIGH, OFFSET = 64, 125.0, 7500.0, 0.01
-FRAMES = 96
+SAMPLE_RATE, WINDOW_LENGTH, HOP_LENGTH, N_FFT = 16000, 400, 160, 512
+N_MELS, F_MIN, F_MAX, LOG_OFFSET = 64, 125.0, 7500.0, 0.01
+PATCH_FRAMES = 96
 """Of a patch: 0.96 s."""
-CONVOLUTIONS, POOLED, DENSE = (0, 3, 6, 8, 11, 13), (0, 3, 8, 13), (0, 2, 4)
+CONV_INDICES, POOL_AFTER, LINEAR_INDICES = (0, 3, 6, 8, 11, 13), (0, 3, 8, 13), (0, 2, 4)
 """Places of the layers in the published file, and after which of them one in four is kept."""
-CHUNK = 16
+BATCH_SIZE = 16
 
 
-class VGGish:
+class VGGishFeatures:
     """The 128 numbers of VGGish for each 0.96 s (Hershey et al., arXiv 1609.09430), before the last ReLU.
 
     As in AudioLDM's evaluation, without the PCA of the published embeddings. The weights are those of the repository
@@ -33,68 +33,69 @@ class VGGish:
 
     name = "VGGish"
 
-    class Config(FromFile):
+    class Config(WeightsFileConfig):
         """The file of its weights, and how much of each sound is heard."""
 
-        patches: int = Field(
+        num_patches: int = Field(
             2, ge=1, le=64, description="of 0.96 s; what is longer is cut, what is shorter has silence"
         )
 
     def __init__(self, config: Config) -> None:
-        self.config, self.pieces = config, config.patches
-        self._weights = weights_of(config.weights, "VGGish (torchvggish)", config.device)
-        for place in CONVOLUTIONS:
-            self._weights.layer(f"features.{place}", 4)
-        for place in DENSE:
-            self._weights.layer(f"embeddings.{place}", 2)
-        self.key = f"vggish {self._weights.digest} {config.patches}"
+        self.config, self.samples_per_row = config, config.num_patches
+        self._weights = load_weights(config.weights, "VGGish (torchvggish)", config.device)
+        for index in CONV_INDICES:
+            self._weights.layer(f"features.{index}", 4)
+        for index in LINEAR_INDICES:
+            self._weights.layer(f"embeddings.{index}", 2)
+        self.key = f"vggish {self._weights.digest} {config.num_patches}"
 
     @torch.inference_mode()
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
         """(1, S) in about [-1, 1], of any lengths -> (B, patches * 128) float32."""
-        length = WINDOW + HOP * (FRAMES * self.config.patches - 1)
-        cut = [F.pad(item, (0, max(0, length - item.shape[-1])))[:, :length] for item in self._heard(items)]
+        length = WINDOW_LENGTH + HOP_LENGTH * (PATCH_FRAMES * self.config.num_patches - 1)
+        waveforms = [F.pad(item, (0, max(0, length - item.shape[-1])))[:, :length] for item in self._prepare(items)]
         rows = [
-            _embedded(self._weights, _patches(part[:, 0].to(self.config.device))) for part in of_one_size(cut, CHUNK)
+            _vggish(self._weights, _log_mel_patches(batch[:, 0].to(self.config.device)))
+            for batch in batch_by_shape(waveforms, BATCH_SIZE)
         ]
-        return torch.cat([row.reshape(-1, self.config.patches * row.shape[1]).cpu() for row in rows]).clone()
+        return torch.cat([row.reshape(-1, self.config.num_patches * row.shape[1]).cpu() for row in rows]).clone()
 
-    def _heard(self, items: Sequence[Tensor]) -> list[Tensor]:
-        return heard(items, self.config.rate, RATE)
+    def _prepare(self, items: Sequence[Tensor]) -> list[Tensor]:
+        return prepare(items, self.config.sample_rate, SAMPLE_RATE)
 
 
-def _patches(waveform: Tensor) -> Tensor:
+def _log_mel_patches(waveform: Tensor) -> Tensor:
     """(B, S) -> log-mel patches (B * patches, 1, 96, 64)."""
-    frames = waveform.unfold(1, WINDOW, HOP) * torch.hann_window(WINDOW, device=waveform.device)
-    mel = torch.fft.rfft(frames, FFT).abs() @ _bank().to(waveform.device)
-    patches: Tensor = (mel + OFFSET).log().reshape(-1, 1, FRAMES, BANDS)
+    frames = waveform.unfold(1, WINDOW_LENGTH, HOP_LENGTH) * torch.hann_window(WINDOW_LENGTH, device=waveform.device)
+    mel = torch.fft.rfft(frames, N_FFT).abs() @ _filterbank().to(waveform.device)
+    patches: Tensor = (mel + LOG_OFFSET).log().reshape(-1, 1, PATCH_FRAMES, N_MELS)
     return patches
 
 
-def _embedded(weights: Weights, patches: Tensor) -> Tensor:
+def _vggish(weights: WeightsFile, patches: Tensor) -> Tensor:
     x = patches
-    for place in CONVOLUTIONS:
-        x = F.conv2d(x, *weights.layer(f"features.{place}", 4), padding=1).relu()
-        x = F.max_pool2d(x, 2) if place in POOLED else x
+    for index in CONV_INDICES:
+        x = F.conv2d(x, *weights.layer(f"features.{index}", 4), padding=1).relu()
+        x = F.max_pool2d(x, 2) if index in POOL_AFTER else x
     x = x.permute(0, 2, 3, 1).flatten(1)  # TensorFlow's order: time, band, channel
-    for place in DENSE:
-        x = F.linear(x, *weights.layer(f"embeddings.{place}", 2))
-        x = x.relu() if place != DENSE[-1] else x
+    for index in LINEAR_INDICES:
+        x = F.linear(x, *weights.layer(f"embeddings.{index}", 2))
+        x = x.relu() if index != LINEAR_INDICES[-1] else x
     return x
 
 
 @functools.lru_cache(maxsize=1)
-def _bank() -> Tensor:
+def _filterbank() -> Tensor:
     """(257, 64): triangles that are straight on the HTK mel scale, not in Hz, as AudioSet's front end has them."""
-    places = _mel(torch.linspace(0, RATE / 2, FFT // 2 + 1, dtype=torch.float64))
-    edges = torch.linspace(float(_mel(torch.tensor(LOW))), float(_mel(torch.tensor(HIGH))), BANDS + 2)
+    mel_frequencies = _hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64))
+    edges = torch.linspace(float(_hz_to_mel(torch.tensor(F_MIN))), float(_hz_to_mel(torch.tensor(F_MAX))), N_MELS + 2)
     low, middle, high = edges[:-2].double(), edges[1:-1].double(), edges[2:].double()
-    rising = (places[:, None] - low) / (middle - low)
-    falling = (high - places[:, None]) / (high - middle)
-    bank = torch.minimum(rising, falling).clamp(min=0)
-    bank[0] = 0  # what is constant is no sound
-    return bank.float()
+    rising = (mel_frequencies[:, None] - low) / (middle - low)
+    falling = (high - mel_frequencies[:, None]) / (high - middle)
+    filterbank = torch.minimum(rising, falling).clamp(min=0)
+    filterbank[0] = 0  # what is constant is no sound
+    return filterbank.float()
 
 
-def _mel(hertz: Tensor) -> Tensor:
-    return 1127 * torch.log1p(hertz / 700)
+def _hz_to_mel(hz: Tensor) -> Tensor:
+    return 1127 * torch.log1p(hz / 700)

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torchaudio.functional import griffinlim
 
-from lumina_audio.mel import Mel, MelSettings
+from lumina_audio.mel import MelConfig, MelSpectrogram
 
 
 class GriffinLim:
@@ -18,36 +18,36 @@ class GriffinLim:
     fixed seed, so that a spectrogram always gives the same sound.
     """
 
-    class Config(MelSettings):
+    class Config(MelConfig):
         """Which spectrograms it reads, and how long it seeks."""
 
-        rounds: int = Field(32, ge=1, le=1000, description="rounds of the search")
+        n_iter: int = Field(32, ge=1, le=1000, description="rounds of the search")
         momentum: float = Field(0.99, ge=0, lt=1, description="0 is the original form")
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.rate, self.bands, self.hop = config.rate, config.bands, config.hop
-        self._mel = Mel(config)
+        self.sample_rate, self.n_mels, self.hop_length = config.sample_rate, config.n_mels, config.hop_length
+        self._mel = MelSpectrogram(config)
         with torch.device("cpu"):  # a model may be built where tensors hold no numbers
-            self._inverse = torch.linalg.pinv(self._mel.bank.double()).float()
+            self._inverse_filterbank = torch.linalg.pinv(self._mel.filterbank.double()).float()
 
     def __call__(self, mel: Tensor) -> Tensor:
         """(B, bands, T) natural logarithms -> (B, 1, T * hop)."""
         # one by one, each with the same first phases: an item must not depend on its neighbours
         # a transform mirrors half a window at both ends, for which a sound of a few frames is too short
-        missing = max(0, self.config.fft // (2 * self.hop) + 2 - mel.shape[-1])
-        longer = F.pad(mel, (0, missing), mode="replicate")
-        return torch.cat([self._one(item[None]) for item in longer])[..., : mel.shape[-1] * self.hop]
+        pad_frames = max(0, self.config.n_fft // (2 * self.hop_length) + 2 - mel.shape[-1])
+        padded = F.pad(mel, (0, pad_frames), mode="replicate")
+        return torch.cat([self._invert(item[None]) for item in padded])[..., : mel.shape[-1] * self.hop_length]
 
-    def _one(self, mel: Tensor) -> Tensor:
-        settings = self.config
+    def _invert(self, mel: Tensor) -> Tensor:
+        config = self.config
         with torch.autocast(mel.device.type, enabled=False), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            spectrum = (self._inverse.to(mel.device) @ mel.float().exp()).clamp_min(0)
+            spectrum = (self._inverse_filterbank.to(mel.device) @ mel.float().exp()).clamp_min(0)
             window = self._mel.window.to(mel.device)
-            sound = griffinlim(
-                spectrum, window, settings.fft, settings.hop, settings.fft, 1.0, settings.rounds, settings.momentum,
+            waveform = griffinlim(
+                spectrum, window, config.n_fft, config.hop_length, config.n_fft, 1.0, config.n_iter, config.momentum,
                 None, True,
             )  # fmt: skip
         # its frames are centred on multiples of the hop, ours half a hop later
-        return F.pad(sound, (settings.hop // 2, settings.hop - settings.hop // 2))[:, None]
+        return F.pad(waveform, (config.hop_length // 2, config.hop_length - config.hop_length // 2))[:, None]

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lumina_core.cli.options import placing_options, request_options, with_options
-from lumina_core.cli.progress import several
-from lumina_core.cli.recipes import asked_recipe
+from lumina_core.cli.console import multi_progress
+from lumina_core.cli.generate import device_options, request_options, with_options
 from lumina_core.errors import ConfigError
+from lumina_core.recipe_loading import load_recipe
 
 if TYPE_CHECKING:
-    from lumina_core.evaluate.run import Asked, Judgement
-    from lumina_core.judging import Exam, Metric
-    from lumina_core.session import Session
+    from lumina_core.evaluation.evaluate import EvalArgs, EvalResult
+    from lumina_core.protocols import EvalSet, Metric
+    from lumina_core.sampling.pipeline import Pipeline
 
-SCORES, SHEET = "scores.json", "sheet"
+SCORES_FILE, SAMPLES_NAME = "scores.json", "samples"
 
 
-def _several(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+def _split_commas(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in (value or "").split(",") if word.strip())
 
 
@@ -30,23 +30,31 @@ def _several(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     epilog="Example:  lumina evaluate runs/emoji/model --languages en,de,zh --samples 100 --out runs/emoji/judged"
 )
 @click.argument("model", required=False)
-@click.option("--data", metavar="DATA", help="Recipe, data set or folder.  [default: what the model learnt from]")
+@click.option("--dataset", metavar="DATA", help="Recipe, data set or folder.  [default: what the model learnt from]")
 @click.option(
-    "--metrics", callback=_several, metavar="A,B", help="See `lumina plugins`.  [default: all that work as they are]"
+    "--metrics",
+    callback=_split_commas,
+    metavar="A,B",
+    help="See `lumina plugins`.  [default: all that work as they are]",
 )
 @click.option(
     "--set", "options", multiple=True, metavar="METRIC.A=B", help="Change an option of a metric; can be repeated."
 )
 @click.option("--samples", default=500, show_default=True, type=click.IntRange(1), help="Examples, in each language.")
 @click.option(
-    "--each", default=1, show_default=True, type=click.IntRange(1), help="How many are made for each example."
+    "--samples-per-prompt",
+    "samples_per_prompt",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many are made for each example.",
 )
 @click.option(
-    "--languages", "--language", callback=_several, metavar="A,B", help="all, or a few.  [default: the first]"
+    "--languages", "--language", callback=_split_commas, metavar="A,B", help="all, or a few.  [default: the first]"
 )
 @click.option("--split", metavar="NAME", help="Which part of the data is asked for.  [default: the first]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**20), help="Of the draw and the noise.")
-@click.option("--batch", default=50, show_default=True, type=click.IntRange(1), help="How many are made at once.")
+@click.option("--batch-size", default=50, show_default=True, type=click.IntRange(1), help="How many are made at once.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Keeps scores, a sheet, and what --resume needs."
 )
@@ -59,98 +67,104 @@ def _several(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 )
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu, cuda, mps ...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on one line, last.")
-@click.option("--ask", "fields", multiple=True, metavar="FIELD=VALUE", help="Any other field of a request: size=64x64.")
-@with_options([*placing_options(), *request_options(("seed", "count"))])
-def evaluate(model: str | None, data: str | None, as_json: bool, **asked: Any) -> None:
+@click.option(
+    "--param", "fields", multiple=True, metavar="FIELD=VALUE", help="Any other field of a request: size=64x64."
+)
+@with_options([*device_options(), *request_options(("seed", "count"))])
+def evaluate(model: str | None, dataset: str | None, as_json: bool, **values: Any) -> None:
     """Judge MODEL: a model folder or an installed model; the built-in one where left out.
 
     Known examples are asked for again; metrics compare what comes with the real ones.
     """
-    from lumina_core.evaluate.report import fingerprint, place, report
-    from lumina_core.evaluate.run import Asked, countable
-    from lumina_core.evaluate.run import evaluate as run
-    from lumina_core.session import open_model
+    from lumina_core.evaluation.evaluate import EvalArgs, num_comparable
+    from lumina_core.evaluation.evaluate import evaluate as run
+    from lumina_core.evaluation.report import environment, make_report, model_fingerprint
+    from lumina_core.sampling.pipeline import load_pipeline
 
-    names, options, fields = asked.pop("metrics"), asked.pop("options"), asked.pop("fields")
-    placed = {key: asked.pop(key) for key in ("device", "dtype", "offload", "text_device")}
-    own = {key: asked.pop(key) for key in list(asked) if key in Asked.__dataclass_fields__}
-    wanted = Asked(**own, settings=_settings(asked, fields))
-    session = open_model(model, **placed)
-    exam = _exam(session, data)
-    metrics, notes = _metrics(session, names, options, countable(exam, wanted))
-    mark = fingerprint(session.model)
-    with several() as watch:
-        found = run(session, exam, metrics, wanted, watch, mark)
-    told = {
+    names, options, fields = values.pop("metrics"), values.pop("options"), values.pop("fields")
+    device_kwargs = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
+    eval_kwargs = {key: values.pop(key) for key in list(values) if key in EvalArgs.__dataclass_fields__}
+    eval_args = EvalArgs(**eval_kwargs, settings=_request_fields(values, fields))
+    pipeline = load_pipeline(model, **device_kwargs)
+    eval_set = _resolve_eval_set(pipeline, dataset)
+    metrics, notes = _resolve_metrics(pipeline, names, options, num_comparable(eval_set, eval_args))
+    digest = model_fingerprint(pipeline.model)
+    with multi_progress() as on_progress:
+        result = run(pipeline, eval_set, metrics, eval_args, on_progress, digest)
+    scores = {
         "model": {
             "name": model or "built in",
-            "sha256": mark,
-            "task": session.model.recipe.task.use,
+            "sha256": digest,
+            "task": pipeline.model.recipe.task.type,
         },
-        "data": {"name": data or "the model's own", "sha256": exam.digest(), "real": len(exam)},
-        **report(found, metrics, wanted),
-        **place(session.registry, session.model.device, metrics),
+        "dataset": {"name": dataset or "the model's own", "sha256": eval_set.digest(), "num_real": len(eval_set)},
+        **make_report(result, metrics, eval_args),
+        **environment(pipeline.registry, pipeline.model.device, metrics),
     }
-    told["notes"] += notes
-    _write(told, found, session, wanted)
-    _say(told, as_json)
+    scores["notes"] += notes
+    _write_scores(scores, result, pipeline, eval_args)
+    _print_report(scores, as_json)
 
 
-def _settings(asked: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    told = {key: value for key, value in asked.items() if value is not None}
+def _request_fields(values: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    settings = {key: value for key, value in values.items() if value is not None}
     for field in fields:
-        name, sign, value = field.partition("=")
-        if not sign:
-            raise ConfigError(f"--ask wants FIELD=VALUE, got '{field}'")
-        told[name] = value
-    return told
+        name, separator, value = field.partition("=")
+        if not separator:
+            raise ConfigError(f"--param wants FIELD=VALUE, got '{field}'")
+        settings[name] = value
+    return settings
 
 
-def _metrics(
-    session: Session, names: tuple[str, ...], options: tuple[str, ...], count: int
+def _resolve_metrics(
+    pipeline: Pipeline, names: tuple[str, ...], options: tuple[str, ...], count: int
 ) -> tuple[dict[str, Metric], list[str]]:
-    from lumina_core.evaluate.subject import named_metrics, usual_metrics
+    from lumina_core.evaluation.resolve import default_metrics, resolve_metrics
 
     if names:
-        return named_metrics(names, options, session.registry), []
-    return usual_metrics(session.registry, session.model, options, count)
+        return resolve_metrics(names, options, pipeline.registry), []
+    return default_metrics(pipeline.registry, pipeline.model, options, count)
 
 
-def _exam(session: Session, data: str | None) -> Exam:
-    from lumina_core.evaluate.subject import named_exam, recipe_exam
+def _resolve_eval_set(pipeline: Pipeline, dataset: str | None) -> EvalSet:
+    from lumina_core.evaluation.resolve import eval_set_from_recipe, find_eval_set
 
-    if data is None:
-        return recipe_exam(session.model.recipe, session.registry, session.model)
-    exam = named_exam(data, session.registry, session.model)
-    if exam is not None:
-        return exam
-    known = [*session.registry.recipes(), *session.registry.entries("dataset")]
-    if data not in known and Path(data).suffix not in {".yaml", ".yml", ".json"}:
-        from lumina_core.config import nearest
+    if dataset is None:
+        return eval_set_from_recipe(pipeline.model.recipe, pipeline.registry, pipeline.model)
+    eval_set = find_eval_set(dataset, pipeline.registry, pipeline.model)
+    if eval_set is not None:
+        return eval_set
+    names = [*pipeline.registry.recipes(), *pipeline.registry.registrations("dataset")]
+    if dataset not in names and Path(dataset).suffix not in {".yaml", ".yml", ".json"}:
+        from lumina_core.config import suggest_or_list
 
-        raise ConfigError(f"--data {data} is no folder, no recipe and no data set{nearest(data, known)}")
-    return recipe_exam(asked_recipe(session.registry, data, ()), session.registry, session.model)
+        raise ConfigError(
+            f"--dataset {dataset} is no folder, no recipe and no data set{suggest_or_list(dataset, names)}"
+        )
+    return eval_set_from_recipe(load_recipe(pipeline.registry, dataset, ()), pipeline.registry, pipeline.model)
 
 
-def _write(told: Mapping[str, Any], found: Judgement, session: Session, asked: Asked) -> None:
-    from lumina_core.files import whole_file
+def _write_scores(scores: Mapping[str, Any], result: EvalResult, pipeline: Pipeline, eval_args: EvalArgs) -> None:
+    from lumina_core.io import atomic_file
 
-    if asked.out is None:
+    if eval_args.out is None:
         return
     try:
-        session.model.task.save_grid(found.shown, asked.out, SHEET)
-        with whole_file(asked.out / SCORES) as partial:
-            partial.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        pipeline.model.task.save_grid(result.previews, eval_args.out, SAMPLES_NAME)
+        with atomic_file(eval_args.out / SCORES_FILE) as partial:
+            partial.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot write to {asked.out}: {error.strerror or error}; choose another --out") from error
+        raise ConfigError(
+            f"cannot write to {eval_args.out}: {error.strerror or error}; choose another --out"
+        ) from error
 
 
-def _say(told: Mapping[str, Any], as_json: bool) -> None:
-    for note in told["notes"]:
+def _print_report(scores: Mapping[str, Any], as_json: bool) -> None:
+    for note in scores["notes"]:
         click.echo(f"Note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(told, ensure_ascii=False))
+        click.echo(json.dumps(scores, ensure_ascii=False))
         return
-    from lumina_core.cli.tables import print_scores
+    from lumina_core.cli.console import print_scores
 
-    print_scores(told)
+    print_scores(scores)

@@ -10,60 +10,60 @@ import traceback
 import click
 
 from lumina_core import __version__
-from lumina_core.cli.recipes import asked_dataset
-from lumina_core.errors import ConfigError, LuminaError, near
-from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load
+from lumina_core.errors import ConfigError, LuminaError, suggest
+from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load_plugins
+from lumina_core.recipe_loading import load_recipe_dataset
 
 SUMMARIES = {
     "train": "Train a recipe.",
     "check": "Try a recipe without training.",
     "evaluate": "Judge a model by known examples.",
     "convert": "Convert a model folder from one layout into another.",
-    "grid": "Print and draw a grid of times, or fit one to a model.",
+    "schedule": "Print and draw a schedule of times, or fit one to a model.",
     "models": "List models and recipes, or describe a folder.",
     "plugins": "List plugins and parts, and why something was left out.",
 }
 MODULES = {
-    "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "grid": "grid",
+    "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "schedule": "schedule",
     "models": "models", "plugins": "plugins",
 }  # fmt: skip
 
 
-class Lumina(click.Group):
+class LuminaGroup(click.Group):
     """Knows the names and summaries of all commands; imports a command's module only when it is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Tasks first, for they are what most people come for."""
-        return [*load().commands(), *BUILT_IN_COMMANDS]
+        return [*load_plugins().commands(), *BUILT_IN_COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, or None for an unknown one."""
         if cmd_name in MODULES:
-            return _attribute(f"lumina_core.cli.{MODULES[cmd_name]}", cmd_name)
-        entry = load().commands().get(cmd_name)
+            return _load_command(f"lumina_core.cli.{MODULES[cmd_name]}", cmd_name)
+        entry = load_plugins().commands().get(cmd_name)
         if entry is None:
             return None
-        if entry.kind == "task":
-            from lumina_core.cli.ask import task_command
+        if entry.component_type == "task":
+            from lumina_core.cli.generate import make_task_command
 
-            return task_command(cmd_name, entry.name, entry.summary)
-        command: click.Command = load().find("command", cmd_name)
+            return make_task_command(cmd_name, entry.name, entry.summary)
+        command: click.Command = load_plugins().find("command", cmd_name)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but an unknown word is answered with the nearest command."""
-        known = self.list_commands(ctx)
-        if args and not args[0].startswith("-") and args[0] not in known:
-            absence = load().absence(args[0])
-            hint = f": {absence}" if absence else f"{near(args[0], known) or '.'} See: lumina --help"
+        names = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            reason = load_plugins().missing_reason(args[0])
+            hint = f": {reason}" if reason else f"{suggest(args[0], names) or '.'} See: lumina --help"
             raise click.UsageError(f"there is no command '{args[0]}'{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and summaries from the registry, without importing the commands."""
-        rows = [(name, entry.summary) for name, entry in load().commands().items()]
+        rows = [(name, entry.summary) for name, entry in load_plugins().commands().items()]
         rows += [(name, SUMMARIES[name]) for name in BUILT_IN_COMMANDS]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -71,14 +71,14 @@ class Lumina(click.Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """An example, and the plugins that were left out."""
         super().format_epilog(ctx, formatter)
-        failures = load().failures
+        failures = load_plugins().failures
         if failures:
             formatter.write_text(f"Left out: {', '.join(failures)}. Why: lumina plugins")
 
 
 @click.group(
-    cls=Lumina,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "obj": asked_dataset},
+    cls=LuminaGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "obj": load_recipe_dataset},
     epilog='Example:  lumina image "a red heart" --out heart.png',
 )
 @click.version_option(__version__, prog_name="lumina")
@@ -103,21 +103,21 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _said("stopped", 130)
+        return _print_error("stopped", 130)
     except click.ClickException as error:
-        return _said(_one_line(error.format_message()), 2, debug)
+        return _print_error(_one_line(error.format_message()), 2, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; say nothing more
         return 1
     except LuminaError as error:
-        return _said(_one_line(str(error)), 2 if isinstance(error, ConfigError) else 1, debug)
+        return _print_error(_one_line(str(error)), 2 if isinstance(error, ConfigError) else 1, debug)
     except Exception as error:
         hint = "" if debug else " (run again with --debug to see where)"
-        return _said(f"unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", 1, debug)
+        return _print_error(f"unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", 1, debug)
     return 0
 
 
-def _said(message: str, status: int, debug: bool = False) -> int:
+def _print_error(message: str, status: int, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
     click.echo(f"Error: {message}" if status != 130 else message, err=True)
@@ -128,6 +128,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _attribute(module: str, name: str) -> click.Command:
+def _load_command(module: str, name: str) -> click.Command:
     command: click.Command = getattr(importlib.import_module(module), name)
     return command

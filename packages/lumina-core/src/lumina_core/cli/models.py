@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def models(folder: Path | None, as_json: bool) -> None:
     """List installed models and recipes; with FOLDER, say what that model is made of."""
-    from lumina_core.plugins.loader import load
+    from lumina_core.plugins.loader import load_plugins
 
     if folder is not None:
-        _describe(folder, load(), as_json)
+        _describe(folder, load_plugins(), as_json)
         return
-    registry = load()
-    found = {"models": registry.models(), "recipes": registry.recipes()}
+    registry = load_plugins()
+    entries_by_kind = {"models": registry.models(), "recipes": registry.recipes()}
     if as_json:
-        click.echo(json.dumps({kind: {n: e.summary for n, e in entries.items()} for kind, entries in found.items()}))
+        click.echo(
+            json.dumps({kind: {n: e.summary for n, e in entries.items()} for kind, entries in entries_by_kind.items()})
+        )
         return
-    for kind, entries in found.items():
+    for kind, entries in entries_by_kind.items():
         click.echo(f"{kind}:")
         for name, entry in entries.items():
             click.echo(f"  {name:24} {entry.summary}")
@@ -36,19 +38,23 @@ def models(folder: Path | None, as_json: bool) -> None:
 
 
 def _describe(folder: Path, registry: Registry, as_json: bool) -> None:
-    from lumina_core.folders import layout_of, model_folder, open_folder, read_config
+    from lumina_core.model_dir import detect_format, open_model_dir, read_model_config, resolve_model_dir
 
-    layout = layout_of(folder, registry)
-    opened = open_folder(folder, registry) if layout else None
-    recipe, plugins = (opened.recipe, {}) if opened else read_config(model_folder(folder))
-    notes = opened.notes if opened else ()
+    checkpoint_format = detect_format(folder, registry)
+    loaded = open_model_dir(folder, registry) if checkpoint_format else None
+    recipe, plugins = (loaded.recipe, {}) if loaded else read_model_config(resolve_model_dir(folder))
+    notes = loaded.notes if loaded else ()
     if as_json:
-        said = {"layout": layout, "notes": list(notes)} if layout else {"plugins": plugins}
-        click.echo(json.dumps({**said, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}))
+        header = (
+            {"checkpoint_format": checkpoint_format, "notes": list(notes)}
+            if checkpoint_format
+            else {"plugins": plugins}
+        )
+        click.echo(json.dumps({**header, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}))
         return
-    made = ", ".join(f"{name} {version}" for name, version in plugins.items())
-    click.echo(f"in the layout {layout}" if layout else f"made with {made}")
-    for kind, name in recipe.used():
-        click.echo(f"  {kind:12} {name}")
+    plugin_versions = ", ".join(f"{name} {version}" for name, version in plugins.items())
+    click.echo(f"in the layout {checkpoint_format}" if checkpoint_format else f"made with {plugin_versions}")
+    for component_type, name in recipe.component_names():
+        click.echo(f"  {component_type:12} {name}")
     for note in notes:
         click.echo(note)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lumina_core.cli.recipes import asked_recipe
+from lumina_core.recipe_loading import load_recipe
 
 
 @click.command(epilog="Example:  lumina train image.emoji --out runs/emoji --set training.steps=2000")
@@ -40,36 +40,36 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 -m lumina_core train RECIPE --out DIR
     """
-    from lumina_core.plugins.loader import load
-    from lumina_core.train.loop import Asked
-    from lumina_core.train.loop import train as run
+    from lumina_core.plugins.loader import load_plugins
+    from lumina_core.training.trainer import TrainArgs
+    from lumina_core.training.trainer import train as run
 
-    registry = load()
-    finished = run(asked_recipe(registry, recipe, settings), registry, Asked(out, resume, init, device, quiet))
+    registry = load_plugins()
+    finished = run(load_recipe(registry, recipe, settings), registry, TrainArgs(out, resume, init, device, quiet))
     click.echo(f"the model is in {finished}")
 
 
-@click.command(epilog="Example:  lumina check image.emoji --set backbone.width=384")
+@click.command(epilog="Example:  lumina check image.emoji --set backbone.hidden_size=384")
 @click.argument("recipe")
 @click.option(
     "--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated."
 )
 def check(recipe: str, settings: tuple[str, ...]) -> None:
     """Try RECIPE without training: parts, shapes, parameter counts, memory, one batch through."""
-    from lumina_core.plugins.loader import load
-    from lumina_core.train.check import check as dry_run
+    from lumina_core.plugins.loader import load_plugins
+    from lumina_core.training.dry_run import dry_run
 
-    registry = load()
-    found = dry_run(asked_recipe(registry, recipe, settings), registry)
-    for kind, name in found.parts:
-        click.echo(f"{kind:12} {name}")
-    for name, count in found.parameters.items():
+    registry = load_plugins()
+    report = dry_run(load_recipe(registry, recipe, settings), registry)
+    for component_type, name in report.components:
+        click.echo(f"{component_type:12} {name}")
+    for name, count in report.parameters.items():
         click.echo(f"{name:24} {count:>13,} parameters")
-    click.echo(f"{'trained':24} {found.trained:>13,}")
-    for line in found.too_long:
+    click.echo(f"{'trained':24} {report.trainable_parameters:>13,}")
+    for line in report.truncation_notes:
         click.echo(f"Note: {line}", err=True)
-    click.echo(f"examples {found.examples}, each {found.data_shape} -> tokens {found.token_shape}")
+    click.echo(f"examples {report.examples}, each {report.data_shape} -> tokens {report.token_shape}")
     click.echo(
-        f"memory about {found.memory_bytes / 2**30:.2f} GiB; "
-        f"one small batch: loss {found.loss:.4f}, {found.seconds:.2f} s"
+        f"memory about {report.memory_bytes / 2**30:.2f} GiB; "
+        f"one small batch: loss {report.loss:.4f}, {report.step_seconds:.2f} s"
     )

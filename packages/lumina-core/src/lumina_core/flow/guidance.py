@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def guided(conditional: Tensor, silent: Tensor, scale: float, only: slice | None = None) -> Tensor:
+def cfg(cond: Tensor, uncond: Tensor, scale: float, channels: slice | None = None) -> Tensor:
     """silent + scale (conditional - silent): classifier-free guidance (arXiv 2207.12598).
 
     With a weaker model's answer to the same words in place of the silent one it is autoguidance (arXiv 2406.02507).
@@ -18,15 +18,15 @@ def guided(conditional: Tensor, silent: Tensor, scale: float, only: slice | None
             channels of four, which stand first among a token's numbers. None: all.
     """
     if scale == 1:
-        return conditional
-    if only is None:
-        return torch.lerp(silent, conditional, scale)
-    mixed = conditional.clone()
-    mixed[..., only] = torch.lerp(silent[..., only], conditional[..., only], scale)
-    return mixed
+        return cond
+    if channels is None:
+        return torch.lerp(uncond, cond, scale)
+    result = cond.clone()
+    result[..., channels] = torch.lerp(uncond[..., channels], cond[..., channels], scale)
+    return result
 
 
-def rescaled(strengthened: Tensor, conditional: Tensor, share: float, real: Tensor | None = None) -> Tensor:
+def cfg_rescale(guided: Tensor, cond: Tensor, rescale: float, mask: Tensor | None = None) -> Tensor:
     """Brought back towards the spread of what was said alone, item by item: against burnt colours (arXiv 2305.08891).
 
     Args:
@@ -34,23 +34,23 @@ def rescaled(strengthened: Tensor, conditional: Tensor, share: float, real: Tens
         share: 0 leaves it as it is, 1 gives it all of the conditional velocity's standard deviation.
         real: (B, N) bool, False where a token is padding and counts for nothing; None: all are real.
     """
-    if share == 0:
-        return strengthened
-    spread, wanted = (_spread(part, real) for part in (strengthened, conditional))
-    return strengthened * (share * wanted / spread.clamp_min(1e-8) + 1 - share)
+    if rescale == 0:
+        return guided
+    std, cond_std = (_masked_std(part, mask) for part in (guided, cond))
+    return guided * (rescale * cond_std / std.clamp_min(1e-8) + 1 - rescale)
 
 
-def _spread(part: Tensor, real: Tensor | None) -> Tensor:
+def _masked_std(values: Tensor, mask: Tensor | None) -> Tensor:
     """(B, 1, 1): the standard deviation of each item's real numbers."""
-    dims = tuple(range(1, part.ndim))
-    if real is None:
-        return part.std(dim=dims, keepdim=True)
-    counted = real[..., None].to(part)
-    count = counted.sum(dim=dims, keepdim=True) * part.shape[-1]
-    apart = (part - (part * counted).sum(dim=dims, keepdim=True) / count) * counted
-    return (apart.square().sum(dim=dims, keepdim=True) / (count - 1)).sqrt()
+    dims = tuple(range(1, values.ndim))
+    if mask is None:
+        return values.std(dim=dims, keepdim=True)
+    weights = mask[..., None].to(values)
+    count = weights.sum(dim=dims, keepdim=True) * values.shape[-1]
+    deviation = (values - (values * weights).sum(dim=dims, keepdim=True) / count) * weights
+    return (deviation.square().sum(dim=dims, keepdim=True) / (count - 1)).sqrt()
 
 
-def within(time: float, interval: tuple[float, float] | None) -> bool:
+def in_interval(t: float, interval: tuple[float, float] | None) -> bool:
     """Whether guidance is at work at a time (arXiv 2404.07724): from the first number to the second, both included."""
-    return interval is None or interval[0] <= time <= interval[1]
+    return interval is None or interval[0] <= t <= interval[1]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.parts import Path_
+from lumina_core.protocols import ProbPath
 
-Prediction = Literal["velocity", "data", "noise", "score"]
+PredictionType = Literal["velocity", "data", "noise", "score"]
 """What a network answers: the velocity dx/dt, the clean data, the noise, or the score (the gradient of log p_t)."""
 
 
-class Linear:
+class LinearPath:
     """alpha = t, sigma = 1 - t: straight lines (rectified flow), the path of Lumina-Next."""
 
     class Config(Settings):
@@ -26,23 +26,23 @@ class Linear:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def alpha(self, time: Tensor) -> Tensor:
-        return time
+    def alpha(self, t: Tensor) -> Tensor:
+        return t
 
-    def sigma(self, time: Tensor) -> Tensor:
-        return 1 - time
+    def sigma(self, t: Tensor) -> Tensor:
+        return 1 - t
 
-    def alpha_slope(self, time: Tensor) -> Tensor:
-        return torch.ones_like(time)
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
 
-    def sigma_slope(self, time: Tensor) -> Tensor:
-        return -torch.ones_like(time)
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -torch.ones_like(t)
 
-    def log_alpha_slope(self, time: Tensor) -> Tensor:
-        return 1 / time
+    def d_log_alpha(self, t: Tensor) -> Tensor:
+        return 1 / t
 
 
-class GVP:
+class GVPPath:
     """alpha = sin(pi t / 2), sigma = cos(pi t / 2): the variance stays one (SiT, arXiv 2401.08740)."""
 
     class Config(Settings):
@@ -51,23 +51,23 @@ class GVP:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def alpha(self, time: Tensor) -> Tensor:
-        return torch.sin(time * math.pi / 2)
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.sin(t * math.pi / 2)
 
-    def sigma(self, time: Tensor) -> Tensor:
-        return torch.cos(time * math.pi / 2)
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.cos(t * math.pi / 2)
 
-    def alpha_slope(self, time: Tensor) -> Tensor:
-        return math.pi / 2 * torch.cos(time * math.pi / 2)
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return math.pi / 2 * torch.cos(t * math.pi / 2)
 
-    def sigma_slope(self, time: Tensor) -> Tensor:
-        return -math.pi / 2 * torch.sin(time * math.pi / 2)
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -math.pi / 2 * torch.sin(t * math.pi / 2)
 
-    def log_alpha_slope(self, time: Tensor) -> Tensor:
-        return math.pi / 2 / torch.tan(time * math.pi / 2)
+    def d_log_alpha(self, t: Tensor) -> Tensor:
+        return math.pi / 2 / torch.tan(t * math.pi / 2)
 
 
-class VP:
+class VPPath:
     """The variance-preserving diffusion of score models, its time turned round so that t = 1 is data.
 
     alpha = exp(-(1-t)^2 (b1 - b0) / 4 - (1-t) b0 / 2), sigma = sqrt(1 - alpha^2), with b from 0.1 to 20.
@@ -82,47 +82,53 @@ class VP:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def alpha(self, time: Tensor) -> Tensor:
-        return self._log_alpha(time).exp()
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._log_alpha(t).exp()
 
-    def sigma(self, time: Tensor) -> Tensor:
+    def sigma(self, t: Tensor) -> Tensor:
         # expm1: near data 1 - alpha^2 would lose its digits
-        return torch.sqrt(-torch.expm1(2 * self._log_alpha(time)))
+        return torch.sqrt(-torch.expm1(2 * self._log_alpha(t)))
 
-    def alpha_slope(self, time: Tensor) -> Tensor:
-        return self.alpha(time) * self.log_alpha_slope(time)
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return self.alpha(t) * self.d_log_alpha(t)
 
-    def sigma_slope(self, time: Tensor) -> Tensor:
-        return -self.alpha(time).square() * self.log_alpha_slope(time) / self.sigma(time)
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -self.alpha(t).square() * self.d_log_alpha(t) / self.sigma(t)
 
-    def log_alpha_slope(self, time: Tensor) -> Tensor:
-        rest = 1 - time
+    def d_log_alpha(self, t: Tensor) -> Tensor:
+        rest = 1 - t
         return 0.5 * rest * (self.config.beta_max - self.config.beta_min) + 0.5 * self.config.beta_min
 
-    def _log_alpha(self, time: Tensor) -> Tensor:
-        rest = 1 - time
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        rest = 1 - t
         return -0.25 * rest.square() * (self.config.beta_max - self.config.beta_min) - 0.5 * rest * self.config.beta_min
 
 
-def spread(time: Tensor, like: Tensor) -> Tensor:
+def expand_t(t: Tensor, like: Tensor) -> Tensor:
     """time (B,) as (B, 1, ...), to be multiplied with `like` (B, ...)."""
-    return time.view(-1, *[1] * (like.ndim - 1))
+    return t.view(-1, *[1] * (like.ndim - 1))
 
 
-def mix(path: Path_, noise: Tensor, data: Tensor, time: Tensor) -> Tensor:
+def sample_x_t(path: ProbPath, noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha(t) data + sigma(t) noise, for (B, ...) and time (B,)."""
-    at = spread(time, data)
-    return path.alpha(at) * data + path.sigma(at) * noise
+    t_expanded = expand_t(t, data)
+    return path.alpha(t_expanded) * data + path.sigma(t_expanded) * noise
 
 
-def velocity_between(path: Path_, noise: Tensor, data: Tensor, time: Tensor) -> Tensor:
+def velocity_target(path: ProbPath, noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
     """dx_t/dt = alpha'(t) data + sigma'(t) noise."""
-    at = spread(time, data)
-    return path.alpha_slope(at) * data + path.sigma_slope(at) * noise
+    t_expanded = expand_t(t, data)
+    return path.d_alpha(t_expanded) * data + path.d_sigma(t_expanded) * noise
 
 
-def convert(
-    path: Path_, value: Tensor, x: Tensor, time: Tensor, source: Prediction, target: Prediction, floor: float = 0.0
+def convert_prediction(
+    path: ProbPath,
+    value: Tensor,
+    x: Tensor,
+    t: Tensor,
+    source: PredictionType,
+    target: PredictionType,
+    min_coef: float = 0.0,
 ) -> Tensor:
     """What a network predicted at x (B, ...) and time (B,) as another prediction.
 
@@ -134,30 +140,70 @@ def convert(
         ConfigError: a prediction has an unknown name.
     """
     for name in (source, target):
-        if name not in get_args(Prediction):
-            raise ConfigError(f"a prediction is one of {', '.join(get_args(Prediction))}; got '{name}'")
+        if name not in get_args(PredictionType):
+            raise ConfigError(f"a prediction is one of {', '.join(get_args(PredictionType))}; got '{name}'")
     if source == target:
         return value
-    at = spread(time, x)
-    data, noise = _ends(path, value, x, at, source, floor)
+    t_expanded = expand_t(t, x)
+    data, noise = _data_and_noise(path, value, x, t_expanded, source, min_coef)
     if target == "data":
         return data
     if target == "noise":
         return noise
     if target == "score":
-        return -noise / path.sigma(at).clamp_min(floor)
-    return path.alpha_slope(at) * data + path.sigma_slope(at) * noise
+        return -noise / path.sigma(t_expanded).clamp_min(min_coef)
+    return path.d_alpha(t_expanded) * data + path.d_sigma(t_expanded) * noise
 
 
-def _ends(path: Path_, value: Tensor, x: Tensor, at: Tensor, source: Prediction, floor: float) -> tuple[Tensor, Tensor]:
+def _data_and_noise(
+    path: ProbPath, value: Tensor, x: Tensor, t: Tensor, source: PredictionType, min_coef: float
+) -> tuple[Tensor, Tensor]:
     """(data, noise) that a prediction at x speaks of."""
-    alpha, sigma = path.alpha(at), path.sigma(at)
+    alpha, sigma = path.alpha(t), path.sigma(t)
     if source == "data":
-        return value, (x - alpha * value) / sigma.clamp_min(floor)
+        return value, (x - alpha * value) / sigma.clamp_min(min_coef)
     if source in ("noise", "score"):
         noise = value if source == "noise" else -sigma * value
-        return (x - sigma * noise) / alpha.clamp_min(floor), noise
-    alpha_slope, sigma_slope = path.alpha_slope(at), path.sigma_slope(at)
+        return (x - sigma * noise) / alpha.clamp_min(min_coef), noise
+    d_alpha, d_sigma = path.d_alpha(t), path.d_sigma(t)
     # never 0 on these paths: it is 1 for linear and pi/2 for GVP
-    determinant = alpha_slope * sigma - alpha * sigma_slope
-    return (sigma * value - sigma_slope * x) / determinant, (alpha_slope * x - alpha * value) / determinant
+    determinant = d_alpha * sigma - alpha * d_sigma
+    return (sigma * value - d_sigma * x) / determinant, (d_alpha * x - alpha * value) / determinant
+
+
+DiffusionForm = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing"]
+"""How the stirring depends on time."""
+
+
+def compute_drift(path: LinearPath | GVPPath | VPPath, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(drift, variance) at x (B, ...) and time (B,): velocity = variance * score - drift.
+
+    drift = -(alpha'/alpha) x and variance = (alpha'/alpha) sigma^2 - sigma sigma', of shape (B, 1, ...).
+    """
+    t_expanded = expand_t(t, x)
+    ratio, sigma = path.d_log_alpha(t_expanded), path.sigma(t_expanded)
+    return -ratio * x, ratio * sigma.square() - sigma * path.d_sigma(t_expanded)
+
+
+def compute_diffusion(
+    path: LinearPath | GVPPath | VPPath, x: Tensor, t: Tensor, form: DiffusionForm, norm: float = 1.0
+) -> Tensor:
+    """The coefficient of the stirred noise at time (B,), of shape (B, 1, ...).
+
+    Raises:
+        ConfigError: the form has an unknown name.
+    """
+    t_expanded = expand_t(t, x)
+    if form == "constant":
+        return torch.full_like(t_expanded, norm)
+    if form == "sbdm":
+        return norm * compute_drift(path, x, t)[1]
+    if form == "sigma":
+        return norm * path.sigma(t_expanded)
+    if form == "linear":
+        return norm * (1 - t_expanded)
+    if form == "decreasing":
+        return 0.25 * (norm * torch.cos(math.pi * t_expanded) + 1).square()
+    if form == "increasing_decreasing":
+        return norm * torch.sin(math.pi * t_expanded).square()
+    raise ConfigError(f"a diffusion form is one of {', '.join(get_args(DiffusionForm))}; got '{form}'")

@@ -19,76 +19,93 @@ from typing import Any, NoReturn
 import pluggy
 
 from lumina_core import __version__
-from lumina_core.errors import PluginError, near
+from lumina_core.errors import PluginError, suggest
 from lumina_core.plugins import hookspecs
-from lumina_core.plugins.offers import Commands, Entry, Kinds, Models, Offer, Parts, Recipes, command_word
-from lumina_core.plugins.registry import Failure, Registry, Source
+from lumina_core.plugins.registry import (
+    CommandRegistrations,
+    ComponentRegistrations,
+    ComponentTypeRegistrations,
+    ModelRegistrations,
+    PluginFailure,
+    PluginSource,
+    RecipeRegistrations,
+    Registration,
+    Registrations,
+    Registry,
+    command_name,
+)
 
-GROUP = "lumina"
-BUILT_IN_COMMANDS = ("train", "check", "evaluate", "convert", "grid", "models", "plugins")
+ENTRY_POINT_GROUP = "lumina"
+BUILT_IN_COMMANDS = ("train", "check", "evaluate", "convert", "schedule", "models", "plugins")
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A plugin that may be loaded: where it comes from, what it requires of us, and how its module is imported."""
 
-    source: Source
+    source: PluginSource
     requirements: tuple[str, ...]
     load: Callable[[], object]
 
 
 @functools.lru_cache(maxsize=1)
-def load() -> Registry:
+def load_plugins() -> Registry:
     """All installed plugins, once a process. LUMINA_PLUGINS=a,b: only these (core always); LUMINA_STRICT=1: raise."""
-    found, chosen = candidates(), os.environ.get("LUMINA_PLUGINS")
-    installed = {candidate.source.plugin: candidate.source for candidate in found}
-    only = set(installed) if chosen is None else {"core", *filter(None, map(str.strip, chosen.split(",")))}
+    all_candidates, selection = find_candidates(), os.environ.get("LUMINA_PLUGINS")
+    installed = {candidate.source.plugin: candidate.source for candidate in all_candidates}
+    enabled = set(installed) if selection is None else {"core", *filter(None, map(str.strip, selection.split(",")))}
     strict = os.environ.get("LUMINA_STRICT") == "1"
-    registry = load_from([candidate for candidate in found if candidate.source.plugin in only], strict)
-    registry.unchosen.update({name: source for name, source in installed.items() if name not in only})
-    for name in sorted(only - set(installed)):
-        reason = f"LUMINA_PLUGINS names it, and no such plugin is installed{near(name, installed)}"
-        registry.failures[name] = Failure(Source(name, f"lumina-{name}", "not installed"), reason, installed=False)
+    registry = load_from([candidate for candidate in all_candidates if candidate.source.plugin in enabled], strict)
+    registry.disabled.update({name: source for name, source in installed.items() if name not in enabled})
+    for name in sorted(enabled - set(installed)):
+        reason = f"LUMINA_PLUGINS names it, and no such plugin is installed{suggest(name, installed)}"
+        registry.failures[name] = PluginFailure(
+            PluginSource(name, f"lumina-{name}", "not installed"), reason, installed=False
+        )
     return registry
 
 
-def candidates() -> list[Candidate]:
+def find_candidates() -> list[Candidate]:
     """What is installed, the core first, then by name, so that the order of installation decides nothing.
 
     Where two distributions claim one name, the one called `lumina-<name>` comes first.
     """
-    found: dict[str, list[Candidate]] = {}
+    by_distribution: dict[str, list[Candidate]] = {}
     for distribution in distributions():
-        several = _candidates(distribution)
-        if several:  # a distribution that is twice on the path counts where Python would import it from
-            found.setdefault(_plain(several[0].source.distribution), several)
-    return sorted((candidate for several in found.values() for candidate in several), key=_rank)
+        of_distribution = _candidates_of(distribution)
+        if of_distribution:  # a distribution that is twice on the path counts where Python would import it from
+            by_distribution.setdefault(_normalize_name(of_distribution[0].source.distribution), of_distribution)
+    return sorted(
+        (candidate for of_distribution in by_distribution.values() for candidate in of_distribution), key=_rank
+    )
 
 
-def load_from(found: Iterable[Candidate], strict: bool = False) -> Registry:
+def load_from(plugins: Iterable[Candidate], strict: bool = False) -> Registry:
     """A registry of these plugins alone; of several with one name the first counts.
 
     Raises:
         PluginError: `strict`, and one of them is broken.
     """
-    everyone, registry = list(found), Registry()
-    owners = {candidate.source.plugin: candidate for candidate in reversed(everyone)}
+    all_candidates, registry = list(plugins), Registry()
+    owners = {candidate.source.plugin: candidate for candidate in reversed(all_candidates)}
     errors: dict[int, BaseException] = {}
-    waiting = list(range(len(everyone)))
-    known: tuple[str, ...] = ()
-    while waiting and known != registry.kinds():  # whoever was refused may have needed a kind that a later one brings
-        known = registry.kinds()
-        tried = {index: _attempt(everyone[index], registry, owners) for index in waiting}
-        errors |= {index: error for index, error in tried.items() if error is not None}
-        for index in (index for index, error in tried.items() if error is None):
+    pending = list(range(len(all_candidates)))
+    component_types: tuple[str, ...] = ()
+    while (
+        pending and component_types != registry.component_types()
+    ):  # whoever was refused may have needed a kind that a later one brings
+        component_types = registry.component_types()
+        results = {index: _try_load(all_candidates[index], registry, owners) for index in pending}
+        errors |= {index: error for index, error in results.items() if error is not None}
+        for index in (index for index, error in results.items() if error is None):
             errors.pop(index, None)
-        waiting = [index for index in waiting if isinstance(errors.get(index), PluginError)]
-    for index, broken in sorted(errors.items()):
-        _leave_out(registry, everyone[index].source, broken, strict)
+        pending = [index for index in pending if isinstance(errors.get(index), PluginError)]
+    for index, failure in sorted(errors.items()):
+        _record_failure(registry, all_candidates[index].source, failure, strict)
     return registry
 
 
-def _attempt(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> BaseException | None:
+def _try_load(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> BaseException | None:
     try:
         _load_one(candidate, registry, owners)
     except KeyboardInterrupt:
@@ -98,27 +115,30 @@ def _attempt(candidate: Candidate, registry: Registry, owners: Mapping[str, Cand
     return None
 
 
-def _candidates(distribution: Distribution) -> list[Candidate]:
+def _candidates_of(distribution: Distribution) -> list[Candidate]:
     """The plugins of one distribution; one that cannot be read stands there as a candidate that fails to load."""
     try:
-        if f"[{GROUP}]" not in "".join((distribution.read_text("entry_points.txt") or "").split()):
+        if f"[{ENTRY_POINT_GROUP}]" not in "".join((distribution.read_text("entry_points.txt") or "").split()):
             return []
-        points = list(distribution.entry_points.select(group=GROUP))
+        entry_points = list(distribution.entry_points.select(group=ENTRY_POINT_GROUP))
         requirements = tuple(distribution.requires or ())
     except Exception as error:
         reason = f"what it says of itself cannot be read ({type(error).__name__}: {error})"
         name = _metadata(distribution, "Name")
-        return [Candidate(_source(name, distribution), (), functools.partial(_refuse, reason))]
-    return [Candidate(_source(p.name, distribution), requirements, functools.partial(_module, p)) for p in points]
+        return [Candidate(_plugin_source(name, distribution), (), functools.partial(_raise_plugin_error, reason))]
+    return [
+        Candidate(_plugin_source(p.name, distribution), requirements, functools.partial(_import_entry_point, p))
+        for p in entry_points
+    ]
 
 
 def _rank(candidate: Candidate) -> tuple[bool, str, bool, str]:
-    plugin, owner = candidate.source.plugin, _plain(candidate.source.distribution)
-    return plugin != "core", plugin, owner != f"lumina-{_plain(plugin)}", owner
+    plugin, owner = candidate.source.plugin, _normalize_name(candidate.source.distribution)
+    return plugin != "core", plugin, owner != f"lumina-{_normalize_name(plugin)}", owner
 
 
-def _source(plugin: str, distribution: Distribution) -> Source:
-    return Source(plugin, _metadata(distribution, "Name"), _metadata(distribution, "Version"))
+def _plugin_source(plugin: str, distribution: Distribution) -> PluginSource:
+    return PluginSource(plugin, _metadata(distribution, "Name"), _metadata(distribution, "Version"))
 
 
 def _metadata(distribution: Distribution, key: str) -> str:
@@ -128,17 +148,19 @@ def _metadata(distribution: Distribution, key: str) -> str:
         return "unknown"
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _module(point: EntryPoint) -> object:
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", point.value):
-        _refuse(f"its entry point says '{point.name} = {point.value}'; wanted {point.name} = package.module")
-    return point.load()
+def _import_entry_point(entry_point: EntryPoint) -> object:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", entry_point.value):
+        _raise_plugin_error(
+            f"its entry point says '{entry_point.name} = {entry_point.value}'; wanted {entry_point.name} = package.module"
+        )
+    return entry_point.load()
 
 
-def _refuse(reason: str) -> NoReturn:
+def _raise_plugin_error(reason: str) -> NoReturn:
     raise PluginError(reason)
 
 
@@ -153,56 +175,63 @@ def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Can
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         module = candidate.load()
         _check_hooks(module)
-        entries = _asked(module, plugin, registry)
-    for word in filter(None, map(command_word, entries)):
+        registrations = _collect_registrations(module, plugin, registry)
+    for word in filter(None, map(command_name, registrations)):
         if word in BUILT_IN_COMMANDS:
             raise PluginError(f"the command '{word}' belongs to lumina itself")
         if word != plugin and word in owners:  # else the first in the alphabet could take `image` from its plugin
             raise PluginError(f"the command '{word}' belongs to the plugin of that name")
-    registry.join(candidate.source, entries)
+    registry.add(candidate.source, registrations)
 
 
-def _asked(module: object, plugin: str, registry: Registry) -> list[Entry]:
+def _collect_registrations(module: object, plugin: str, registry: Registry) -> list[Registration]:
     """What one plugin says it brings; pluggy calls its hooks, and no other's."""
-    door = pluggy.PluginManager(GROUP)
-    door.add_hookspecs(hookspecs)
-    door.register(module, name=plugin)
-    door.check_pending()
-    kinds = Kinds(plugin)
-    door.hook.lumina_register_kinds(kinds=kinds)
-    known = (*registry.kinds(), *(entry.name for entry in kinds.entries))
-    others: dict[str, Offer] = {"parts": Parts(plugin, known), "recipes": Recipes(plugin), "models": Models(plugin)}
-    others["commands"] = Commands(plugin)
-    for word, offer in others.items():
-        getattr(door.hook, f"lumina_register_{word}")(**{word: offer})
-    return [*kinds.entries, *(entry for offer in others.values() for entry in offer.entries)]
+    manager = pluggy.PluginManager(ENTRY_POINT_GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=plugin)
+    manager.check_pending()
+    component_types = ComponentTypeRegistrations(plugin)
+    manager.hook.lumina_register_component_types(component_types=component_types)
+    type_names = (*registry.component_types(), *(registration.name for registration in component_types.entries))
+    collectors: dict[str, Registrations] = {
+        "components": ComponentRegistrations(plugin, type_names),
+        "recipes": RecipeRegistrations(plugin),
+        "models": ModelRegistrations(plugin),
+    }
+    collectors["commands"] = CommandRegistrations(plugin)
+    for word, collector in collectors.items():
+        getattr(manager.hook, f"lumina_register_{word}")(**{word: collector})
+    return [
+        *component_types.entries,
+        *(registration for collector in collectors.values() for registration in collector.entries),
+    ]
 
 
 def _check_hooks(module: object) -> None:
     """Misspelt hooks and wrong arguments, told before pluggy meets them, in words that name the right ones."""
     if not isinstance(module, ModuleType):
         raise PluginError(f"the entry point names a {type(module).__name__}; wanted a module")
-    known = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("lumina_")}
+    hooks = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("lumina_")}
     for name, function in vars(module).items():
-        marked = isinstance(getattr(function, "lumina_impl", None), dict)
-        own = inspect.isfunction(function) and function.__module__ == module.__name__
-        if not (marked or name.startswith("lumina_register") or (own and name.startswith("lumina_"))):
+        is_marked = isinstance(getattr(function, "lumina_impl", None), dict)
+        is_local = inspect.isfunction(function) and function.__module__ == module.__name__
+        if not (is_marked or name.startswith("lumina_register") or (is_local and name.startswith("lumina_"))):
             continue
-        if name not in known:
-            raise PluginError(f"no hook is called '{name}'{near(name, known)}")
-        if not marked:
+        if name not in hooks:
+            raise PluginError(f"no hook is called '{name}'{suggest(name, hooks)}")
+        if not is_marked:
             raise PluginError(f"'{name}' is not marked with @hookimpl (from lumina_core import hookimpl)")
-        _check_arguments(name, function, known[name])
+        _check_arguments(name, function, hooks[name])
 
 
 def _check_arguments(name: str, function: Any, spec: Any) -> None:
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(function) for is_kind in kinds):
         raise PluginError(f"hook '{name}' must be a plain function, without async and yield: nothing would run it")
-    given, wanted = list(inspect.signature(function).parameters), list(inspect.signature(spec).parameters)
-    wrong = [argument for argument in given if argument not in wanted]
-    if wrong:
-        raise PluginError(f"hook '{name}' has no argument '{wrong[0]}'; it has: {', '.join(wanted)}")
+    arguments, expected = list(inspect.signature(function).parameters), list(inspect.signature(spec).parameters)
+    unknown = [argument for argument in arguments if argument not in expected]
+    if unknown:
+        raise PluginError(f"hook '{name}' has no argument '{unknown[0]}'; it has: {', '.join(expected)}")
 
 
 def _check_versions(candidate: Candidate) -> None:
@@ -210,13 +239,13 @@ def _check_versions(candidate: Candidate) -> None:
     from packaging.requirements import InvalidRequirement, Requirement  # only needed for plugins that state something
 
     for text in candidate.requirements:
-        if not _plain(text).startswith("lumina-core"):
+        if not _normalize_name(text).startswith("lumina-core"):
             continue
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
             raise PluginError(f"its requirement '{text}' cannot be read: {error}") from error
-        if _plain(requirement.name) != "lumina-core" or (
+        if _normalize_name(requirement.name) != "lumina-core" or (
             requirement.marker and not requirement.marker.evaluate({"extra": ""})
         ):
             continue
@@ -224,18 +253,18 @@ def _check_versions(candidate: Candidate) -> None:
             raise PluginError(f"it was made for lumina-core{requirement.specifier}, and this is {__version__}")
 
 
-def _leave_out(registry: Registry, source: Source, error: BaseException, strict: bool) -> None:
+def _record_failure(registry: Registry, source: PluginSource, error: BaseException, strict: bool) -> None:
     if strict:
         owner = f"{source.distribution} {source.version}"
-        raise PluginError(f"the plugin '{source.plugin}' ({owner}) is broken: {_reason(error)}") from error
+        raise PluginError(f"the plugin '{source.plugin}' ({owner}) is broken: {_failure_reason(error)}") from error
     key = source.plugin
     while key in registry.sources or key in registry.failures:
         key = f"{key} ({source.distribution})"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    registry.failures[key] = Failure(source, _reason(error), trace)
+    registry.failures[key] = PluginFailure(source, _failure_reason(error), trace)
 
 
-def _reason(error: BaseException) -> str:
+def _failure_reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"it tried to end the program (SystemExit {error.code})"
     text = " ".join(str(error).split()) or "no message"

@@ -11,28 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.conditions import stack
+from lumina_core.conditioning.ops import stack
 from lumina_core.errors import ConfigError
-from lumina_core.flow.solver import Solution, integrate
-from lumina_core.model import Finder, Model
-from lumina_core.parts import Velocity
+from lumina_core.flow.solvers import Solution, integrate
+from lumina_core.model import ComponentRegistry, Model
+from lumina_core.protocols import Velocity
 from lumina_core.request import Request
-from lumina_core.sampling.given import NOTHING_GIVEN, Draws, Given, condition_of, noise_of, silence_of
-from lumina_core.sampling.known import Begun, begin, known_of
-from lumina_core.sampling.motion import Guided, Moved, twice
-from lumina_core.sampling.reach import check_reach
-from lumina_core.sampling.regional import said_in_regions
-from lumina_core.sampling.seen import Seen, Watched
-from lumina_core.sampling.sizes import Sizes, one_size, sizes_of
-from lumina_core.sampling.way import Settings, Way, agreed, way_of
-from lumina_core.types import Condition, Known, Tokens, stack_tokens
+from lumina_core.sampling.callbacks import StepCallbackRunner, StepState
+from lumina_core.sampling.inpainting import InitialState, collect_init_data, init_state
+from lumina_core.sampling.inputs import (
+    NO_INPUTS,
+    NoiseSampler,
+    PrecomputedInputs,
+    apply_regional_prompts,
+    encode_cond,
+    encode_uncond,
+    initial_noise,
+)
+from lumina_core.sampling.resolve import ResolvedSettings, SamplingPlan, batch_key, resolve_sampling
+from lumina_core.sampling.sizes import BatchSizes, batch_sizes, check_size, common_size
+from lumina_core.sampling.velocity import CFGVelocity, ModelVelocity, repeat_batch
+from lumina_core.types import Condition, InitData, Tokens, stack_tokens
 
-OnStep = Callable[[Seen], "bool | Tensor | None"]
+StepCallback = Callable[[StepState], "bool | Tensor | None"]
 """Sees a step; answers True to stop there, or other values (B, N, D) to go on with."""
 
 
 @dataclass(frozen=True)
-class Result:
+class GenerationResult:
     """What came of one batch: data (B, channels, ...) in about [-1, 1], and what it took.
 
     Results of several sizes stand in data as large as the largest, zeros behind them: `items()` has each in its own.
@@ -40,15 +46,15 @@ class Result:
 
     data: Tensor
     seeds: tuple[int, ...]
-    evaluations: int
-    seconds: float
-    settings: Settings
-    stopped: float | None = None
+    nfe: int
+    generation_seconds: float
+    settings: ResolvedSettings
+    stopped_at: float | None = None
     """The time at which it was stopped; None: it went to its end."""
-    sizes: Sizes | None = None
+    sizes: BatchSizes | None = None
     """Of the results, where they differ; None: all are as large as `data`."""
 
-    reused: tuple[float, ...] | None = None
+    cached_nfe: tuple[float, ...] | None = None
     """Of the evaluations, how many each result did without the blocks, a half of guidance counting a half; None: no
     step cache was asked for."""
 
@@ -56,18 +62,18 @@ class Result:
         """The data of each result in its own size, (channels, ...)."""
         return list(self.data) if self.sizes is None else self.sizes.items(self.data)
 
-    def record(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What belongs beside the data; nothing that differs when the same is asked again."""
         settings = {key: value for key, value in asdict(self.settings).items() if value is not None}
-        stopped = {} if self.stopped is None else {"stopped_at": self.stopped}
-        return {"evaluations": self.evaluations, "settings": settings, **stopped}
+        stopped_at = {} if self.stopped_at is None else {"stopped_at": self.stopped_at}
+        return {"nfe": self.nfe, "settings": settings, **stopped_at}
 
 
 @torch.inference_mode()
-def generate(
-    model: Model, finder: Finder, requests: Sequence[Request], on_step: OnStep | None = None,
-    given: Given = NOTHING_GIVEN,
-) -> Result:  # fmt: skip
+def generate_batch(
+    model: Model, registry: ComponentRegistry, requests: Sequence[Request], on_step: StepCallback | None = None,
+    inputs: PrecomputedInputs = NO_INPUTS,
+) -> GenerationResult:  # fmt: skip
     """Answer requests that agree in everything but what they say, their sizes and their seeds, in one batch.
 
     Item by item the result is the same as if it had been asked alone (up to the rounding of larger matrix products).
@@ -80,99 +86,113 @@ def generate(
     Raises:
         ConfigError: the requests disagree in settings, or ask what the model cannot do.
     """
-    began = clock.perf_counter()
+    start = clock.perf_counter()
     first = requests[0]
-    way = way_of(model, finder, first)
-    if any(agreed(request) != agreed(first) for request in requests):
+    plan = resolve_sampling(model, registry, first)
+    if any(batch_key(request) != batch_key(first) for request in requests):
         raise ConfigError("requests of one batch must agree in steps, solver, grid and guidance")
     seeds = [request.seed + k for request in requests for k in range(request.count)]
-    sizes, known = _sizes(model, requests, given, way)
-    places = sizes.blank(model)
-    draws = Draws(places, seeds, model.device)
-    begun = begin(model, known, sizes.filled[0], way.grid, noise_of(model, given, draws))
-    watched = Watched(model, begun, places, sizes, on_step)
-    regional = partial(one_size, sizes.filled, "results of which parts are described")
-    with model.at_work("conditioners"):
-        said = condition_of(model, requests, given)
-        silent = None if way.guiding.scale == 1 or given.weaker else silence_of(model, requests, given)
-        if given.said is None:
-            said, silent = said_in_regions(model, requests, said, silent, regional)
-    with model.at_work("backbone", "head"):
-        if given.weaker is not None and way.guiding.scale != 1:
-            same = condition_of(given.weaker, requests, given)
-            if given.said is None:
-                same, _ = said_in_regions(given.weaker, requests, same, None, regional)
-            plain: Velocity = _led_from(given.weaker, model, way, places, said, same)
+    sizes, init_data = _sizes_and_init_data(model, requests, inputs, plan)
+    tokens = sizes.empty_tokens(model)
+    noise_sampler = NoiseSampler(tokens, seeds, model.device)
+    initial = init_state(model, init_data, sizes.padded[0], plan.schedule, initial_noise(model, inputs, noise_sampler))
+    runner = StepCallbackRunner(model, initial, tokens, sizes, on_step)
+    get_size = partial(common_size, sizes.padded, "results of which parts are described")
+    with model.onload("conditioners"):
+        cond = encode_cond(model, requests, inputs)
+        uncond = None if plan.guidance.scale == 1 or inputs.guide_model else encode_uncond(model, requests, inputs)
+        if inputs.cond is None:
+            cond, uncond = apply_regional_prompts(model, requests, cond, uncond, get_size)
+    with model.onload("backbone", "head"):
+        if inputs.guide_model is not None and plan.guidance.scale != 1:
+            guide_cond = encode_cond(inputs.guide_model, requests, inputs)
+            if inputs.cond is None:
+                guide_cond, _ = apply_regional_prompts(inputs.guide_model, requests, guide_cond, None, get_size)
+            velocity: Velocity = _autoguided_velocity(inputs.guide_model, model, plan, tokens, cond, guide_cond)
         else:
-            plain = velocity_of(model, way, places, said, silent)
-        solution = _gone(begun.velocity(plain), begun, way, watched, draws)
-    data = watched.decoded(solution.values) if watched.last is None else watched.last.data
-    seconds = clock.perf_counter() - began
-    return Result(
-        data.float().cpu(), tuple(seeds), solution.evaluations, seconds, way.settings, watched.stopped, sizes,
-        _reused(plain, solution.evaluations),
+            velocity = make_velocity(model, plan, tokens, cond, uncond)
+        solution = _integrate(initial.constrain_velocity(velocity), initial, plan, runner, noise_sampler)
+    data = runner.decode(solution.values) if runner.stop_state is None else runner.stop_state.x1_pred
+    seconds = clock.perf_counter() - start
+    return GenerationResult(
+        data.float().cpu(), tuple(seeds), solution.nfe, seconds, plan.settings, runner.stopped_at, sizes,
+        _cached_nfe(velocity, solution.nfe),
     )  # fmt: skip
 
 
-def _reused(velocity: Velocity, evaluations: int) -> tuple[float, ...] | None:
-    saved = velocity.saved() if isinstance(velocity, Moved | Guided) else None
-    if saved is None:
+def _cached_nfe(velocity: Velocity, nfe: int) -> tuple[float, ...] | None:
+    stats = velocity.cache_stats() if isinstance(velocity, ModelVelocity | CFGVelocity) else None
+    if stats is None:
         return None
-    asked, reused = saved
-    return tuple(round(evaluations * share, 2) for share in (reused / asked).tolist())
+    total, cached = stats
+    return tuple(round(nfe * fraction, 2) for fraction in (cached / total).tolist())
 
 
-def _sizes(model: Model, requests: Sequence[Request], given: Given, way: Way) -> tuple[Sizes, Known | None]:
+def _sizes_and_init_data(
+    model: Model, requests: Sequence[Request], inputs: PrecomputedInputs, plan: SamplingPlan
+) -> tuple[BatchSizes, InitData | None]:
     """How large all results are, and what they begin from."""
-    sizes = sizes_of(model, requests)
-    for extent in dict.fromkeys(sizes.asked):
-        check_reach(model, requests[0], extent)
-    known = known_of(model, requests, given, partial(one_size, sizes.asked, "results that begin from data"))
-    if hasattr(way.solver, "solve"):
-        one_size(sizes.filled, "results of a solver that chooses its own steps")
-    return (sizes if known is None else sizes_of(model, requests, filled_up=True)), known
+    sizes = batch_sizes(model, requests)
+    for size in dict.fromkeys(sizes.requested):
+        check_size(model, requests[0], size)
+    init_data = collect_init_data(
+        model, requests, inputs, partial(common_size, sizes.requested, "results that begin from data")
+    )
+    if hasattr(plan.solver, "solve"):
+        common_size(sizes.padded, "results of a solver that chooses its own steps")
+    return (sizes if init_data is None else batch_sizes(model, requests, pad_to_valid=True)), init_data
 
 
-def velocity_of(model: Model, way: Way, places: Tokens, said: Condition, silent: Condition | None) -> Velocity:
+def make_velocity(
+    model: Model, plan: SamplingPlan, tokens: Tokens, cond: Condition, uncond: Condition | None
+) -> Velocity:
     """The velocity of a batch at places on the CPU: of what is said alone, or guided away from `silent`."""
 
-    def half(condition: Condition) -> Callable[[], Moved]:
-        return lambda: Moved(model, places, condition, way.scaled)
+    def factory(condition: Condition) -> Callable[[], ModelVelocity]:
+        return lambda: ModelVelocity(model, tokens, condition, plan.attention)
 
-    if silent is None:
-        return half(said)()
+    if uncond is None:
+        return factory(cond)()
 
-    def both() -> Moved:
-        return Moved(model, twice(places), stack([said, silent]), way.scaled)
+    def batched() -> ModelVelocity:
+        return ModelVelocity(model, repeat_batch(tokens), stack([cond, uncond]), plan.attention)
 
-    return _guided(Guided(half(said), half(silent), both, way.guiding), places, model)
-
-
-def _guided(guided: Guided, places: Tokens, model: Model) -> Guided:
-    guided.real = None if places.mask is None else places.mask.to(model.device)
-    return guided
+    return _with_mask(CFGVelocity(factory(cond), factory(uncond), batched, plan.guidance), tokens, model)
 
 
-def _led_from(weaker: Model, model: Model, way: Way, places: Tokens, said: Condition, same: Condition) -> Velocity:
+def _with_mask(velocity: CFGVelocity, tokens: Tokens, model: Model) -> CFGVelocity:
+    velocity.token_mask = None if tokens.mask is None else tokens.mask.to(model.device)
+    return velocity
+
+
+def _autoguided_velocity(
+    guide_model: Model, model: Model, plan: SamplingPlan, tokens: Tokens, cond: Condition, guide_cond: Condition
+) -> Velocity:
     """Guided away from what a weaker model answers to the same words."""
-    blank = [weaker.tokenizer.blank(1, extent) for extent in places.extents]
-    others = stack_tokens(blank)
-    if places.values.shape != others.values.shape:
+    guide_items = [guide_model.tokenizer.empty(1, size) for size in tokens.sizes]
+    guide_tokens = stack_tokens(guide_items)
+    if tokens.values.shape != guide_tokens.values.shape:
         raise ConfigError(
-            f"the weaker model's tokens are {tuple(others.values.shape[1:])}, this model's "
-            f"{tuple(places.values.shape[1:])}: autoguidance needs two models of the same latents and patches"
+            f"the weaker model's tokens are {tuple(guide_tokens.values.shape[1:])}, this model's "
+            f"{tuple(tokens.values.shape[1:])}: autoguidance needs two models of the same latents and patches"
         )
-    halves = Guided(
-        lambda: Moved(model, places, said, way.scaled),
-        lambda: Moved(weaker, others, same, way.scaled),
+    velocity = CFGVelocity(
+        lambda: ModelVelocity(model, tokens, cond, plan.attention),
+        lambda: ModelVelocity(guide_model, guide_tokens, guide_cond, plan.attention),
         None,
-        way.guiding,
+        plan.guidance,
     )
-    return _guided(halves, places, model)
+    return _with_mask(velocity, tokens, model)
 
 
-def _gone(velocity: Velocity, begun: Begun, way: Way, watched: Watched, draws: Draws) -> Solution:
-    if len(begun.grid) == 1:  # a strength of 0: nothing is to change
-        return Solution(begun.x, 0, 0)
-    watched.steps = None if way.settings.steps is None else len(begun.grid) - 1
-    return integrate(velocity, begun.x, begun.grid, way.solver, watched, draws, way.limit)
+def _integrate(
+    velocity: Velocity,
+    initial: InitialState,
+    plan: SamplingPlan,
+    runner: StepCallbackRunner,
+    noise_sampler: NoiseSampler,
+) -> Solution:
+    if len(initial.schedule) == 1:  # a strength of 0: nothing is to change
+        return Solution(initial.x, 0, 0)
+    runner.steps = None if plan.settings.steps is None else len(initial.schedule) - 1
+    return integrate(velocity, initial.x, initial.schedule, plan.solver, runner, noise_sampler, plan.max_nfe)

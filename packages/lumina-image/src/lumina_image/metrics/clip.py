@@ -8,37 +8,38 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.config import Use
-from lumina_core.measures import similarity
-from lumina_core.measures.batches import of_one_size
-from lumina_core.measures.towers import CHUNK, Towers
-from lumina_image.metrics.looks import ReadAndLookedAt, as_saved
+from lumina_core.config import ComponentSpec
+from lumina_core.metrics import batch_by_shape, clip_score
+from lumina_core.metrics.dual_encoder import CHUNK_SIZE, DualEncoder
+from lumina_image.metrics.features import ImageTextFeatures, to_uint8_images
 
 
-class Clip(Towers):
+class ClipFeatures(DualEncoder):
     """Pictures and texts in CLIP's common space, of unit length; transformers' CLIPModel with its own preprocessing."""
 
-    title, part, network = "CLIP", "image.clip", "CLIPModel"
-    reader, projection = "AutoImageProcessor", "visual_projection"
+    title, component, model_class = "CLIP", "image.clip", "CLIPModel"
+    processor_class, projection_attr = "AutoImageProcessor", "visual_projection"
 
-    class Config(Towers.Config):
+    class Config(DualEncoder.Config):
         """Where the weights come from."""
 
     @torch.inference_mode()
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
         """(3, H, W) in about [-1, 1], of any sizes -> (B, D) float32 of unit length."""
         rows = []
-        for part in of_one_size(as_saved(items), CHUNK):
-            shown = self._reader(images=list(part), return_tensors="pt")["pixel_values"]
-            vision = self._model.vision_model(shown.to(self._device, self._model.dtype))
-            rows.append(self.unit(self._model.visual_projection(vision.pooler_output)))
+        for batch in batch_by_shape(to_uint8_images(items), CHUNK_SIZE):
+            pixel_values = self._processor(images=list(batch), return_tensors="pt")["pixel_values"]
+            vision = self._model.vision_model(pixel_values.to(self._device, self._model.dtype))
+            rows.append(self.normalize(self._model.visual_projection(vision.pooler_output)))
         return torch.cat(rows).clone()
 
 
-class Similarity(similarity.Similarity):
+class ClipScore(clip_score.TextSimilarity):
     """The cosine of picture and caption in CLIP's space; CLIP was taught few drawings and little but English."""
 
-    class Config(similarity.Similarity.Config):
-        """By which CLIP: `features: {use: image.clip, source: FOLDER}`."""
+    class Config(clip_score.TextSimilarity.Config):
+        """By which CLIP: `feature_extractor: {type: image.clip, source: FOLDER}`."""
 
-        features: ReadAndLookedAt = Field(Use(use="image.clip"), description="image.clip and its source")
+        feature_extractor: ImageTextFeatures = Field(
+            ComponentSpec(type="image.clip"), description="image.clip and its source"
+        )

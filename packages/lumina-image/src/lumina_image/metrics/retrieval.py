@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
-from lumina_core.config import Use
-from lumina_core.judging import Features, Judged
-from lumina_core.measures.neighbours import nearest_in, ranks
-from lumina_image.metrics.looks import LookedAt
-from lumina_image.nearest import SLACK
+from lumina_core.metrics.retrieval_precision_recall import nearest_in_group, target_ranks
+from lumina_core.protocols import EvalInputs, FeatureExtractor
+from lumina_image.metrics.features import ImageFeatures
+from lumina_image.metrics.pixel_retrieval import TIE_TOLERANCE
 
 
 class Retrieval:
@@ -23,21 +23,21 @@ class Retrieval:
     right one is the nearest; told of those that have a family. Pictures that are drawn alike count as one.
     """
 
-    name, least = "retrieval", 1
+    name, min_samples = "retrieval", 1
 
     class Config(Settings):
         """By which features."""
 
-        features: Use = Use(use="image.coarse")
+        feature_extractor: ComponentSpec = ComponentSpec(type="image.pixel_features")
 
-    def __init__(self, config: Config, features: Features) -> None:
-        self.config, self.features = config, features
+    def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
+        self.config, self.feature_extractor = config, feature_extractor
 
-    def figures(self, judged: Judged) -> Mapping[str, Tensor | float]:
+    def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
         """(M,) of 0 and 1 each."""
-        found = ranks(judged.made, judged.right, judged.real, SLACK)
-        told: dict[str, Tensor | float] = {"top1": (found < 1).double(), "top5": (found < 5).double()}
-        return told if judged.families is None else told | _family(judged, judged.families)
+        ranks = target_ranks(inputs.generated, inputs.target_index, inputs.real, TIE_TOLERANCE)
+        values: dict[str, Tensor | float] = {"top1": (ranks < 1).double(), "top5": (ranks < 5).double()}
+        return values if inputs.families is None else values | _family_scores(inputs, inputs.families)
 
 
 class FeatureRetrieval(Retrieval):
@@ -46,15 +46,15 @@ class FeatureRetrieval(Retrieval):
     class Config(Retrieval.Config):
         """By which features."""
 
-        features: LookedAt = Use(use="image.efficientnet_lite0")
+        feature_extractor: ImageFeatures = ComponentSpec(type="image.efficientnet_lite0")
 
 
-def _family(judged: Judged, families: Sequence[str]) -> dict[str, Tensor]:
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(families))}
-    of = torch.tensor([numbers[name] for name in families])
-    belongs = of[judged.right][:, None] == of
-    inside, outside = nearest_in(judged.made, judged.real, belongs)
-    right = (judged.made.double() - judged.real[judged.right].double()).square().sum(1)
-    within = (right <= inside + SLACK).double()
-    within[belongs.sum(1) < 2] = torch.nan
-    return {"family": (inside <= outside + SLACK).double(), "within_family": within}
+def _family_scores(inputs: EvalInputs, families: Sequence[str]) -> dict[str, Tensor]:
+    family_ids = {name: index for index, name in enumerate(dict.fromkeys(families))}
+    family_index = torch.tensor([family_ids[name] for name in families])
+    same_family = family_index[inputs.target_index][:, None] == family_index
+    nearest_in_family, nearest_outside = nearest_in_group(inputs.generated, inputs.real, same_family)
+    target_distance = (inputs.generated.double() - inputs.real[inputs.target_index].double()).square().sum(1)
+    within_family = (target_distance <= nearest_in_family + TIE_TOLERANCE).double()
+    within_family[same_family.sum(1) < 2] = torch.nan
+    return {"family": (nearest_in_family <= nearest_outside + TIE_TOLERANCE).double(), "within_family": within_family}

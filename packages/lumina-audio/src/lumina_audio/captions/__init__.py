@@ -1,1 +1,0 @@
-"""What is said of sounds: structured captions, and the pair of text encoders that reads them."""

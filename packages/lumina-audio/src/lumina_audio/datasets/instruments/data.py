@@ -1,0 +1,69 @@
+"""The built-in pack of instruments, sounds and records, as it lies in the package; data/instruments/card.md tells."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import io
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # at run time only from Python 3.11 on
+
+SAMPLE_RATE, CLIP_SAMPLES = 16000, 32768
+"""Of every clip: 2.048 s."""
+
+FADE_SAMPLES, SILENCED_SAMPLES = 544, 256
+"""Samples at the end of each that fade out, and that are silenced behind them."""
+
+Record = dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1)
+def records() -> tuple[Record, ...]:
+    """One record a clip, program by program.
+
+    Keys: `program`, `name`, `family`, `kind` (note, chord, phrase), `pitch` (MIDI, None for drums and noises), `named`
+    (a caption may name the pitch), `clear` (it is also heard there), `velocity`, `loudness` (soft, medium, loud),
+    `length` (short, long, None), `seconds`, `phrase` (which chord or phrase), `split` (train, held_out).
+    """
+    text = gzip.decompress((_data_dir() / "clips.jsonl.gz").read_bytes()).decode("utf-8")
+    return tuple(json.loads(line) for line in text.splitlines())
+
+
+def clip(index: int) -> NDArray[np.int16]:
+    """(32768,) of one record, at 16 kHz; not to be written to."""
+    program, offset = _clip_locations()[index]
+    samples: NDArray[np.int16] = _program_clips(program)[offset]
+    return samples
+
+
+@functools.lru_cache(maxsize=1)
+def _clip_locations() -> tuple[tuple[int, int], ...]:
+    locations: list[tuple[int, int]] = []
+    for record in records():
+        program = record["program"]
+        locations.append((program, locations[-1][1] + 1 if locations and locations[-1][0] == program else 0))
+    return tuple(locations)
+
+
+@functools.cache
+def _program_clips(program: int) -> NDArray[np.int16]:
+    # decoded once, about 1.2 MB a program: all of them together are 160 MB
+    wave, _ = soundfile.read(io.BytesIO((_data_dir() / f"{program:03d}.ogg").read_bytes()), dtype="int16")
+    clips: NDArray[np.int16] = np.ascontiguousarray(wave).reshape(-1, CLIP_SAMPLES)
+    # the beginning of the next clip leaks into the end of this one, as Vorbis works in blocks
+    fade = np.concatenate([np.linspace(1, 0, FADE_SAMPLES), np.zeros(SILENCED_SAMPLES)])
+    clips[:, -len(fade) :] = np.rint(clips[:, -len(fade) :] * fade)
+    clips.setflags(write=False)
+    return clips
+
+
+def _data_dir() -> Traversable:
+    return files("lumina_audio") / "data" / "instruments"

@@ -1,0 +1,179 @@
+"""Folders of published BigVGAN generators: their settings, and their weights without the old weight norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina_audio.vocoders.bigvgan_model import Generator, GeneratorConfig, half_band_filter
+from lumina_core.checkpoint.lazy_tensors import LazyTensor, TransformedTensor, Weights, read_tensor
+from lumina_core.checkpoint.safetensors_io import open_safetensors
+from lumina_core.checkpoint.torch_pickle import open_torch_pickle
+from lumina_core.config import read_file
+from lumina_core.errors import CheckpointError, ConfigError
+
+CONFIG_FILES = ("args.yml", "args.yaml", "config.json")
+WEIGHT_FILES = ("best_netG.pt", "bigvgan_generator.pt", "g_*", "*.pt", "*.pth", "*.safetensors")
+"""Of lumina_music, of NVIDIA's later releases and of its training; the first that is there is taken."""
+STATE_KEY = "generator"
+DEFAULT_SAMPLE_RATE = 16000
+"""Samples a second where settings say none: the released sound models' do not."""
+_PUBLISHED_TO_OURS = {
+    "num_mels": "n_mels", **{name: name for name in (
+        "upsample_initial_channel", "upsample_rates", "upsample_kernel_sizes", "resblock", "resblock_kernel_sizes",
+        "resblock_dilation_sizes", "activation", "snake_logscale", "use_tanh_at_final", "use_bias_at_final",
+    )},
+}  # fmt: skip
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+def is_bigvgan_dir(folder: Path) -> bool:
+    """Whether a folder has settings of a generator and a file that may hold one."""
+    return _find_config(folder) is not None and _find_weights(folder) is not None
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """The options of `audio.bigvgan` for the generator in a folder: its sizes, and its rate where that is said.
+
+    Raises:
+        CheckpointError: there are no settings, or they are none of a generator's.
+    """
+    path = _find_config(folder)
+    if path is None:
+        raise CheckpointError(
+            f"{folder} holds none of {', '.join(CONFIG_FILES)}; wanted a folder of BigVGAN's generator"
+        )
+    return options_from_published(_read_config(path), str(path))
+
+
+def options_from_published(published: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of `audio.bigvgan` that published settings speak of; others of them do not matter.
+
+    Raises:
+        CheckpointError: they are none of a generator's.
+    """
+    missing = [name for name in _PUBLISHED_TO_OURS if name not in published and not name.startswith("use_")]
+    if missing:
+        raise CheckpointError(f"{where} says no {missing[0]}; wanted the settings of BigVGAN's generator")
+    renamed = {ours: published[theirs] for theirs, ours in _PUBLISHED_TO_OURS.items() if theirs in published}
+    renamed["resblock"] = str(renamed["resblock"])
+    try:
+        sizes = GeneratorConfig.read(renamed, where).model_dump(mode="json", exclude_defaults=True)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    sample_rate = published.get("sampling_rate")
+    return sizes if sample_rate in (None, DEFAULT_SAMPLE_RATE) else {**sizes, "sample_rate": int(sample_rate)}
+
+
+def options_to_published(config: GeneratorConfig) -> dict[str, Any]:
+    """The settings that a published generator of this shape has: what `options_from_published` reads."""
+    options = config.model_dump(mode="json", include=set(_PUBLISHED_TO_OURS.values()))
+    return {theirs: options[ours] for theirs, ours in _PUBLISHED_TO_OURS.items()}
+
+
+def open_generator(folder: Path, config: GeneratorConfig) -> Weights:
+    """The generator's weights under our names, unread; they must be those that its settings ask for.
+
+    Raises:
+        CheckpointError: no weights, code in the file, or tensors that are missing, surplus or of another shape.
+    """
+    path = _find_weights(folder)
+    if path is None:
+        raise CheckpointError(f"{folder} holds no generator; wanted a file such as {WEIGHT_FILES[0]}")
+    published = open_safetensors(path) if path.suffix == ".safetensors" else open_torch_pickle(path, STATE_KEY)
+    return remove_weight_norm(published, config, str(path))
+
+
+def remove_weight_norm(published: Weights, config: GeneratorConfig, where: str) -> dict[str, LazyTensor]:
+    """Published tensors under our names: each pair `weight_g`, `weight_v` is one matrix, filters are left out.
+
+    Raises:
+        CheckpointError: a tensor is missing, surplus or of another shape; or a filter is not the usual one.
+    """
+    result: dict[str, LazyTensor] = {}
+    for name, lazy in published.items():
+        if name.endswith(".filter"):
+            _check_filter(lazy, f"{where}: {name}")
+        elif name.endswith(".weight_v"):
+            stem = name[: -len("weight_v")]
+            if f"{stem}weight_g" not in published:
+                raise CheckpointError(f"{where} has {name} without {stem}weight_g; fetch it again")
+            result[f"{stem}weight"] = WeightNormTensor(published[f"{stem}weight_g"], lazy)
+        elif not name.endswith(".weight_g"):
+            result[name] = lazy
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in Generator(config).state_dict().items()}
+    _check_shapes({name: lazy.shape for name, lazy in result.items()}, expected, where)
+    return result
+
+
+@dataclass(frozen=True)
+class WeightNormTensor:
+    """A matrix stored as its direction and the length of each part of its first dimension (old-style weight norm)."""
+
+    weight_g: LazyTensor
+    weight_v: LazyTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight_v.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight_v.dtype
+
+    def copy_to(self, target: Tensor) -> None:
+        target.copy_(self.load())
+
+    def load(self) -> Tensor:
+        # float32 and torch's own kernel: the last digits are those of a model whose norm was never taken off
+        direction, magnitude = read_tensor(self.weight_v, torch.float32), read_tensor(self.weight_g, torch.float32)
+        weight: Tensor = torch._weight_norm(direction, magnitude, 0)
+        return weight.to(self.dtype)
+
+    def slice_rows(self, start: int, stop: int) -> LazyTensor:
+        return TransformedTensor(self, (stop - start, *self.shape[1:]), lambda whole: whole[start:stop])
+
+
+def _check_shapes(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in actual]
+    problems += [f"{name} is none of a generator's" for name in actual if name not in expected]
+    problems += [
+        f"{name} is {actual[name]}, wanted {expected[name]}"
+        for name in expected
+        if name in actual and actual[name] != expected[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{where} does not fit its settings: {'; '.join(problems[:3])}{more}")
+
+
+def _check_filter(tensor: LazyTensor, where: str) -> None:
+    expected = half_band_filter()
+    if (
+        tensor.shape[-1:] != expected.shape
+        or (read_tensor(tensor, torch.float32).flatten() - expected).abs().max() > 1e-4
+    ):
+        raise CheckpointError(f"{where} is not the filter of BigVGAN's activations (12 taps, half the band)")
+
+
+def _find_config(folder: Path) -> Path | None:
+    return next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
+
+
+def _find_weights(folder: Path) -> Path | None:
+    return next((path for name in WEIGHT_FILES for path in sorted(folder.glob(name)) if path.is_file()), None)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes; it is no vocoder's settings")
+    try:
+        return read_file(path)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error

@@ -1,1 +1,0 @@
-"""The core as its own first plugin."""

@@ -1,0 +1,129 @@
+"""Figures as tables on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int, quiet: bool = False, in_bytes: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that is gone afterwards; what it hands over is told how many more are done.
+
+    Args:
+        total: how many there are in all.
+        quiet: no bar, whoever watches.
+        of_bytes: what is counted are bytes.
+    """
+    with _progress_bars(quiet, in_bytes) as bars:
+        if bars is None:
+            yield lambda _: None
+            return
+        task = bars.add_task(title, total=total)
+        yield lambda more: bars.advance(task, more)
+
+
+@contextmanager
+def multi_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of work; what it hands over is told which, how many are done, and of how many."""
+    rows: dict[str, TaskID] = {}
+    with _progress_bars() as bars:
+
+        def update(what: str, done: int, total: int) -> None:
+            if bars is not None:
+                rows[what] = rows[what] if what in rows else bars.add_task(what, total=total)
+                bars.update(rows[what], completed=done)
+
+        yield update
+
+
+@contextmanager
+def _progress_bars(quiet: bool = False, in_bytes: bool = False) -> Iterator[Progress | None]:
+    if quiet or not sys.stderr.isatty():
+        # not even a disabled bar: an old rich leaves an empty line where it stood
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()]
+    with Progress(*(columns if in_bytes else ()), transient=True, console=Console(stderr=True)) as bars:
+        yield bars
+
+
+MAX_GROUPS = 24
+"""Groups of one key that are shown; more are in the JSON."""
+
+
+def print_scores(scores: Mapping[str, Any], console: Console | None = None) -> None:
+    """One table of all figures, then one a metric for each key that cases are grouped by."""
+    out = console or Console()
+    settings = ", ".join(f"{key} {value}" for key, value in scores["settings"].items())
+    out.print(f"{scores['num_generated']} made: {settings}", highlight=False, soft_wrap=True)
+    table = Table("figure", "value", "error", "95 %", "of")
+    for score in scores["scores"].values():
+        for metric_value in _metric_values(score).values():
+            error, count = _format_number(metric_value.get("error")), str(metric_value["count"])
+            table.add_row(
+                metric_value["name"], _format_number(metric_value["value"]), error, _format_bounds(metric_value), count
+            )
+    out.print(table)
+    for metric, score in scores["scores"].items():
+        for key in dict.fromkeys(
+            key for metric_value in _metric_values(score).values() for key in metric_value.get("groups", {})
+        ):
+            _print_groups(metric, key, score, out)
+
+
+def _print_groups(metric: str, key: str, score: Mapping[str, Any], out: Console) -> None:
+    values_by_name = {
+        name: metric_value
+        for name, metric_value in _metric_values(score).items()
+        if metric_value.get("groups", {}).get(key)
+    }
+    names = list(
+        dict.fromkeys(group for metric_value in values_by_name.values() for group in metric_value["groups"][key])
+    )
+    if len(names) < 2:
+        return
+    out.print(f"{metric} ({score['feature_extractor']}), by {key}", highlight=False, soft_wrap=True)
+    table = Table(key, *values_by_name, "of")
+    for group in names[:MAX_GROUPS]:
+        group_values = [metric_value["groups"][key].get(group) for metric_value in values_by_name.values()]
+        count = max(group_value["count"] for group_value in group_values if group_value)
+        table.add_row(
+            group,
+            *(_format_number(group_value["value"]) if group_value else "" for group_value in group_values),
+            str(count),
+        )
+    table.add_section()
+    table.add_row(
+        "mean", *(_format_number(metric_value["group_means"][key]) for metric_value in values_by_name.values()), ""
+    )
+    out.print(table)
+
+
+def _metric_values(score: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {name: metric_value for name, metric_value in score.items() if isinstance(metric_value, Mapping)}
+
+
+def _format_number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _format_bounds(metric_value: Mapping[str, Any]) -> str:
+    return (
+        ""
+        if metric_value.get("low") is None
+        else f"{_format_number(metric_value['low'])} to {_format_number(metric_value['high'])}"
+    )

@@ -1,1 +1,0 @@
-"""Mathematics of judging: distances between sets, nearest neighbours, how sure a figure is. Knows only tensors."""

@@ -1,0 +1,524 @@
+"""The contracts of the parts that make a model. Protocols only: whatever fits works, nothing is inherited."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint
+from lumina_core.config import Config
+from lumina_core.types import (
+    BackboneOutput,
+    Batch,
+    Condition,
+    InitData,
+    Loss,
+    RegionalPrompts,
+    RopeContext,
+    Size,
+    Tokens,
+    VariationInput,
+)
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data.
+
+One with a method `at(time: float)` is told the time as a number before it is asked: it need not wait for a device.
+"""
+
+Predict = Callable[[Tokens, Tensor | None, Condition], Tensor]
+"""(noisy tokens, time (B,) or None, condition) -> what the head answers."""
+
+Example = Mapping[str, Any]
+"""One example by its field names: `picture` a tensor, `caption` a string, and so on."""
+
+
+class Tokenizer(Protocol):
+    """Rearranges a latent into tokens and back without losing or inventing a number; has no weights.
+
+    One that cuts evenly says by `pitch: tuple[int, ...]` how many latent samples a token spans along each axis: data to
+    begin from is then filled up to what can be cut.
+    """
+
+    @property
+    def width(self) -> int:
+        """D, how many numbers a token holds."""
+        ...
+
+    def patchify(self, latent: Tensor) -> Tokens:
+        """(B, C, ...) -> tokens (B, N, D)."""
+        ...
+
+    def unpatchify(self, tokens: Tokens) -> Tensor:
+        """The exact inverse, for tokens of one extent."""
+        ...
+
+    def empty(self, batch: int, size: Size) -> Tokens:
+        """Zeros in the right places, for a latent of this extent."""
+        ...
+
+
+class Autoencoder(Protocol):
+    """Data in [-1, 1] <-> a latent of zero mean and unit variance; owns every magic scale.
+
+    It may say `decides`, options of the task that its data fix, by their names (a rate of samples): a task that knows
+    them is given them, and one that says otherwise is refused.
+    """
+
+    @property
+    def channels(self) -> int:
+        """C of the latent."""
+        ...
+
+    @property
+    def downsample_factor(self) -> tuple[int, ...]:
+        """Data samples a latent sample stands for, along each axis."""
+        ...
+
+    def encode(self, data: Tensor) -> Tensor:
+        """(B, channels of data, ...) -> latent (B, C, ...)."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent -> data, not clamped."""
+        ...
+
+
+class Conditioner(Protocol):
+    """What the user says -> Condition. Owns its own silence.
+
+    One that is slow to ask (a large pretrained network) says so by an attribute `costly = True`: frozen in a training,
+    it is asked once for each value. One that asks others and learns itself may have `exchanged(change) -> Conditioner`,
+    the same with `change(other)` in the place of each, so that these are asked once. One that cuts long values may
+    have `unread(value) -> str`: the end it cuts off.
+    """
+
+    cross_attention_dim: int
+    """W' of the memory it makes; 0 for none."""
+    pooled_dim: int
+    """S of the summary it makes; 0 for none."""
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        """One value an item -> the condition of a batch."""
+        ...
+
+    def null_condition(self, batch: int) -> Condition:
+        """The condition of having said nothing, for guidance and for dropping."""
+        ...
+
+
+class SupportsFit(Protocol):
+    """A part that must see the values of a data set once before training (a vocabulary, a scale)."""
+
+    def fit(self, values: Sequence[Any]) -> None:
+        """Look through the values; called once, on a fresh run."""
+        ...
+
+
+class Backbone(Protocol):
+    """The only network that mixes tokens."""
+
+    def __call__(
+        self, tokens: Tokens, t: Tensor | None, condition: Condition, *, precomputed: Any = None
+    ) -> BackboneOutput:
+        """Tokens (B, N, D), time (B,) in 0..1 -> hidden; `prepared` spares what does not change in a request."""
+        ...
+
+    def precompute(self, tokens: Tokens, condition: Condition) -> Any:
+        """All that neither time nor the tokens' values change: rotary tables, masks, caption keys and values."""
+        ...
+
+
+class RopeScaling(Protocol):
+    """Rotary frequencies for a canvas larger than trained.
+
+    One that also changes how sharp attention is may have `sharpness(canvas) -> float`, a factor of its scale.
+    """
+
+    time_dependent: bool
+    """Whether the time matters; where it does not, it is asked once a request, otherwise once a step."""
+    train_size: tuple[int, ...] | None
+    """Sizes of the data trained at, where its options say them: one for all sides, or one a side."""
+
+    def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
+        """The trained frequencies of each axis (float64) -> those to use at this time (0 noise, 1 data)."""
+        ...
+
+
+class Head(Protocol):
+    """Reads the backbone into an answer: velocity (B, N, D), classes (B, K)."""
+
+    def __call__(self, hidden: BackboneOutput, tokens: Tokens) -> Tensor: ...
+
+
+class ProbPath(Protocol):
+    """The road from noise (t = 0) to data (t = 1): x_t = alpha(t) data + sigma(t) noise."""
+
+    def alpha(self, t: Tensor) -> Tensor: ...
+
+    def sigma(self, t: Tensor) -> Tensor: ...
+
+    def d_alpha(self, t: Tensor) -> Tensor: ...
+
+    def d_sigma(self, t: Tensor) -> Tensor: ...
+
+
+class TimeSampler(Protocol):
+    """Times for training."""
+
+    def __call__(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """(B,) in 0..1; one generator an item, so that a sample's time depends on the sample alone."""
+        ...
+
+
+class TimeSchedule(Protocol):
+    """Times for sampling."""
+
+    def __call__(self, steps: int) -> Tensor:
+        """(steps + 1,) float64, rising, from exactly 0 to exactly 1."""
+        ...
+
+
+class Objective(Protocol):
+    """Batch -> Loss, given a way to predict; and back from a prediction to a velocity for sampling."""
+
+    def loss(self, predict: Predict, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
+        """One generator an item, so that what is drawn depends on the sample, not on its neighbours."""
+        ...
+
+    def velocity(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """What the model answered at x (B, N, D) and time (B,) as a velocity (B, N, D)."""
+        ...
+
+
+class SolverStep(Protocol):
+    """One step along a velocity from time t to time u; a plain function.
+
+    One that remembers is a `CarryingSolver` instead, one that chooses its own steps a `FreeSolver`, see `flow.solver`.
+    """
+
+    def __call__(self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor: ...
+
+
+class Guidance(Protocol):
+    """Velocities -> one velocity; a plain function."""
+
+    def __call__(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor: ...
+
+
+class Dataset(Protocol):
+    """Examples by index. Whatever is drawn at random is drawn from `draw`, so that it depends on the sample alone.
+
+    One whose data come in several sizes has `extent(index, draw) -> Extent`, the sizes that the example will have with
+    a fresh copy of the same draw: batches are then made of one extent as far as that goes; and `extents()`, a list of
+    all that there can be, which are compared with what the model can do before a run begins. One that reads some
+    examples cheaply together has `stretches() -> list[int]`, how many in a row, one stretch after another: the order
+    then goes through a few stretches at a time.
+    """
+
+    def __len__(self) -> int: ...
+
+    def get(self, index: int, rng: random.Random) -> Example: ...
+
+    def values(self, field: str) -> Sequence[Any]:
+        """Every value that the field can have, each once, in a fixed order (for vocabularies and caches)."""
+        ...
+
+    def weight(self, index: int) -> float:
+        """How often this example is drawn, compared with the others; 1 for all where nothing speaks against it."""
+        ...
+
+
+class Task(Protocol):
+    """What a user asks for and is handed.
+
+    It may also say: `fills_up = True`, where every size can be asked for: the model makes the next that it can, and the
+    rest is cut off. `suffixes`, of the files that it writes, the usual one first (or `suffix`, the only one).
+    `told(extent) -> str`, a size in words. `notes(request) -> list[str]`, what one should know of a request.
+    `examples`, lines of its command after the command's name, for the help. `besides`, kinds of file that can lie
+    beside a result ({"spectrogram": (".png", "what the help says")}), and `beside(kind, item, path, record)`, which
+    writes one, never half.
+    """
+
+    Request: type[Config]
+    data_field: str
+    """The field of an example that is generated."""
+
+    def size(self, request: Any) -> Size:
+        """The sizes of the data asked for, without batch and channels."""
+        ...
+
+    def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
+        """For each conditioner the values asked for, one an item."""
+        ...
+
+    def init_data(self, request: Any) -> InitData | None:
+        """What one result begins from that is there already; None: from noise. A task may lack this method."""
+        ...
+
+    def variation(self, request: Any) -> VariationInput | None:
+        """Data that one result is a variation of: it begins from its noise. None: of none. May be lacking."""
+        ...
+
+    def regions(self, request: Any) -> RegionalPrompts | None:
+        """What is said of parts of a result; None: all of it is said of the whole. A task may lack this method."""
+        ...
+
+    def train_size(self) -> Size | None:
+        """The sizes of the data that the model learnt from; None where they differ. A task may lack this method."""
+        ...
+
+    def negative_conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
+        """For each conditioner what to stay away from (negative prompts); absent: the conditioner's own nothing."""
+        ...
+
+    def save(self, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
+        """One item of data as a file with the request in its metadata; never half-written."""
+        ...
+
+    def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
+        """Several items at a glance, as one file in `folder`; gives its path."""
+        ...
+
+
+class CheckpointFormat(Protocol):
+    """A form of model folder that others made; a class built without arguments. Reading runs no code of a folder."""
+
+    def matches(self, folder: Path) -> bool:
+        """Whether a folder looks like this layout, from names of files and small settings alone."""
+        ...
+
+    def load(self, folder: Path) -> LoadedCheckpoint:
+        """The model in such a folder.
+
+        Raises:
+            CheckpointError: of another family, incomplete, or tensors are missing or surplus; the message names them.
+        """
+        ...
+
+    def export(self, model: LoadedCheckpoint) -> ExportPlan:
+        """A model of ours in this layout, the exact inverse of `open`.
+
+        Raises:
+            CheckpointError: the layout has no place for something of this model; the message says what.
+        """
+        ...
+
+
+class ScalableBackbone(Protocol):
+    """A backbone with rotary positions, whose canvas may be larger than trained: see `Extrapolation`."""
+
+    def rope_context(self, tokens: Tokens, train_tokens: Tokens | None) -> RopeContext:
+        """How far the tokens reach beside those of training."""
+        ...
+
+    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """The trained rotary frequencies of the three axes, float64."""
+        ...
+
+    def precompute(
+        self, tokens: Tokens, condition: Condition, freqs: Sequence[Tensor] | None = None,
+        scale: float | Tensor | None = None,
+    ) -> Any:  # fmt: skip
+        """As a backbone's, with other rotary frequencies, and another scale of the self-attention."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """How many blocks there are."""
+        ...
+
+    def make_token_pool(self, tokens: Tokens, condition: Condition, window: tuple[int, int, int]) -> Any:
+        """How tokens are averaged over windows."""
+        ...
+
+    def with_context_drop(
+        self, precomputed: Any, pool: Any, freqs: Sequence[Tensor] | None = None, scale: float | Tensor | None = None
+    ) -> Any:
+        """What was prepared, ready for blocks that average their keys and values."""
+        ...
+
+    def set_dropped_blocks(self, precomputed: Any, dropped_blocks: tuple[bool, ...]) -> Any:
+        """What was prepared, with these blocks averaging: once a step."""
+        ...
+
+    def with_block_cache(self, precomputed: Any, policy: BlockCache) -> Any:
+        """What was prepared, with a memory from evaluation to evaluation, in which `prepared.reuse` counts."""
+        ...
+
+    def update_rope(self, precomputed: Any, tokens: Tokens, condition: Condition, freqs: Sequence[Tensor]) -> Any:
+        """What was prepared, with other rotary frequencies: all that a change of time costs."""
+        ...
+
+
+class BlockCache(Protocol):
+    """When the blocks of a backbone are asked again, instead of adding once more what they added the last time."""
+
+    def should_recompute(self, change: Tensor, num_skipped: Tensor) -> Tensor:
+        """Which rows are computed, (B,) bool; each decides by its own numbers alone.
+
+        Args:
+            change: (B,) float, sum of the relative changes of what enters the blocks since they were last asked.
+            left_out: (B,) float, evaluations since then that did without them.
+        """
+        ...
+
+
+class ContextDrop(Protocol):
+    """Which blocks average their keys and values over space, and when."""
+
+    window: tuple[int, int, int]
+    """Token pitches of a window along the axes."""
+
+    def dropped_blocks(self, num_layers: int, t: float) -> tuple[bool, ...]:
+        """For each block whether it averages at this time (0 noise, 1 data)."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvalItem:
+    """One thing that a model is asked when it is judged.
+
+    Attributes:
+        said: what is said of the example, by field; a task's `asked` makes a request of it.
+        reference: place of the real example that should come out.
+        groups: what the case belongs to, {"language": "en", "group": "Flags"}; figures are told for each of them too.
+    """
+
+    fields: Mapping[str, Any]
+    target_index: int
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvalInputs:
+    """What a metric looks at: M things that were made, N real ones.
+
+    Attributes:
+        made: (M, D) features of what was made, one row a case.
+        real: (N, D) features of the real examples; `Case.reference` is a row of them.
+        cases: what each of the M was asked for.
+        population: the rows of `real` that the cases were drawn among, rising.
+        families: for each of the N the name of those that belong together (variants of one thing); None: not known.
+    """
+
+    generated: Tensor
+    real: Tensor
+    items: Sequence[EvalItem]
+    reference_index: Tensor
+    families: Sequence[str] | None = None
+
+    def subset(self, indices: Sequence[int], reference_index: Tensor | None = None) -> EvalInputs:
+        """Some of the cases, by their places; `population`: another one, None: the same."""
+        reference_rows = self.reference_index if reference_index is None else reference_index
+        rows = self.generated[torch.as_tensor(indices, dtype=torch.int64)]
+        return replace(
+            self, generated=rows, items=[self.items[index] for index in indices], reference_index=reference_rows
+        )
+
+    @property
+    def target_index(self) -> Tensor:
+        """(M,) which row of `real` each should have come near to."""
+        return torch.tensor([case.target_index for case in self.items], dtype=torch.int64)
+
+
+class SupportsEval(Protocol):
+    """A task whose models can be judged: it can ask for an example again."""
+
+    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is said of an example, by its fields -> the fields of a request for it.
+
+        Raises:
+            ConfigError: too little is said of it.
+        """
+        ...
+
+
+class EvalSet(Protocol):
+    """What models are judged by: real examples, and what to say so as to get each of them again.
+
+    A data set that knows more than its examples tell brings its own by a method `exam() -> Exam`.
+    """
+
+    @property
+    def languages(self) -> Sequence[str]:
+        """Languages to ask in, the usual one first; empty where there is only one way to ask."""
+        ...
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Parts to ask for, the usual one first."""
+        ...
+
+    @property
+    def families(self) -> Sequence[str] | None:
+        """For each real example the name of those that belong together; None where nothing is known."""
+        ...
+
+    def __len__(self) -> int:
+        """N, how many real examples there are to be compared with."""
+        ...
+
+    def reference(self, index: int) -> Tensor:
+        """A real example as a model would make it, (channels, ...) in [-1, 1]."""
+        ...
+
+    def indices(self, split: str) -> Sequence[int]:
+        """Which of the real examples a split asks for."""
+        ...
+
+    def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
+        """What is said of an example, by field; None: in the usual language."""
+        ...
+
+    def groups(self, index: int) -> Mapping[str, str]:
+        """What an example belongs to, {"kind": "a flag"}; figures are told for each group too."""
+        ...
+
+    def digest(self) -> str:
+        """Changes whenever a real example does; what is known of the examples is stored under it."""
+        ...
+
+
+class FeatureExtractor(Protocol):
+    """Data -> the numbers by which it is compared: a network's, or plain ones. Each item alone decides its row.
+
+    May have `libraries`, names of distributions whose versions are told beside the figures.
+    """
+
+    name: str
+    """Said beside every figure that rests on it: `EfficientNet-Lite0`."""
+    key: str
+    """Changes whenever the numbers do (another network, other weights, another size)."""
+
+    def __call__(self, items: Sequence[Tensor]) -> Tensor:
+        """B items (channels, ...) in about [-1, 1] -> (B, D) on the CPU.
+
+        Raises:
+            ShapeError: they are no data of this modality.
+        """
+        ...
+
+
+class Metric(Protocol):
+    """Says how good what a model made is. Only features are kept of each item, so that any number can be judged.
+
+    One that has more to say of its figures may have `notes(judged) -> list[str]`.
+    """
+
+    name: str
+    """In a table, before the figure's own name."""
+    feature_extractor: FeatureExtractor
+    min_samples: int
+    """Fewest cases that a figure can be told of."""
+
+    def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
+        """The figures by name. (M,): a number an item, whose mean it is, NaN where it does not apply to an item;
+        a float: one of the whole set."""
+        ...

@@ -1,0 +1,155 @@
+"""Pictures <-> latents of unit variance: none at all (pixels), and a small convolutional one to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lumina_core.config import Config as Settings
+from lumina_core.errors import ShapeError
+from lumina_core.types import Loss, check_shape
+
+
+class IdentityAutoencoder:
+    """Pixels are their own latent."""
+
+    class Config(Settings):
+        """What a pixel holds."""
+
+        channels: int = Field(3, ge=1, description="colours of a pixel")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.channels = config.channels
+        self.downsample_factor = (1, 1)
+
+    def encode(self, data: Tensor) -> Tensor:
+        """(B, channels, H, W) in [-1, 1] -> the same."""
+        check_shape(data, (None, self.channels, None, None), "a batch of pictures")
+        return data
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        check_shape(latent, (None, self.channels, None, None), "a batch of latents")
+        return latent
+
+
+class SmallAutoencoder(nn.Module):
+    """A small convolutional autoencoder of our own proposal, without a variational term.
+
+    What a channel of the latent weighs is fixed by normalising it: over the batch while training, over a running mean
+    and variance (kept with the weights) ever after. A little noise on the normalised latent stands for the variational
+    term: it makes neighbours in the latent decode alike, and cannot be escaped by scaling.
+    """
+
+    class Config(Settings):
+        """Sizes of the networks."""
+
+        latent_channels: int = Field(4, ge=1, description="channels of the latent")
+        base_channels: int = Field(
+            32, ge=8, multiple_of=8, description="channels of the outermost layer; inner ones have more"
+        )
+        num_downsamples: int = Field(2, ge=0, le=5, description="how often the side is halved: 2 makes it a quarter")
+        num_blocks: int = Field(1, ge=1, le=8, description="residual blocks at each resolution")
+        in_channels: int = Field(3, ge=1, description="channels of the pictures")
+        latent_noise_std: float = Field(
+            0.05, ge=0, le=1, description="deviation of the noise on the latent while training"
+        )
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.channels = config.latent_channels
+        self.downsample_factor = (2**config.num_downsamples, 2**config.num_downsamples)
+        widths = [config.base_channels * min(2**level, 4) for level in range(config.num_downsamples + 1)]
+        self.encoder = _make_encoder(config.in_channels, widths, config.latent_channels, config.num_blocks)
+        self.decoder = _make_decoder(config.latent_channels, widths[::-1], config.in_channels, config.num_blocks)
+        self.register_buffer("mean", torch.zeros(config.latent_channels))
+        self.register_buffer("variance", torch.ones(config.latent_channels))
+        self.mean: Tensor
+        self.variance: Tensor
+
+    def encode(self, data: Tensor) -> Tensor:
+        """(B, colours, H, W) in [-1, 1] -> (B, channels, H / stride, W / stride) of zero mean and unit variance.
+
+        Raises:
+            ShapeError: a side is no multiple of the stride.
+        """
+        return F.batch_norm(self._encode_raw(data), self.mean, self.variance)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, colours, h * stride, w * stride), not clamped."""
+        check_shape(latent, (None, self.channels, None, None), "a batch of latents")
+        decoded: Tensor = self.decoder(latent)
+        return decoded
+
+    def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
+        """Mean absolute plus mean squared error of what comes back; also moves the running mean and variance.
+
+        Args:
+            data: (B, colours, H, W) in [-1, 1].
+            generators: of the noise, one an item, on the CPU.
+        """
+        raw = self._encode_raw(data)
+        latent = F.batch_norm(raw, self.mean, self.variance, training=True, momentum=0.1)
+        noise = torch.stack([torch.randn(latent.shape[1:], generator=generator) for generator in generators])
+        error = self.decode(latent + self.config.latent_noise_std * noise.to(latent)) - data
+        l1, mse = error.abs().mean(), error.square().mean()
+        return Loss(l1 + mse, {"l1": l1.detach(), "mse": mse.detach()})
+
+    def _encode_raw(self, data: Tensor) -> Tensor:
+        check_shape(data, (None, self.config.in_channels, None, None), "a batch of pictures")
+        height, width = data.shape[-2:]
+        factor = self.downsample_factor[0]
+        if height % factor or width % factor:
+            expected = f"{-(-height // factor) * factor}x{-(-width // factor) * factor}"
+            raise ShapeError(
+                f"a picture of {height}x{width} (rows x columns) cannot be encoded: "
+                f"its sides must be multiples of {factor}; the next that fits: {expected}"
+            )
+        raw: Tensor = self.encoder(data)
+        return raw
+
+
+class _ResBlock(nn.Module):
+    """Two convolutions beside a straight road; the second begins at zero, so that a fresh block changes nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
+        last = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        self.convolutions = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1), last])
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            residual = convolution(F.silu(norm(residual)))
+        return x + residual
+
+
+def _make_encoder(in_channels: int, widths: list[int], latent_channels: int, num_blocks: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 3, padding=1)]
+    for level, width in enumerate(widths):
+        if level:
+            layers += [nn.Conv2d(widths[level - 1], width, 4, stride=2, padding=1)]
+        layers += [_ResBlock(width) for _ in range(num_blocks)]
+    return nn.Sequential(
+        *layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
+    )
+
+
+def _make_decoder(latent_channels: int, widths: list[int], out_channels: int, num_blocks: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1)]
+    for level, width in enumerate(widths):
+        if level:
+            # a convolution before a shuffle: no checkerboard of overlapping steps, and cheap
+            layers += [nn.Conv2d(widths[level - 1], 4 * width, 3, padding=1), nn.PixelShuffle(2)]
+        layers += [_ResBlock(width) for _ in range(num_blocks)]
+    return nn.Sequential(
+        *layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+    )

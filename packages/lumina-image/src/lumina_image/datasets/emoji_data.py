@@ -1,0 +1,68 @@
+"""The built-in pack of emoji, pictures and captions, as it lies in the package; data/emoji/card.md describes it."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import io
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # at run time only from Python 3.11 on
+
+IMAGE_SIZE = 64
+
+EmojiRecord = dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1)
+def load_records() -> tuple[EmojiRecord, ...]:
+    """One record a picture, in the order of the pictures.
+
+    Keys: `key` (the characters, without U+FE0F), `code`, `base` (code of its base emoji), `group`, `subgroup`, `skin`
+    (tones, or None for a base), `hair`, `left_out`, `captions` (language -> {"name", "keywords"}).
+    """
+    text = gzip.decompress((_data_dir() / "captions.jsonl.gz").read_bytes()).decode("utf-8")
+    return tuple(json.loads(line) for line in text.splitlines())
+
+
+@functools.lru_cache(maxsize=1)
+def load_images() -> NDArray[np.uint8]:
+    """All pictures, (N, 64, 64, 3), on white; decoded once, not to be written to."""
+    sheet_names = sorted(path.name for path in _data_dir().iterdir() if path.name.startswith("pictures-"))
+    cells = np.concatenate([_split_sheet((_data_dir() / name).read_bytes()) for name in sheet_names])[
+        : len(load_records())
+    ]
+    cells.setflags(write=False)
+    return cells
+
+
+@functools.lru_cache(maxsize=2)
+def load_resized_images(image_size: int) -> NDArray[np.uint8]:
+    """All pictures at another side, (N, side, side, 3)."""
+    if image_size == IMAGE_SIZE:
+        return load_images()
+    size = (image_size, image_size)
+    return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in load_images()])
+
+
+def languages() -> tuple[str, ...]:
+    """The languages of the captions, English first."""
+    return tuple(load_records()[0]["captions"])
+
+
+def _data_dir() -> Traversable:
+    return files("lumina_image") / "data" / "emoji"
+
+
+def _split_sheet(sheet: bytes) -> NDArray[np.uint8]:
+    pixels = np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB"))
+    rows, columns = pixels.shape[0] // IMAGE_SIZE, pixels.shape[1] // IMAGE_SIZE
+    cells = pixels.reshape(rows, IMAGE_SIZE, columns, IMAGE_SIZE, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(cells.reshape(rows * columns, IMAGE_SIZE, IMAGE_SIZE, 3))

@@ -1,0 +1,96 @@
+"""Latents of pictures <-> tokens: square patches, row by row, at (0, row, column)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lumina_core.config import Config as Settings
+from lumina_core.errors import ShapeError
+from lumina_core.types import Size, Tokens, check_shape
+
+
+class Patchify:
+    """Cuts a latent into square patches. Rearranges numbers; has no weights."""
+
+    class Config(Settings):
+        """How large a patch is."""
+
+        patch_size: int = Field(2, ge=1, le=64, description="side of a patch, in latent pixels")
+        channels: int = Field(4, ge=1, description="channels of the latent")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.patch, self.channels = config.patch_size, config.channels
+
+    @property
+    def width(self) -> int:
+        """Numbers a token holds: channels times the pixels of a patch."""
+        return self.channels * self.patch**2
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Latent pixels that a token spans along each axis."""
+        return self.patch, self.patch
+
+    def patchify(self, latent: Tensor) -> Tokens:
+        """(B, C, H, W) -> values (B, N, C * patch * patch), each vector in the order (channel, row, column).
+
+        Positions are (0, row, column) in token pitches, as float32, one table shared by the whole batch.
+
+        Raises:
+            ShapeError: the channels are not the configured ones, or a side is no multiple of the patch.
+        """
+        check_shape(latent, (None, self.channels, None, None), "the latent of a picture")
+        batch, _, height, width = latent.shape
+        rows, columns = self._grid_shape((height, width))
+        patches = latent.reshape(batch, self.channels, rows, self.patch, columns, self.patch)
+        values = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, self.width)
+        return Tokens(values, self._positions(batch, rows, columns, latent.device), ((height, width),) * batch)
+
+    def unpatchify(self, tokens: Tokens) -> Tensor:
+        """The exact inverse: tokens of one extent, without padding -> (B, C, H, W).
+
+        Raises:
+            ShapeError: the items have several extents, or the count or width of the tokens does not fit theirs.
+        """
+        if len(set(tokens.sizes)) != 1:
+            raise ShapeError(
+                f"these tokens are of pictures of {len(set(tokens.sizes))} sizes; "
+                "one latent holds one size: go through the items of Tokens.items()"
+            )
+        latent_size = tokens.sizes[0]
+        rows, columns = self._grid_shape(latent_size)
+        check_shape(tokens.values, (len(tokens.sizes), rows * columns, self.width), f"tokens of a latent {latent_size}")
+        patches = tokens.values.reshape(-1, rows, columns, self.channels, self.patch, self.patch)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.channels, *latent_size)
+
+    def empty(self, batch: int, size: Size) -> Tokens:
+        """Zeros at the places of a latent of `extent` = (H, W)."""
+        rows, columns = self._grid_shape(size)
+        values = torch.zeros(batch, rows * columns, self.width)
+        return Tokens(values, self._positions(batch, rows, columns, values.device), (size,) * batch)
+
+    def _grid_shape(self, latent_size: Size) -> tuple[int, int]:
+        if len(latent_size) != 2 or min(latent_size) < 1:
+            raise ShapeError(f"{latent_size} is no size of a picture's latent; wanted (rows, columns), each at least 1")
+        height, width = latent_size
+        if height % self.patch or width % self.patch:
+            raise ShapeError(self._misfit_message(height, width))
+        return height // self.patch, width // self.patch
+
+    def _misfit_message(self, height: int, width: int) -> str:
+        smaller = [max(side // self.patch, 1) * self.patch for side in (height, width)]
+        larger = [-(-side // self.patch) * self.patch for side in (height, width)]
+        candidates = dict.fromkeys(f"{high}x{wide}" for high, wide in (smaller, larger))
+        return (
+            f"a latent of {height}x{width} (rows x columns) cannot be cut into patches of {self.patch}; "
+            f"the nearest that can: {' or '.join(candidates)}"
+        )
+
+    def _positions(self, batch: int, rows: int, columns: int, device: torch.device) -> Tensor:
+        row = torch.arange(rows, dtype=torch.float32, device=device)[:, None].expand(rows, columns)
+        column = torch.arange(columns, dtype=torch.float32, device=device).expand(rows, columns)
+        table = torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(rows * columns, 3)
+        return table.expand(batch, -1, -1)

@@ -1,0 +1,64 @@
+"""The released sound models' own path, draw of times, grid and network times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_audio.formats.components import (
+    CFMPath,
+    DiscreteTimeFlagDiT,
+    DiscreteTimeSampler,
+    Float32Schedule,
+    from_timestep,
+    to_timestep,
+)
+from lumina_core.errors import ConfigError
+from lumina_core.flow.path import sample_x_t, velocity_target
+from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.types import Condition, Tokens
+
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "token_dim": 3}
+
+
+def test_every_whole_time_comes_back():
+    whole = torch.arange(1000)
+    assert torch.equal(to_timestep(from_timestep(whole)), whole.float())
+    assert torch.allclose(from_timestep(whole), whole / 1000)
+
+
+def test_the_rounding_of_the_grid_decides_what_the_network_is_told():
+    """float32's linspace has 0.2 a little smaller; a grid in float64 would be told 200 (NOTES 8.2)."""
+    assert to_timestep(Float32Schedule(Float32Schedule.Config())(25))[:6].tolist() == [0, 40, 80, 120, 160, 199]
+    with pytest.raises(ConfigError, match="at least 1 step"):
+        Float32Schedule(Float32Schedule.Config())(0)
+
+
+def test_a_trace_of_noise_is_left_at_data():
+    path = CFMPath(CFMPath.Config(sigma_min=0.1))
+    noise, data, time = torch.tensor([[4.0]]), torch.tensor([[2.0]]), torch.tensor([1.0])
+    assert sample_x_t(path, noise, data, time).item() == pytest.approx(2.4)
+    assert velocity_target(path, noise, data, torch.tensor([0.3])).item() == pytest.approx(2 - 0.9 * 4)
+
+
+def test_drawn_times_are_whole_thousandths_of_each_items_own_generator():
+    draw = DiscreteTimeSampler(DiscreteTimeSampler.Config())
+    generators = [torch.Generator().manual_seed(seed) for seed in range(50)]
+    times = draw(generators)
+    assert torch.allclose(times * 1000, (times * 1000).round(), atol=1e-3)
+    assert len(set(times.tolist())) > 40
+    assert draw([torch.Generator().manual_seed(7)])[0] == times[7]
+
+
+def test_the_backbone_is_told_whole_thousandths_and_places_are_pressed_together():
+    torch.manual_seed(0)
+    plain = FlagDiT(FlagDiT.Config(**SIZES))
+    torch.nn.init.normal_(plain.blocks[0].modulation.weight)
+    theirs = DiscreteTimeFlagDiT(DiscreteTimeFlagDiT.Config(**SIZES))
+    theirs.load_state_dict(plain.state_dict())
+    tokens = Tokens(torch.randn(1, 5, 3), torch.zeros(1, 5, 3), ((5,),))
+    got = theirs(tokens, torch.tensor([0.2049]), Condition()).hidden_states
+    wanted = plain(tokens, torch.tensor([204.0]), Condition()).hidden_states
+    assert torch.equal(got, wanted)
+    half = DiscreteTimeFlagDiT(DiscreteTimeFlagDiT.Config(**SIZES, rope_scaling_factor=2)).frequencies()[0]
+    assert torch.equal(half, plain.frequencies()[0] / 2)

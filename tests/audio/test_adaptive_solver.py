@@ -1,0 +1,21 @@
+"""Sounds by a solver that chooses its own steps: an extra of the core brings it."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torchdiffeq")
+
+import torch
+from audio.tones import tone
+
+
+@pytest.mark.parametrize("strength", [1, 0.7])
+def test_what_stays_of_a_sound_comes_back_bit_for_bit(session, strength):
+    sound, loose = tone(300.0, 9000), "dopri5:rtol=0.1,atol=0.1"
+    asked = {"prompt": "red heart", "init_audio": sound, "inpaint": "0.2-0.31", "strength": strength}
+    (made,) = session.generate_one(**asked, solver=loose)
+    changed = (made.data != sound)[0].nonzero()[:, 0]
+    assert 3200 <= int(changed[0]) < 3210 and 4950 < int(changed[-1]) < 4960
+    assert made.metadata["nfe"] > 6 and "steps" not in made.metadata["settings"]
+    assert not torch.equal(made.data, session.generate_one(**asked, solver="euler", steps=3)[0].data)

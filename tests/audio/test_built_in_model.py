@@ -1,0 +1,38 @@
+"""The built-in model of sound makes what the words say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lumina_audio.pitch import estimate_pitch
+from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+
+
+@pytest.fixture(scope="module")
+def session() -> Pipeline:
+    return load_pipeline("audio.instruments")
+
+
+@pytest.mark.parametrize(("prompt", "midi"), [("flute, A5", 81), ("church organ, C4", 60), ("violin, E5", 76)])
+def test_a_note_that_is_named_is_heard(session, prompt, midi):
+    sound = session.generate_one(prompt=prompt, seed=1)[0].data
+    assert float(estimate_pitch(sound[None])[0][0]) == pytest.approx(midi, abs=1)
+
+
+def test_other_words_make_another_sound_and_the_same_words_the_same(session):
+    first, again, other = (
+        session.generate_one(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot")
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=0.01)
+
+
+def test_the_command_makes_as_many_seconds_as_are_asked_for_and_tells_them(lumina, tmp_path):
+    done = lumina("audio", "a harp", "--duration", 1.5, "--seed", 1, "--out", tmp_path / "harp.wav", "--json")
+    assert done.status == 0
+    told = json.loads(done.out)
+    assert told["duration"] == 1.5 and told["generation_seconds"] > 0
+    assert (tmp_path / "harp.wav").stat().st_size > 2 * 16000 * 1.5

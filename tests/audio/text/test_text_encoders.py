@@ -1,0 +1,169 @@
+"""CLAP's text towers and the paper's pair of encoders, with tiny networks drawn at random."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from making import registry_of
+from tiny_audio_models import clap
+
+from lumina_audio.text.bert import BertConfig, ClapTextTower
+from lumina_audio.text.clap import ClapTextEncoder
+from lumina_audio.text.structured_caption import to_structured_caption
+from lumina_core.config import ComponentSpec
+from lumina_core.errors import CheckpointError, ConfigError
+from lumina_core.model import build_component
+from lumina_core.training.cache import cache_conditioners
+
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "vocab_size": 14, "max_position_embeddings": 20, "hidden_size": 16, "num_layers": 2, "num_heads": 2,
+    "intermediate_size": 24, "projection_dim": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    import language_models
+
+    place = tmp_path_factory.mktemp("encoders")
+    (place / "words").mkdir()
+    language_models.words(place / "words", front="<bos>", end="<eos>")
+    return {"t5": language_models.encoder(place / "t5"), "clap": clap(place / "clap"), "words": place / "words"}
+
+
+def dual(folders, **options):
+    torch.manual_seed(0)
+    first = {"type": "audio.clap_text", "source": str(folders["words"]), "bert": SIZES, "max_length": 6}
+    second = {
+        "type": "core.transformers", "source": str(folders["t5"]), "dtype": "float32", "hidden_state_index": -1, "max_length": 5,
+        "pad_to_max_length": True, "use_attention_mask": False,
+    }  # fmt: skip
+    use = ComponentSpec(type="audio.dual_text", conditioner=[{**first, **options.pop("first", {})}, second], **options)
+    return build_component(registry_of("audio"), "conditioner", use)
+
+
+def test_the_tower_is_bert_of_transformers_with_a_projection():
+    torch.manual_seed(0)
+    settings = transformers.BertConfig(
+        vocab_size=14, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=20, initializer_range=0.3,
+    )  # fmt: skip
+    theirs = transformers.BertModel(settings, add_pooling_layer=False).eval()
+    tower = ClapTextTower(BertConfig(**SIZES))
+    tower.base.load_state_dict(theirs.state_dict())
+    ids = torch.randint(14, (2, 7))
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(tower.base(ids), wanted)
+        straight = tower.projection.linear1(wanted)
+        bent = straight + tower.projection.linear2(torch.nn.functional.gelu(straight))
+        torch.testing.assert_close(tower(ids), torch.nn.functional.layer_norm(bent, (16,)))
+
+
+def test_a_clap_of_transformers_is_projected_piece_by_piece(folders):
+    said = ClapTextEncoder(
+        ClapTextEncoder.Config(source=str(folders["clap"]), max_length=15, dtype="float32", use_attention_mask=True)
+    )
+    condition = said.encode(["cat", "a red cat"])
+    network = transformers.ClapTextModelWithProjection.from_pretrained(folders["clap"]).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folders["clap"])(["a red cat"], return_tensors="pt")
+    length = tokens.input_ids.shape[1]
+    with torch.no_grad():
+        wanted = network.text_projection(network.text_model(**tokens).last_hidden_state)
+    assert condition.context.shape == (2, 15, 8)
+    assert (said.cross_attention_dim, said.pooled_dim) == (8, 8)
+    torch.testing.assert_close(condition.context[1, :length], wanted[0], atol=1e-5, rtol=1e-4)
+    assert condition.context_mask.sum(dim=1).tolist()[1] == length
+    assert not condition.context[~condition.context_mask].any()
+    assert not said.state_dict()
+
+
+def test_padding_counts_as_published(folders):
+    said = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["words"]), bert=SIZES, max_length=6))
+    condition = said.encode(["a cat", ""])
+    assert condition.context.shape == (2, 6, 16)
+    assert condition.context_mask is None
+    torch.testing.assert_close(condition.pooled, condition.context.mean(dim=1))
+    torch.testing.assert_close(said.null_condition(3).context[2], condition.context[1])  # other batches round otherwise
+    assert said.truncated_text("a red cat of the house and a dog").endswith("dog")
+    assert said.truncated_text("a red cat") == ""
+    assert not any(weight.requires_grad for weight in said.parameters())
+
+
+def test_the_pair_is_one_memory_and_the_second_reads_the_structure(folders):
+    pair = dual(folders)
+    heard = {}
+    for name in ("first", "second"):
+        speaker = getattr(pair, name)
+        ask = speaker.encode
+        speaker.encode = lambda values, name=name, ask=ask: ask(heard.setdefault(name, list(values)))
+    condition = pair.encode(["a red cat then a blue dog"])
+    assert heard == {
+        "first": ["a red cat then a blue dog"], "second": ["<a red cat& start>@<a blue dog& end>"],
+    }  # fmt: skip
+    assert condition.context.shape == (1, 11, 16)
+    torch.testing.assert_close(condition.pooled, condition.context.mean(dim=1))
+    assert (pair.cross_attention_dim, pair.pooled_dim) == (16, 16)
+    assert {name.partition(".")[0] for name in pair.state_dict()} == {"first"}
+
+
+def test_a_structured_prompt_is_read_as_bare_words_by_the_first(folders):
+    pair = dual(folders)
+    written, said = pair.encode(["<a red cat& start>@<a dog& end>"]), pair.encode(["a red cat, a dog"])
+    assert torch.equal(written.context[:, :6], said.context[:, :6])
+
+
+def test_a_language_model_may_be_asked_for_the_structure(folders):
+    pair = dual(folders)
+    plain = pair.encode(["a cat"])
+    pair.ask = lambda text: f"<{text} of the house& mid>"
+    asked = pair.encode(["a cat"])
+    assert torch.equal(asked.context[:, :6], plain.context[:, :6])
+    assert not torch.equal(asked.context[:, 6:], plain.context[:, 6:])
+
+
+def test_silence_is_the_empty_text_for_both(folders):
+    pair = dual(folders)
+    assert torch.equal(pair.null_condition(2).context[1], pair.encode([""]).context[0])
+
+
+def test_a_narrower_one_is_widened_by_weights_of_the_model(folders):
+    pair = dual(folders, first={"bert": None, "source": str(folders["clap"]), "dtype": "float32"})
+    assert pair.encode(["a cat"]).context.shape == (1, 11, 16)
+    assert {name for name, _ in pair.named_parameters()} == {"projections.0.weight", "projections.0.bias"}
+
+
+def test_the_two_are_asked_once_a_text_while_what_widens_them_learns(folders):
+    pair = dual(folders, first={"bert": None, "source": str(folders["clap"]), "dtype": "float32"})
+    texts, asked = ["a cat", "rain and wind", "a cat"], []
+    for one in pair._encoders:
+        one.encode = lambda values, encode=one.encode: (asked.extend(values), encode(values))[1]
+    again = cache_conditioners({"caption": pair}, 10**6)["caption"]
+    with torch.no_grad():
+        plain, _ = pair.encode(texts), asked.clear()
+        for _ in range(2):
+            torch.testing.assert_close(again.encode(texts).context, plain.context)
+        assert sorted(asked) == sorted([*texts[:2], *map(to_structured_caption, texts[:2])])
+        before = again.encode(["a cat"]).context
+        pair.projections[0].bias.add_(1.0)
+        assert not torch.equal(again.encode(["a cat"]).context, before)
+
+
+def test_other_words_other_weights_and_other_options_are_told_apart(folders):
+    one, again, other = dual(folders), dual(folders), dual(folders, use_structured_caption=False)
+    assert one.fingerprint() == again.fingerprint() != other.fingerprint()
+    with torch.no_grad():
+        next(again.first.tower.parameters()).add_(1)
+    assert one.fingerprint() != again.fingerprint()
+
+
+def test_a_wrong_tag_or_source_is_told(folders, tmp_path):
+    with pytest.raises(ConfigError, match="unknown tag 'never'"):
+        dual(folders).encode(["<a cat& never>"])
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        ClapTextEncoder(ClapTextEncoder.Config(source=str(tmp_path)))
+    with pytest.raises(CheckpointError, match="holds no text tower of a CLAP"):
+        said = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["t5"]), hidden_size=8, dtype="float32"))
+        said.encode(["a cat"])

@@ -1,0 +1,292 @@
+"""The command of a task, made from its Request; tried on a modality that the core has never heard of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lumina_core.plugins.registry import Registry
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+def answer(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def nothing_in(folder: Path) -> bool:
+    return list(folder.iterdir()) == []
+
+
+def test_help_has_an_option_a_field_most_used_first(lumina):
+    text = lumina("numbers", "--help").out
+    order = [
+        "--out",
+        "--length",
+        "--seed",
+        "--count",
+        "--steps",
+        "--guidance-scale",
+        "--solver",
+        "--schedule",
+        "--model",
+        "--words",
+    ]
+    assert [text.index(f"  {option} ") for option in order] == sorted(text.index(f"  {option} ") for option in order)
+    assert "WORD: what the numbers mean." in text
+    assert "[default: 4]" in text and "[default: the model's own]" in text
+
+
+def test_one_answer_is_one_file_with_the_request_in_it(lumina, toy_folder, tmp_path):
+    out = tmp_path / "cat.json"
+    done = lumina("numbers", "red cat", "--model", toy_folder, "--out", out, "--seed", 5)
+    assert (done.status, done.out, done.err) == (0, f"{out}\n", "")
+    written = answer(out)
+    assert len(written["numbers"]) == 4
+    usual = {"steps": 2, "solver": "core.midpoint", "schedule": "core.uniform_schedule", "guidance_scale": 2.0}
+    assert written["record"] == {"word": "red cat", "length": 4, "seed": 5, "nfe": 4, "settings": usual}
+
+
+def test_the_same_request_gives_the_same_bytes_and_another_word_or_seed_others(lumina, toy_folder, tmp_path):
+    def numbers(*asked: object) -> bytes:
+        assert lumina("numbers", *asked, "--model", toy_folder, "--out", tmp_path / "x.json").status == 0
+        return (tmp_path / "x.json").read_bytes()
+
+    first = numbers("red cat", "--seed", 5)
+    assert numbers("red cat", "--seed", 5) == first
+    assert answer(tmp_path / "x.json")["numbers"] != json.loads(numbers("red cat", "--seed", 6))["numbers"]
+    assert json.loads(first)["numbers"] != json.loads(numbers("blue sun", "--seed", 5))["numbers"]
+
+
+@pytest.mark.parametrize(
+    ("options", "evaluations"),
+    [
+        (("--steps", 3), 6),
+        (("--steps", 3, "--solver", "euler"), 3),
+        (("--steps", 3, "--solver", "core.rk4"), 12),
+        (("--schedule", "shift"), 4),
+        (("--guidance-scale", 1), 4),
+    ],
+)
+def test_settings_reach_the_solver_and_evaluations_are_counted(lumina, toy_folder, tmp_path, options, evaluations):
+    plain, changed = tmp_path / "plain.json", tmp_path / "changed.json"
+    lumina("numbers", "red cat", "--model", toy_folder, "--out", plain)
+    done = lumina("numbers", "red cat", "--model", toy_folder, "--out", changed, "--json", *options)
+    assert json.loads(done.out.splitlines()[-1])["nfe"] == evaluations
+    assert answer(plain)["numbers"] != answer(changed)["numbers"]
+
+
+def test_json_tells_everything_in_one_line(lumina, toy_folder, tmp_path):
+    out = tmp_path / "cat.json"
+    done = lumina("numbers", "red cat", "--model", toy_folder, "--out", out, "--seed", 5, "--json", "--solver", "heun")
+    (line,) = done.out.splitlines()
+    told = json.loads(line)
+    assert told["items"] == [{"seed": 5, "path": str(out)}]
+    assert told["settings"] == {
+        "steps": 2,
+        "solver": "heun",
+        "schedule": "core.uniform_schedule",
+        "guidance_scale": 2.0,
+    }
+    assert told["generation_seconds"] > 0 and told["load_seconds"] > 0 and told["word"] == "red cat"
+
+
+def test_a_count_numbers_its_files_and_the_kth_has_the_seed_plus_k(lumina, toy_folder, tmp_path):
+    done = lumina(
+        "numbers", "cat", "--model", toy_folder, "--out", tmp_path / "c.json", "--seed", 7, "--count", 3, "--json"
+    )
+    told = json.loads(done.out)
+    assert [Path(item["path"]).name for item in told["items"]] == ["c-0.json", "c-1.json", "c-2.json"]
+    assert [item["seed"] for item in told["items"]] == [7, 8, 9] and told["word"] == "cat"
+    lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "one.json", "--seed", 9)
+    third, alone = answer(tmp_path / "c-2.json"), answer(tmp_path / "one.json")
+    assert third["numbers"] == pytest.approx(alone["numbers"], abs=1e-5)
+    assert third["record"] == alone["record"]
+
+
+@pytest.mark.parametrize("name", ["answers", "answers.v2"])
+def test_a_file_of_requests_is_answered_into_a_new_folder_whatever_its_name(lumina, toy_folder, tmp_path, name):
+    words = tmp_path / "words.txt"
+    words.write_text("\ufeffred cat\n\n  blue sun  \r\n🚀\n", encoding="utf-8")
+    out = tmp_path / name
+    done = lumina("numbers", "--words", words, "--model", toy_folder, "--out", out, "--json", "--seed", 3)
+    told = json.loads(done.out.splitlines()[-1])
+    assert sorted(file.name for file in out.iterdir()) == ["00000.json", "00001.json", "00002.json"]
+    assert [(item["word"], item["seed"]) for item in told["items"]] == [("red cat", 3), ("blue sun", 4), ("🚀", 5)]
+    lumina("numbers", "blue sun", "--model", toy_folder, "--out", tmp_path / "one.json", "--seed", 4)
+    assert answer(out / "00001.json")["numbers"] == pytest.approx(answer(tmp_path / "one.json")["numbers"], abs=1e-5)
+
+
+def test_lines_of_a_file_share_no_seed_where_each_has_several(lumina, toy_folder, tmp_path):
+    (tmp_path / "w").write_text("a\nb\n", encoding="utf-8")
+    done = lumina(
+        "numbers", "--words", tmp_path / "w", "--model", toy_folder, "--out", tmp_path / "o", "--count", 2, "--json"
+    )
+    told = json.loads(done.out.splitlines()[-1])
+    assert [(item["seed"], item["word"]) for item in told["items"]] == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
+
+
+def test_several_go_into_a_folder_that_is_there(lumina, toy_folder, tmp_path):
+    lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path, "--count", 2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["00000.json", "00001.json"]
+
+
+def test_a_text_longer_than_the_model_reads_is_answered_with_a_note(lumina, toy_folder, tmp_path):
+    done = lumina("numbers", "red cat " * 50, "--model", toy_folder, "--out", tmp_path / "x.json")
+    assert done.status == 0
+    assert done.err.startswith("Note: this model does not read so long a text; left out from: ")
+    assert done.err.count("\n") == 1
+
+
+WRONG = [
+    (("",), "word: string should have at least 1 character (got '')"),
+    (("cat", "--steps", 0), "steps: input should be greater than or equal to 1 (got 0)"),
+    (("cat", "--steps", -3), "steps: input should be greater than or equal to 1 (got -3)"),
+    (("cat", "--steps", "many"), "'many' is not a valid integer"),
+    (("cat", "--count", 0), "count: input should be greater than or equal to 1 (got 0)"),
+    (("cat", "--seed", -1), "seed: input should be greater than or equal to 0 (got -1)"),
+    (("cat", "--guidance-scale", -1), "guidance_scale: input should be greater than or equal to 0 (got -1.0)"),
+    (("cat", "--guidance-scale", "nan"), "guidance_scale: input should be"),
+    (("cat", "--solver", "midpont"), "no solver is called 'midpont'; did you mean 'midpoint'?"),
+    (
+        ("cat", "--solver", "motion.step"),
+        "no plugin called 'motion' is installed. Install it with: pip install lumina-motion",
+    ),
+    (("cat", "--schedule", "shft"), "did you mean 'shift"),
+    (("cat", "--length", 5), "this model cannot do 5: 5 numbers cannot be cut into pairs; try 6"),
+    (("cat", "--length", 1000), "length: input should be less than or equal to 64 (got 1000)"),
+    (("cat", "--device", "gpu9"), "the device 'gpu9' cannot be used here"),
+    (("cat", "--words", "file"), "give either WORD or --words FILE"),
+    ((), "give either WORD or --words FILE"),
+]
+
+
+@pytest.mark.parametrize(("asked", "said"), WRONG, ids=[" ".join(map(str, asked)) for asked, _ in WRONG])
+def test_a_wrong_request_is_one_clear_line_and_writes_nothing(lumina, toy_folder, tmp_path, asked, said):
+    done = lumina("numbers", *asked, "--model", toy_folder, "--out", tmp_path / "x.json")
+    assert done.status in (1, 2) and done.out == ""
+    assert said in done.err and done.err.startswith("Error: ") and done.err.count("\n") == 1
+    assert nothing_in(tmp_path)
+
+
+def test_a_wrong_file_of_requests_is_one_clear_line(lumina, toy_folder, tmp_path):
+    empty, latin, folder = tmp_path / "empty", tmp_path / "latin", tmp_path / "folder"
+    empty.write_text(" \n\n", encoding="utf-8")
+    latin.write_bytes(b"caf\xe9\n")
+    folder.mkdir()
+    wrong = {tmp_path / "none": "cannot read", empty: "has no line to read", latin: "is not UTF-8 text (byte 3)"}
+    for file, said in {**wrong, folder: "cannot read"}.items():
+        done = lumina("numbers", "--words", file, "--model", toy_folder, "--out", tmp_path / "out")
+        assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_line_is_named_and_nothing_is_begun(lumina, toy_folder, tmp_path):
+    (tmp_path / "w").write_text("a\nb\n", encoding="utf-8")
+    done = lumina("numbers", "--words", tmp_path / "w", "--model", toy_folder, "--out", tmp_path / "o", "--steps", 0)
+    assert done.err.startswith("Error: line 1: steps: ") and not (tmp_path / "o").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_model_is_opened(lumina, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine", encoding="utf-8")
+    (tmp_path / "words").write_text("cat", encoding="utf-8")
+    wrong = [
+        (("cat",), tmp_path / "missing" / "x.json", "missing does not exist; make it first or choose another --out"),
+        (("cat",), tmp_path, "is a folder; name a file in it, for example"),
+        (("cat",), file / "x.json", "file does not exist"),
+        (("cat",), Path("/proc/x.json"), "cannot write in the folder /proc"),
+        (("cat",), tmp_path / "x.txt", "what is written are .json files, and --out says x.txt; try x.json"),
+        (("cat", "--count", "2"), tmp_path / "missing" / "x", "missing does not exist"),
+        (("--words", tmp_path / "words"), file, "file is a file; several answers need a folder"),
+        (("--words", tmp_path / "words"), tmp_path / "missing" / "deep", "missing does not exist"),
+        (("--words", tmp_path / "words"), Path("/proc/answers"), "cannot write in the folder /proc"),
+    ]
+    for asked, out, said in wrong:
+        done = lumina("numbers", *asked, "--model", "never looked at", "--out", out)
+        assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+    assert (
+        sorted(f.name for f in tmp_path.iterdir()) == ["file", "words"] and file.read_text(encoding="utf-8") == "mine"
+    )
+
+
+def test_a_model_is_called_by_its_name_and_a_wrong_name_is_answered_with_the_nearest(
+    lumina, install, toy_folder, tmp_path
+):
+    plugin = """
+from lumina_core import hookimpl
+@hookimpl
+def lumina_register_models(models):
+    models.add("gym.walk", "gym_plugin_data:model", "walks", task="toy.numbers")
+"""
+    folder = install("lumina-gym", "gym = gym_plugin", {"gym_plugin": plugin})
+    (folder / "gym_plugin_data").mkdir()
+    (folder / "gym_plugin_data" / "__init__.py").touch()
+    (folder / "gym_plugin_data" / "model").symlink_to(toy_folder)
+    for model in (("--model", "gym.walk"), ()):
+        assert lumina("numbers", "cat", *model, "--out", tmp_path / "x.json").err == ""
+    done = lumina("numbers", "cat", "--model", "gym.wlak", "--out", tmp_path / "y.json")
+    assert "no model folder gym.wlak, and no installed model is called so; did you mean 'gym.walk'?" in done.err
+
+
+@pytest.mark.parametrize(("default", "opened"), [(True, "model"), (False, "first")])
+def test_where_nobody_says_which_the_default_model_of_all_that_are_installed_is_opened(
+    install, monkeypatch, default, opened
+):
+    from lumina_core.sampling import pipeline
+
+    plugin = """
+from lumina_core import hookimpl
+@hookimpl
+def lumina_register_models(models):
+    models.add("gym.first", "gym_plugin_data:first", "of one task", task="toy.letters")
+    models.add("gym.walk", "gym_plugin_data:model", "walks", task="toy.numbers", default=DEFAULT)
+"""
+    folder = install("lumina-gym", "gym = gym_plugin", {"gym_plugin": plugin.replace("DEFAULT", str(default))})
+    (folder / "gym_plugin_data").mkdir()
+    (folder / "gym_plugin_data" / "__init__.py").touch()
+    monkeypatch.setattr(pipeline, "_load_dir", lambda folder, *rest: folder.name)
+    monkeypatch.setenv("LUMINA_PLUGINS", "gym")
+    assert pipeline.load_pipeline() == opened
+
+
+def test_without_any_model_it_says_how_to_name_one(lumina, tmp_path):
+    done = lumina("numbers", "cat", "--out", tmp_path / "x.json")
+    assert done.err == "Error: no installed plugin brings a model for this; name a folder with --model DIR\n"
+
+
+def test_help_is_sentences_but_for_names_and_says_every_usual_value(lumina):
+    text = " ".join(lumina("numbers", "--help").out.split())
+    assert "]. -" not in text and "Time_aware" not in text and "time_aware: keys and values" in text
+    assert "are refused. [default: 64]" in text
+
+
+def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(toy_folder, other)
+    text = (other / "config.json").read_text(encoding="utf-8")
+    (other / "config.json").write_text(text.replace("toy.numbers", "toy.letters"), encoding="utf-8")
+    done = lumina("numbers", "cat", "--model", other, "--out", tmp_path / "x.json")
+    assert done.err == f"Error: {other} is a model for toy.letters, not for toy.numbers; choose another --model\n"
+
+
+def test_an_installed_model_of_another_task_is_told_apart_from_one_that_is_not_there(lumina, monkeypatch, tmp_path):
+    other = SimpleNamespace(extra={"task": "toy.letters"})
+    monkeypatch.setattr(Registry, "models", lambda self: {"toy.letters": other})
+    done = lumina("numbers", "cat", "--model", "toy.letters", "--out", tmp_path / "x.json")
+    assert done.err == "Error: toy.letters is a model for toy.letters, not for toy.numbers; choose another --model\n"
+
+
+def test_the_backbone_is_compiled_where_it_is_asked_for(lumina, toy_folder, tmp_path, monkeypatch):
+    import torch
+
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append(type(self).__name__))
+    for flags in ((), ("--compile",)):
+        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *flags)
+        assert done.status == 0
+        assert compiled == ["NextDiT"] * len(flags)

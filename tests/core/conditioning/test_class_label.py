@@ -1,0 +1,41 @@
+"""Labels: a row a class, one more for silence, and nothing else is taken for a class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.conditioning.class_label import ClassLabelConditioner
+from lumina_core.errors import ConfigError
+
+
+def conditioner():
+    return ClassLabelConditioner(ClassLabelConditioner.Config(num_classes=4, hidden_size=6))
+
+
+def test_every_class_and_silence_have_a_row_of_their_own():
+    made = conditioner()
+    rows = torch.cat([made.encode([0, 1, 2, 3]).pooled, made.null_condition(1).pooled])
+    assert rows.shape == (5, 6)
+    assert len({tuple(row.tolist()) for row in rows}) == 5
+    assert made.encode([2, 0, 2]).context is None
+
+
+def test_rows_stand_in_the_order_of_the_values():
+    made = conditioner()
+    both = made.encode([3, 1]).pooled
+    assert torch.equal(both[0], made.encode([3]).pooled[0])
+    assert torch.equal(both[1], made.encode([1]).pooled[0])
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 1.0, "1", None])
+def test_what_is_no_class_is_refused(wrong):
+    with pytest.raises(ConfigError, match="goes from 0 to 3; got"):
+        conditioner().encode([0, wrong])
+
+
+def test_only_the_rows_that_were_asked_learn():
+    made = conditioner()
+    made.encode([1, 1]).pooled.sum().backward()
+    assert made.table.weight.grad[1].tolist() == [2.0] * 6
+    assert not bool(made.table.weight.grad[[0, 2, 3, 4]].any())

@@ -1,0 +1,109 @@
+"""Conditions are put together item by item, and a mask is made only where it is needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backbones import drawn
+
+from lumina_core.conditioning.ops import choose, combine_regions, join, mean_pool, select, stack
+from lumina_core.errors import ShapeError
+from lumina_core.types import Condition, Tokens
+
+
+def memory(batch: int, length: int, start: float = 0.0, width: int = 2) -> torch.Tensor:
+    return torch.arange(batch * length * width, dtype=torch.float32).reshape(batch, length, width) + start
+
+
+def context(batch: int) -> Tokens:
+    return Tokens(memory(batch, 3), torch.zeros(batch, 3, 3), ((3,),) * batch)
+
+
+def test_two_conditioners_put_memories_one_after_another_and_summaries_side_by_side():
+    said = join(
+        [
+            Condition(memory(2, 3), pooled=memory(2, 1)[:, 0]),
+            Condition(memory(2, 1, 50.0)),
+            Condition(pooled=memory(2, 2)[:, 1]),
+        ]
+    )
+    assert torch.equal(said.context, torch.cat([memory(2, 3), memory(2, 1, 50.0)], 1))
+    assert said.context_mask is None and said.pooled.shape == (2, 4)
+
+
+def test_one_mask_among_joined_memories_makes_the_others_real():
+    mask = torch.tensor([[True, False]])
+    said = join([Condition(memory(1, 2), mask), Condition(memory(1, 3))])
+    assert said.context_mask.tolist() == [[True, False, True, True, True]]
+
+
+def test_joined_conditions_must_agree():
+    with pytest.raises(ShapeError, match=r"memory widths \[2, 3\]"):
+        join([Condition(memory(1, 2)), Condition(memory(1, 2, width=3))])
+    with pytest.raises(ShapeError, match="got 2 contexts"):
+        join([Condition(reference=context(1)), Condition(reference=context(1))])
+
+
+def test_stacked_memories_of_one_length_need_no_mask_and_of_several_are_padded_under_one():
+    assert stack([Condition(memory(1, 3)), Condition(memory(2, 3))]).context_mask is None
+    both = stack([Condition(memory(1, 1)), Condition(memory(2, 3))])
+    assert both.context.shape == (3, 3, 2) and not both.context[0, 1:].any()
+    assert both.context_mask.tolist() == [[True, False, False], [True] * 3, [True] * 3]
+
+
+def test_a_batch_comes_through_the_same_doors():
+    with pytest.raises(ShapeError, match="same doors"):
+        stack([Condition(memory(1, 1)), Condition(pooled=torch.zeros(1, 2))])
+
+
+def test_items_are_chosen_and_selected_row_by_row_through_every_door():
+    one = Condition(memory(2, 2), pooled=torch.ones(2, 1), reference=context(2))
+    other = Condition(memory(2, 2, 100.0), pooled=torch.zeros(2, 1), reference=context(2))
+    mixed = choose(torch.tensor([True, False]), one, other)
+    assert mixed.context[:, 0, 0].tolist() == [0.0, 104.0] and mixed.pooled[:, 0].tolist() == [1.0, 0.0]
+    turned = select(mixed, torch.tensor([1, 0, 1]))
+    assert turned.context[:, 0, 0].tolist() == [104.0, 0.0, 104.0]
+    assert turned.reference.values.shape[0] == 3 and len(turned.reference.sizes) == 3
+
+
+def test_the_pooled_memory_is_the_mean_of_its_real_entries():
+    rows = torch.tensor([[[1.0], [3.0], [100.0]]])
+    assert mean_pool(rows[:, :2], None).item() == 2.0
+    assert mean_pool(rows, torch.tensor([[True, True, False]])).item() == 2.0
+
+
+def regional(regions, tokens, seed=0, entries=3):
+    parts = [Condition(context=drawn((1, entries, 4), seed + k)) for k in range(regions)]
+    shares = torch.zeros(regions, tokens)
+    shares[torch.arange(tokens) % regions, torch.arange(tokens)] = 1
+    return parts, combine_regions(parts, shares)
+
+
+def test_regions_of_a_batch_are_filled_up_with_empty_ones():
+    _, three = regional(3, 6)
+    plain = Condition(context=drawn((1, 5, 4), 9))
+    both = stack([three, plain])
+    assert (
+        both.context.shape == (2, 15, 4)
+        and both.context_mask.shape == (2, 15)
+        and both.region_weights.shape == (2, 3, 6)
+    )
+    assert both.region_weights[1].tolist() == [[1] * 6, [0] * 6, [0] * 6]
+    assert torch.equal(both.context[1, :5], plain.context[0])
+    assert (
+        both.context_mask[0].tolist() == [True] * 3 + [False] * 2 + [True] * 3 + [False] * 2 + [True] * 3 + [False] * 2
+    )
+    back = select(both, torch.tensor([1]))
+    assert back.region_weights.shape == (1, 3, 6)
+
+
+def test_regions_that_do_not_fit_are_refused():
+    parts, three = regional(3, 6)
+    with pytest.raises(ShapeError, match="3 regions are described; shares are given for 2"):
+        combine_regions(parts, torch.ones(2, 6))
+    with pytest.raises(ShapeError, match="something to read"):
+        combine_regions([Condition()], torch.ones(1, 6))
+    with pytest.raises(ShapeError, match="as many tokens"):
+        stack([three, regional(2, 5)[1]])
+    with pytest.raises(ShapeError, match="cannot be joined"):
+        join([three, parts[0]])

@@ -1,0 +1,252 @@
+"""An evaluation of the toy modality: the same figures however it is cut, stopped and gone on with."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from core.toy import Signals, recipe, registry
+
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError
+from lumina_core.evaluation.eval_set import DatasetEvalSet, make_eval_set
+from lumina_core.evaluation.evaluate import EvalArgs, evaluate
+from lumina_core.evaluation.store import BATCHES_DIR
+from lumina_core.model import build_model
+from lumina_core.sampling.pipeline import Pipeline
+
+
+class Sums:
+    """Features: sum and sum of squares of a signal; counts what it looks at."""
+
+    name = key = "sums"
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, items):
+        self.seen += len(items)
+        return torch.stack([torch.stack([item.sum(), item.square().sum()]) for item in items])
+
+
+class Distance:
+    """Metric: distance of each from the right one, and of the means of both sets."""
+
+    name, min_samples = "distance", 3
+
+    def __init__(self):
+        self.feature_extractor = Sums()
+
+    def compute(self, inputs):
+        away = (inputs.generated - inputs.real[inputs.target_index]).norm(dim=1).double()
+        apart = float((inputs.generated.mean(0) - inputs.real[inputs.reference_index].mean(0)).norm())
+        return {"each": away, "means": apart, "never": torch.full((len(away),), torch.nan)}
+
+
+class BilingualEvalSet(DatasetEvalSet):
+    """Two languages, of which one shouts; a group for each label."""
+
+    languages, splits = ("soft", "loud"), ("all", "none")
+
+    def indices(self, split):
+        return range(len(self)) if split == "all" else ()
+
+    def fields(self, index, language):
+        word = super().fields(index, language)["word"].lower()
+        return {"word": word.upper() if language == "loud" else word}
+
+    def groups(self, index):
+        return {"label": str(index % 3)}
+
+
+EVAL_SET = BilingualEvalSet(Signals(Signals.Config(count=9)), "signal")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    torch.manual_seed(0)
+    model = build_model(recipe("word"), registry()).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.3)
+    return Pipeline(model, registry())
+
+
+def evaluated(pipeline, eval_set=EVAL_SET, metric=None, **asked):
+    return evaluate(
+        pipeline, eval_set, {"d": metric or Distance()}, EvalArgs(**{"samples": 8, **asked}), model_fingerprint="m"
+    )
+
+
+def to_json(result):
+    return {name: figure.to_json() for name, figure in result.scores["d"].items()}
+
+
+class Killed(Exception):
+    """What stands for the end of a process."""
+
+
+def killer(after):
+    def watch(what, done, total):
+        if what == "made" and done >= after:
+            raise Killed
+
+    return watch
+
+
+def test_the_size_of_a_batch_changes_no_figure(pipeline):
+    small, large = (to_json(evaluated(pipeline, batch_size=batch))["each"] for batch in (3, 50))
+    assert small["value"] == pytest.approx(large["value"], rel=1e-5)
+    assert (small["low"], small["high"]) == pytest.approx((large["low"], large["high"]), rel=1e-5)
+
+
+def test_another_seed_asks_otherwise(pipeline):
+    assert to_json(evaluated(pipeline, seed=1)) != to_json(evaluated(pipeline, seed=0))
+
+
+def test_an_evaluation_that_was_killed_goes_on_with_the_same_figures(pipeline, tmp_path):
+    asked = {"samples": 8, "batch_size": 3, "out": tmp_path / "evaluated"}
+    with pytest.raises(Killed):
+        evaluate(pipeline, EVAL_SET, {"d": Distance()}, EvalArgs(**asked), killer(6), "m")
+    assert len(list((tmp_path / "evaluated" / BATCHES_DIR).iterdir())) == 2
+    (tmp_path / "evaluated" / BATCHES_DIR / ".000006.safetensors.12345678.partial.safetensors").write_bytes(b"half")
+    metric = Distance()
+    resumed = evaluated(pipeline, metric=metric, **asked, resume=True)
+    assert to_json(resumed) == to_json(evaluated(pipeline, batch_size=3))
+    assert (
+        metric.feature_extractor.seen == 1 + 2 + 9
+    )  # a look at what a reference is, what had not been made, the real ones
+
+
+def test_features_of_real_examples_are_kept_for_another_model_or_seed(pipeline, tmp_path):
+    evaluated(pipeline, out=tmp_path / "a", cache=tmp_path / "cache")
+    metric = Distance()
+    again = evaluated(pipeline, metric=metric, out=tmp_path / "b", cache=tmp_path / "cache", seed=3)
+    assert metric.feature_extractor.seen == 1 + 8
+    assert to_json(again) == to_json(evaluated(pipeline, seed=3))
+
+
+def test_other_real_examples_are_looked_at_anew(pipeline, tmp_path):
+    evaluated(pipeline, cache=tmp_path)
+    metric = Distance()
+    evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config(count=10)), "signal"), metric, cache=tmp_path)
+    assert metric.feature_extractor.seen == 1 + 10 + 8
+
+
+def test_figures_are_told_for_every_language_and_group_and_their_mean(pipeline):
+    each = evaluated(pipeline, samples=9, languages=("all",)).scores["d"]["each"]
+    assert each.count == 18
+    assert {key: sorted(found) for key, found in each.groups.items()} == {
+        "language": ["loud", "soft"],
+        "label": ["0", "1", "2"],
+    }
+    assert each.group_means()["language"] == pytest.approx(each.value)
+    assert each.groups["language"]["soft"].value == pytest.approx(
+        evaluated(pipeline, samples=9).scores["d"]["each"].value
+    )
+
+
+def test_a_figure_of_a_set_compares_a_group_with_the_real_ones_of_that_group(pipeline):
+    found = evaluated(pipeline, samples=9)
+    real = Sums()([EVAL_SET.reference(place) for place in (0, 3, 6)]).mean(0)
+    made = [place for place, case in enumerate(found.items) if case.groups["label"] == "0"]
+    features = Sums()([found.previews[2 * place] for place in made]).mean(0)
+    assert found.scores["d"]["means"].groups["label"]["0"].value == pytest.approx(
+        float((features - real).norm()), rel=1e-5
+    )
+
+
+def test_one_example_alone_has_no_bounds_however_often_it_is_made(pipeline):
+    found = evaluated(pipeline, samples=4, samples_per_prompt=2, seed=1)
+    references = [{case.target_index for case in found.items if case.groups["label"] == name} for name in "012"]
+    label = found.scores["d"]["each"].groups["label"]
+    alone = {str(n) for n, places in enumerate(references) if len(places) == 1}
+    assert alone and {name for name, figure in label.items() if figure.interval is None} == alone
+
+
+def test_what_applies_to_nothing_is_not_told(pipeline):
+    assert set(evaluated(pipeline).scores["d"]) == {"each", "means"}
+
+
+def test_several_of_each_have_noises_of_their_own(pipeline):
+    found = evaluated(pipeline, samples=4, samples_per_prompt=3, languages=("soft", "loud"))
+    assert len(set(found.seeds)) == 12 and found.seeds[:12] == found.seeds[12:]
+    assert [case.target_index for case in found.items[:3]] == [found.items[0].target_index] * 3
+
+
+def test_made_and_real_stand_side_by_side(pipeline):
+    found = evaluated(pipeline)
+    assert torch.equal(found.previews[1], EVAL_SET.reference(found.items[0].target_index)) and len(found.previews) == 16
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"samples": 2}, "needs at least 3"),
+        ({"languages": ("lout",)}, "did you mean 'loud'"),
+        ({"split": "al"}, "did you mean 'all'"),
+        ({"split": "none"}, "is empty"),
+        ({"settings": {"solver": "midpont"}}, "midpoint"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_a_line(pipeline, asked, message):
+    with pytest.raises(Exception, match=message):
+        evaluated(pipeline, **asked)
+
+
+def test_examples_with_a_label_are_told_by_class(pipeline):
+    found = evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config(count=9)), "signal"), samples=9).scores["d"][
+        "each"
+    ]
+    assert {name: figure.count for name, figure in found.groups["label"].items()} == {"0": 3, "1": 3, "2": 3}
+
+
+def test_a_model_that_makes_no_numbers_is_not_judged(pipeline):
+    broken = Pipeline(copy.deepcopy(pipeline.model), pipeline.registry)
+    with torch.no_grad():
+        next(broken.model.head.parameters()).fill_(torch.nan)
+    with pytest.raises(LuminaError, match="no number"):
+        evaluated(broken)
+
+
+def test_data_without_what_the_model_makes_is_told(pipeline):
+    with pytest.raises(ConfigError, match=r"makes 'shape'.*hold only: signal, label, word"):
+        evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config()), "shape"), samples=3)
+
+
+def test_an_empty_data_set_is_told():
+    class Nothing(Signals):
+        def __len__(self):
+            return 0
+
+    with pytest.raises(ConfigError, match="is empty"):
+        make_eval_set(Nothing(Signals.Config()), "signal")
+
+
+def test_a_folder_goes_on_only_with_what_was_begun_in_it(pipeline, tmp_path):
+    evaluated(pipeline, out=tmp_path)
+    with pytest.raises(ConfigError, match="--resume"):
+        evaluated(pipeline, out=tmp_path)
+    with pytest.raises(ConfigError, match="another seed"):
+        evaluated(pipeline, out=tmp_path, resume=True, seed=5)
+
+
+def test_a_batch_cut_short_is_named(pipeline, tmp_path):
+    evaluated(pipeline, out=tmp_path)
+    part = next((tmp_path / BATCHES_DIR).iterdir())
+    part.write_bytes(part.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match=part.name):
+        evaluated(pipeline, out=tmp_path, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_a_line(pipeline, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="choose another --out"):
+        evaluated(pipeline, out=tmp_path / "file" / "evaluated")
+
+
+def test_what_was_asked_is_kept_beside_what_was_made(pipeline, tmp_path):
+    evaluated(pipeline, out=tmp_path, settings={"steps": 2})
+    kept = json.loads((tmp_path / "eval_config.json").read_text())
+    assert (kept["settings"], kept["samples"], kept["model"]) == ({"steps": "2"}, 8, "m")

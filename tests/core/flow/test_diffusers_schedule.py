@@ -1,0 +1,29 @@
+"""The grid of diffusers: its own class is asked for the same times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.errors import ConfigError
+from lumina_core.flow.schedules import DiffusersSchedule
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+@pytest.mark.parametrize("steps", [1, 2, 4, 30])
+def test_times_are_those_of_the_library(shift, steps):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(steps)
+    ours = DiffusersSchedule(DiffusersSchedule.Config(shift=shift))(steps)
+    torch.testing.assert_close(ours, 1 - theirs.sigmas.double(), atol=1e-7, rtol=0)
+
+
+def test_four_steps_end_with_a_very_short_one():
+    grid = DiffusersSchedule(DiffusersSchedule.Config())(4)
+    torch.testing.assert_close(grid, torch.tensor([0, 0.333, 0.666, 0.999, 1], dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_no_step_at_all_is_refused():
+    with pytest.raises(ConfigError, match="at least 1 step"):
+        DiffusersSchedule(DiffusersSchedule.Config())(0)

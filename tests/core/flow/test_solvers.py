@@ -1,0 +1,87 @@
+"""Solvers: their order, how often they ask, and the loop that carries them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lumina_core.errors import ConfigError
+from lumina_core.flow.solvers import euler, heun, integrate, midpoint, rk4, rk4_three_eighths
+
+SOLVERS = {euler: (1, 1), midpoint: (2, 2), heun: (2, 2), rk4: (4, 4), rk4_three_eighths: (4, 4)}
+"""Order, and evaluations a step."""
+
+
+def spiral(x, t):
+    """dx/dt of a turn whose speed grows with time; known in closed form."""
+    turned = torch.stack([-x[:, 1], x[:, 0]], dim=1)
+    return (1 + t[:, None]) * 2 * turned - 0.5 * x
+
+
+def end_of_spiral(x):
+    angle = 3.0  # the integral of 2 (1 + t)
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=x.dtype)
+    return math.exp(-0.5) * x @ turn
+
+
+def error_on_spiral(step, steps):
+    x = torch.tensor([[1.0, 0.0], [0.3, -2.0]], dtype=torch.float64)
+    grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return float((integrate(spiral, x, grid, step).values - end_of_spiral(x)).norm())
+
+
+@pytest.mark.parametrize(("step", "order"), [(step, order) for step, (order, _) in SOLVERS.items()])
+def test_halving_the_step_divides_the_error_by_two_to_the_order(step, order):
+    coarse, fine = (error_on_spiral(step, steps) for steps in (64, 128))
+    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize(("step", "a_step"), [(step, asked) for step, (_, asked) in SOLVERS.items()])
+def test_every_evaluation_is_counted(step, a_step):
+    asked = []
+
+    def velocity(x, t):
+        asked.append(float(t[0]))
+        return spiral(x, t)
+
+    found = integrate(velocity, torch.ones(1, 2), torch.linspace(0, 1, 6, dtype=torch.float64), step)
+    assert found.nfe == len(asked) == 5 * a_step
+    assert found.steps == 5
+    assert min(asked) >= 0
+    assert max(asked) <= 1
+
+
+@pytest.mark.parametrize("step", SOLVERS)
+def test_a_constant_velocity_is_followed_exactly(step):
+    x = torch.zeros(2, 3, dtype=torch.float64)
+    found = integrate(lambda x, t: torch.full_like(x, 2.0), x, torch.tensor([0, 0.1, 1], dtype=torch.float64), step)
+    assert found.values.numpy() == pytest.approx(2.0, abs=1e-15)
+
+
+def test_on_step_sees_every_step_and_can_stop_the_way():
+    seen = []
+
+    def watch(done, time, x):
+        seen.append((done, time, x.shape))
+        return done == 2
+
+    found = integrate(lambda x, t: x, torch.ones(3, 2), torch.linspace(0, 1, 5, dtype=torch.float64), midpoint, watch)
+    assert seen == [(1, 0.25, (3, 2)), (2, 0.5, (3, 2))]
+    assert (found.steps, found.nfe) == (2, 4)
+
+
+def test_time_comes_in_the_dtype_of_the_values_one_for_each_item():
+    def velocity(x, t):
+        assert (t.dtype, t.shape) == (torch.float32, (3,))
+        return x
+
+    found = integrate(velocity, torch.ones(3, 2), torch.linspace(0, 1, 3, dtype=torch.float64), heun)
+    assert found.values.dtype == torch.float32
+
+
+@pytest.mark.parametrize("grid", [torch.zeros(1), torch.zeros(0), torch.zeros(2, 2)])
+def test_a_grid_of_fewer_than_two_times_is_refused(grid):
+    with pytest.raises(ConfigError, match="at least two times"):
+        integrate(spiral, torch.ones(1, 2), grid, euler)

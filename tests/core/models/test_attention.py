@@ -1,0 +1,87 @@
+"""The attention of a block: itself, and the memory through gates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backbones import drawn, wake
+
+from lumina_core.models.attention import Attention
+from lumina_core.models.rope import RotaryEmbedding, frequencies, rope_from_positions
+
+X = drawn((2, 6, 32))
+MEMORY = drawn((2, 5, 12), 4)
+
+
+def angles(shift: float = 0.0) -> RotaryEmbedding:
+    return rope_from_positions(drawn((2, 6, 3), 9) * 5 + shift, frequencies((0, 4, 4)), "interleaved")
+
+
+def attention(qk_norm: bool = True, kv_heads: int = 2) -> Attention:
+    made = Attention(32, 4, kv_heads, 12, qk_norm)
+    wake(made)
+    return made
+
+
+def test_a_new_attention_does_not_hear_the_memory():
+    fresh = Attention(32, 4, 2, 12, True)
+    assert torch.equal(fresh(X, angles(), None, fresh.project_kv(MEMORY, None)), fresh(X, angles(), None, None))
+
+
+def test_each_head_has_its_own_gate_on_the_memory():
+    one = attention()
+    with torch.no_grad():
+        one.out.weight.copy_(torch.eye(32))
+        one.gate.copy_(torch.tensor([0.0, 0.5, 0.0, 0.0]))
+    change = one(X, angles(), None, one.project_kv(MEMORY, None)) - one(X, angles(), None, None)
+    assert (change.unflatten(-1, (4, 8)).abs().amax(dim=(0, 1, 3)) > 0).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_only_real_entries_of_the_memory_are_read(qk_norm):
+    one = attention(qk_norm)
+    real = torch.tensor([[True, True, True, False, False]] * 2)
+    garbage = MEMORY.masked_fill(~real[..., None], 1e3)
+    wanted = one(X, angles(), None, one.project_kv(MEMORY[:, :3], None))
+    assert torch.allclose(one(X, angles(), None, one.project_kv(garbage, real)), wanted, atol=1e-6)
+
+
+def test_an_item_whose_memory_is_wholly_masked_reads_zeros():
+    one = attention()
+    real = torch.tensor([[True] * 5, [False] * 5])
+    got = one(X, angles(), None, one.project_kv(MEMORY, real))
+    assert got.isfinite().all()
+    assert torch.allclose(got[1], one(X, angles(), None, None)[1], atol=1e-6)
+
+
+def test_moving_all_positions_together_changes_what_is_read_from_the_memory_and_nothing_else():
+    # published: queries are turned, keys of the memory are not; so absolute positions are seen there
+    one = attention()
+    alone = one(X, angles(), None, None)
+    read = one(X, angles(), None, one.project_kv(MEMORY, None)) - alone
+    moved_alone = one(X, angles(3.0), None, None)
+    moved_read = one(X, angles(3.0), None, one.project_kv(MEMORY, None)) - moved_alone
+    assert torch.allclose(moved_alone, alone, atol=1e-5)
+    assert (moved_read - read).abs().max() > 1e-2
+
+
+def test_queries_and_keys_are_normalised_so_that_their_size_does_not_matter():
+    one = attention()
+    before = one(X, angles(), None, None)
+    with torch.no_grad():
+        one.qkv.weight[:48] *= 100  # 32 rows of queries and 16 of keys
+    assert torch.allclose(one(X, angles(), None, None), before, atol=1e-4)
+
+
+def test_fewer_key_heads_need_fewer_weights():
+    sizes = [attention(kv_heads=k).qkv.weight.shape[0] for k in (4, 2, 1)]
+    assert sizes == [32 + 2 * 32, 32 + 2 * 16, 32 + 2 * 8]
+
+
+def test_scaling_the_scores_moves_the_own_tokens_but_not_the_memory():
+    one = attention()
+    memory = one.project_kv(MEMORY, None)
+    read = one(X, angles(), None, memory) - one(X, angles(), None, None)
+    read_scaled = one(X, angles(), None, memory, 0.9) - one(X, angles(), None, None, 0.9)
+    assert torch.allclose(read, read_scaled, atol=1e-5)
+    assert not torch.allclose(one(X, angles(), None, None), one(X, angles(), None, None, 0.9), atol=1e-3)

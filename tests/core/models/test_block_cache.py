@@ -1,0 +1,82 @@
+"""The step cache: what it leaves out, what it adds instead, and that no row hears of another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.models.block_cache import BlockCacheState, ThresholdPolicy, select_rows
+from lumina_core.models.dit import BlockInputs
+from lumina_core.models.rope import RotaryEmbedding
+
+
+def policy(threshold, most=100):
+    return ThresholdPolicy(ThresholdPolicy.Config(threshold=threshold, max_skipped=most))
+
+
+def walked(reuse, inputs, real=None):
+    """Inputs through blocks that double them; what comes, and which rows were asked at each evaluation."""
+    came, asked = [], []
+    for x in inputs:
+
+        def blocks(rows, x=x):
+            asked.append(list(range(len(x))) if rows is None else rows.tolist())
+            return 2 * (x if rows is None else x[rows])
+
+        before = len(asked)
+        came.append(reuse.run_or_reuse(x, x, real, blocks))
+        if len(asked) == before:
+            asked.append([])
+    return came, asked
+
+
+def test_below_the_threshold_the_last_residual_is_added_and_changes_add_up():
+    inputs = [torch.full((1, 2, 3), value) for value in (1.0, 1.06, 1.1236, 1.191016)]  # each 6 % more
+    reuse = BlockCacheState(policy(0.1))
+    came, asked = walked(reuse, inputs)
+    assert asked == [[0], [], [0], []]
+    assert torch.allclose(came[1], inputs[1] + inputs[0])  # blocks that double add what entered
+    assert torch.allclose(came[3], inputs[3] + inputs[2])
+    assert reuse.nfe == 4
+    assert reuse.cached_nfe.tolist() == [2.0]
+
+
+def test_a_threshold_of_zero_asks_always_even_where_nothing_changes():
+    inputs = [torch.ones(2, 2, 3)] * 3
+    came, asked = walked(BlockCacheState(policy(0.0)), inputs)
+    assert asked == [[0, 1]] * 3
+    assert all(torch.equal(out, 2 * x) for out, x in zip(came, inputs, strict=True))
+
+
+def test_after_so_many_left_out_in_a_row_the_blocks_are_asked():
+    _, asked = walked(BlockCacheState(policy(1.0, most=2)), [torch.ones(1, 2, 3)] * 7)
+    assert asked == [[0], [], [], [0], [], [], [0]]
+
+
+def test_rows_together_go_as_they_go_alone():
+    generator = torch.Generator().manual_seed(0)
+    rates = torch.tensor([0.01, 0.04, 0.3])[:, None, None]
+    inputs = [torch.rand(3, 4, 5, generator=generator) * rates + 1 for _ in range(8)]
+    together, asked = walked(BlockCacheState(policy(0.05)), inputs)
+    assert len({tuple(rows) for rows in asked}) > 2  # they do differ
+    for row in range(3):
+        alone, _ = walked(BlockCacheState(policy(0.05)), [x[row : row + 1] for x in inputs])
+        assert all(torch.equal(out[row : row + 1], one) for out, one in zip(together, alone, strict=True))
+
+
+def test_padding_has_no_say():
+    real = torch.tensor([[True, True, False]])
+    steady, loud = torch.ones(1, 3, 2), torch.ones(1, 3, 2)
+    loud[:, 2] = 1e3
+    _, asked = walked(BlockCacheState(policy(0.1)), [steady, loud, steady], real)
+    assert asked == [[0], [], []]
+
+
+def test_what_is_prepared_is_cut_by_rows_and_what_is_shared_stays():
+    turned = RotaryEmbedding(torch.zeros(1, 4, 1, 2), torch.zeros(1, 4, 1, 2))
+    whole = BlockInputs(turned, torch.ones(3, 1, 1, 4).bool(), (), torch.arange(3.0)[:, None], None, 0.5)
+    cut = select_rows(whole, torch.tensor([2, 0]), 3)
+    assert cut.rope.cos.shape[0] == 1
+    assert cut.mask.shape[0] == 2
+    assert cut.pooled.flatten().tolist() == [2.0, 0.0]
+    assert cut.scale == pytest.approx(0.5)

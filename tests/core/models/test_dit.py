@@ -1,0 +1,264 @@
+"""What both backbones promise: batches equal their items, padding leaks nothing, every road gives the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from backbones import BACKBONES, drawn, flag_dit, next_dit, picture, said, times
+
+from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.models.attention import proportional_attn_scale
+from lumina_core.models.dit import proportional_scale
+from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.heads import VelocityHead
+from lumina_core.types import Condition, Tokens, stack_tokens
+
+both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
+
+
+def mixed() -> tuple[Tokens, Condition]:
+    """Three pictures of different sizes, and captions of different lengths."""
+    items = [picture(3, 4, seed=1), picture(2, 2, seed=2), picture(1, 5, seed=3)]
+    real = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
+    return stack_tokens(items), replace(said(3), context_mask=real)
+
+
+def item(condition: Condition, place: int) -> Condition:
+    """What was said of one item, without padding."""
+    real = condition.context_mask[place]
+    return Condition(context=condition.context[place : place + 1, real], pooled=condition.pooled[place : place + 1])
+
+
+@both
+@pytest.mark.parametrize("backend", ["fused", "matmul"])
+@torch.no_grad()
+def test_a_batch_of_different_sizes_equals_its_items_one_by_one(build, backend):
+    model = build(attn_backend=backend)
+    tokens, condition = mixed()
+    together = tokens.with_values(model(tokens, times(3), condition).hidden_states).items()
+    for place, alone in enumerate(tokens.items()):
+        wanted = model(alone, times(3)[place : place + 1], item(condition, place)).hidden_states
+        assert torch.allclose(together[place].values, wanted, atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_proportional_attention_counts_each_items_own_tokens(build):
+    model = build()
+    tokens, condition = mixed()
+    scale = proportional_scale(tokens, None, 3, 8)
+    prepared = model.precompute(tokens, condition, scale=scale)
+    together = tokens.with_values(model(tokens, times(3), condition, precomputed=prepared).hidden_states).items()
+    for place, alone in enumerate(tokens.items()):
+        own = item(condition, place)
+        ready = model.precompute(alone, own, scale=proportional_scale(alone, None, 3, 8))
+        wanted = model(alone, times(3)[place : place + 1], own, precomputed=ready).hidden_states
+        assert torch.allclose(together[place].values, wanted, atol=1e-5)
+        plain = model(alone, times(3)[place : place + 1], own).hidden_states
+        assert float((plain - wanted).abs().max()) > 1e-4
+
+
+def test_the_published_scale_counts_padding_too():
+    tokens = mixed()[0]
+    assert proportional_scale(tokens, None, 3, 8, count_padding=True) == proportional_attn_scale(12, 3, 8)
+    assert proportional_scale(picture(2, 3), picture(1, 2), 3, 8) == proportional_attn_scale(8, 3, 8)
+
+
+@both
+@pytest.mark.parametrize("backend", ["fused", "matmul"])
+@torch.no_grad()
+def test_garbage_under_the_masks_changes_no_bit(build, backend):
+    model = build(attn_backend=backend)
+    tokens, condition = mixed()
+    spoilt = tokens.with_values(tokens.values.masked_fill(~tokens.mask[..., None], 1e3))
+    lies = replace(condition, context=condition.context.masked_fill(~condition.context_mask[..., None], -1e3))
+    wanted, got = model(tokens, times(3), condition).hidden_states, model(spoilt, times(3), lies).hidden_states
+    assert torch.equal(got[tokens.mask], wanted[tokens.mask])
+
+
+@both
+@torch.no_grad()
+def test_what_was_prepared_once_gives_the_same_bits(build):
+    model = build()
+    tokens, condition = mixed()
+    prepared = model.precompute(tokens, condition)
+    for time in (times(3), times(3) / 2):
+        wanted = model(tokens, time, condition)
+        got = model(tokens, time, condition, precomputed=prepared)
+        assert torch.equal(got.hidden_states, wanted.hidden_states)
+        assert torch.equal(got.modulation, wanted.modulation)
+
+
+@both
+def test_without_padding_no_mask_exists(build):
+    prepared = build().precompute(stack_tokens([picture(2, 3), picture(3, 2)]), said(2))
+    assert prepared.mask is None
+    assert all(memory.mask is None for memory in prepared.cross_kvs)
+
+
+@both
+def test_a_new_model_answers_exactly_zero(build):
+    model = type(build())(build().config)  # as it is made, not awake
+    head = VelocityHead(VelocityHead.Config(hidden_size=32, token_dim=6, modulation_dim=model.modulation_dim))
+    tokens = picture(3, 3, batch=2)
+    answer = head(model(tokens, times(2), said(2)), tokens)
+    assert torch.equal(answer, torch.zeros(2, 9, 6))
+
+
+@both
+def test_gradients_are_the_same_when_blocks_are_computed_twice(build):
+    once, twice = build(), build(gradient_checkpointing=True)
+    tokens, condition = mixed()
+    for model in (once, twice):
+        model(tokens, times(3), condition).hidden_states.square().mean().backward()
+    for (name, ours), theirs in zip(once.named_parameters(), twice.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-7), name
+
+
+@both
+def test_a_model_compiles_as_one_graph_with_the_same_numbers(build):
+    torch._dynamo.reset()
+    model = build(num_layers=1)
+    tokens, condition = mixed()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    got, wanted = compiled(tokens, times(3), condition), model(tokens, times(3), condition)
+    assert torch.allclose(got.hidden_states, wanted.hidden_states, atol=1e-5)
+    with torch.no_grad():
+        got = compiled(tokens, times(3), condition, precomputed=model.precompute(tokens, condition))
+    assert torch.allclose(got.hidden_states, wanted.hidden_states, atol=1e-5)
+
+
+@both
+def test_numbers_are_the_same_with_and_without_gradients(build):
+    model = build()
+    tokens, condition = mixed()
+    with_gradients = model(tokens, times(3), condition).hidden_states
+    with torch.inference_mode():
+        without = model(tokens, times(3), condition).hidden_states
+    assert torch.allclose(without, with_gradients, atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_an_item_whose_caption_is_wholly_masked_reads_zeros(build):
+    model = build()
+    tokens, condition = picture(2, 3, batch=2), said(2)
+    silent = replace(condition, context_mask=torch.tensor([[True] * 5, [False] * 5]))
+    got = model(tokens, times(2), silent).hidden_states
+    for block in model.blocks:
+        block.attention.gate.zero_()  # the answer of one who hears nothing
+    wanted = model(tokens, times(2), condition).hidden_states
+    assert got.isfinite().all()
+    assert torch.allclose(got[1], wanted[1], atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_without_time_there_is_no_modulation_and_the_memory_is_still_read(build):
+    model = build(time_conditioned=False, pooled_dim=0)
+    tokens = picture(2, 3, batch=2)
+    hidden = model(tokens, None, Condition())
+    assert hidden.modulation is None
+    assert not any("modulation" in name or name.startswith("time_embed") for name, _ in model.named_parameters())
+    heard = model(tokens, None, Condition(context=said(2).context)).hidden_states
+    assert (heard - hidden.hidden_states).abs().max() > 1e-2
+
+
+@both
+@torch.no_grad()
+def test_time_summary_and_memory_each_matter(build):
+    model = build()
+    tokens, condition = picture(2, 3), said(1)
+    base = model(tokens, torch.tensor([0.3]), condition).hidden_states
+    others = [
+        model(tokens, torch.tensor([0.7]), condition),
+        model(tokens, torch.tensor([0.3]), replace(condition, pooled=-condition.pooled)),
+        model(tokens, torch.tensor([0.3]), replace(condition, context=-condition.context)),
+        model(tokens, torch.tensor([0.3]), replace(condition, pooled=None)),
+    ]
+    assert all((other.hidden_states - base).abs().max() > 1e-2 for other in others)
+
+
+@both
+@torch.no_grad()
+def test_context_is_attended_to_but_not_handed_back(build):
+    model = build()
+    tokens, condition = picture(2, 3), said(1)
+    alone = model(tokens, times(1), condition).hidden_states
+    beside = model(tokens, times(1), replace(condition, reference=picture(2, 2, seed=5))).hidden_states
+    assert beside.shape == alone.shape
+    assert (beside - alone).abs().max() > 1e-2
+
+
+@both
+@torch.no_grad()
+def test_padding_between_tokens_and_context_changes_nothing(build):
+    model = build()
+    context = picture(2, 2, batch=2, seed=5)
+    tokens = stack_tokens([picture(3, 4, seed=1), picture(2, 2, seed=2)])
+    got = model(tokens, times(2), replace(said(2), reference=context)).hidden_states[1:, :4]
+    second = Condition(said(2).context[1:], None, said(2).pooled[1:], context.items()[1])
+    wanted = model(picture(2, 2, seed=2), times(2)[1:], second).hidden_states
+    assert torch.allclose(got, wanted, atol=1e-5)
+
+
+@both
+def test_wrong_widths_are_named(build):
+    model = build()
+    tokens, condition = picture(2, 3), said(1)
+    wide = tokens.with_values(drawn((1, 6, 7)))
+    for bad_tokens, bad, word in (
+        (wide, condition, "tokens: 7"),
+        (tokens, replace(condition, context=drawn((1, 5, 13))), "memory: 13"),
+        (tokens, replace(condition, pooled=drawn((1, 11))), "summary: 11"),
+        (tokens, replace(condition, reference=wide), "context: 7"),
+    ):
+        with pytest.raises(ShapeError, match=word):
+            model(bad_tokens, times(1), bad)
+    with pytest.raises(ShapeError, match="takes none"):
+        build(cross_attention_dim=0)(tokens, times(1), condition)
+    with pytest.raises(ShapeError, match="time"):
+        model(tokens, None, condition)
+
+
+@both
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"num_heads": 5}, "multiple of num_heads 5"),
+        ({"num_kv_heads": 3}, "num_kv_heads 3"),
+        ({"token_dim": 0}, "token_dim is 0"),
+        ({"pooled_embed": "add"}, "32 wide"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(build, options, word):
+    with pytest.raises(ConfigError, match=word):
+        build(**options)
+
+
+@both
+@torch.no_grad()
+def test_a_plain_summary_is_added_to_the_time_as_it_is(build):
+    model = build(pooled_embed="add", pooled_dim=32)
+    tokens, summary = picture(2, 2), drawn((1, 32), 3)
+    hidden = model(tokens, times(1), Condition(pooled=summary))
+    bare = model(tokens, times(1), Condition())
+    assert torch.allclose(hidden.modulation, bare.modulation + summary, atol=1e-6)
+
+
+@both
+@torch.no_grad()
+def test_half_precision_stays_near(build):
+    model = build()
+    tokens, condition = picture(3, 3), said(1)
+    wanted = model(tokens, times(1), condition).hidden_states
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = model(tokens, times(1), condition).hidden_states
+    assert (got - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_the_baseline_differs_from_its_successor():
+    assert type(flag_dit()) is FlagDiT
+    assert {name for name, _ in flag_dit().named_parameters()} != {name for name, _ in next_dit().named_parameters()}

@@ -1,0 +1,114 @@
+"""Flag-DiT, the baseline: one axis, shifts, gates without bounds, no norm behind a branch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from backbones import drawn, flag_dit, picture, said, times, wake
+
+from lumina_core.errors import ConfigError
+from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.heads import VelocityHead
+from lumina_core.types import Condition, Tokens
+
+SILENT = Condition(pooled=said(1).pooled)
+
+
+def sound(frames: int, pitch: float = 1.0) -> Tokens:
+    """Random tokens at (time, 0, 0)."""
+    positions = torch.zeros(1, frames, 3)
+    positions[..., 0] = pitch * torch.arange(frames)
+    return Tokens(drawn((1, frames, 6)), positions, ((frames,),))
+
+
+@torch.no_grad()
+def test_a_picture_is_read_as_one_row_after_another():
+    model = flag_dit()
+    tall = picture(4, 3)
+    flat = replace(tall, positions=picture(1, 12).positions)
+    assert torch.equal(model(tall, times(1), said(1)).hidden_states, model(flat, times(1), said(1)).hidden_states)
+
+
+@torch.no_grad()
+def test_the_order_of_the_tokens_is_seen():
+    model, tokens = flag_dit(), picture(3, 4)
+    turned = tokens.with_values(tokens.values.flip(1))
+    got = model(turned, times(1), SILENT).hidden_states.flip(1)
+    assert (got - model(tokens, times(1), SILENT).hidden_states).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_time_can_be_the_place_of_a_token():
+    by_number, by_time = flag_dit(), flag_dit(position_ids="time")
+    assert torch.equal(
+        by_number(sound(7), times(1), said(1)).hidden_states, by_time(sound(7), times(1), said(1)).hidden_states
+    )
+    # at half the pitch only the one that looks at the positions notices
+    slow = by_time(sound(7, 0.5), times(1), said(1)).hidden_states
+    assert torch.equal(
+        by_number(sound(7, 0.5), times(1), said(1)).hidden_states, by_number(sound(7), times(1), said(1)).hidden_states
+    )
+    assert (slow - by_time(sound(7), times(1), said(1)).hidden_states).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_tokens_moved_with_their_times_give_the_answer_moved():
+    model, tokens = flag_dit(position_ids="time"), sound(7)
+    moved = replace(tokens, values=tokens.values.flip(1), positions=tokens.positions.flip(1))
+    got = model(moved, times(1), said(1)).hidden_states
+    assert torch.allclose(got.flip(1), model(tokens, times(1), said(1)).hidden_states, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_gate_has_no_bound():
+    block = flag_dit(num_layers=1, cross_attention_dim=0).blocks[0]
+    width, x, by = 32, drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).rope
+    block.modulation.weight.zero_()
+    change = {}
+    for gate in (1.0, 50.0):
+        block.modulation.bias.zero_()
+        block.modulation.bias[5 * width :] = gate  # the last sixth: the gate of the feed-forward; the other one is shut
+        change[gate] = block(x, by, None, None, torch.zeros(1, 32)) - x
+    assert torch.allclose(change[50.0], 50 * change[1.0], atol=1e-3)
+
+
+@pytest.mark.parametrize("branch", ["attention", "feed"])
+@torch.no_grad()
+def test_a_shift_is_added_after_the_scale(branch):
+    block = flag_dit(num_layers=1, cross_attention_dim=0).blocks[0]
+    x, by = drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).rope
+    block.modulation.weight.zero_()
+    block.modulation.bias.zero_()
+    first = 0 if branch == "attention" else 3  # shift, scale and gate of attention, then those of the feed-forward
+    for place, value in enumerate((0.7, -1.0, 1.0)):
+        block.modulation.bias[32 * (first + place) : 32 * (first + place + 1)] = value
+    # a scale of -1 wipes out the token: what is left is the shift
+    left = torch.full((1, 4, 32), 0.7)
+    wanted = x + (block.attention(left, by, None, None) if branch == "attention" else block.feed_forward(left))
+    assert torch.allclose(block(x, by, None, None, torch.zeros(1, 32)), wanted, atol=1e-5)
+
+
+def test_the_modulation_is_as_wide_as_the_tokens():
+    with torch.device("meta"):
+        model = FlagDiT(FlagDiT.Config(hidden_size=2048, num_layers=1, num_heads=32, token_dim=16))
+    assert model.modulation_dim == 2048
+    assert model.blocks[0].modulation.weight.shape == (6 * 2048, 2048)
+
+
+def test_with_its_head_it_learns():
+    model = flag_dit()
+    head = VelocityHead(VelocityHead.Config(shift=True, hidden_size=32, token_dim=6, modulation_dim=32))
+    wake(head)
+    tokens = picture(3, 3)
+    head(model(tokens, times(1), said(1)), tokens).square().mean().backward()
+    parameters = [*model.named_parameters(), *head.named_parameters()]
+    # a constant shift of all memory keys cancels in the softmax
+    silent = {name for name, p in parameters if not p.grad.abs().max() > 1e-9}
+    assert all(name.endswith("context_k_norm.bias") for name in silent)
+
+
+def test_a_head_of_odd_width_is_refused():
+    with pytest.raises(ConfigError, match="pairs"):
+        flag_dit(hidden_size=36, num_heads=4, num_kv_heads=4)

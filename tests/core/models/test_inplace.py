@@ -1,0 +1,58 @@
+"""What is asked without gradients goes other ways: the numbers are the same, and nobody's are written over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backbones import BACKBONES, drawn, picture, said, times
+
+from lumina_core.models.dit import RMSNorm
+
+both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
+
+
+def by_hand(norm, x, by):
+    return x.double() / (x.double().square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight.double() * by
+
+
+@pytest.mark.parametrize(
+    "by", [1.0, torch.tensor([[[0.5, 2.0, -1.0, 3.0]], [[1.0, 0.0, 4.0, 1.0]]])], ids=["1", "each"]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_and_what_is_added_to_it_are_the_same_with_and_without_gradients_and_leave_their_inputs(dtype, by):
+    norm, x, made = RMSNorm(4, 1e-5), drawn((2, 3, 4), 1).to(dtype), drawn((2, 3, 4), 2).to(dtype)
+    torch.nn.init.normal_(norm.weight.data)
+    norm, before = norm.to(dtype), (x.clone(), made.clone())
+    by = by.to(dtype) if isinstance(by, torch.Tensor) else by
+    wanted = by_hand(norm, made, by)
+    close = {"atol": 1e-6 if dtype == torch.float32 else 0.06}
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert torch.allclose(norm(made, by).double(), wanted, **close)
+            assert torch.allclose(norm.add_normed(x, made, by).double(), x.double() + wanted, **close)
+    assert torch.equal(x, before[0]) and torch.equal(made, before[1])
+
+
+@both
+def test_what_hooks_saw_of_a_layer_is_not_written_over_afterwards(build):
+    model, tokens, condition = build(), picture(4, 4), said(1)
+    seen, kept, called = [], [], set()
+
+    def watch(module, given, answer):
+        called.add(module)
+        if isinstance(answer, torch.Tensor):
+            seen.append(answer)
+            kept.append(answer.clone())
+
+    for module in model.modules():
+        module.register_forward_hook(watch)
+    with torch.no_grad():
+        watched = model(tokens, times(len(tokens.values)), condition).hidden_states
+    norms = {module for module in model.modules() if isinstance(module, RMSNorm)} - {
+        b.context_norm for b in model.blocks
+    }
+    assert norms <= called and all(torch.equal(now, then) for now, then in zip(seen, kept, strict=True))
+    for module in model.modules():
+        module._forward_hooks.clear()
+    with torch.no_grad():
+        assert torch.allclose(model(tokens, times(len(tokens.values)), condition).hidden_states, watched, atol=1e-5)

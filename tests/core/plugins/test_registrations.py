@@ -1,0 +1,105 @@
+"""What a plugin says it brings is checked at once, in words that name the mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+from lumina_core.errors import PluginError, suggest
+from lumina_core.plugins.registry import (
+    COMPONENT_TYPES,
+    CommandRegistrations,
+    ComponentRegistrations,
+    ComponentTypeRegistrations,
+    ModelRegistrations,
+    RecipeRegistrations,
+)
+
+
+@pytest.mark.parametrize("kind", COMPONENT_TYPES)
+def test_every_known_kind_has_a_method_of_its_name(kind):
+    components = ComponentRegistrations("sound", COMPONENT_TYPES)
+    getattr(components, kind)("sound.thing", "sound.thing:Thing", "a thing")
+    (entry,) = components.entries
+    assert (entry.component_type, entry.name, entry.target, entry.plugin) == (
+        kind,
+        "sound.thing",
+        "sound.thing:Thing",
+        "sound",
+    )
+
+
+def test_a_misspelt_kind_is_answered_with_the_nearest():
+    with pytest.raises(PluginError, match="no kind of part called 'tokeniser'; did you mean 'tokenizer'"):
+        ComponentRegistrations("sound", COMPONENT_TYPES).tokeniser("sound.a", "a:b", "c")
+
+
+@pytest.mark.parametrize("name", ["thing", "other.thing", "sound.", "sound.a.b", "soundless.a", 7, None])
+def test_a_name_begins_with_its_plugins_and_has_one_dot(name):
+    with pytest.raises(PluginError):
+        ComponentRegistrations("sound", COMPONENT_TYPES).solver(name, "a:b", "c")
+
+
+@pytest.mark.parametrize("target", ["module", "module:", ":name", "module.name", "a b:c", "a:b.c", "a:b()", ""])
+def test_a_target_is_module_and_name(target):
+    with pytest.raises(PluginError, match="is not of the form module:name"):
+        ComponentRegistrations("sound", COMPONENT_TYPES).solver("sound.a", target, "c")
+
+
+def test_only_a_task_has_a_command_and_it_is_a_plain_word():
+    components = ComponentRegistrations("sound", COMPONENT_TYPES)
+    components.task("sound.speak", "a:b", "c", command="speak")
+    assert components.entries[0].extra == {"command": "speak"}
+    for add, command in ((components.solver, "speak"), (components.task, "Speak Up"), (components.task, "--speak")):
+        with pytest.raises(PluginError, match="only a task has a command"):
+            add("sound.b", "a:b", "c", command=command)
+
+
+@pytest.mark.parametrize("resource", ["sound:recipes/tiny.yaml", "sound.more:a-b/c_d.yaml"])
+def test_recipes_and_models_are_resources_of_a_package(resource):
+    recipes, models = RecipeRegistrations("sound"), ModelRegistrations("sound")
+    recipes.add("sound.tiny", resource, "small")
+    models.add("sound.tiny", resource, "small", task="sound.speak")
+    assert recipes.entries[0].target == models.entries[0].target == resource
+    assert models.entries[0].extra == {"task": "sound.speak"}
+
+
+@pytest.mark.parametrize("resource", ["recipes/tiny.yaml", "sound:", "sound:a b", "http://sound:x y"])
+def test_what_is_no_resource_is_refused(resource):
+    with pytest.raises(PluginError):
+        RecipeRegistrations("sound").add("sound.tiny", resource, "small")
+
+
+@pytest.mark.parametrize("name", ["Sing", "sing along", "-sing", "", "1st"])
+def test_a_command_is_a_plain_lower_case_word(name):
+    with pytest.raises(PluginError, match="a command is a plain lower-case word"):
+        CommandRegistrations("sound").add(name, "a:b", "c")
+
+
+@pytest.mark.parametrize("name", ["Vocoder", "vo.coder", "", 3])
+def test_a_kind_is_a_plain_lower_case_word(name):
+    with pytest.raises(PluginError, match="a kind is a plain lower-case word"):
+        ComponentTypeRegistrations("sound").add(name, "a:b", "a:b", "c")
+
+
+@pytest.mark.parametrize("name", ["solver", "recipe", "command", "component_type", "model"])
+def test_a_kind_that_there_is_cannot_be_brought_again(name):
+    with pytest.raises(PluginError, match=f"there is a kind called '{name}' already"):
+        ComponentTypeRegistrations("sound").add(name, "a:b", "a:b", "c")
+
+
+def test_a_kind_names_the_check_of_its_parts():
+    with pytest.raises(PluginError, match="check 'nothing' is not of the form module:name"):
+        ComponentTypeRegistrations("sound").add("vocoder", "a:b", "nothing", "c")
+
+
+def test_the_same_name_twice_is_refused_but_not_in_two_kinds():
+    components = ComponentRegistrations("sound", COMPONENT_TYPES)
+    components.solver("sound.a", "a:b", "c")
+    components.head("sound.a", "a:b", "c")
+    with pytest.raises(PluginError, match=r"solver 'sound.a' is registered twice by the plugin 'sound'"):
+        components.solver("sound.a", "d:e", "f")
+
+
+def test_the_hint_names_the_nearest_word_or_says_nothing():
+    assert suggest("midpont", ["euler", "midpoint"]) == "; did you mean 'midpoint'?"
+    assert suggest("xyz", ["euler", "midpoint"]) == ""

@@ -1,0 +1,75 @@
+"""Data that is there before the way begins: known numbers lie on their own path all the way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from core.sampling.test_generate import MODEL
+from core.toy import LENGTH
+
+from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.flow.schedules import uniform_times
+from lumina_core.flow.solvers import euler, heun, integrate, midpoint, rk4
+from lumina_core.sampling.inpainting import collect_init_data, init_state, round_up_size
+from lumina_core.sampling.inputs import PrecomputedInputs
+from lumina_core.types import InitData
+
+DATA = torch.linspace(-1, 1, 2 * LENGTH).view(1, 2, LENGTH)
+NOISE = torch.randn(3, LENGTH, 2, generator=torch.Generator().manual_seed(0))
+KEPT = torch.tensor([[1.0, 1, 1, 0, 0, 0.5]])
+
+
+def begun(**known):
+    return init_state(MODEL, InitData(DATA, **{"keep_mask": KEPT, **known}), (LENGTH,), uniform_times(4), NOISE)
+
+
+@pytest.mark.parametrize("solver", [euler, midpoint, heun, rk4])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_solver_of_any_order_carries_known_numbers_to_their_data_by_itself(solver, strength):
+    way = begun(strength=strength)
+    found = integrate(way.constrain_velocity(lambda x, t: torch.sin(7 * x)), way.x, way.schedule, solver).values
+    known = DATA.transpose(1, 2)[:, :3].expand(3, -1, -1)
+    torch.testing.assert_close(found[:, :3], known, atol=1e-6, rtol=0)
+    assert float((found[:, 3:] - DATA.transpose(1, 2)[:, 3:]).abs().min()) > 1e-4
+
+
+def test_known_numbers_are_put_at_the_noise_of_their_time():
+    put = begun().constrain_values(torch.zeros(3, LENGTH, 2), 0.25)
+    torch.testing.assert_close(put[:, :3], 0.25 * DATA.transpose(1, 2)[:, :3] + 0.75 * NOISE[:, :3])
+    assert float(put[:, 3:].abs().max()) == 0
+
+
+def test_what_is_kept_in_part_is_drawn_and_mixed_and_what_is_kept_comes_back_to_the_last_digit():
+    made = torch.full((3, 2, LENGTH), 9.0)
+    finished = begun().blend_kept(made)
+    assert torch.equal(finished[..., :3], DATA[..., :3].expand(3, -1, -1))
+    assert torch.equal(finished[..., 3:5], made[..., 3:5])
+    torch.testing.assert_close(finished[..., 5], (DATA[..., 5] + 9) / 2 * torch.ones(3, 2))
+
+
+def test_a_velocity_that_wants_to_be_told_the_time_is_told():
+    told = []
+
+    class Timed:
+        def set_time(self, t):
+            told.append(t)
+
+        def __call__(self, x, t):
+            return torch.zeros_like(x)
+
+    way = begun()
+    integrate(way.constrain_velocity(Timed()), way.x, way.schedule, euler)
+    assert told == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_tokenizer_that_names_its_pitch_is_given_sizes_that_it_can_cut(monkeypatch):
+    assert round_up_size(MODEL, (5,)) == (5,)
+    monkeypatch.setattr(MODEL.tokenizer, "patch_size", (4,), raising=False)
+    assert (round_up_size(MODEL, (5,)), round_up_size(MODEL, (8,))) == ((8,), (8,))
+
+
+def test_data_of_another_size_or_strength_is_refused():
+    with pytest.raises(ShapeError, match="the data to begin from"):
+        collect_init_data(MODEL, [], PrecomputedInputs(data=DATA), lambda: (LENGTH + 1,))
+    with pytest.raises(ConfigError, match=r"strength lies in 0\.\.1"):
+        collect_init_data(MODEL, [], PrecomputedInputs(data=DATA, strength=1.5), lambda: (LENGTH,))

@@ -1,0 +1,82 @@
+"""The way back: noise that leads to the data again, and a likelihood that is one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from core.sampling.test_generate import MODEL, model
+from core.toy import ToyRequest, registry
+
+from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.sampling.generate import generate_batch
+from lumina_core.sampling.inputs import PrecomputedInputs
+from lumina_core.sampling.inversion import invert, likelihood
+
+GENTLE = model()
+"""The same with weights so small that the flow is smooth."""
+with torch.no_grad():
+    for weight in GENTLE.parameters():
+        weight.mul_(0.3)
+
+
+def asked(**more):
+    return ToyRequest(
+        word="low", guidance_scale=more.pop("guidance_scale", 1.0), solver="rk4", steps=more.pop("steps", 40), **more
+    )
+
+
+def test_data_goes_to_noise_and_the_noise_leads_back_to_it():
+    request = asked(count=2)
+    data = generate_batch(GENTLE, registry(), [request]).data
+    found = invert(GENTLE, registry(), [request], data)
+    assert found.noise.shape == data.shape and found.nfe == 4 * 40
+    again = generate_batch(GENTLE, registry(), [request], inputs=PrecomputedInputs(noise=found.noise)).data
+    assert again.numpy() == pytest.approx(data.numpy(), abs=1e-2)
+    drawn = torch.stack([torch.randn(6, 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    assert found.noise.numpy() == pytest.approx(drawn.transpose(1, 2).numpy(), abs=5e-2)
+
+
+def test_the_likelihood_agrees_with_the_noise_and_the_volume_of_the_exact_derivative():
+    request = asked(steps=4)
+    data = generate_batch(GENTLE, registry(), [request]).data
+    found = likelihood(GENTLE, registry(), [request], data, probes=100)
+
+    def noise_of(flat):
+        from lumina_core.flow.solvers import integrate
+        from lumina_core.sampling.inversion import _prepare_inversion
+
+        way, velocity, _ = _prepare_inversion(GENTLE, registry(), [request])
+        values = flat.view(1, 2, 6).transpose(1, 2)
+        return integrate(velocity, values, way.schedule.flip(0), way.solver).values.flatten()
+
+    flat = data.flatten()
+    volume = torch.autograd.functional.jacobian(noise_of, flat).slogdet().logabsdet
+    wanted = -0.5 * float(found.noise.square().sum()) - 6 * math.log(2 * math.pi) + float(volume)
+    assert float(found.log_prob) == pytest.approx(wanted, abs=0.5)
+    assert found.num_dims == 12 and found.nfe == 16
+    assert float(found.bits_per_dim) == pytest.approx(-float(found.log_prob) / 12 / math.log(2))
+
+
+def test_a_likelihood_with_guidance_and_a_way_back_with_noise_are_refused():
+    data = torch.zeros(1, 2, 6)
+    with pytest.raises(ConfigError, match="without guidance; ask with guidance 1, not 2"):
+        likelihood(MODEL, registry(), [asked(guidance_scale=2.0)], data)
+    with pytest.raises(ConfigError, match="needs noise"):
+        invert(MODEL, registry(), [ToyRequest(word="low", guidance_scale=1.0, solver="sde")], data)
+    with pytest.raises(ShapeError, match="the given data"):
+        invert(MODEL, registry(), [asked(count=2)], data)
+
+
+def test_data_and_noise_that_are_no_numbers_are_refused():
+    data = torch.zeros(1, 2, 6)
+    data[0, 1, 2] = float("nan")
+    with pytest.raises(ConfigError, match="1 of the 12 values of the given data are no numbers"):
+        invert(MODEL, registry(), [asked()], data)
+    for given, what in (
+        (PrecomputedInputs(noise=data / 0), "noise"),
+        (PrecomputedInputs(data=data, strength=0.5), "data"),
+    ):
+        with pytest.raises(ConfigError, match=f"of the given {what} are no numbers"):
+            generate_batch(MODEL, registry(), [asked()], inputs=given)

@@ -1,0 +1,93 @@
+"""Number formats, devices, and parts that go to the device only while they work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lumina_core.errors import LuminaError
+from lumina_core.pretrained import FrozenModule
+from lumina_core.sampling.pipeline import load_pipeline
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+def numbers(session, **asked):
+    return session.generate_one(word="red cat", seed=1, **asked)[0].data
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("bfloat16", 0.2), ("float16", 0.02)])
+def test_weights_are_held_in_the_format_asked_for_and_answers_are_near(toy_folder, dtype, error):
+    session = load_pipeline(toy_folder, dtype=dtype)
+    assert {p.dtype for p in session.model.parameters()} == {getattr(torch, dtype)}
+    answer, usual = numbers(session), numbers(load_pipeline(toy_folder))
+    assert answer.dtype == torch.float32 and (answer - usual).abs().max() <= error * usual.abs().max()
+
+
+def test_float16_that_overflows_is_told_and_made_again_in_a_wider_format(toy_folder):
+    session = load_pipeline(toy_folder, dtype="float16")
+    with torch.no_grad():
+        session.model.backbone.embed.weight.fill_(6e4)[::2, 0] *= -1
+    with pytest.warns(UserWarning, match="float16 is too narrow for this model"):
+        answer = numbers(session)
+    assert torch.isfinite(answer).all() and session.model.dtype in (torch.bfloat16, torch.float32)
+
+
+def test_an_answer_that_is_no_number_is_never_handed_out(toy_folder):
+    session = load_pipeline(toy_folder)
+    with torch.no_grad():
+        session.model.head.linear.bias.fill_(float("nan"))
+    with pytest.raises(LuminaError, match="answered what is no number"):
+        numbers(session)
+
+
+def test_an_offloaded_model_answers_the_same_and_one_part_at_a_time_is_at_work(toy_folder, monkeypatch):
+    usual = numbers(load_pipeline(toy_folder))
+    session = load_pipeline(toy_folder, offload=True, text_device="cpu")
+    moves, names = [], {id(module): name for name, module in session.model.named_children()}
+    moved = nn.Module.to
+
+    def watched(module, *place, **more):
+        if id(module) in names:
+            moves.append(names[id(module)])
+        return moved(module, *place, **more)
+
+    monkeypatch.setattr(nn.Module, "to", watched)
+    assert torch.equal(numbers(session), usual)
+    assert moves == ["conditioners"] * 2 + ["backbone", "head"] * 2
+
+
+def test_a_borrowed_network_follows_the_model_stays_where_it_is_told_and_is_in_no_state_dict():
+    loads = []
+
+    def load(device):
+        loads.append(device)
+        return nn.Linear(2, 2)
+
+    with torch.device("meta"):
+        whole = nn.ModuleList([FrozenModule(load), nn.Linear(1, 1)])
+    assert list(whole.state_dict()) == ["1.weight", "1.bias"] and loads == []
+    network = whole[0].network()
+    assert network.weight.device.type == "cpu" and not network.weight.requires_grad and not network.training
+    assert whole[0].network() is network and len(loads) == 1
+    whole.to("meta")
+    assert network.weight.device.type == "meta" and whole[0].device.type == "meta"
+    whole[0].unload()
+    whole[0].pin_device("cpu")
+    assert whole[0].network().weight.device.type == "cpu" and loads[-1].type == "cpu"
+
+
+def test_a_format_or_device_that_is_not_there_is_one_clear_line(lumina, toy_folder, tmp_path):
+    for options, said in {
+        ("--dtype", "floot16"): "there is no number format 'floot16'; did you mean 'float16'?",
+        ("--text-device", "gpu9"): "the device 'gpu9' cannot be used here",
+    }.items():
+        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *options)
+        assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+
+
+def test_the_command_takes_format_offload_and_a_place_for_the_words(lumina, toy_folder, tmp_path):
+    for options in (("--dtype", "auto"), ("--offload",), ("--text-device", "cpu", "--dtype", "bfloat16")):
+        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *options)
+        assert (done.status, done.err) == (0, "")

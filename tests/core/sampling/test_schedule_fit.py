@@ -1,0 +1,41 @@
+"""Grids fitted for least error: better than equal steps where a way bends, on noises that were not fitted to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.errors import ConfigError
+from lumina_core.flow.schedules import uniform_times
+from lumina_core.flow.solvers import AdamsBashforth, euler, midpoint
+from lumina_core.sampling.schedule_fit import TrajectoryError, coordinate_search
+
+
+def bending(x, time):
+    """A velocity that turns quickly near noise."""
+    return -8 * x * torch.exp(-6 * time)[:, None] + 3 * torch.cos(x)
+
+
+def trial(seed, solver):
+    noise = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return TrajectoryError([(bending, noise[:4]), (bending, noise[4:])], solver, uniform_times(200))
+
+
+@pytest.mark.parametrize("solver", [euler, midpoint, AdamsBashforth()])
+def test_a_fitted_grid_has_less_error_on_noises_that_it_was_not_fitted_to(solver):
+    fitted_to, held = trial(0, solver), trial(1, solver)
+    found = coordinate_search(uniform_times(4), range(1, 4), fitted_to)
+    assert held(found) < 0.7 * held(uniform_times(4))
+
+
+@pytest.mark.parametrize("solver", [euler, midpoint, AdamsBashforth()])
+def test_ways_that_are_gone_on_with_end_where_whole_ones_do(solver):
+    gone_on_with = trial(0, solver)
+    for last in (0.8, 0.9, 0.7):
+        times = torch.tensor([0, 0.2, 0.5, last, 1.0], dtype=torch.float64)
+        assert gone_on_with(times) == trial(0, solver)(times)
+
+
+def test_a_model_that_answers_with_no_numbers_is_said_to_be_broken():
+    with pytest.raises(ConfigError, match="no numbers"):
+        TrajectoryError([(lambda x, time: x * float("nan"), torch.ones(2, 3))], euler, uniform_times(4))

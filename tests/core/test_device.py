@@ -1,0 +1,44 @@
+"""Number formats: a machine gets the one that it is fast at, unless the user says otherwise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core import device
+from lumina_core.device import autocast, resolve_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_takes_bfloat16_only_where_the_machine_multiplies_it(monkeypatch, native):
+    monkeypatch.setattr(device, "_has_native_bfloat16", lambda device: native)
+    assert resolve_dtype("auto", CPU) == (torch.bfloat16 if native else torch.float32)
+
+
+@pytest.mark.parametrize("feature", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_a_processor_with_either_instruction_counts_as_native(monkeypatch, feature):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == feature, raising=False)
+    assert resolve_dtype("auto", CPU) == torch.bfloat16
+
+
+def test_a_torch_that_cannot_tell_means_no():
+    for_all = torch.device("mps")
+    assert resolve_dtype("auto", for_all) == torch.float32
+
+
+@pytest.mark.parametrize(("said", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_what_is_asked_for_is_given(said, dtype):
+    assert resolve_dtype(said, CPU) == dtype
+
+
+def test_products_are_in_the_format_and_weights_and_losses_are_not():
+    layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    with autocast(torch.bfloat16, CPU):
+        assert layer(x).dtype == torch.bfloat16
+        assert torch.nn.functional.mse_loss(layer(x).float(), x).dtype == torch.float32
+    with autocast(torch.float32, CPU):
+        assert layer(x).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32

@@ -1,0 +1,254 @@
+"""A model folder gives back the same numbers, and says what is wrong with it in one line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from making import registry_of
+from safetensors.torch import save_file
+
+import lumina_core
+from lumina_core.errors import CheckpointError, PluginError
+from lumina_core.model_dir import (
+    describe_mismatch,
+    load_model,
+    matching_weights,
+    read_model_config,
+    read_weights,
+    resolve_model_dir,
+    save_model,
+)
+from lumina_core.sampling.pipeline import Pipeline
+
+
+@pytest.fixture
+def folder(toy_folder, tmp_path) -> Path:
+    return Path(shutil.copytree(toy_folder, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return registry_of("toy")
+
+
+def edit(folder: Path, **changes: object) -> None:
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+def reason(folder: Path, registry) -> str:
+    with pytest.raises(CheckpointError) as error:
+        load_model(folder, registry)
+    return str(error.value)
+
+
+def test_a_saved_and_loaded_model_has_the_same_weights_and_gives_the_same_numbers(folder, registry, tmp_path):
+    first = load_model(folder, registry)
+    save_model(first, registry, tmp_path / "again")
+    second = load_model(tmp_path / "again", registry)
+    assert first.recipe == second.recipe
+    for (name, before), (also, after) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
+        assert name == also and torch.equal(before, after)
+    numbers = [Pipeline(model, registry).generate_one(word="red cat", seed=3)[0].data for model in (first, second)]
+    assert torch.equal(*numbers)
+
+
+def test_the_config_records_the_distributions_and_versions_of_the_plugins(folder):
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert content["schema_version"] == 2
+    assert content["plugins"] == {"lumina-toy": "0.1.0", "lumina-core": lumina_core.__version__}
+
+
+@pytest.mark.parametrize(("kept", "asked", "read"), [
+    (torch.float16, None, torch.float32),
+    (torch.bfloat16, None, torch.bfloat16),
+    (torch.bfloat16, torch.float32, torch.float32),
+    (None, torch.bfloat16, torch.bfloat16),
+])  # fmt: skip
+def test_weights_come_in_the_format_asked_for_and_else_as_they_are_stored_but_float16(
+    folder, registry, tmp_path, kept, asked, read
+):
+    model = load_model(folder, registry)
+    save_model(model, registry, tmp_path / "half", kept)
+    again = load_model(tmp_path / "half", registry, dtype=asked)
+    for before, after in zip(model.parameters(), again.parameters(), strict=True):
+        assert after.dtype == read and torch.equal(before.to(kept or before.dtype).to(read), after)
+    small = (tmp_path / "half" / "model.safetensors").stat().st_size < (folder / "model.safetensors").stat().st_size
+    assert small == (kept is not None)
+
+
+def test_weights_go_to_the_device_that_is_asked_for_one_by_one(folder, registry):
+    # a device without memory stands for any other than the CPU
+    model = load_model(folder, registry, "meta", torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_a_large_model_is_cut_into_files_and_comes_back_the_same(folder, registry, tmp_path):
+    model = load_model(folder, registry)
+    save_model(model, registry, tmp_path / "cut", max_shard_bytes=20_000)
+    assert len(list((tmp_path / "cut").glob("model-*-of-*.safetensors"))) > 1
+    again = load_model(tmp_path / "cut", registry)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_weights_of_another_format_than_the_settings_speak_of_are_told_and_can_be_asked_for(folder, registry):
+    edit(folder, dtype="bfloat16")
+    assert "asks for bfloat16 weights, and those beside it are float32" in reason(folder, registry)
+    assert next(load_model(folder, registry, dtype=torch.float32).parameters()).dtype == torch.float32
+
+
+def test_places_in_the_settings_are_resolved_against_the_folder_and_names_on_a_hub_stay(folder):
+    (folder / "words").mkdir()
+    recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))["recipe"]
+    said = {"source": "words", "tokenizer": "./elsewhere", "inner": {"type": "toy.b", "source": "hub/name"}}
+    edit(folder, recipe={**recipe, "dataset": {"type": "toy.a", **said}})
+    dataset = read_model_config(folder)[0].dataset
+    assert dataset is not None
+    here = folder.resolve()
+    assert dataset.options["source"] == str(here / "words")
+    assert dataset.options["tokenizer"] == str(here / "elsewhere")
+    assert dataset.options["inner"]["source"] == "hub/name"
+
+
+def test_averaged_weights_are_preferred(folder, registry):
+    averaged = {n: t * 0 if t.is_floating_point() else t for n, t in read_weights(folder / "model.safetensors").items()}
+    save_file(averaged, folder / "ema.safetensors")
+    assert not any(weight.any() for weight in load_model(folder, registry).parameters())
+
+
+def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
+    for step in ("step-000100", "step-000200"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+    assert resolve_model_dir(tmp_path).name == "step-000200"
+
+
+def test_a_writer_that_fails_leaves_the_old_model_and_nothing_else(folder, registry, monkeypatch):
+    model = load_model(folder, registry)
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lumina_core.model_dir.write_weights", full)
+    with pytest.raises(CheckpointError, match=r"cannot write .*No space left"):
+        save_model(model, registry, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [f.name for f in folder.parent.iterdir()] == ["model"]
+
+
+# ---- what is wrong with a folder
+
+
+def test_a_folder_that_is_not_there(tmp_path, registry):
+    assert reason(tmp_path / "none", registry).startswith("there is no model folder")
+
+
+def test_a_folder_without_settings(tmp_path, registry):
+    assert "holds no config.json: it is no model folder, or one that was never finished" in reason(tmp_path, registry)
+
+
+def test_a_folder_without_weights(folder, registry):
+    (folder / "model.safetensors").unlink()
+    assert "has no model.safetensors; the folder is half-written or not a model" in reason(folder, registry)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_weights_that_were_cut_short(folder, registry, share):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: int(share * len(whole))])
+    assert "is no whole safetensors file" in reason(folder, registry)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"schema_version": 2}', '{"schema_version": 2, "recipe": 3}', "[" * 5000]
+)
+def test_settings_that_are_half_written_or_something_else(folder, registry, text):
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    assert "cannot be read as a model's settings" in reason(folder, registry)
+
+
+@pytest.mark.parametrize("schema", [3, 99, "1.5", None])
+def test_a_newer_schema_is_told_even_where_everything_else_has_changed(folder, registry, schema):
+    (folder / "config.json").write_text(json.dumps({"schema_version": schema, "model": "other"}), encoding="utf-8")
+    assert f"is of schema {schema}; this lumina-core reads up to 2. Install a newer one" in reason(folder, registry)
+
+
+@pytest.mark.parametrize("content", [{"lumina": 1, "recipe": {"task": {"use": "toy.numbers"}}}, {"schema_version": 1}])
+def test_a_folder_of_schema_1_says_so(folder, registry, content):
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "is of schema 1 (`lumina: 1`), from before the first release" in reason(folder, registry)
+
+
+def test_a_pickle_is_never_loaded(folder, registry, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    pickled = pickle.dumps(Trap())
+    (folder / "model.safetensors").write_bytes(pickled)
+    assert "is no whole safetensors file" in reason(folder, registry)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "pytorch_model.bin but no model.safetensors; pickled weights are never loaded" in reason(folder, registry)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_of_other_shapes_are_named(folder, registry):
+    edit(folder, recipe=_wider(folder))
+    said = reason(folder, registry)
+    assert "does not fit its recipe: " in said and "wanted" in said and " more" in said
+
+
+def test_missing_and_surplus_weights_are_named(folder, registry):
+    weights = read_weights(folder / "model.safetensors")
+    name = next(name for name in weights if name.startswith("head."))
+    weights["head.surprise"] = weights.pop(name)
+    save_file(weights, folder / "model.safetensors")
+    said = reason(folder, registry)
+    assert f"missing {name}" in said and "surplus head.surprise" in said
+
+
+def test_a_vocabulary_that_cannot_be_read_is_told_when_it_is_used(folder, registry):
+    weights = read_weights(folder / "model.safetensors")
+    weights["conditioners.word.vocabulary"] = torch.arange(100, dtype=torch.uint8)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="the vocabulary among the weights cannot be read"):
+        Pipeline(load_model(folder, registry), registry).generate_one(word="cat")
+
+
+def test_a_plugin_that_is_not_installed_is_named_with_what_the_model_was_made_with(folder):
+    with pytest.raises(PluginError) as error:
+        load_model(folder, registry_of())
+    said = str(error.value)
+    assert "no plugin called 'toy' is installed. Install it with: pip install lumina-toy" in said
+    assert "was made with lumina-toy 0.1.0, lumina-core" in said
+    assert said.endswith("; the same again: pip install 'lumina-toy==0.1.0')")
+
+
+def test_an_option_that_a_part_does_not_know_is_told_with_the_file(folder, registry):
+    recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))["recipe"]
+    recipe["backbone"]["num_layer"] = 2
+    edit(folder, recipe=recipe)
+    said = reason(folder, registry)
+    assert "config.json" in said and "unknown key 'num_layer'; did you mean 'num_layers'?" in said
+
+
+def test_only_what_fits_by_name_and_shape_is_taken_from_another_model(folder, registry):
+    model = load_model(folder, registry)
+    weights = {**model.state_dict(), "head.other": torch.zeros(1)}
+    name = next(name for name in weights if name.startswith("backbone."))
+    weights[name] = torch.zeros(1, 1, 1, 1)
+    taken = matching_weights(model, weights)
+    assert name not in taken and "head.other" not in taken and len(taken) == len(weights) - 2
+    assert describe_mismatch(model, model.state_dict()) == ""
+
+
+def _wider(folder: Path) -> dict:
+    recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))["recipe"]
+    recipe["backbone"]["hidden_size"] = 64
+    recipe["backbone"]["rope_axes_dim"] = [32, 0, 0]
+    return recipe

@@ -1,0 +1,69 @@
+"""The dry run: it counts, tries one batch, and writes nothing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from core.toy import LENGTH, Words, recipe, registry, values
+
+from lumina_core.errors import CheckpointError, ConfigError, PluginError
+from lumina_core.model import build_model
+from lumina_core.recipe import read_recipe
+from lumina_core.training.dry_run import dry_run, estimate_memory
+
+
+def test_it_says_components_shapes_and_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = recipe("word", freeze=["conditioners.word"])
+    found = dry_run(asked, registry())
+    model = build_model(asked, registry())
+    assert found.components == tuple(asked.component_names())
+    # by hand: a table of 128 rows of 8 and a linear layer of 8 by 8 with a bias
+    assert found.parameters["conditioners.word"] == 128 * 8 + 8 * 8 + 8
+    assert sum(found.parameters.values()) == sum(p.numel() for p in model.parameters())
+    assert found.trainable_parameters == sum(found.parameters.values()) - found.parameters["conditioners.word"]
+    assert (found.examples, found.data_shape, found.token_shape) == (7, (2, LENGTH), (LENGTH, 2))
+    assert found.loss > 0
+    assert found.step_seconds > 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_memory_grows_with_the_share_of_the_batch_that_is_held_at_once():
+    model = build_model(recipe(), registry())
+    whole, halves = (
+        estimate_memory(model, recipe(global_batch_size=64, gradient_accumulation_steps=parts), 6) for parts in (1, 2)
+    )
+    weights = 4 * 5 * sum(p.numel() for p in model.parameters())
+    assert whole > halves > weights
+    assert whole - weights == 2 * (halves - weights)
+
+
+def test_a_recipe_without_data_or_with_an_unknown_part_is_refused_as_by_the_run():
+    with pytest.raises(ConfigError, match="names no data set"):
+        dry_run(read_recipe({**values(), "dataset": None}, "toy"), registry())
+    with pytest.raises(PluginError, match=r"did you mean 'core\.next_dit'"):
+        dry_run(read_recipe({**values(), "backbone": {"type": "core.next_dti"}}, "toy"), registry())
+
+
+def test_a_backbone_option_that_does_not_exist_is_named_with_its_nearest():
+    plain = values()
+    plain["backbone"]["hidden_szie"] = 3
+    with pytest.raises(ConfigError, match="'hidden_szie'; did you mean 'hidden_size'"):
+        dry_run(read_recipe(plain, "toy"), registry())
+
+
+def test_what_a_recipe_borrows_is_looked_for_before_anything_large_is_built():
+    plain = values()
+    plain["conditioners"] = [
+        {"field": "word", "type": "core.transformers", "source": "./no/such/folder", "hidden_size": 2048}
+    ]
+    plain["backbone"]["hidden_size"] = 2**20  # too large for any machine
+    with pytest.raises(CheckpointError, match=r"there is no folder \./no/such/folder"):
+        dry_run(read_recipe(plain, "toy"), registry())
+
+
+def test_it_says_how_many_values_are_cut(monkeypatch):
+    monkeypatch.setattr(Words, "truncated_text", lambda self, value: value[4:], raising=False)
+    (line,) = dry_run(recipe("word"), registry()).truncation_notes
+    assert line == "1 of 3 values of 'word' are cut; left out from: 'le'"

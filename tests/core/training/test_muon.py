@@ -1,0 +1,69 @@
+"""Muon: every direction of an update gets the same length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina_core.training.optim import Muon, zeropower_via_newtonschulz
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 24), (24, 4), (30, 31)])
+def test_singular_values_come_near_one(shape):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * 100
+    values = torch.linalg.svdvals(zeropower_via_newtonschulz(matrices))
+    # the quintic does not converge to 1, it scatters around it: Jordan et al. give 0.7 to 1.2
+    assert float(values.min()) > 0.3 if shape in [(8, 8), (30, 31)] else float(values.min()) > 0.6
+    assert float(values.max()) < 1.3
+
+
+def test_the_singular_directions_stay():
+    matrix = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    turned = u.T @ zeropower_via_newtonschulz(matrix[None])[0] @ v.T
+    assert float((turned - torch.diag(turned.diagonal())).abs().max()) < 1e-4
+
+
+def test_matrices_together_are_turned_as_alone():
+    matrices = torch.randn(4, 6, 9, generator=torch.Generator().manual_seed(2))
+    alone = torch.cat([zeropower_via_newtonschulz(matrices[k : k + 1]) for k in range(4)])
+    assert zeropower_via_newtonschulz(matrices).numpy() == pytest.approx(alone.numpy(), abs=1e-5)
+
+
+def test_the_length_of_the_gradient_does_not_matter():
+    matrices = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3))
+    assert zeropower_via_newtonschulz(1000 * matrices).numpy() == pytest.approx(
+        zeropower_via_newtonschulz(matrices).numpy(), abs=1e-4
+    )
+
+
+def test_a_zero_gradient_moves_nothing_and_is_no_nan():
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    weight.grad = torch.zeros(3, 4)
+    Muon([weight], 0.1).step()
+    assert torch.equal(weight.detach(), torch.ones(3, 4))
+
+
+def test_an_update_has_the_root_mean_square_that_adamw_would_have():
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    weight.grad = torch.randn(64, 64, generator=torch.Generator().manual_seed(4))
+    Muon([weight], 1.0).step()
+    # Moonlight (arXiv 2502.16982): 0.2, the usual size of AdamW's
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2, rel=0.15)
+    assert float((weight.detach() * weight.grad).sum()) < 0
+
+
+def test_decay_shrinks_a_weight_by_the_rate():
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    weight.grad = torch.zeros(3, 4)
+    Muon([weight], 0.1, weight_decay=0.5).step()
+    assert weight.detach().numpy() == pytest.approx(0.95)
+
+
+def test_several_shapes_and_weights_without_gradient_live_in_one_optimizer():
+    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (3, 2), (2, 3), (4, 4))]
+    for weight in weights[:3]:
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(5))
+    Muon(weights, 0.1).step()
+    assert all(bool(weight.detach().any()) for weight in weights[:3])
+    assert not bool(weights[3].detach().any())

@@ -1,0 +1,97 @@
+"""lumina convert: what it says, what it writes, and what it never does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from published_checkpoints import SIZES, tensors, write_original
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def published(tmp_path):
+    return write_original(tmp_path / "published", tensors(SIZES))
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_published_folder_becomes_ours_by_default_and_goes_back_where_asked(lumina, published, tmp_path):
+    told = lumina("convert", published, tmp_path / "ours", "--json", "--dtype", "bfloat16")
+    content = json.loads(told.out.splitlines()[-1])
+    assert (told.status, content["from"], content["to"]) == (0, "image.alpha_vllm", "lumina")
+    assert (
+        names(tmp_path / "ours")
+        == ["config.json", "extra_tensors.safetensors", "model.safetensors"]
+        == content["files"]
+    )
+    assert load_file(tmp_path / "ours" / "model.safetensors")["backbone.embed.bias"].dtype == torch.bfloat16
+    told = lumina("convert", tmp_path / "ours", tmp_path / "back", "--format", "alpha_vllm")
+    assert (told.status, told.out.splitlines()[-1]) == (0, f"the model is in {tmp_path / 'back'}")
+    assert names(tmp_path / "back") == ["consolidated_ema.00-of-01.safetensors", "model_args.pth"]
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(lumina, published, tmp_path):
+    told = lumina("convert", published, tmp_path / "ours", "--format", "image.diffusers", "--dry-run")
+    assert told.status == 0
+    assert "image.alpha_vllm -> image.diffusers: 67 tensors" in told.out
+    assert "  transformer/diffusion_pytorch_model.safetensors" in told.out.splitlines()
+    assert "nothing was written (--dry-run)" in told.out
+    assert "Note: vae is left out, for stabilityai/sdxl-vae is no folder here" in told.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
+
+
+def test_what_lies_outside_is_taken_along_from_where_the_user_says(lumina, published, tmp_path):
+    for part, name in (("vae", "config.json"), ("words", "config.json"), ("words", "tokenizer_config.json")):
+        (tmp_path / part).mkdir(exist_ok=True)
+        (tmp_path / part / name).write_text(
+            '{"architectures": ["Gemma2Model"], "tokenizer_class": "GemmaTokenizerFast"}'
+        )
+    places = {"autoencoder.source": "vae", "conditioners.0.source": "words", "conditioners.0.tokenizer": "words"}
+    settings = [part for key, place in places.items() for part in ("--set", f"{key}={tmp_path / place}")]
+    told = lumina("convert", published, tmp_path / "theirs", "--format", "image.diffusers", *settings)
+    assert (told.status, told.err) == (0, "")
+    index = json.loads((tmp_path / "theirs" / "model_index.json").read_text())
+    assert index["text_encoder"] == ["transformers", "Gemma2Model"]
+    assert index["tokenizer"] == ["transformers", "GemmaTokenizerFast"]
+    assert {path.name for path in (tmp_path / "theirs").iterdir()} == {
+        "model_index.json", "scheduler", "text_encoder", "tokenizer", "transformer", "vae",
+    }  # fmt: skip
+
+
+def test_nothing_that_is_there_is_overwritten_unless_asked(lumina, published, tmp_path):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "diary.txt").write_text("dear")
+    told = lumina("convert", published, tmp_path / "ours")
+    assert (told.status, names(tmp_path / "ours")) == (2, ["diary.txt"])
+    assert "is there already; choose another, or say --overwrite" in told.err
+    assert lumina("convert", published, tmp_path / "ours", "--overwrite").status == 0
+    assert "config.json" in names(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("place", [".", "inside", ".."])
+def test_the_source_is_never_written_into(lumina, published, place):
+    told = lumina("convert", published, published / place, "--overwrite")
+    assert told.status == 2 and "choose a folder of its own" in told.err
+    assert names(published) == ["consolidated.00-of-01.pth", "model_args.pth"]
+
+
+def test_a_folder_of_ours_needs_to_be_told_into_what_and_a_slip_is_mended(lumina, published, tmp_path):
+    lumina("convert", published, tmp_path / "ours")
+    told = lumina("convert", tmp_path / "ours", tmp_path / "back")
+    assert told.status == 2
+    assert "image.alpha_vllm, image.diffusers" in told.err
+    told = lumina("convert", tmp_path / "ours", tmp_path / "back", "--format", "image.difusers")
+    assert told.status == 2 and "did you mean 'image.diffusers'?" in told.err
+
+
+def test_a_damaged_folder_is_one_line_and_leaves_nothing(lumina, published, tmp_path):
+    torch.save({"x": torch.nn.Linear(1, 1)}, published / "consolidated.00-of-01.pth")
+    told = lumina("convert", published, tmp_path / "ours")
+    assert (told.status, len(told.err.splitlines())) == (1, 1)
+    assert "has code in it" in told.err and "torch.nn.modules.linear.Linear" in told.err
+    assert lumina("convert", tmp_path / "none", tmp_path / "ours").err.startswith("Error: there is no model folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]

@@ -1,0 +1,204 @@
+"""Whatever is wrong with a request for a picture: one clear line, a status that says so, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LONG = "a very long prompt " * 6000  # more than 100,000 characters
+
+REQUESTS = {
+    "empty prompt": (("",), "the prompt is empty; say what the picture shows"),
+    "blank prompt": ((" \t ",), "the prompt is empty"),
+    "prompt of 100,000 characters": ((LONG,), "prompt: string should have at most 20000 characters"),
+    "negative prompt of 100,000 characters": (
+        ("cat", "--negative-prompt", LONG),
+        "negative_prompt: string should have at most 20000",
+    ),
+    "prompt that is no text": (("cat \udcff",), "prompt: "),
+    "no prompt": ((), "give either PROMPT or --prompts FILE"),
+    "size that the model cannot do": (("cat", "--size", "63x64"), "this model cannot do 64 x 63"),
+    "smaller than a patch": (("cat", "--size", "1x1"), "this model cannot do 1 x 1"),
+    "size zero": (("cat", "--size", "0x0"), "a side goes from 1 to 4096 pixels (got"),
+    "enormous size": (("cat", "--size", "100000x100000"), "a side goes from 1 to 4096 pixels"),
+    "size of one side": (("cat", "--size", "64"), "a size is WIDTHxHEIGHT, for example 64x64 (got '64')"),
+    "negative size": (("cat", "--size", "-8x8"), "a size is WIDTHxHEIGHT"),
+    "size in words": (("cat", "--size", "bigxsmall"), "a size is WIDTHxHEIGHT"),
+    "size of superscripts": (("cat", "--size", "²x²"), "a size is WIDTHxHEIGHT"),
+    "zero steps": (("cat", "--steps", "0"), "steps: input should be greater than or equal to 1 (got 0)"),
+    "negative steps": (("cat", "--steps", "-1"), "steps: input should be greater than or equal to 1 (got -1)"),
+    "unknown solver": (("cat", "--solver", "huen"), "no solver is called 'huen'; did you mean 'heun'?"),
+    "unknown grid": (("cat", "--schedule", "unifrom"), "did you mean 'uniform"),
+    "unknown option": (("cat", "--stesp", "3"), "--steps"),
+    "unknown device": (("cat", "--device", "cuda:99"), "the device 'cuda:99' cannot be used here"),
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_a_wrong_request_is_one_clear_line_and_no_file(ask, tmp_path, what):
+    asked, said = REQUESTS[what]
+    done = ask(*asked, "--out", tmp_path / "x.png")
+    one_line(done, said)
+    assert os.listdir(tmp_path) == []
+
+
+def one_line(done, said: str) -> None:
+    assert done.status in (1, 2) and done.out == ""
+    assert said in done.err and done.err.startswith("Error: ")
+    assert done.err.count("\n") == 1 and len(done.err) < 600
+    assert "unexpected" not in done.err
+
+
+@pytest.mark.parametrize(
+    "prompt", ["🦊", "👩‍🚀 🇯🇵", "ፍቅር", "ᚠᛇᚻ", "قلب أحمر", "ꙮ", "\u200b", "\u200d", "a\x01b", "𝔠𝔞𝔱", "Z̷̢̛a̶l̸g̵o̴", "?" * 3000]
+)
+def test_any_emoji_or_script_gives_a_picture(ask, tmp_path, prompt):
+    done = ask(prompt, "--out", tmp_path / "x.png", "--steps", 1, "--solver", "euler")
+    assert done.status == 0 and os.listdir(tmp_path) == ["x.png"]
+
+
+def test_a_prompt_longer_than_the_model_reads_is_answered_and_said(ask, tmp_path):
+    done = ask(LONG[:19_000], "--out", tmp_path / "x.png", "--steps", 1)
+    assert done.status == 0 and done.err.startswith("Note: this model does not read so long a text; left out from: ")
+
+
+def test_a_place_to_write_that_is_none_is_one_clear_line(ask, tmp_path):
+    (tmp_path / "file").touch()
+    for out, said in {
+        tmp_path / "missing" / "x.png": "missing does not exist; make it first or choose another --out",
+        tmp_path / "file" / "x.png": "file does not exist; make it first",
+        tmp_path: "is a folder; name a file in it, for example",
+        tmp_path / "x.jpg": "what is written are .png files, and --out says x.jpg; try x.png",
+        Path("/proc/nothing/x.png"): "/proc/nothing does not exist",
+        Path("/proc/x.png"): "cannot write in the folder /proc",
+        tmp_path / ("x" * 300 + ".png"): "cannot write",
+    }.items():
+        one_line(ask("cat", "--out", out), said)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_prompts_that_cannot_be_read_are_one_clear_line(ask, tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "latin").write_bytes("café".encode("latin-1"))
+    for name, said in {"none": "cannot read", "empty": "has no line to read", "latin": "is not UTF-8 text"}.items():
+        one_line(ask("--prompts", tmp_path / name, "--out", tmp_path / "out"), said)
+    (tmp_path / "good").write_text("cat\n", encoding="utf-8")
+    one_line(ask("--prompts", tmp_path / "good", "--out", tmp_path / "empty"), "empty is a file; several answers need")
+    one_line(
+        ask("cat", "--prompts", tmp_path / "good", "--out", tmp_path / "out"), "give either PROMPT or --prompts FILE"
+    )
+    one_line(ask("--prompts", tmp_path / "good", "--out", "/proc/out"), "cannot write in the folder /proc")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- model folders
+
+
+def truncated(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(pickle.dumps({"backbone": [1.0]}))
+
+
+def changed(old: str, new: str):
+    def change(folder: Path) -> None:
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        assert old in text
+        (folder / "config.json").write_text(text.replace(old, new), encoding="utf-8")
+
+    return change
+
+
+def without(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def named(old: str, new: str):
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+FOLDERS = {
+    "is missing": (shutil.rmtree, "no model folder"),
+    "has no settings": (without("config.json"), "holds no config.json"),
+    "has no weights": (without("model.safetensors"), "the folder is half-written or not a model"),
+    "has half its weights": (truncated, "is no whole safetensors file"),
+    "has half its settings": (lambda f: os.truncate(f / "config.json", 99), "cannot be read as a model's settings"),
+    "is of a newer schema": (
+        changed('"schema_version": 2', '"schema_version": 3'),
+        "is of schema 3; this lumina-core reads up to 2",
+    ),
+    "has wrong shapes": (changed('"multiple_of": 32', '"multiple_of": 256'), "does not fit its recipe"),
+    "has a pickle under the name of weights": (pickled, "is no whole safetensors file"),
+    "has a pickle": (
+        named("model.safetensors", "model.pt"),
+        "model.pt but no model.safetensors; pickled weights are never",
+    ),
+    "needs a plugin": (changed("image.patchify", "motion.joints"), "no plugin called 'motion' is installed"),
+    "has an unknown part": (changed("image.patchify", "image.pathces"), "did you mean 'image.patchify'?"),
+    "has an unknown key": (
+        changed('"num_layers"', '"num_layres"'),
+        "unknown key 'num_layres'; did you mean 'num_layers'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOLDERS)
+def test_a_model_folder_that_is_wrong_is_one_clear_line(lumina, tiny_folder, tmp_path, what):
+    spoil, said = FOLDERS[what]
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    spoil(folder)
+    one_line(lumina("image", "cat", "--model", folder, "--out", tmp_path / "x.png"), said)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_file_for_a_model_is_one_clear_line(lumina, tiny_folder, tmp_path):
+    one_line(
+        lumina("image", "cat", "--model", tiny_folder / "config.json", "--out", tmp_path / "x.png"), "model folder"
+    )
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(ask, tmp_path, monkeypatch):
+    from PIL import Image
+
+    def full(self, file, **_: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    one_line(ask("cat", "--out", tmp_path / "x.png", "--steps", 1), "No space left on device; choose another --out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_too_little_memory_is_one_clear_line(ask, tmp_path, monkeypatch):
+    def small(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    monkeypatch.setattr("lumina_core.sampling.pipeline.generate_batch", small)
+    one_line(ask("cat", "--out", tmp_path / "x.png"), "there is not enough memory for this; ask for a smaller size")
+
+
+def test_as_a_program_an_error_is_on_stderr_alone_with_a_status(tiny_folder, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "lumina_core",
+        "image",
+        "cat",
+        "--model",
+        str(tiny_folder),
+        "--steps",
+        "0",
+        "--json",
+    ]
+    done = subprocess.run([*command, "--out", str(tmp_path / "x.png")], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "Error: request: steps: input should be greater than or equal to 1 (got 0)\n"

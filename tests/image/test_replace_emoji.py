@@ -1,0 +1,49 @@
+"""An emoji in a prompt is read as its English name; plain text stays as it is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumina_image.task import replace_emoji
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("❤️", "red heart"),
+        ("❤", "red heart"),
+        ("🦊", "fox"),
+        ("a 🦊 in the rain", "a fox in the rain"),
+        ("🦊🐻", "fox bear"),
+        ("a🦊b", "a fox b"),
+        ("👍🏽", "thumbs up: medium skin tone"),
+        ("🇯🇵", "flag: Japan"),
+        ("👩‍🚀", "woman astronaut"),
+        ("👨‍👩‍👧", "family: man, woman, girl"),
+        ("3️⃣", "keycap: 3"),
+    ],
+)
+def test_an_emoji_is_read_as_the_name_of_the_longest_sequence(text, read):
+    assert replace_emoji(text) == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a red heart", "ein rotes Herz", "红心", "قلب أحمر", "लाल दिल", "3 * 4 # 5", "  two  blanks ", "", "naïve café"],
+)
+def test_text_without_emoji_is_untouched_in_any_script(text):
+    assert replace_emoji(text) == text
+
+
+@pytest.mark.parametrize("text", ["\u200d", "\ufe0f", "\u200d\ufe0f\u200d", "🏽", "🇯", "\U000e0067"])
+def test_marks_without_an_emoji_do_no_harm(text):
+    assert "\u200d" not in replace_emoji(text) and "\ufe0f" not in replace_emoji(text)
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=30))
+def test_any_text_is_read_without_an_error_and_reading_again_changes_nothing(text):
+    once = replace_emoji(text)
+    assert replace_emoji(once) == once

@@ -1,0 +1,68 @@
+"""Sizes far from those of training: done, done with a note, or refused with the figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from lumina_core.sampling import sizes
+from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+
+
+def test_a_panorama_stretches_one_side_and_is_done_without_a_word(ask, tmp_path):
+    done = ask("a house", "--size", "128x32", "--steps", 1, "--out", tmp_path / "p.png")
+    assert (done.status, done.err) == (0, "")
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == (128, 32)
+
+
+@pytest.mark.parametrize(("scaled", "advised"), [((), True), (("--rope-scaling", "ntk"), False)])
+def test_much_larger_than_trained_is_done_with_a_note(ask, tmp_path, scaled, advised):
+    done = ask("a house", "--size", "96x96", "--steps", 1, "--out", tmp_path / "p.png", *scaled)
+    assert done.status == 0 and "96x96 is 9 times the tokens" in done.err
+    assert ("--rope-scaling" in done.err) is advised
+
+
+def test_absurdly_larger_is_refused_in_one_line_with_the_figures(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "_device_memory", lambda device: 2**40)
+    done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
+    assert done.status == 2 and done.err.startswith("Error: 4096x4096") and done.err.count("\n") == 1
+    assert "16384 times the" in done.err and "--max-token-ratio 16384" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_memory_can_hold_is_not_offered_to_be_allowed(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "_device_memory", lambda device: 3 * 10**9)
+    done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
+    assert done.status == 2 and done.err.count("\n") == 1 and "this machine has 3 GB: ask for less" in done.err
+    assert "max-token-ratio" not in done.err and list(tmp_path.iterdir()) == []
+
+
+def test_only_so_many_are_made_together_as_half_of_the_memory_holds(ask, tiny_folder, tmp_path, monkeypatch):
+    made, usual = [], Pipeline.generate
+
+    def asked_of(pipeline, requests, *rest):
+        made.append(len(requests))
+        return usual(pipeline, requests, *rest)
+
+    monkeypatch.setattr(Pipeline, "generate", asked_of)
+    asked = ("a house", "--count", 5, "--steps", 1, "--out", tmp_path / "p.png")
+    model, needed = load_pipeline(tiny_folder).model, []
+    monkeypatch.setattr(sizes, "_device_memory", lambda device: needed[0] if needed else 2**40)
+    ask(*asked)
+    needed.append(5 * sizes.estimate_memory(model, 16, (32, 32)))  # two of five fit into the half of it
+    ask(*asked)
+    needed[0] //= 4
+    ask(*asked)
+    assert made == [5, 2, 2, 1, 1, 1, 1, 1, 1]
+
+
+def test_the_bound_can_be_lifted_and_lowered(ask, tmp_path):
+    tight = ask("a house", "--size", "64x64", "--max-token-ratio", 3, "--steps", 1, "--out", tmp_path / "p.png")
+    assert tight.status == 2 and "--max-token-ratio 4" in tight.err
+    loose = ask(
+        "a house", "--size", "64x64", "--max-token-ratio", 4, "--steps", 1, "--out", tmp_path / "p.png", "--json"
+    )
+    assert loose.status == 0 and json.loads(loose.out)["max_token_ratio"] == 4
