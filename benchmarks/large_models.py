@@ -24,7 +24,7 @@ from memory import told
 
 from lumina_core.model import build_component
 from lumina_core.plugins.loader import load_plugins
-from lumina_core.recipe_loading import load_recipe
+from lumina_core.recipe import Recipe
 from lumina_core.types import Condition
 from lumina_image.autoencoders.kl import KLAutoencoder
 
@@ -33,7 +33,7 @@ BARS = {"evaluation": 8.0, "decoding": 24.0}
 
 def evaluation() -> None:
     registry = load_plugins()
-    recipe = load_recipe(registry, "image.2b_gqa", ())
+    recipe = Recipe.load("image.2b_gqa")
     torch.set_default_dtype(torch.bfloat16)  # so that weights are never there in float32 as well
     tokenizer = build_component(registry, "tokenizer", recipe.tokenizer, channels=4)
     assert recipe.backbone is not None and recipe.head is not None

@@ -42,10 +42,10 @@ def make_model(recipe: str, folder: Path, registry: Registry) -> Path:
 
     from lumina_core.model import build_model
     from lumina_core.model_dir import save_model
-    from lumina_core.recipe_loading import load_recipe
+    from lumina_core.recipe import Recipe
 
     torch.manual_seed(0)
-    model = build_model(load_recipe(registry, recipe, ()), registry)
+    model = build_model(Recipe.load(recipe, registry=registry), registry)
     with torch.no_grad():
         for weight in model.parameters():  # heads and gates begin at zero; then nothing would be seen of the words
             weight.add_(0.1 * torch.randn_like(weight))

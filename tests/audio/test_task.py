@@ -18,7 +18,7 @@ from lumina_audio.task import TextToAudio
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
-from lumina_core.recipe_loading import load_recipe
+from lumina_core.recipe import Recipe
 from lumina_core.sampling.pipeline import Pipeline
 
 FAST = ("--steps", 2)
@@ -180,7 +180,7 @@ def test_a_model_that_hears_numbers_is_told_the_duration_and_what_else_is_said()
 
 def test_a_number_that_is_said_changes_the_sound_and_a_duration_that_differs_is_heard():
     registry = registry_of("audio")
-    recipe = load_recipe(registry, "audio.tiny", ("task.scalars=[duration, pitch]",))
+    recipe = Recipe.load("audio.tiny", ("task.scalars=[duration, pitch]",), registry)
     numbers = [
         ComponentSpec(field="duration", type="core.scalar", max=10.0),
         ComponentSpec(field="pitch", type="core.scalar", max=127.0),
@@ -211,6 +211,6 @@ def test_the_task_makes_sounds_of_its_autoencoders_rate_and_none_of_another():
         ("mel.sample_rate=8000", "mel.f_max=4000", "vocoder.sample_rate=8000", "vocoder.f_max=4000"),
     )
     settings = tuple(f"autoencoder.{setting}" for setting in slow)
-    assert build_model(load_recipe(registry, "audio.tiny", settings), registry).task.config.sample_rate == 8000
+    assert build_model(Recipe.load("audio.tiny", settings, registry), registry).task.config.sample_rate == 8000
     with pytest.raises(ConfigError, match="sample_rate is 16000, and the autoencoder's data are of sample_rate 8000"):
-        build_model(load_recipe(registry, "audio.tiny", (*settings, "task.sample_rate=16000")), registry)
+        build_model(Recipe.load("audio.tiny", (*settings, "task.sample_rate=16000"), registry), registry)

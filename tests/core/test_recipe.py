@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lumina_core.errors import ConfigError
-from lumina_core.recipe import load_recipe, read_recipe, write_recipe
+from lumina_core.recipe import Recipe, read_recipe, write_recipe
 
 TEXT = (files("lumina_toy") / "small.yaml").read_text(encoding="utf-8")
 
@@ -60,7 +60,7 @@ def test_a_wrong_recipe_says_which_key_and_what_was_wanted(change, said):
 
 def test_a_recipe_is_read_from_a_file_and_the_file_is_named_where_it_is_wrong(tmp_path):
     (tmp_path / "a.yaml").write_text(TEXT, encoding="utf-8")
-    assert load_recipe(tmp_path / "a.yaml") == read_recipe(values(), "small")
+    assert Recipe.load(tmp_path / "a.yaml") == read_recipe(values(), "small")
     (tmp_path / "b.yaml").write_text("schema_version: 2", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"b\.yaml: the key 'task' is missing"):
-        load_recipe(tmp_path / "b.yaml")
+        Recipe.load(tmp_path / "b.yaml")

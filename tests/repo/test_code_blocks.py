@@ -16,7 +16,6 @@ from lumina_core.cli.main import LuminaGroup, lumina
 from lumina_core.errors import LuminaError
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
-from lumina_core.recipe_loading import load_recipe
 from lumina_core.request import Request
 
 OURS = ("lumina_audio", "lumina_core", "lumina_image")
@@ -79,7 +78,7 @@ def _mistake_of_lumina(words: list[str], partly: bool = False) -> str | None:
 
 def _try_values(name: str, values: dict) -> None:
     if name in ("train", "check") and values["recipe"].startswith(("audio.", "core.", "image.")):
-        load_recipe(load_plugins(), values["recipe"], values["settings"])
+        Recipe.load(values["recipe"], values["settings"])
     entry = load_plugins().commands().get(name)
     if entry is not None and entry.component_type == "task":
         given = {field: value for field, value in values.items() if field in Request.model_fields and value is not None}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lumina_core.recipe import ConditionerSpec, Recipe, SamplingConfig, TrainingConfig, load_recipe
+from lumina_core.recipe import ConditionerSpec, Recipe, SamplingConfig, TrainingConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "recipes.md").read_text(encoding="utf-8")
@@ -46,4 +46,4 @@ def test_every_example_on_the_page_is_a_recipe(tmp_path) -> None:
     for number, example in enumerate(examples):
         file = tmp_path / f"{number}.yaml"
         file.write_text(example, encoding="utf-8")
-        assert load_recipe(file).task.type == "image.text_to_image"
+        assert Recipe.load(file).task.type == "image.text_to_image"

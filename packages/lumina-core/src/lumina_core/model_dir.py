@@ -327,7 +327,8 @@ def config_bytes(recipe: Recipe, registry: Registry, **extra: Any) -> bytes:
     plugins: dict[str, str] = {}
     for component_type, name in recipe.component_names():
         with suppress(PluginError):  # a model can be converted where not all of its parts are installed
-            plugins |= dict([registry.provider(component_type, name)])
+            provider = registry.provider(component_type, name)
+            plugins |= {} if provider is None else dict([provider])
     content = {
         "schema_version": SCHEMA_VERSION,
         "plugins": plugins,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field
 
-from lumina_core.config import ComponentSpec, Config, read_file
-from lumina_core.errors import ConfigError
+from lumina_core.config import ComponentSpec, Config, apply_override, read_file, read_text, suggest_or_list
+from lumina_core.errors import ConfigError, PluginError
+from lumina_core.plugins.loader import load_plugins
+from lumina_core.plugins.registry import Registry
 
 SCHEMA_VERSION = 2
 """Number of this form of recipe; a file with a higher one was written by a newer lumina-core."""
@@ -132,6 +135,23 @@ class Recipe(Config):
     sampling: SamplingConfig = Field(SamplingConfig(), description="how it is asked")
     training: TrainingConfig = Field(TrainingConfig(), description="how it is trained")
 
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Recipe:
+        """Load an installed recipe by its name, or a recipe file (.yaml, .yml, .json).
+
+        Args:
+            overrides: changes of single keys, `a.b=c`, made before the recipe is checked.
+            registry: where installed recipes are found; default: all installed plugins.
+
+        Raises:
+            ConfigError: there is no such recipe or file, a key is unknown or missing, or a value is out of its range.
+            PluginError: the plugin that has the recipe could not be loaded.
+        """
+        values = _read_source(str(name_or_path), load_plugins() if registry is None else registry)
+        for override in overrides:
+            values = apply_override(values, override)
+        return read_recipe(values, str(name_or_path))
+
     def component_names(self) -> list[tuple[str, str]]:
         """(kind, part name) of every part of the recipe and of the parts named inside their options."""
         specs = [("task", self.task), ("dataset", self.dataset), ("tokenizer", self.tokenizer)]
@@ -211,9 +231,21 @@ def map_paths(values: Any, transform: Callable[[str], str]) -> Any:
     return values
 
 
-def load_recipe(path: Path) -> Recipe:
-    """A recipe from a YAML or JSON file."""
-    return read_recipe(read_file(path), str(path))
+def _read_source(name: str, registry: Registry) -> dict[str, Any]:
+    """Read the plain data of an installed recipe, or of the file `name`."""
+    installed = registry.recipes()
+    if name in installed:
+        package, _, path = installed[name].target.partition(":")
+        try:
+            text = (files(package) / path).read_text(encoding="utf-8")
+        except (OSError, ImportError, TypeError, UnicodeDecodeError) as error:
+            raise PluginError(f"the recipe {name} cannot be read from {installed[name].target}: {error}") from error
+        return read_text(text, f"recipe {name}")
+    if Path(name).suffix in {".yaml", ".yml", ".json"}:
+        return read_file(Path(name))
+    if reason := registry.missing_reason(name.partition(".")[0]):
+        raise PluginError(reason)
+    raise ConfigError(f"no recipe is called '{name}', and it is no .yaml file{suggest_or_list(name, installed)}")
 
 
 def write_recipe(recipe: Recipe) -> str:

@@ -12,7 +12,6 @@ import click
 from lumina_core.cli.console import multi_progress
 from lumina_core.cli.generate import device_options, request_options, with_options
 from lumina_core.errors import ConfigError
-from lumina_core.recipe_loading import load_recipe
 
 if TYPE_CHECKING:
     from lumina_core.evaluation.evaluate import EvalArgs, EvalResult
@@ -128,6 +127,7 @@ def _resolve_metrics(
 
 def _resolve_eval_set(pipeline: Pipeline, dataset: str | None) -> EvalSet:
     from lumina_core.evaluation.resolve import eval_set_from_recipe, find_eval_set
+    from lumina_core.recipe import Recipe
 
     if dataset is None:
         return eval_set_from_recipe(pipeline.model.recipe, pipeline.registry, pipeline.model)
@@ -141,7 +141,7 @@ def _resolve_eval_set(pipeline: Pipeline, dataset: str | None) -> EvalSet:
         raise ConfigError(
             f"--dataset {dataset} is no folder, no recipe and no data set{suggest_or_list(dataset, names)}"
         )
-    return eval_set_from_recipe(load_recipe(pipeline.registry, dataset, ()), pipeline.registry, pipeline.model)
+    return eval_set_from_recipe(Recipe.load(dataset, registry=pipeline.registry), pipeline.registry, pipeline.model)
 
 
 def _write_scores(scores: Mapping[str, Any], result: EvalResult, pipeline: Pipeline, eval_args: EvalArgs) -> None:

@@ -6,13 +6,17 @@ import importlib
 import os
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 import click
 
 from lumina_core import __version__
 from lumina_core.errors import ConfigError, LuminaError, suggest
 from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load_plugins
-from lumina_core.recipe_loading import load_recipe_dataset
+
+if TYPE_CHECKING:
+    from lumina_core.protocols import Dataset
+    from lumina_core.recipe import Recipe
 
 SUMMARIES = {
     "train": "Train a recipe.",
@@ -74,6 +78,19 @@ class LuminaGroup(click.Group):
         failures = load_plugins().failures
         if failures:
             formatter.write_text(f"Left out: {', '.join(failures)}. Why: lumina plugins")
+
+
+def load_recipe_dataset(name: str, overrides: tuple[str, ...]) -> tuple[Recipe, Dataset]:
+    """Load a recipe and build its data set. Commands of plugins find this function as `ctx.obj`.
+
+    Raises:
+        LuminaError: there is no such recipe, it has no data set, or the data set cannot be read.
+    """
+    from lumina_core.model import build_dataset
+    from lumina_core.recipe import Recipe
+
+    recipe = Recipe.load(name, overrides)
+    return recipe, build_dataset(recipe, load_plugins())
 
 
 @click.group(

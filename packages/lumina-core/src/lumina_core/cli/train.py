@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from lumina_core.recipe_loading import load_recipe
-
 
 @click.command(epilog="Example:  lumina train image.emoji --out runs/emoji --set training.steps=2000")
 @click.argument("recipe")
@@ -41,11 +39,12 @@ def train(
     Several processes: torchrun --nproc-per-node 2 -m lumina_core train RECIPE --out DIR
     """
     from lumina_core.plugins.loader import load_plugins
+    from lumina_core.recipe import Recipe
     from lumina_core.training.trainer import TrainArgs
     from lumina_core.training.trainer import train as run
 
     registry = load_plugins()
-    finished = run(load_recipe(registry, recipe, settings), registry, TrainArgs(out, resume, init, device, quiet))
+    finished = run(Recipe.load(recipe, settings), registry, TrainArgs(out, resume, init, device, quiet))
     click.echo(f"the model is in {finished}")
 
 
@@ -57,10 +56,11 @@ def train(
 def check(recipe: str, settings: tuple[str, ...]) -> None:
     """Try RECIPE without training: parts, shapes, parameter counts, memory, one batch through."""
     from lumina_core.plugins.loader import load_plugins
+    from lumina_core.recipe import Recipe
     from lumina_core.training.dry_run import dry_run
 
     registry = load_plugins()
-    report = dry_run(load_recipe(registry, recipe, settings), registry)
+    report = dry_run(Recipe.load(recipe, settings), registry)
     for component_type, name in report.components:
         click.echo(f"{component_type:12} {name}")
     for name, count in report.parameters.items():

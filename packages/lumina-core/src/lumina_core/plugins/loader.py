@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pluggy
 
@@ -57,12 +57,50 @@ def load_plugins() -> Registry:
     strict = os.environ.get("LUMINA_STRICT") == "1"
     registry = load_from([candidate for candidate in all_candidates if candidate.source.plugin in enabled], strict)
     registry.disabled.update({name: source for name, source in installed.items() if name not in enabled})
+    for component_type, name, component, summary in _PROCESS_COMPONENTS.values():
+        registry.add_component(component_type, name, component, summary)
     for name in sorted(enabled - set(installed)):
         reason = f"LUMINA_PLUGINS names it, and no such plugin is installed{suggest(name, installed)}"
         registry.failures[name] = PluginFailure(
             PluginSource(name, f"lumina-{name}", "not installed"), reason, installed=False
         )
     return registry
+
+
+ComponentT = TypeVar("ComponentT", bound=Callable[..., Any])
+_PROCESS_COMPONENTS: dict[tuple[str, str], tuple[str, str, Any, str]] = {}
+_is_loading = False
+
+
+def register(component_type: str, name: str, summary: str = "") -> Callable[[ComponentT], ComponentT]:
+    """Register a class or function as a component, for the running process.
+
+    Recipes, `Pipeline` and `Trainer` then find it by its name. A package registers its components by hooks instead,
+    see `lumina_core.plugins.hookspecs`.
+
+    Args:
+        component_type: as in `lumina plugins`: `solver`, `dataset`, `metric`, ...
+        name: `mine.step`, for example; two words and a dot.
+        summary: one line, shown by `lumina plugins`.
+
+    Returns:
+        A decorator that returns the class or function unchanged.
+
+    Raises:
+        PluginError: the type is unknown, the name has another form, or another component has this name.
+    """
+
+    def decorate(component: ComponentT) -> ComponentT:
+        if _is_loading:
+            raise PluginError(
+                f"register('{component_type}', '{name}'): got a call while plugins are loaded, expected it in a script. "
+                "In a package, name the component in the hook lumina_register_components"
+            )
+        load_plugins().add_component(component_type, name, component, summary)
+        _PROCESS_COMPONENTS[component_type, name] = (component_type, name, component, summary)
+        return component
+
+    return decorate
 
 
 def find_candidates() -> list[Candidate]:
@@ -170,12 +208,17 @@ def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Can
         owner = owners[plugin].source
         raise PluginError(f"the name '{plugin}' is already taken by {owner.distribution} {owner.version}")
     _check_versions(candidate)
+    global _is_loading
     # what a plugin prints while it is imported must not mix with what a command prints for other programs,
     # and a filter that it sets for its warnings must not turn another plugin's warning into an error
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        module = candidate.load()
-        _check_hooks(module)
-        registrations = _collect_registrations(module, plugin, registry)
+        _is_loading = True
+        try:
+            module = candidate.load()
+            _check_hooks(module)
+            registrations = _collect_registrations(module, plugin, registry)
+        finally:
+            _is_loading = False
     for word in filter(None, map(command_name, registrations)):
         if word in BUILT_IN_COMMANDS:
             raise PluginError(f"the command '{word}' belongs to lumina itself")

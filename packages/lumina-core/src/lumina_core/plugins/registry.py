@@ -22,6 +22,7 @@ NON_COMPONENT_TYPES = ("component_type", "recipe", "model", "command")
 _TARGET_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _RESOURCE_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+")
 _NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+_COMPONENT_NAME_PATTERN = re.compile(r"[A-Za-z_]\w*\.\w[\w-]*")
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,33 @@ class Registry:
         self._registrations: dict[tuple[str, str], Registration] = {}
         self._imported: dict[tuple[str, str], Any] = {}
 
+    def add_component(self, component_type: str, name: str, component: Any, summary: str = "") -> None:
+        """Add one component of the running process. The same class or function may be registered again.
+
+        Args:
+            name: `plugin.component`, as in recipes; the plugin need not be installed.
+
+        Raises:
+            PluginError: the type is unknown, the name has another form, or another component has this name.
+        """
+        if component_type not in self.component_types():
+            raise PluginError(
+                f"component type: got '{component_type}', expected one of {', '.join(self.component_types())}"
+                f"{suggest(component_type, self.component_types())}"
+            )
+        if not _COMPONENT_NAME_PATTERN.fullmatch(name):
+            raise PluginError(
+                f"{component_type} name: got {name!r}, expected two words and a dot, such as 'mine.{component_type}'"
+            )
+        target = f"{component.__module__}:{component.__qualname__}"
+        existing = self._registrations.get((component_type, name))
+        if existing is not None and (existing.plugin, existing.target) != ("", target):
+            raise PluginError(
+                f"{component_type} name: got '{name}', which is the name of {existing.target}. Choose another name"
+            )
+        self._registrations[component_type, name] = Registration(component_type, name, target, summary, "")
+        self._imported[component_type, name] = component
+
     def add(self, source: PluginSource, registrations: list[Registration]) -> None:
         """Take in all that one plugin brings, or nothing.
 
@@ -241,10 +269,10 @@ class Registry:
             command_name(registration): registration for registration in registrations if command_name(registration)
         }
 
-    def provider(self, component_type: str, name: str) -> tuple[str, str]:
-        """(distribution, version) that a part comes from."""
-        source = self.sources[self._resolve(component_type, name).plugin]
-        return source.distribution, source.version
+    def provider(self, component_type: str, name: str) -> tuple[str, str] | None:
+        """Return (distribution, version) of a component; None if it was registered in this process."""
+        source = self.sources.get(self._resolve(component_type, name).plugin)
+        return None if source is None else (source.distribution, source.version)
 
     def missing_reason(self, plugin: str) -> str:
         """Why an installed plugin of this name brings nothing, in words; empty where there is none, or it is well."""
@@ -298,7 +326,7 @@ class Registry:
         if dot and plugin not in self.sources and not suggestion:
             return (
                 f"this uses {component_type} '{name}', and no plugin called '{plugin}' is installed. "
-                f"Install it with: pip install lumina-{plugin}"
+                f"Install it with: pip install lumina-{plugin}, or register it with lumina_core.register"
             )
         short_names = {n.rpartition(".")[2] for n in candidates}
         hint = suggest(name, candidates) if dot else suggest(name, short_names)

@@ -1,0 +1,100 @@
+"""The names that users import from `lumina_core`, and what importing them costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import lumina_core
+from lumina_core.errors import PluginError
+from lumina_core.plugins import loader
+
+PENDING = {"Trainer", "TrainCallback"}
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_loads_neither_torch_nor_pydantic():
+    loaded = run_python("import sys, lumina_core; print(*sys.modules)").split()
+    assert "lumina_core" in loaded
+    assert not {"torch", "pydantic", "numpy", "yaml"} & set(loaded)
+
+
+def test_import_takes_less_than_a_tenth_of_a_second():
+    code = "import time; a = time.perf_counter(); import lumina_core; print(time.perf_counter() - a)"
+    assert min(float(run_python(code)) for _ in range(3)) < 0.1
+
+
+@pytest.mark.parametrize("name", sorted(set(lumina_core.__all__) - PENDING))
+def test_every_public_name_can_be_imported(name):
+    assert getattr(lumina_core, name) is not None
+
+
+def test_a_public_name_is_the_object_of_its_module():
+    from lumina_core.flow.solvers import integrate
+    from lumina_core.types import Tokens
+
+    assert lumina_core.integrate is integrate
+    assert lumina_core.Tokens is Tokens
+
+
+def test_dir_lists_names_that_were_not_imported_yet():
+    assert "Pipeline True" in run_python("import lumina_core as l; print('Pipeline', 'Pipeline' in dir(l))")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="Pipelin"):
+        lumina_core.Pipelin  # noqa: B018
+
+
+@pytest.fixture
+def process_components(monkeypatch):
+    monkeypatch.setattr(loader, "_PROCESS_COMPONENTS", {})
+    loader.load_plugins.cache_clear()
+    yield
+    loader.load_plugins.cache_clear()
+
+
+def test_a_registered_function_is_found_by_its_name(process_components):
+    @lumina_core.register("solver", "mine.step", "a step of zero length")
+    def stay(velocity, x, t, u):
+        return x
+
+    assert loader.load_plugins().find("solver", "mine.step") is stay
+    assert loader.load_plugins().find("solver", "step") is stay
+    loader.load_plugins.cache_clear()
+    assert loader.load_plugins().find("solver", "mine.step") is stay
+
+
+def test_the_same_function_can_be_registered_again(process_components):
+    def define(value):
+        @lumina_core.register("solver", "mine.step")
+        def step(velocity, x, t, u):
+            return value
+
+        return step
+
+    define(1)
+    second = define(2)
+    assert loader.load_plugins().find("solver", "mine.step") is second
+
+
+def test_a_name_that_another_component_has_is_refused(process_components):
+    with pytest.raises(PluginError, match=r"'core.euler'.*lumina_core.flow.solvers:euler"):
+        lumina_core.register("solver", "core.euler")(lambda velocity, x, t, u: x)
+
+
+@pytest.mark.parametrize(("component_type", "name"), [("solvr", "mine.step"), ("solver", "step"), ("solver", "a.b.c")])
+def test_an_unknown_type_and_a_name_of_another_form_are_refused(process_components, component_type, name):
+    with pytest.raises(PluginError, match="expected"):
+        lumina_core.register(component_type, name)(lambda velocity, x, t, u: x)
+
+
+def test_a_plugin_that_registers_while_it_is_loaded_is_left_out_with_the_reason(install):
+    text = "import lumina_core\n@lumina_core.register('solver', 'late.step')\ndef step(v, x, t, u): return x\n"
+    install("lumina-late", "late = late_plugin", {"late_plugin": text})
+    assert "lumina_register_components" in loader.load_plugins().failures["late"].reason
