@@ -98,7 +98,7 @@ def downstream(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, imports that only go down, and sizes of files and functions."""
+    """Style, complexity of functions, and imports that only go down the layers."""
     install(session, "ruff>=0.6", "import-linter>=2")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")

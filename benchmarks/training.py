@@ -83,6 +83,9 @@ class PlainNorm(nn.Module):
         normed = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).type_as(x)
         return (normed if self.weight is None else normed * self.weight) * by
 
+    def add_normed(self, x: Tensor, branch: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        return x + self(branch, scale)
+
 
 class Parts:
     """The installed parts, and the captions of this file."""

@@ -136,11 +136,11 @@ def _try_imports(block: Block) -> None:
 def test_a_recipe_or_a_piece_of_one_has_keys_that_a_recipe_has(block) -> None:
     values = yaml.safe_load(block.text)
     assert set(values) <= set(Recipe.model_fields)
-    if "lumina" in values:
+    if "schema_version" in values:
         recipe = Recipe.read(values, str(block))
-        for kind, part in recipe.component_names():
+        for component_type, name in recipe.component_names():
             try:
-                load_plugins().find(kind, part)
+                load_plugins().find(component_type, name)
             except LuminaError as error:
                 pytest.fail(f"{block}: {error}")
 

@@ -22,7 +22,7 @@ def test_the_example_is_a_metric_that_judges():
     exec(compile(code, "evaluation.md", "exec", dont_inherit=True), space)
     metric = space["Brightness"](
         space["Brightness"].Config(),
-        build_component(registry_of("image"), "features", ComponentSpec(type="image.pixel_features")),
+        build_component(registry_of("image"), "feature_extractor", ComponentSpec(type="image.pixel_features")),
     )
     real = metric.feature_extractor([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
     found = metric.compute(EvalInputs(real.flip(0), real, [EvalItem({}, 0), EvalItem({}, 1)], torch.arange(2)))
@@ -32,5 +32,5 @@ def test_the_example_is_a_metric_that_judges():
 
 def test_every_metric_and_all_features_of_ours_stand_on_the_page():
     registry = registry_of("image", "audio")
-    named = [*registry.registrations("metric"), *registry.registrations("features")]
+    named = [*registry.registrations("metric"), *registry.registrations("feature_extractor")]
     assert len(named) > 20 and [name for name in named if f"`{name}`" not in PAGE and f'"{name}"' not in PAGE] == []

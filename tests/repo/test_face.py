@@ -16,7 +16,7 @@ HEAVY = ("torch", "pydantic", "numpy", "transformers", "PIL", "sentencepiece", "
 PLUGINS = sorted(
     ".".join(file.relative_to(source).with_suffix("").parts) for source in SOURCES for file in source.rglob("plugin.py")
 )
-FACE = ["lumina_core", "lumina_core.errors", "lumina_core.plugins.hookspecs", "lumina_core.plugins.loader"]
+FACE = ["lumina_core", "lumina_core.components", "lumina_core.errors", "lumina_core.plugins.hookspecs", "lumina_core.plugins.loader"]
 
 
 def _imported_by(program: str) -> set[str]:
@@ -35,7 +35,7 @@ def test_importing_the_face_or_a_plugin_imports_nothing_heavy(module) -> None:
 
 
 def test_the_core_and_the_pictures_are_among_the_plugins_tried() -> None:
-    assert {"lumina_core.components", "lumina_image.plugin"} <= set(PLUGINS)
+    assert {"lumina_core.components", "lumina_image.plugin"} <= {*FACE, *PLUGINS}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["models"], ["imge"]])

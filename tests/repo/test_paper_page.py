@@ -27,7 +27,7 @@ def lost(cell: str) -> list[str]:
 
 def _parts() -> set[str]:
     registry = registry_of("image")
-    return {name for kind in registry.component_types() for name in registry.registrations(kind)}
+    return {name for component_type in registry.component_types() for name in registry.registrations(component_type)}
 
 
 def test_the_table_is_found() -> None:
@@ -40,13 +40,13 @@ def test_every_name_in_the_last_column_is_a_symbol_a_part_or_an_option(cell) -> 
     assert lost(cell) == []
 
 
-@pytest.mark.parametrize("cell", ["`flow.path.Linaer`", "`core.next_dot`", "`flow.path.Linear`, `mixed`"])
+@pytest.mark.parametrize("cell", ["`flow.path.LinaerPath`", "`core.next_dot`", "`flow.path.LinearPath`, `sampled_x_t`"])
 def test_a_name_that_is_not_there_would_be_seen(cell) -> None:
     assert lost(cell)
 
 
 def test_dotted_names_of_code_in_the_rest_of_the_page_exist() -> None:
     rest = PAGE.replace(TABLE, "")
-    named = re.findall(r"`((?:lumina_\w+|flow|nn|train|builtin|types)\.[\w.]+)`", rest)
+    named = re.findall(r"`((?:lumina_\w+|flow|models|training|conditioning|types)\.[\w.]+)`", rest)
     assert named
     assert [name for name in named if SITE.address(name, SITE.symbols()) is None] == []

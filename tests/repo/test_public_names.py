@@ -1,6 +1,6 @@
 """What others may import is written down: a change of it is seen in review, not found out by those who used it.
 
-To accept a change: python tests/house/test_public_names.py
+To accept a change: python tests/repo/test_public_names.py
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_the_public_names_are_those_written_down(package) -> None:
     written = set(page.read_text(encoding="utf-8").split()) if page.is_file() else set()
     now = set(public_names(package))
     assert (sorted(now - written), sorted(written - now)) == ([], []), (
-        f"new and gone public names of {package.name}; if they are meant: python tests/house/{Path(__file__).name}"
+        f"new and gone public names of {package.name}; if they are meant: python tests/repo/{Path(__file__).name}"
     )
 
 

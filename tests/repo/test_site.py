@@ -49,7 +49,7 @@ def test_every_link_and_picture_of_a_page_leads_somewhere(page) -> None:
 
 
 def test_every_public_module_has_a_page_in_the_reference_and_a_place_in_the_navigation() -> None:
-    written = "\n".join(file.read_text() for file in (ROOT / "tests/house").glob("public_names_*.txt"))
+    written = "\n".join(file.read_text() for file in (ROOT / "tests/repo").glob("public_names_*.txt"))
     modules = {name.rpartition(".")[0] for name in written.split()}
     entries = _navigation(SITE.navigation())
     assert len(modules) > 100
@@ -93,10 +93,10 @@ def test_a_path_to_read_becomes_the_title_of_its_page_on_the_site() -> None:
 
 def test_names_in_prose_become_links_and_blocks_of_code_stay() -> None:
     known = {"lumina_core.flow.path.LinearPath", "lumina_core.flow.path.sample_x_t"}
-    page = "| `flow.path.Linear`, `mix` and `steps` |\n```python\nuse(`mix`)\n```"
+    page = "| `flow.path.LinearPath`, `sample_x_t` and `steps` |\n```python\nuse(`sample_x_t`)\n```"
     assert SITE.linked(page, known) == (
-        "| [`flow.path.Linear`][lumina_core.flow.path.LinearPath], [`mix`][lumina_core.flow.path.sample_x_t] and `steps` |\n"
-        "```python\nuse(`mix`)\n```"
+        "| [`flow.path.LinearPath`][lumina_core.flow.path.LinearPath], [`sample_x_t`][lumina_core.flow.path.sample_x_t] and `steps` |\n"
+        "```python\nuse(`sample_x_t`)\n```"
     )
 
 
