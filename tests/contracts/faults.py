@@ -10,6 +10,7 @@ from torch import nn
 
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights
 from lumina_core.checkpoint.safetensors_io import open_weights
+from lumina_core.protocols import Dataset, FeatureExtractor, Metric
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
 
@@ -145,7 +146,7 @@ class Mute(Letters):
         return Condition()
 
 
-class Waves:
+class Waves(Dataset):
     """A sound data set."""
 
     def __len__(self):
@@ -237,7 +238,7 @@ class Littering(Notes):
         path.write_text(f"{item.tolist()}{metadata}", encoding="utf-8")
 
 
-class Means:
+class Means(FeatureExtractor):
     """Sound features: the mean of each row."""
 
     name, key = "means", "means-1"
@@ -251,7 +252,7 @@ class BesideOthers(Means):
         return super().__call__(items) - super().__call__(items).mean(dim=0)
 
 
-class Near:
+class Near(Metric):
     """A sound metric but for its figures: how near things are to what they should be."""
 
     name, min_samples, feature_extractor = "near", 4, Means()

@@ -15,6 +15,7 @@ from lumina_core import hookimpl
 from lumina_core.config import Config as Settings
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import PluginSource
+from lumina_core.protocols import Dataset
 from lumina_core.recipe import Recipe, read_recipe
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
@@ -90,7 +91,7 @@ class Words(nn.Module):
         return Condition(context=self.mix(self.table(zero)), context_mask=torch.ones(batch, 1, dtype=torch.bool))
 
 
-class Signals:
+class Signals(Dataset):
     """Data set: waves whose shape follows the label; phase and which of two words are drawn."""
 
     class Config(Settings):

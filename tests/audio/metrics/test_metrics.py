@@ -15,12 +15,15 @@ from lumina_audio.metrics.panns import PannsFeatures
 from lumina_audio.metrics.pitch import PitchAccuracy, PitchFeatures
 from lumina_audio.metrics.vggish import VGGishFeatures, _filterbank, _hz_to_mel
 from lumina_core.errors import CheckpointError, ConfigError, ShapeError
-from lumina_core.protocols import EvalInputs, EvalItem
+from lumina_core.protocols import EvalInputs, EvalItem, FeatureExtractor
 
 
-class Given:
-    name = key = "given"
+class StubFeatures(FeatureExtractor):
+    name = key = "stub"
     classes = ("a", "b")
+
+    def __call__(self, items):
+        raise NotImplementedError
 
 
 def judged(made, real, cases, families=None):
@@ -67,7 +70,7 @@ def test_an_instrument_a_semitone_beside_its_real_notes_is_found():
 def test_instruments_are_counted_once_however_many_sounds_they_have_and_real_ones_without_themselves():
     real = torch.tensor([[0.0], [1.0], [1.1], [1.2], [1.3], [1.4], [1.5], [9.0]])
     names = ["a", "b", "b", "b", "b", "b", "b", "a"]
-    metric = InstrumentRetrieval(InstrumentRetrieval.Config(), Given())
+    metric = InstrumentRetrieval(InstrumentRetrieval.Config(), StubFeatures())
     found = metric.compute(judged(torch.tensor([[1.2], [0.1]]), real, [EvalItem({}, 7), EvalItem({}, 0)], names))
     assert (found["top1"].tolist(), found["top5"].tolist()) == ([0, 1], [1, 1])
     assert found["top1_of_real"].tolist() == [0, 0]
@@ -90,10 +93,10 @@ def test_the_pitch_that_is_named_is_compared_and_octaves_are_told_apart():
 
 def test_the_frechet_distance_of_a_set_with_itself_is_nothing_and_only_vggish_makes_it_a_fad():
     rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-    plain = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "audio.log_mel"}), Given())
+    plain = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "audio.log_mel"}), StubFeatures())
     assert plain.compute(judged(rows, rows, [EvalItem({}, 0)] * 60))["FD"] == pytest.approx(0, abs=1e-9)
     named = FrechetDistance(
-        FrechetDistance.Config.model_validate({"feature_extractor": {"type": "audio.vggish", "weights": "x"}}), Given()
+        FrechetDistance.Config.model_validate({"feature_extractor": {"type": "audio.vggish", "weights": "x"}}), StubFeatures()
     )
     assert list(named.compute(judged(rows, rows, [EvalItem({}, 0)] * 60))) == ["FAD"]
 
@@ -110,7 +113,7 @@ def test_pieces_of_a_row_are_samples_of_their_own():
 
 def test_the_divergence_is_that_of_the_two_answers():
     chances = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
-    metric = ClassKL(ClassKL.Config(), Given())
+    metric = ClassKL(ClassKL.Config(), StubFeatures())
     found = metric.compute(judged(chances.log(), chances.flip(0).log(), [EvalItem({}, 0), EvalItem({}, 0)]))
     assert found["KL"][0] == pytest.approx(0.5 * torch.tensor([0.5 / 0.9, 0.5 / 0.1]).log().sum().item(), abs=1e-6)
     assert found["KL"][1] == pytest.approx(0, abs=1e-9) and found["top1_agreement"].tolist() == [1, 1]

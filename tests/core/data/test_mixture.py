@@ -11,16 +11,18 @@ from core import toy
 from lumina_core.data.mixture import MixtureDataset
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.model import build_dataset
+from lumina_core.protocols import Dataset
 from lumina_core.recipe import read_recipe
 from lumina_core.training.dataloader import make_sampler
 
 
-class Numbers:
+class Numbers(Dataset):
     """Examples 0..count-1 under a name, the later ones heavier."""
 
     def __init__(self, name, count, size=None, read_groups=None):
         self.name, self.count = name, count
         if size is not None:
+            self.variable_size = True
             self.size = lambda index, rng: size
         if read_groups is not None:
             self.read_groups = lambda: read_groups

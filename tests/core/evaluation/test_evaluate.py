@@ -14,10 +14,11 @@ from lumina_core.evaluation.eval_set import DatasetEvalSet, make_eval_set
 from lumina_core.evaluation.evaluate import EvalArgs, evaluate
 from lumina_core.evaluation.store import BATCHES_DIR
 from lumina_core.model import build_model
+from lumina_core.protocols import FeatureExtractor, Metric
 from lumina_core.sampling.pipeline import Pipeline
 
 
-class Sums:
+class Sums(FeatureExtractor):
     """Features: sum and sum of squares of a signal; counts what it looks at."""
 
     name = key = "sums"
@@ -30,7 +31,7 @@ class Sums:
         return torch.stack([torch.stack([item.sum(), item.square().sum()]) for item in items])
 
 
-class Distance:
+class Distance(Metric):
     """Metric: distance of each from the right one, and of the means of both sets."""
 
     name, min_samples = "distance", 3

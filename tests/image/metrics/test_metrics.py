@@ -9,7 +9,7 @@ import tiny_image_encoders
 import torch
 
 from lumina_core.errors import CheckpointError, ConfigError, PluginError, ShapeError
-from lumina_core.protocols import EvalInputs, EvalItem
+from lumina_core.protocols import EvalInputs, EvalItem, FeatureExtractor
 from lumina_image.datasets.emoji import EmojiDataset
 from lumina_image.task import to_pil
 
@@ -46,8 +46,11 @@ def judged(made, real, cases=()):
     return EvalInputs(made, real, cases or [EvalItem({}, 0)] * len(made), rows)
 
 
-class StubFeatures:
-    name = key = "given"
+class StubFeatures(FeatureExtractor):
+    name = key = "stub"
+
+    def __call__(self, items):
+        raise NotImplementedError
 
 
 def test_the_network_recognises_drawings_of_things_that_it_was_taught(lite0):

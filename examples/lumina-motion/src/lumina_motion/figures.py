@@ -4,6 +4,7 @@ import torch
 from pydantic import Field
 
 from lumina_core.config import Config as Settings
+from lumina_core.protocols import Dataset
 
 FIGURES = {
     "circle": lambda turn: (turn.cos(), turn.sin()),
@@ -14,7 +15,7 @@ SPEEDS = {"slow": 1, "fast": 2}
 CAPTIONS = [f"{speed} {figure}" for speed in SPEEDS for figure in FIGURES]
 
 
-class Figures:
+class Figures(Dataset):
     """`motion` (2, moments) in [-1, 1] and `words`, by example: the size and where it begins are drawn."""
 
     class Config(Settings):
@@ -34,6 +35,3 @@ class Figures:
 
     def values(self, field):
         return CAPTIONS
-
-    def weight(self, index):
-        return 1.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint
 from lumina_core.config import Config
+from lumina_core.errors import ConfigError
 from lumina_core.types import (
     BackboneOutput,
     Batch,
@@ -212,27 +215,62 @@ class Guidance(Protocol):
     def __call__(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor: ...
 
 
-class Dataset(Protocol):
-    """Examples by index. Whatever is drawn at random is drawn from `draw`, so that it depends on the sample alone.
+class Dataset(ABC):
+    """Examples by index: base class of data sets.
 
-    One whose data come in several sizes has `extent(index, draw) -> Extent`, the sizes that the example will have with
-    a fresh copy of the same draw: batches are then made of one extent as far as that goes; and `extents()`, a list of
-    all that there can be, which are compared with what the model can do before a run begins. One that reads some
-    examples cheaply together has `stretches() -> list[int]`, how many in a row, one stretch after another: the order
-    then goes through a few stretches at a time.
+    A subclass defines `__len__` and `get`; the other methods have defaults. Random numbers come from `rng` alone, so
+    that an example depends on its index and seed, not on the number of workers or ranks.
+    `lumina_core.data.dataset.as_dataset` wraps a plain PyTorch data set of dicts.
     """
 
-    def __len__(self) -> int: ...
+    variable_size: bool = False
+    """Whether examples differ in size. If true, a batch holds examples of one `size` where possible."""
 
-    def get(self, index: int, rng: random.Random) -> Example: ...
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    @abstractmethod
+    def get(self, index: int, rng: random.Random) -> Example:
+        """Return one example by field name; tensors of data lie in [-1, 1], without batch axis."""
 
     def values(self, field: str) -> Sequence[Any]:
-        """Every value that the field can have, each once, in a fixed order (for vocabularies and caches)."""
-        ...
+        """Return every value of a field, each once, in a fixed order (for vocabularies and caches).
+
+        Raises:
+            ConfigError: the values of this field cannot be listed.
+        """
+        raise ConfigError(
+            f"{type(self).__name__}.values: got '{field}', expected a field whose values can be listed. "
+            "Implement `values` in the data set."
+        )
 
     def weight(self, index: int) -> float:
-        """How often this example is drawn, compared with the others; 1 for all where nothing speaks against it."""
-        ...
+        """Return the relative frequency of an example, > 0. The default is 1: every example is equally frequent."""
+        return 1.0
+
+    def size(self, index: int, rng: random.Random) -> Size:
+        """Return the size of the data that `get` returns for the same index and a copy of `rng`, without reading it.
+
+        A grid has (rows, columns) or (length,); a set of N points has (N,). The default is (): not available, which
+        is only allowed if `variable_size` is false or the examples may share a batch.
+        """
+        return ()
+
+    def sizes(self) -> Sequence[Size]:
+        """Return every size that examples can have, checked against the model before training. Empty: not available."""
+        return ()
+
+    def read_groups(self) -> Sequence[int]:
+        """Return the lengths of consecutive runs of examples that are cheap to read together (a row group).
+
+        The sampler shuffles within a few groups at a time. Empty: any order costs the same.
+        """
+        return ()
+
+    def eval_set(self) -> EvalSet | None:
+        """Return the evaluation set of this data set. None: every example is an evaluation item (`DatasetEvalSet`)."""
+        return None
 
 
 class Task(Protocol):
@@ -383,12 +421,12 @@ class ContextDrop(Protocol):
 
 @dataclass(frozen=True)
 class EvalItem:
-    """One thing that a model is asked when it is judged.
+    """One prompt of an evaluation.
 
     Attributes:
-        said: what is said of the example, by field; a task's `asked` makes a request of it.
-        reference: place of the real example that should come out.
-        groups: what the case belongs to, {"language": "en", "group": "Flags"}; figures are told for each of them too.
+        fields: fields of the example (caption, label, ...), without its data; the task makes a request of them.
+        target_index: index of the real example that the fields describe.
+        groups: groups of the item by key, {"language": "en", "group": "Flags"}; scores are also reported per group.
     """
 
     fields: Mapping[str, Any]
@@ -398,14 +436,14 @@ class EvalItem:
 
 @dataclass(frozen=True)
 class EvalInputs:
-    """What a metric looks at: M things that were made, N real ones.
+    """Input of a metric: features of M generated and N real examples.
 
     Attributes:
-        made: (M, D) features of what was made, one row a case.
-        real: (N, D) features of the real examples; `Case.reference` is a row of them.
-        cases: what each of the M was asked for.
-        population: the rows of `real` that the cases were drawn among, rising.
-        families: for each of the N the name of those that belong together (variants of one thing); None: not known.
+        generated: (M, D) features of the generated examples, one row an item.
+        real: (N, D) features of the real examples; `EvalItem.target_index` is a row of them.
+        items: the M items.
+        reference_index: (P,) rows of `real` that belong to the split, ascending.
+        families: for each of the N real examples the name of its family (variants of one thing); None: no families.
     """
 
     generated: Tensor
@@ -415,7 +453,7 @@ class EvalInputs:
     families: Sequence[str] | None = None
 
     def subset(self, indices: Sequence[int], reference_index: Tensor | None = None) -> EvalInputs:
-        """Some of the cases, by their places; `population`: another one, None: the same."""
+        """Select items by index; `reference_index` replaces the present one unless it is None."""
         reference_rows = self.reference_index if reference_index is None else reference_index
         rows = self.generated[torch.as_tensor(indices, dtype=torch.int64)]
         return replace(
@@ -424,8 +462,8 @@ class EvalInputs:
 
     @property
     def target_index(self) -> Tensor:
-        """(M,) which row of `real` each should have come near to."""
-        return torch.tensor([case.target_index for case in self.items], dtype=torch.int64)
+        """(M,) row of `real` that each item describes."""
+        return torch.tensor([item.target_index for item in self.items], dtype=torch.int64)
 
 
 class SupportsEval(Protocol):
@@ -440,85 +478,100 @@ class SupportsEval(Protocol):
         ...
 
 
-class EvalSet(Protocol):
-    """What models are judged by: real examples, and what to say so as to get each of them again.
+class EvalSet(ABC):
+    """Real examples and the fields that describe each of them: base class of evaluation sets.
 
-    A data set that knows more than its examples tell brings its own by a method `exam() -> Exam`.
+    A subclass defines `__len__`, `reference` and `fields`; the other members have defaults.
     """
 
-    @property
-    def languages(self) -> Sequence[str]:
-        """Languages to ask in, the usual one first; empty where there is only one way to ask."""
-        ...
+    languages: Sequence[str] = ()
+    """Languages of the fields, the default one first. Empty: one language, without a name."""
+    splits: Sequence[str] = ("all",)
+    """Names of the splits, the default one first."""
+    families: Sequence[str] | None = None
+    """For each real example the name of its family (variants of one thing). None: no families."""
 
-    @property
-    def splits(self) -> Sequence[str]:
-        """Parts to ask for, the usual one first."""
-        ...
-
-    @property
-    def families(self) -> Sequence[str] | None:
-        """For each real example the name of those that belong together; None where nothing is known."""
-        ...
-
+    @abstractmethod
     def __len__(self) -> int:
-        """N, how many real examples there are to be compared with."""
-        ...
+        """Return N, the number of real examples."""
 
+    @abstractmethod
     def reference(self, index: int) -> Tensor:
-        """A real example as a model would make it, (channels, ...) in [-1, 1]."""
-        ...
+        """Return a real example in the form of generated data, (channels, ...) in [-1, 1]."""
+
+    @abstractmethod
+    def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
+        """Return the fields of an example except its data. A language of None is the default one."""
 
     def indices(self, split: str) -> Sequence[int]:
-        """Which of the real examples a split asks for."""
-        ...
-
-    def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
-        """What is said of an example, by field; None: in the usual language."""
-        ...
+        """Return the indices of the real examples in a split."""
+        return range(len(self))
 
     def groups(self, index: int) -> Mapping[str, str]:
-        """What an example belongs to, {"kind": "a flag"}; figures are told for each group too."""
-        ...
+        """Return the groups of an example by key, {"category": "flag"}; scores are also reported per group."""
+        return {}
 
     def digest(self) -> str:
-        """Changes whenever a real example does; what is known of the examples is stored under it."""
-        ...
+        """Return a SHA-256 of all real examples: the key under which their features are cached."""
+        hasher = hashlib.sha256()
+        for index in range(len(self)):
+            data = self.reference(index)
+            hasher.update(str(tuple(data.shape)).encode() + data.contiguous().numpy().tobytes())
+        return hasher.hexdigest()
 
 
-class FeatureExtractor(Protocol):
-    """Data -> the numbers by which it is compared: a network's, or plain ones. Each item alone decides its row.
+class FeatureExtractor(ABC):
+    """Function from data to features: base class. Each item alone determines its row.
 
-    May have `libraries`, names of distributions whose versions are told beside the figures.
+    Attributes:
+        name: name of the features, reported with every score: `EfficientNet-Lite0`.
+        key: cache key; it changes whenever the features do (other network, weights or size).
     """
 
     name: str
-    """Said beside every figure that rests on it: `EfficientNet-Lite0`."""
     key: str
-    """Changes whenever the numbers do (another network, other weights, another size)."""
+    libraries: Sequence[str] = ()
+    """Distributions whose versions are reported with the scores."""
+    samples_per_row: int = 1
+    """Number of samples of equal width in one row (frames of a sound, say); distribution metrics split the rows."""
+    classes: Sequence[str] = ()
+    """Names of the columns if the features are the logits of a classifier."""
 
+    @abstractmethod
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """B items (channels, ...) in about [-1, 1] -> (B, D) on the CPU.
+        """Map B items (channels, ...) in about [-1, 1] to features (B, D) on the CPU.
 
         Raises:
-            ShapeError: they are no data of this modality.
+            ShapeError: the items are not data of this modality.
         """
-        ...
 
 
-class Metric(Protocol):
-    """Says how good what a model made is. Only features are kept of each item, so that any number can be judged.
+class TextFeatureExtractor(FeatureExtractor):
+    """Feature extractor that also embeds texts, in the same space and of unit length."""
 
-    One that has more to say of its figures may have `notes(judged) -> list[str]`.
-    """
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Map M texts to features (M, D) of unit length on the CPU."""
 
-    name: str
-    """In a table, before the figure's own name."""
+
+class Metric(ABC):
+    """Score of generated examples, computed from features alone: base class."""
+
+    name: str = ""
+    """Prefix of the score in tables. Empty: the score's own name is enough."""
+    min_samples: int = 1
+    """Smallest number of items that a score is computed of."""
     feature_extractor: FeatureExtractor
-    min_samples: int
-    """Fewest cases that a figure can be told of."""
 
+    @abstractmethod
     def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
-        """The figures by name. (M,): a number an item, whose mean it is, NaN where it does not apply to an item;
-        a float: one of the whole set."""
-        ...
+        """Compute the scores by name.
+
+        Returns:
+            A tensor (M,) is a score per item, reported as its mean, NaN where it does not apply to an item; a float is
+            a score of the whole set.
+        """
+
+    def notes(self, inputs: EvalInputs) -> list[str]:
+        """Return remarks on the scores, reported with them; empty by default."""
+        return []

@@ -19,13 +19,13 @@ from pydantic import Field
 from lumina_audio.datasets.audio_dataset import fit_length
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import Example
+from lumina_core.protocols import Dataset, Example
 
 SAMPLE_RATE = 16000
 CAPTION_TEMPLATES = ("{}", "{}", "the sound of {}", "a sound effect: {}")
 
 
-class EffectsDataset:
+class EffectsDataset(Dataset):
     """165 sounds of Sonic Pi's, cut or padded to one length; data/effects/card.md tells of them."""
 
     class Config(Settings):

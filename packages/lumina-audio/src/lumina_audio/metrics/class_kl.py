@@ -12,13 +12,13 @@ from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.metrics import default_component
-from lumina_core.protocols import EvalInputs, FeatureExtractor
+from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 ClassifierSpec = Annotated[ComponentSpec, default_component("audio.instrument_classifier")]
 """Features of a classifier, that trained here where only options are named."""
 
 
-class ClassKL:
+class ClassKL(Metric):
     """The Kullback-Leibler divergence from a classifier's answer of a real sound to that of what was made for it.
 
     `KL`: sum of p_real (log p_real - log p_made), a mean over pairs, 0 is best; as in the evaluation of AudioLDM
@@ -28,8 +28,6 @@ class ClassKL:
     Its features are logarithms of chances, or what a softmax makes them of, of the classes named in `classes`.
     """
 
-    name, min_samples = "", 1
-
     class Config(Settings):
         """By which classifier."""
 
@@ -38,7 +36,7 @@ class ClassKL:
         )
 
     def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
-        if not getattr(feature_extractor, "classes", ()):
+        if not feature_extractor.classes:
             raise ConfigError(
                 "audio.class_kl needs features that are answers of a classifier, such as "
                 f"audio.instrument_classifier with output=classes; got {config.feature_extractor.type}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lumina_audio.datasets.instruments.general_midi import instruments
 from lumina_audio.metrics.mel_features import MEL_CONFIG, batched_log_mels
 from lumina_audio.metrics.preprocess import AudioFeatureConfig
+from lumina_core.protocols import FeatureExtractor
 
 CHANNELS = (24, 48, 96, 160)
 EMBEDDING_DIM, NUM_CLASSES = 128, 128
@@ -72,7 +73,7 @@ class _ConvBlock(nn.Module):
         return F.gelu(self.norm(self.convolution(x)))
 
 
-class InstrumentClassifierFeatures:
+class InstrumentClassifierFeatures(FeatureExtractor):
     """What the small network makes of a sound; its card, data/classifier/card.md, says how well it knows them."""
 
     class Config(AudioFeatureConfig):

@@ -11,13 +11,13 @@ from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.metrics import default_component
 from lumina_core.metrics.retrieval_precision_recall import family_ranks
-from lumina_core.protocols import EvalInputs, FeatureExtractor
+from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 FeatureExtractorSpec = Annotated[ComponentSpec, default_component("audio.instrument_classifier")]
 """Features, the classifier's where only options are named."""
 
 
-class InstrumentRetrieval:
+class InstrumentRetrieval(Metric):
     """The shares of sounds that find their instrument among all real sounds, by distance of features. Our own measure.
 
     `top1`: the nearest real sound is of the right instrument. `top5`: the right one is among the five instruments whose
@@ -30,7 +30,7 @@ class InstrumentRetrieval:
     Instruments are the families of the exam; without families each real sound is one of its own.
     """
 
-    name, min_samples = "instrument", 1
+    name = "instrument"
 
     class Config(Settings):
         """By which features."""

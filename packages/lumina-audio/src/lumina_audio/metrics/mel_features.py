@@ -14,6 +14,7 @@ from lumina_audio.mel import MelConfig, MelSpectrogram
 from lumina_audio.metrics.preprocess import AudioFeatureConfig, pad_to_multiple, prepare
 from lumina_core.metrics import batch_by_shape
 from lumina_core.metrics.efficientnet_lite0 import LIBRARIES, WEIGHTS_FILE, efficientnet_lite0
+from lumina_core.protocols import FeatureExtractor
 
 INSTALL_EXTRA = "lumina-audio[evaluate]"
 BATCH_SIZE = 32
@@ -23,7 +24,7 @@ WHITE_LEVEL = 3.5
 """About the logarithm of the strongest band of a full-scale tone; white in a picture."""
 
 
-class LogMelStatistics:
+class LogMelStatistics(FeatureExtractor):
     """Mean and deviation over time of each of 80 log-mel bands: how a sound is coloured, and how much that changes.
 
     Natural logarithms of magnitudes, not below 1e-4; 16 kHz, FFT 1024, hop 256, as the paper's front end.
@@ -46,7 +47,7 @@ class LogMelStatistics:
         return torch.cat(rows)
 
 
-class LogMelFrames:
+class LogMelFrames(FeatureExtractor):
     """The log-mel spectrogram in `spans` equal spans of time, the mean of each: what a sound is like, and when.
 
     A row is its spans one after another; a distance between sets takes each span as a sample (`pieces`).
@@ -70,7 +71,7 @@ class LogMelFrames:
         )
 
 
-class MelEfficientNetLite0:
+class MelEfficientNetLite0(FeatureExtractor):
     """The 1280 features of EfficientNet-Lite0 (ImageNet) of the log-mel spectrogram, seen as a grey picture.
 
     It knows no sounds, but shapes; figures that rest on it are called so, and are no FAD.

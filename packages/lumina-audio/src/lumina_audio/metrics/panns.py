@@ -13,6 +13,7 @@ from torch import Tensor
 from lumina_audio.metrics.preprocess import pad_to_multiple, prepare
 from lumina_audio.metrics.pretrained_file import WeightsFile, WeightsFileConfig, load_weights
 from lumina_core.metrics import batch_by_shape
+from lumina_core.protocols import FeatureExtractor
 
 BLOCK_NUMBERS = range(1, 7)
 MIN_FRAMES = 32
@@ -20,7 +21,7 @@ MIN_FRAMES = 32
 BATCH_SIZE = 16
 
 
-class PannsFeatures:
+class PannsFeatures(FeatureExtractor):
     """Cnn14 (Kong et al., arXiv 1912.10211): its 2048 numbers, or what it says of each of AudioSet's 527 classes.
 
     The weights are those published as Cnn14_16k_mAP=0.438.pth, Cnn14_mAP=0.431.pth (32 kHz) and their like; the rate is

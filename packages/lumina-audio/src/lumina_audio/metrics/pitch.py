@@ -13,12 +13,12 @@ from lumina_audio.pitch import estimate_pitch
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.metrics import batch_by_shape
-from lumina_core.protocols import EvalInputs, FeatureExtractor
+from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 SAMPLE_RATE, BATCH_SIZE = 16000, 16
 
 
-class PitchFeatures:
+class PitchFeatures(FeatureExtractor):
     """The MIDI number of a sound's steady part, and how sure it is; `lumina_audio.pitch` says how."""
 
     name, key = "SWIPE'", "swipe prime 27.5-109 by 0.1"
@@ -35,7 +35,7 @@ class PitchFeatures:
         return torch.cat([torch.stack(estimate_pitch(batch, SAMPLE_RATE), 1) for batch in batches])
 
 
-class PitchAccuracy:
+class PitchAccuracy(Metric):
     """The shares of sounds that are at the pitch that was named, of those whose prompt names one. Our own measure.
 
     `right`: within `within` of a semitone. `octave_off`: at the same note in another octave; not among the right ones.
@@ -46,7 +46,7 @@ class PitchAccuracy:
     What is said of an example has `pitch`, a MIDI number, where its prompt names it, else None or nothing.
     """
 
-    name, min_samples = "pitch", 1
+    name = "pitch"
 
     class Config(Settings):
         """By which estimator, and how near is near enough."""

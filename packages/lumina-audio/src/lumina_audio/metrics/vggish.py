@@ -13,6 +13,7 @@ from torch import Tensor
 from lumina_audio.metrics.preprocess import prepare
 from lumina_audio.metrics.pretrained_file import WeightsFile, WeightsFileConfig, load_weights
 from lumina_core.metrics import batch_by_shape
+from lumina_core.protocols import FeatureExtractor
 
 SAMPLE_RATE, WINDOW_LENGTH, HOP_LENGTH, N_FFT = 16000, 400, 160, 512
 N_MELS, F_MIN, F_MAX, LOG_OFFSET = 64, 125.0, 7500.0, 0.01
@@ -23,7 +24,7 @@ CONV_INDICES, POOL_AFTER, LINEAR_INDICES = (0, 3, 6, 8, 11, 13), (0, 3, 8, 13), 
 BATCH_SIZE = 16
 
 
-class VGGishFeatures:
+class VGGishFeatures(FeatureExtractor):
     """The 128 numbers of VGGish for each 0.96 s (Hershey et al., arXiv 1609.09430), before the last ReLU.
 
     As in AudioLDM's evaluation, without the PCA of the published embeddings. The weights are those of the repository

@@ -22,7 +22,7 @@ from torch import Tensor
 from lumina_core.data.source import FileOrBytes, Item, ItemRef, SkippedItem, Source, all_texts, sample_caption
 from lumina_core.errors import ConfigError, UnusableError
 from lumina_core.io import atomic_file
-from lumina_core.protocols import Example
+from lumina_core.protocols import Dataset, Example
 
 logger = logging.getLogger("lumina.data")
 
@@ -161,7 +161,7 @@ MAX_LISTED = 8
 """So many of the skipped are named in a message; all of them are in `skipped`."""
 
 
-class IndexedDataset:
+class IndexedDataset(Dataset):
     """Items of a source by index. A data set of some modality is this, and makes data of what is held.
 
     Args:

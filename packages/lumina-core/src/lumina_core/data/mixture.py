@@ -25,7 +25,7 @@ class WeightedDatasetSpec(ComponentSpec):
     )
 
 
-class MixtureDataset:
+class MixtureDataset(Dataset):
     """The examples of several data sets, one after another.
 
     With weights 3 and 1, three draws of four come from the first data set, however many examples each has; within a
@@ -41,6 +41,7 @@ class MixtureDataset:
 
     def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
         self.config, self.datasets = config, tuple(datasets)
+        self.variable_size = any(dataset.variable_size for dataset in self.datasets)
         self._cumulative_lengths = list(itertools.accumulate(map(len, self.datasets)))
         for spec, dataset in zip(config.dataset, self.datasets, strict=True):
             if not len(dataset):
@@ -65,25 +66,20 @@ class MixtureDataset:
         return self.datasets[dataset_index].weight(local_index) * self._weight_factors[dataset_index]
 
     def size(self, index: int, rng: random.Random) -> Size:
-        """That of the data set; () for one that says none, so that all of these may share a batch."""
+        """Return the size of the example, () if its data set has none."""
         dataset_index, local_index = self._locate(index)
-        dataset = self.datasets[dataset_index]
-        size: Size = dataset.size(local_index, rng) if hasattr(dataset, "size") else ()
-        return size
+        return self.datasets[dataset_index].size(local_index, rng)
 
     def sizes(self) -> list[Size]:
-        """Those of the data sets that say them, each once."""
-        sizes_per_dataset = [dataset.sizes() for dataset in self.datasets if hasattr(dataset, "sizes")]
-        return list(dict.fromkeys(extent for extents in sizes_per_dataset for extent in extents))
+        """Return the sizes of all data sets, each once."""
+        return list(dict.fromkeys(size for dataset in self.datasets for size in dataset.sizes()))
 
     def read_groups(self) -> list[int]:
-        """Those of the data sets; empty where none has any."""
-        groups_per_dataset = [
-            dataset.read_groups() if hasattr(dataset, "read_groups") else [] for dataset in self.datasets
-        ]
+        """Return the read groups of all data sets; empty if none has any."""
+        groups_per_dataset = [dataset.read_groups() for dataset in self.datasets]
         if not any(groups_per_dataset):
             return []
-        # where one set needs stretches and another does not, the other's examples may go anywhere
+        # an example of a data set without groups is a group of its own
         return [
             length
             for own, dataset in zip(groups_per_dataset, self.datasets, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,12 +19,8 @@ SEED_STRIDE = 2**32
 """Between the noises of two seeds, so that they share none."""
 
 
-class DatasetEvalSet:
+class DatasetEvalSet(EvalSet):
     """Every example of a data set, asked for by what is said of it. Whatever is drawn in it is drawn once for all."""
-
-    languages: Sequence[str] = ()
-    splits: Sequence[str] = ("all",)
-    families: Sequence[str] | None = None
 
     def __init__(self, dataset: Dataset, data_field: str) -> None:
         self._dataset, self._data_field = dataset, data_field
@@ -48,10 +43,6 @@ class DatasetEvalSet:
         data: Tensor = example[self._data_field]
         return data
 
-    def indices(self, split: str) -> Sequence[int]:
-        """All."""
-        return range(len(self))
-
     def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
         """Every field but the data."""
         if index not in self._fields:
@@ -62,14 +53,6 @@ class DatasetEvalSet:
         """Its class, where examples have a `label`."""
         fields = self.fields(index, None)
         return {"label": str(fields["label"])} if isinstance(fields.get("label"), int | str) else {}
-
-    def digest(self) -> str:
-        """Of the numbers of every example."""
-        hasher = hashlib.sha256()
-        for index in range(len(self)):
-            data = self.reference(index)
-            hasher.update(str(tuple(data.shape)).encode() + data.contiguous().numpy().tobytes())
-        return hasher.hexdigest()
 
     def _example(self, index: int) -> Mapping[str, Any]:
         example = self._dataset.get(index, random.Random(index))
@@ -84,7 +67,9 @@ def make_eval_set(dataset: Dataset, data_field: str) -> EvalSet:
     Raises:
         ConfigError: there is nothing in it.
     """
-    eval_set: EvalSet = dataset.eval_set() if hasattr(dataset, "eval_set") else DatasetEvalSet(dataset, data_field)
+    eval_set = dataset.eval_set()
+    if eval_set is None:
+        eval_set = DatasetEvalSet(dataset, data_field)
     if not len(eval_set):
         raise ConfigError("the data set is empty: there is nothing to judge a model by")
     return eval_set

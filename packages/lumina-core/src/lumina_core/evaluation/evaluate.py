@@ -226,7 +226,7 @@ def _compute_metrics(
             generated, real_features[key], items, reference_index(eval_set, plan.split), eval_set.families
         )
         scores[name] = aggregate(metric, inputs, groups)
-        notes += metric.notes(inputs) if hasattr(metric, "notes") else []
+        notes += metric.notes(inputs)
     previews = [
         item
         for metric_index, data in store.preview_data().items()

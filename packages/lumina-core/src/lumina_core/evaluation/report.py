@@ -54,7 +54,7 @@ def metric_title(metric: Metric, value_name: str) -> str:
 
 def environment(registry: Registry, device: torch.device, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """Versions of everything that takes part, and the machine."""
-    extractor_libraries = [name for m in metrics.values() for name in getattr(m.feature_extractor, "libraries", ())]
+    extractor_libraries = [name for m in metrics.values() for name in m.feature_extractor.libraries]
     plugins = {source.distribution: source.version for source in registry.sources.values()}
     libraries = {name: version(name) for name in (*CORE_LIBRARIES, *extractor_libraries)}
     return {

@@ -12,7 +12,7 @@ from torch import Tensor
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.metrics.retrieval_precision_recall import precision_recall
-from lumina_core.protocols import EvalInputs, FeatureExtractor
+from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,13 @@ def _kernel_sum(first: Tensor, second: Tensor) -> float:
     )
 
 
-class FrechetDistance:
+class FrechetDistance(Metric):
     """The Frechet distance between features of what was made and of the real ones it was asked for among.
 
     0 is best. It falls as more are compared, so that only figures of equally many compare, and of the same features.
     Features whose rows are several `pieces` of equal width give as many samples each.
     """
 
-    name = ""
     value_name = "FD"
     """What the distance is called; what a modality knows better it calls so."""
 
@@ -138,14 +137,14 @@ class FrechetDistance:
         return self._real_gaussian[1]
 
     def _sample_rows(self, rows: Tensor) -> Tensor:
-        pieces = getattr(self.feature_extractor, "samples_per_row", 1)
+        pieces = self.feature_extractor.samples_per_row
         return rows.reshape(len(rows) * pieces, -1)
 
 
-class KernelDistance:
+class KernelDistance(Metric):
     """The kernel distance between the same sets (KID, where the features are Inception's); few are enough."""
 
-    name, min_samples = "", 10
+    min_samples = 10
 
     class Config(Settings):
         """By which features."""
@@ -160,14 +159,12 @@ class KernelDistance:
         return {"KD": kernel_distance(inputs.generated, inputs.real[inputs.reference_index])}
 
 
-class PrecisionRecall:
+class PrecisionRecall(Metric):
     """Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991).
 
     `precision`: the share of those made that lie where real ones are. `recall`: the share of real ones that lie where
     made ones are; it needs about as many made as there are real ones.
     """
-
-    name = ""
 
     class Config(Settings):
         """By which features, and how far a neighbourhood reaches."""

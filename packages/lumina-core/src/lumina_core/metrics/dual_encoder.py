@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lumina_core.errors import CheckpointError
 from lumina_core.pretrained import PretrainedConfig, digest, require, resolve_path, verify_sha256
+from lumina_core.protocols import TextFeatureExtractor
 
 INSTALL_TARGET = "lumina-core[transformers]"
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
@@ -21,7 +22,7 @@ CHUNK_SIZE = 32
 """Items or texts that pass through a network at once."""
 
 
-class DualEncoder:
+class DualEncoder(TextFeatureExtractor):
     """Data and texts in one space, of unit length. A child says what reads the data, and how they go in.
 
     Attributes:

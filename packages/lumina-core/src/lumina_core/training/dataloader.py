@@ -154,8 +154,8 @@ class BucketSampler(EpochSampler):
 def make_sampler(dataset: Dataset, seed: int) -> EpochSampler:
     """The order of a data set, by what it says of itself: `weight`, and where it has them `stretches` and `extent`."""
     weights = [dataset.weight(index) for index in range(len(dataset))]
-    read_groups = dataset.read_groups() if hasattr(dataset, "read_groups") else ()
-    if hasattr(dataset, "size"):
+    read_groups = dataset.read_groups()
+    if dataset.variable_size:
         return BucketSampler(weights, seed, read_groups, size_of=dataset.size)
     return EpochSampler(weights, seed, read_groups)
 
@@ -241,7 +241,7 @@ def collate(
 def check_data_sizes(model: Model, dataset: Dataset) -> None:
     """Raise ConfigError, before a run begins, if the data set says that it has a size which the model cannot do."""
     # what is rebuilt is never cut into tokens
-    if not hasattr(dataset, "sizes") or hasattr(model.objective, "autoencoder_loss"):
+    if hasattr(model.objective, "autoencoder_loss"):
         return
     for size in dataset.sizes():
         try:

