@@ -102,7 +102,7 @@ def test_the_frechet_distance_of_a_set_with_itself_is_nothing_and_only_vggish_ma
 
 
 def test_pieces_of_a_row_are_samples_of_their_own():
-    class Pieces(Given):
+    class Pieces(StubFeatures):
         samples_per_row = 2
 
     rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
