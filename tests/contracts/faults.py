@@ -10,7 +10,7 @@ from torch import nn
 
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights
 from lumina_core.checkpoint.safetensors_io import open_weights
-from lumina_core.protocols import Dataset, FeatureExtractor, Metric
+from lumina_core.protocols import Dataset, FeatureExtractor, GenerationTask, Metric
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
 
@@ -200,10 +200,10 @@ class NoteRequest(Request):
     length: int = 4
 
 
-class Notes:
+class Notes(GenerationTask):
     """A sound task but for `save`."""
 
-    Request, data_field, suffix = NoteRequest, "wave", ".txt"
+    Request, data_field, suffixes = NoteRequest, "wave", (".txt",)
 
     def size(self, request):
         return (request.length,)
@@ -221,6 +221,9 @@ class Notes:
 
 
 class HalfWritten(Notes):
+    def encode(self, item, format, metadata):
+        return f"{item.tolist()}{metadata}".encode()
+
     def save(self, item, path, metadata):
         with path.open("w", encoding="utf-8") as file:
             file.write(f"{item.tolist()}")
@@ -228,8 +231,8 @@ class HalfWritten(Notes):
 
 
 class Untold(Notes):
-    def save(self, item, path, metadata):
-        path.write_text(f"{item.tolist()}", encoding="utf-8")
+    def encode(self, item, format, metadata):
+        return f"{item.tolist()}".encode()
 
 
 class Littering(Notes):

@@ -15,7 +15,7 @@ from lumina_core import hookimpl
 from lumina_core.config import Config as Settings
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import PluginSource
-from lumina_core.protocols import Dataset
+from lumina_core.protocols import Dataset, GenerationTask
 from lumina_core.recipe import Recipe, read_recipe
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
@@ -130,7 +130,7 @@ class ToyRequest(Request):
     length: int = LENGTH
 
 
-class Make:
+class Make(GenerationTask):
     """Task: a label or a word in, a signal out."""
 
     Request, data_field = ToyRequest, "signal"
@@ -154,8 +154,8 @@ class Make:
     def negative_conditions(self, request):
         return {} if request.negative_word is None else {"word": [request.negative_word]}
 
-    def save(self, item, path, metadata):
-        path.write_text(json.dumps({"data": item.tolist(), **metadata}))
+    def encode(self, item, format, metadata):
+        return json.dumps({"data": item.tolist(), **metadata}).encode()
 
     def save_grid(self, items, folder, name):
         folder.mkdir(parents=True, exist_ok=True)

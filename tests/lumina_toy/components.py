@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
-from lumina_core.io import atomic_file
+from lumina_core.protocols import GenerationTask
 from lumina_core.request import Request
 from lumina_core.types import Tokens
 
@@ -60,9 +60,9 @@ class NumbersRequest(Request):
     length: int = Field(4, ge=1, le=64, description="how many numbers")
 
 
-class Numbers:
+class Numbers(GenerationTask):
     Request = NumbersRequest
-    data_field, suffix = "numbers", ".json"
+    data_field, suffixes = "numbers", (".json",)
 
     class Config(Settings):
         pass
@@ -76,12 +76,8 @@ class Numbers:
     def conditions(self, request):
         return {"word": [request.word]}
 
-    def negative_conditions(self, request):
-        return {}
-
-    def save(self, item, path, metadata):
-        with atomic_file(path) as partial:
-            partial.write_text(json.dumps({"numbers": item[0].tolist(), "record": metadata}), encoding="utf-8")
+    def encode(self, item, format, metadata):
+        return json.dumps({"numbers": item[0].tolist(), "record": metadata}).encode()
 
     def save_grid(self, items, folder, name):
         raise NotImplementedError

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from lumina_core.config import Config as Settings
 from lumina_core.io import atomic_file
+from lumina_core.protocols import GenerationTask
 from lumina_core.request import Request
 
 
@@ -14,8 +15,8 @@ class MotionRequest(Request):
     moments: int = Field(64, ge=1, le=4096, description="length of the motion")
 
 
-class Move:
-    Request, Config, data_field, suffix = MotionRequest, Settings, "motion", ".csv"
+class Move(GenerationTask):
+    Request, Config, data_field, suffixes = MotionRequest, Settings, "motion", (".csv",)
 
     def __init__(self, config): ...
 
@@ -25,13 +26,9 @@ class Move:
     def conditions(self, request):
         return {"words": [request.words]}
 
-    def negative_conditions(self, request):
-        return {}
-
-    def save(self, item, path, metadata):
+    def encode(self, item, format, metadata):
         rows = [f"{moment},{x:.5f},{y:.5f}\n" for moment, (x, y) in enumerate(item.T.tolist())]
-        with atomic_file(path) as partial:
-            partial.write_text(f"# {json.dumps(metadata)}\nmoment,x,y\n{''.join(rows)}", encoding="utf-8")
+        return f"# {json.dumps(metadata)}\nmoment,x,y\n{''.join(rows)}".encode()
 
     def save_grid(self, items, folder, name):
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,15 +17,33 @@ from lumina_audio.plot import plot_grid, plot_spectrogram, save_png
 from lumina_audio.request import AudioLengthRequest, TextToAudioRequest
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.types import InitData, Size
+from lumina_core.protocols import GenerationTask
+from lumina_core.types import GenerationOutput, InitData, Size
 
 
-class TextToAudio:
+class AudioOutput(GenerationOutput):
+    """Generated sounds: a sequence of results, `audios` and their `sampling_rate`."""
+
+    @property
+    def audios(self) -> Sequence[Any]:
+        """The sounds in the requested output type: float32 arrays (samples,) or (channels, samples) by default."""
+        return self.values
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second."""
+        rate: int = self.results[0].task.config.sample_rate  # type: ignore[attr-defined]
+        return rate
+
+
+class TextToAudio(GenerationTask):
     """The task of every text-to-audio and text-to-music recipe."""
 
     Request = TextToAudioRequest
     data_field = "audio"
     suffixes = tuple(WRITE_FORMATS)
+    Output = AudioOutput
+    output_types = ("np", "tensor")
     pads_to_valid_size = True
     sidecars: ClassVar[Mapping[str, tuple[str, str]]] = {
         "spectrogram": (
@@ -113,6 +132,28 @@ class TextToAudio:
             if init_audio is None
             else [f"{init_audio.name or 'the sound to begin from'} is {note}" for note in init_audio.notes]
         )
+
+    def to_output(self, item: Tensor, output_type: str) -> Any:
+        """Convert (channels, samples) in about [-1, 1] to "np" (mono: (samples,)) or "tensor" (as it is).
+
+        Raises:
+            ConfigError: another output type.
+        """
+        return item.squeeze(0).numpy() if output_type == "np" else super().to_output(item, output_type)
+
+    def encode(self, item: Tensor, format: str, metadata: Mapping[str, Any]) -> bytes:
+        """Encode (channels, samples) in about [-1, 1] as WAV, FLAC or OGG, the metadata as JSON in its comment.
+
+        Raises:
+            ConfigError: another format.
+        """
+        suffix = f".{format.lower().removeprefix('.')}" if format else self.suffixes[0]
+        if suffix not in self.suffixes:
+            raise ConfigError(f"format: got {format!r}, expected {' or '.join(self.suffixes)}.")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"audio{suffix}"
+            self.save(item, path, metadata)
+            return path.read_bytes()
 
     def save(self, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
         """(1, S) in about [-1, 1] as WAV, FLAC or OGG by the suffix, `record` as JSON in its comment.

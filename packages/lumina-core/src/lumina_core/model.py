@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import Autoencoder, Backbone, Conditioner, Dataset, Head, Objective, Task, Tokenizer
+from lumina_core.protocols import (
+    Autoencoder,
+    Backbone,
+    Conditioner,
+    Dataset,
+    GenerationTask,
+    Head,
+    Objective,
+    Task,
+    Tokenizer,
+)
 from lumina_core.recipe import Recipe
 from lumina_core.types import Condition, Tokens
 
@@ -46,6 +56,20 @@ class Model(nn.Module):
     def conditioners_by_field(self) -> Mapping[str, Conditioner]:
         """The conditioners by the field that they read, in the recipe's order."""
         return self._conditioners_by_field
+
+    @property
+    def generation_task(self) -> GenerationTask:
+        """The task, if it generates data.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if not isinstance(self.task, GenerationTask):
+            raise ConfigError(
+                f"task {self.recipe.task.type}: got a {type(self.task).__name__}, expected a GenerationTask. "
+                "Derive the task's class from lumina_core.protocols.GenerationTask."
+            )
+        return self.task
 
     @property
     def device(self) -> torch.device:

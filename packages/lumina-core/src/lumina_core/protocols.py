@@ -8,18 +8,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint
 from lumina_core.config import Config
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, suggest
+from lumina_core.io import atomic_file
 from lumina_core.types import (
     BackboneOutput,
     Batch,
     Condition,
+    GenerationOutput,
     InitData,
     Loss,
     RegionalPrompts,
@@ -273,56 +275,138 @@ class Dataset(ABC):
         return None
 
 
-class Task(Protocol):
-    """What a user asks for and is handed.
+class Task:
+    """Base class of tasks: what a model does for a user. Derive from `GenerationTask` or `PredictionTask`.
 
-    It may also say: `fills_up = True`, where every size can be asked for: the model makes the next that it can, and the
-    rest is cut off. `suffixes`, of the files that it writes, the usual one first (or `suffix`, the only one).
-    `told(extent) -> str`, a size in words. `notes(request) -> list[str]`, what one should know of a request.
-    `examples`, lines of its command after the command's name, for the help. `besides`, kinds of file that can lie
-    beside a result ({"spectrogram": (".png", "what the help says")}), and `beside(kind, item, path, record)`, which
-    writes one, never half.
+    An optional method has a default here, so a caller never has to look whether a task has it.
+
+    Attributes:
+        Request: config with the fields that a user can set.
+        data_field: field of an example that holds the data.
+        examples: arguments of the task's command, one line each, for its help text; () for a default one.
     """
 
     Request: type[Config]
     data_field: str
-    """The field of an example that is generated."""
-
-    def size(self, request: Any) -> Size:
-        """The sizes of the data asked for, without batch and channels."""
-        ...
-
-    def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
-        """For each conditioner the values asked for, one an item."""
-        ...
-
-    def init_data(self, request: Any) -> InitData | None:
-        """What one result begins from that is there already; None: from noise. A task may lack this method."""
-        ...
-
-    def variation(self, request: Any) -> VariationInput | None:
-        """Data that one result is a variation of: it begins from its noise. None: of none. May be lacking."""
-        ...
-
-    def regions(self, request: Any) -> RegionalPrompts | None:
-        """What is said of parts of a result; None: all of it is said of the whole. A task may lack this method."""
-        ...
+    examples: Sequence[str] = ()
 
     def train_size(self) -> Size | None:
-        """The sizes of the data that the model learnt from; None where they differ. A task may lack this method."""
-        ...
+        """Return the data size of training, without batch and channels; None if the training data has several."""
+        return None
+
+    def format_size(self, size: Size) -> str:
+        """Format a data size for a message."""
+        return "x".join(map(str, size))
+
+    def notes(self, request: Any) -> list[str]:
+        """Return warnings about a request, one sentence each."""
+        return []
+
+
+class GenerationTask(Task):
+    """Base class of tasks that generate data: request -> conditions, size and initial data; result -> file.
+
+    Required: `Request`, `data_field`, `size`, `conditions`, `encode` (or `save`) and `save_grid`.
+
+    Attributes:
+        suffixes: suffixes of the files that `encode` and `save` write, with the dot, the default first.
+        pads_to_valid_size: whether every size can be requested. The model then generates the next larger size that it
+            supports, and the result is cropped.
+        sidecars: further files per result, by name: (suffix, help text). `write_sidecar` writes one.
+        output_types: output types that `to_output` supports, the default first.
+        Output: class of what a call of a pipeline returns.
+    """
+
+    suffixes: Sequence[str] = ()
+    pads_to_valid_size: bool = False
+    sidecars: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    output_types: Sequence[str] = ("tensor", "np")
+    Output: type[GenerationOutput] = GenerationOutput
+
+    def size(self, request: Any) -> Size:
+        """Return the size of the data that a request asks for, without batch and channels."""
+        raise NotImplementedError
+
+    def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
+        """Return the values of each conditioner by its field, one per item."""
+        raise NotImplementedError
 
     def negative_conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
-        """For each conditioner what to stay away from (negative prompts); absent: the conditioner's own nothing."""
-        ...
+        """Return negative prompts by field; a conditioner without one takes its null condition."""
+        return {}
+
+    def init_data(self, request: Any) -> InitData | None:
+        """Return the data that a result begins from (image-to-image, inpainting); None for noise alone."""
+        return None
+
+    def variation(self, request: Any) -> VariationInput | None:
+        """Return the data that a result is a variation of; None for no variation."""
+        return None
+
+    def regions(self, request: Any) -> RegionalPrompts | None:
+        """Return the prompts of regions; None if one prompt applies everywhere."""
+        return None
+
+    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return request fields that describe an example, by the example's fields: evaluation needs it.
+
+        Raises:
+            ConfigError: the fields do not describe the example, or this task has no such description.
+        """
+        raise ConfigError(
+            f"task {type(self).__name__}: got no method request_for, expected one that describes an example. "
+            "Evaluation needs it."
+        )
+
+    def to_output(self, item: Tensor, output_type: str) -> Any:
+        """Convert one result (channels, ...) in about [-1, 1] to an output type.
+
+        Args:
+            item: the result, float32 on the CPU.
+            output_type: "tensor" returns the item, "np" a numpy array; a task can add others ("pil").
+
+        Raises:
+            ConfigError: the task has no such output type.
+        """
+        if output_type == "tensor":
+            return item
+        if output_type == "np":
+            return item.numpy()
+        raise ConfigError(
+            f"output_type: got {output_type!r}, expected one of {', '.join((*self.output_types, 'latent'))}"
+            f"{suggest(output_type, (*self.output_types, 'latent'))}."
+        )
+
+    def encode(self, item: Tensor, format: str, metadata: Mapping[str, Any]) -> bytes:
+        """Encode one result (channels, ...) in about [-1, 1] as the content of a file.
+
+        Args:
+            item: the result.
+            format: suffix of the file, with or without the dot; "" for the default.
+            metadata: the request and the settings, stored in the file.
+
+        Raises:
+            ConfigError: the task does not write this format.
+        """
+        raise NotImplementedError
 
     def save(self, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
-        """One item of data as a file with the request in its metadata; never half-written."""
-        ...
+        """Write one result as a file, atomically. The default writes what `encode` returns."""
+        content = self.encode(item, path.suffix, metadata)
+        with atomic_file(path) as partial:
+            partial.write_bytes(content)
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
-        """Several items at a glance, as one file in `folder`; gives its path."""
-        ...
+        """Write several results as one overview file in `folder`, and return its path."""
+        raise NotImplementedError
+
+    def write_sidecar(self, sidecar: str, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write one file of `sidecars` for a result, atomically."""
+        raise NotImplementedError
+
+
+class PredictionTask(Task):
+    """Base class of tasks that predict from data (classification, detection): request -> data; prediction -> answer."""
 
 
 class CheckpointFormat(Protocol):
@@ -464,18 +548,6 @@ class EvalInputs:
     def target_index(self) -> Tensor:
         """(M,) row of `real` that each item describes."""
         return torch.tensor([item.target_index for item in self.items], dtype=torch.int64)
-
-
-class SupportsEval(Protocol):
-    """A task whose models can be judged: it can ask for an example again."""
-
-    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What is said of an example, by its fields -> the fields of a request for it.
-
-        Raises:
-            ConfigError: too little is said of it.
-        """
-        ...
 
 
 class EvalSet(ABC):

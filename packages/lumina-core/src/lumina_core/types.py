@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
-from lumina_core.errors import ShapeError
+from lumina_core.errors import ConfigError, ShapeError
+
+if TYPE_CHECKING:
+    from lumina_core.protocols import GenerationTask
 
 Size = tuple[int, ...]
 """The sizes needed to go back from tokens to a latent, for example (rows, columns) of latent pixels."""
@@ -186,3 +190,65 @@ class RopeContext:
     train_lengths: tuple[float, float, float] | None
     theta: float
     head_dim: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One generated item.
+
+    Attributes:
+        data: (channels, ...) in about [-1, 1], float32 on the CPU.
+        metadata: the request and the resolved settings; `seed`, `nfe`, `settings` and others.
+        task: the task that encodes the data as a file.
+    """
+
+    data: Tensor
+    metadata: Mapping[str, Any]
+    task: GenerationTask
+
+    def encode(self, format: str = "") -> bytes:
+        """Encode as the content of a file, the metadata in it.
+
+        Args:
+            format: suffix such as ".png"; "" for the task's default.
+
+        Raises:
+            ConfigError: the task does not write this format.
+        """
+        return self.task.encode(self.data, format, self.metadata)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a file, atomically, the metadata in it.
+
+        Raises:
+            ConfigError: the folder does not exist or is not writable.
+        """
+        path = Path(path)
+        try:
+            self.task.save(self.data, path, self.metadata)
+        except OSError as error:
+            raise ConfigError(f"path: cannot write {path} ({error.strerror or error}). Choose another path.") from error
+        return path
+
+
+@dataclass(frozen=True)
+class GenerationOutput(Sequence[Result]):
+    """Results of one call of a pipeline, in the order of the requests: a sequence of `Result`.
+
+    Attributes:
+        results: one `Result` per item.
+        values: the results in the requested output type, one per item.
+    """
+
+    results: Sequence[Result]
+    values: Sequence[Any]
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Result]: ...
+    def __getitem__(self, index: int | slice) -> Result | Sequence[Result]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)

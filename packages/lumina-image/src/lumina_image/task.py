@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from torch import Tensor
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 from lumina_core.io import atomic_file
-from lumina_core.types import InitData, RegionalPrompts, Size, VariationInput
+from lumina_core.protocols import GenerationTask
+from lumina_core.types import GenerationOutput, InitData, RegionalPrompts, Size, VariationInput
 from lumina_image.image_io import crop_resize, to_tensor
 from lumina_image.inpaint_input import MASK_THRESHOLD, init_data
 from lumina_image.request import MAX_SIDE, ClassToImageRequest, ImageSizeRequest, TextToImageRequest
@@ -123,11 +125,22 @@ def _box_mask(box: tuple[int, int, int, int], image_size: Size) -> Tensor:
     return mask
 
 
-class _ImageTask:
+class ImageOutput(GenerationOutput):
+    """Generated images: a sequence of results, and `images`."""
+
+    @property
+    def images(self) -> Sequence[Any]:
+        """The images in the requested output type: PIL images by default."""
+        return self.values
+
+
+class _ImageTask(GenerationTask):
     """What every task of pictures does alike: sizes, and files."""
 
     data_field = "image"
-    suffix = ".png"
+    suffixes = (".png",)
+    Output = ImageOutput
+    output_types = ("pil", "tensor", "np")
 
     class Config(Settings):
         """The size a model was trained at."""
@@ -170,12 +183,32 @@ class _ImageTask:
         """(rows, columns) of pixels that the model learnt from."""
         return self.config.image_size, self.config.image_size
 
-    def save(self, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
-        """(3, H, W) in about [-1, 1] as a PNG with `record` as JSON in its `lumina` text chunk."""
+    def to_output(self, item: Tensor, output_type: str) -> Any:
+        """Convert (3, H, W) in about [-1, 1] to "pil" (RGB), "np" ((H, W, 3) float32 in [0, 1]) or "tensor" (as it is).
+
+        Raises:
+            ConfigError: another output type.
+        """
+        if output_type == "pil":
+            return to_pil(item)
+        if output_type == "np":
+            return ((item.float().clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous().numpy()
+        return super().to_output(item, output_type)
+
+    def encode(self, item: Tensor, format: str, metadata: Mapping[str, Any]) -> bytes:
+        """Encode (3, H, W) in about [-1, 1] as PNG, the metadata as JSON in its text chunk `lumina`.
+
+        Raises:
+            ConfigError: another format.
+        """
+        suffix = format.lower().removeprefix(".")
+        if suffix not in ("", "png"):
+            raise ConfigError(f"format: got {format!r}, expected '.png'. Images are written as PNG.")
         text_chunks = PngImagePlugin.PngInfo()
         text_chunks.add_itxt("lumina", json.dumps(metadata, ensure_ascii=False))
-        with atomic_file(path) as partial:
-            to_pil(item).save(partial, format="PNG", pnginfo=text_chunks)
+        content = io.BytesIO()
+        to_pil(item).save(content, format="PNG", pnginfo=text_chunks)
+        return content.getvalue()
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """The pictures in rows of eight, as one PNG."""

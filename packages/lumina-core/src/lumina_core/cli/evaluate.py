@@ -150,7 +150,7 @@ def _write_scores(scores: Mapping[str, Any], result: EvalResult, pipeline: Pipel
     if eval_args.out is None:
         return
     try:
-        pipeline.model.task.save_grid(result.previews, eval_args.out, SAMPLES_NAME)
+        pipeline.model.generation_task.save_grid(result.previews, eval_args.out, SAMPLES_NAME)
         with atomic_file(eval_args.out / SCORES_FILE) as partial:
             partial.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:

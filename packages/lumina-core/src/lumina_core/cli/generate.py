@@ -175,7 +175,7 @@ class Sidecars:
         Raises:
             ConfigError: one cannot be written.
         """
-        task: Any = output.model.task
+        task = output.model.generation_task
         for kind, paths in self.paths.items():
             make_dir(paths[index].parent)
             try:
@@ -216,7 +216,7 @@ def resolve_sidecars(task: Any, values: dict[str, Any], result_paths: Sequence[P
 
 def _sidecar_kinds(task: Any) -> Mapping[str, tuple[str, str]]:
     """For each kind of file its suffix, and what it is."""
-    kinds: Mapping[str, tuple[str, str]] = getattr(task, "sidecars", {})
+    kinds: Mapping[str, tuple[str, str]] = task.sidecars
     return kinds
 
 
@@ -248,7 +248,9 @@ def preview_callback(
             folder = steps_dir(path)
             make_dir(folder)
             try:
-                pipeline.model.task.save(item, folder / f"{state.step:03d}{path.suffix}", {**record, "preview": note})
+                pipeline.model.generation_task.save(
+                    item, folder / f"{state.step:03d}{path.suffix}", {**record, "preview": note}
+                )
             except OSError as error:
                 raise ConfigError(f"cannot write in {folder}: {error.strerror or error}") from error
 
@@ -298,7 +300,7 @@ def make_task_command(name: str, task_name: str, summary: str) -> click.Command:
 
 def _examples_text(task: Any, name: str) -> str:
     """What the task itself shows, a line each; click keeps the lines after a \\b as they are."""
-    lines: Sequence[str] = getattr(task, "examples", ())
+    lines: Sequence[str] = task.examples
     return "\n".join(["\b", "Examples:", *(f"  lumina {name} {line}" for line in lines)]) if lines else ""
 
 
@@ -349,7 +351,7 @@ def _run(task: Any, task_name: str, prompt_field: str | None, values: dict[str, 
     fields = {field: value for field, value in values.items() if value is not None and value != ()}
     lines = _read_prompts(options.prompts_file, prompt_field, fields)
     requests = _make_requests(task.Request, prompt_field, fields, lines)
-    suffixes = getattr(task, "suffixes", None) or tuple(filter(None, [getattr(task, "suffix", "")]))
+    suffixes = task.suffixes
     paths = output_paths(options.out, len(requests), lines is not None, suffixes)
     sidecars = resolve_sidecars(task, sidecar_values, paths, lines is not None)
     start = time.perf_counter()

@@ -130,11 +130,9 @@ def _fields_from_dataset(pipeline: Pipeline, count: int, seed: int) -> list[dict
 
     model, samples = pipeline.model, pipeline.model.recipe.training.sample_requests
     try:
-        if not hasattr(model.task, "request_for"):
-            raise ConfigError("the task does not say how to ask for an example again")
         eval_set = eval_set_from_recipe(model.recipe, pipeline.registry, model)
         items = sample_items(eval_set, resolve_split(eval_set, None), resolve_languages(eval_set, ()), count, seed)
-        return [dict(model.task.request_for(item.fields)) for item in items]
+        return [dict(model.generation_task.request_for(item.fields)) for item in items]
     except LuminaError as error:
         if not samples:
             raise ConfigError(f"nobody knows what to ask this model: {error}; give --requests FILE") from error

@@ -129,12 +129,7 @@ def _make_plan(pipeline: Pipeline, eval_set: EvalSet, metrics: Mapping[str, Metr
 
 
 def _make_request(pipeline: Pipeline, item: EvalItem, seed: int, settings: Mapping[str, Any]) -> Request:
-    task = pipeline.model.task
-    if not hasattr(task, "request_for"):
-        raise ConfigError(
-            f"models for {pipeline.model.recipe.task.type} cannot be judged: the task does not say how to ask for an "
-            "example (it has no method `request_for`)"
-        )
+    task = pipeline.model.generation_task
     return pipeline.make_request(**task.request_for(item.fields), **{**settings, "seed": seed})
 
 

@@ -179,10 +179,7 @@ def _init_from_inputs(inputs: PrecomputedInputs) -> InitData | None:
 
 
 def _init_from_requests(model: Model, requests: Sequence[Request], get_size: Callable[[], Size]) -> InitData | None:
-    get_init_data = getattr(model.task, "init_data", None)
-    per_request: list[InitData | None] = [
-        None if get_init_data is None else get_init_data(request) for request in requests
-    ]
+    per_request = [model.generation_task.init_data(request) for request in requests]
     present = [item for item in per_request if item is not None]
     if not present:
         return None

@@ -52,7 +52,10 @@ def encode_cond(model: Model, requests: Sequence[Request], inputs: PrecomputedIn
         ConfigError: what is given is for another number of results.
     """
     return _select_condition(
-        model, inputs.cond, lambda: _encode_fields(model, model.task.conditions, requests), _request_index(requests)
+        model,
+        inputs.cond,
+        lambda: _encode_fields(model, model.generation_task.conditions, requests),
+        _request_index(requests),
     )
 
 
@@ -65,7 +68,7 @@ def encode_uncond(model: Model, requests: Sequence[Request], inputs: Precomputed
     return _select_condition(
         model,
         inputs.uncond,
-        lambda: _encode_fields(model, model.task.negative_conditions, requests),
+        lambda: _encode_fields(model, model.generation_task.negative_conditions, requests),
         _request_index(requests),
     )
 
@@ -171,10 +174,7 @@ def apply_regional_prompts(
         said, silent: of all results, requests one after another.
         extent: gives the one size of what is made, or refuses; asked only where there are regions.
     """
-    get_regions = getattr(model.task, "regions", None)
-    per_request: list[RegionalPrompts | None] = [
-        None if get_regions is None else get_regions(request) for request in requests
-    ]
+    per_request = [model.generation_task.regions(request) for request in requests]
     if all(regions is None for regions in per_request):
         return cond, uncond
     conditions, row = [], 0

@@ -18,7 +18,7 @@ from lumina_core.request import Request
 from lumina_core.sampling.generate import make_velocity
 from lumina_core.sampling.inputs import NO_INPUTS, PrecomputedInputs, check_values, encode_cond, encode_uncond
 from lumina_core.sampling.resolve import SamplingPlan, batch_key, empty_tokens, resolve_sampling
-from lumina_core.types import Tokens, VariationInput
+from lumina_core.types import Tokens
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def _prepare_inversion(
     model: Model, registry: ComponentRegistry, requests: Sequence[Request]
 ) -> tuple[SamplingPlan, Velocity, Tokens]:
     first = requests[0]
-    plan, size = resolve_sampling(model, registry, first), model.task.size(first)
-    keys = [(model.task.size(request), batch_key(request)) for request in requests]
+    plan, size = resolve_sampling(model, registry, first), model.generation_task.size(first)
+    keys = [(model.generation_task.size(request), batch_key(request)) for request in requests]
     if any(key != keys[0] for key in keys):
         raise ConfigError("requests of one batch must agree in steps, solver, grid, guidance and size")
     count = sum(request.count for request in requests)
@@ -123,10 +123,7 @@ def invert_for_variation(
     Raises:
         ConfigError: some of the requests vary data and others do not, noise is given as well, or it is refused.
     """
-    get_variation = getattr(model.task, "variation", None)
-    per_request: list[VariationInput | None] = [
-        None if get_variation is None else get_variation(request) for request in requests
-    ]
+    per_request = [model.generation_task.variation(request) for request in requests]
     variations = [variation for variation in per_request if variation is not None]
     if not variations:
         return inputs, 0

@@ -135,7 +135,7 @@ class Output:
         """
         path = Path(path)
         try:
-            self.model.task.save(self.data, path, self.metadata)
+            self.model.generation_task.save(self.data, path, self.metadata)
         except OSError as error:
             raise ConfigError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
         return path
@@ -220,8 +220,10 @@ class Pipeline:
 
         And what its task says of it (`notes`), where it has anything to say.
         """
-        task: Any = self.model.task
-        fields = [self.model.task.conditions(request), self.model.task.negative_conditions(request)]
+        fields = [
+            self.model.generation_task.conditions(request),
+            self.model.generation_task.negative_conditions(request),
+        ]
         conditioners = self.model.conditioners_by_field
         texts: list[tuple[Any, str]] = [
             (conditioners.get(field), value) for values in fields for field in values for value in values[field]
@@ -233,8 +235,7 @@ class Pipeline:
         truncated = [
             f"this model does not read so long a text; left out from: '{text[:40]}'" for text in dropped if text
         ]
-        task_notes: list[str] = task.notes(request) if hasattr(task, "notes") else []
-        return [*truncated, *([] if size_note is None else [size_note]), *task_notes]
+        return [*truncated, *([] if size_note is None else [size_note]), *self.model.task.notes(request)]
 
     def max_batch_size(self, requests: Sequence[Request], limit: int) -> int:
         """How many of these requests, of one result each, `ask_all` should be handed at a time, `most` at most."""

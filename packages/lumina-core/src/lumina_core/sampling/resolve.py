@@ -233,7 +233,7 @@ def _attention_overrides(
             base_sequence_length=base_sequence_length, context_drop=context_drop, block_cache=block_cache
         )
     rope_scaling: RopeScaling = build_component(registry, "rope_scaling", scaling_spec)
-    train_size = _train_size(model, rope_scaling, len(model.task.size(request)))
+    train_size = _train_size(model, rope_scaling, len(model.generation_task.size(request)))
     return AttentionOverrides(
         rope_scaling,
         None if train_size is None else empty_tokens(model, train_size, 1),
@@ -245,8 +245,7 @@ def _attention_overrides(
 
 def _train_size(model: Model, rope_scaling: RopeScaling, num_dims: int) -> Size | None:
     if rope_scaling.train_size is None:
-        task_train_size = getattr(model.task, "train_size", None)
-        return None if task_train_size is None else task_train_size()
+        return model.task.train_size()
     train_size = rope_scaling.train_size * num_dims if len(rope_scaling.train_size) == 1 else rope_scaling.train_size
     if len(train_size) != num_dims:
         raise ConfigError(f"rope_scaling: train_size has {len(train_size)} sizes; this model's data has {num_dims}")

@@ -152,7 +152,7 @@ def velocity_and_noise(
     """The velocity of requests in one batch, all of one size and guidance, and the noises (B, N, D) they begin from."""
     overrides = {"solver": "core.euler", "schedule": "uniform", "block_cache": "none", "nfe": None, "steps": None}
     plain_requests = [request.model_copy(update=overrides) for request in requests]
-    plan, size = resolve_sampling(model, registry, plain_requests[0]), model.task.size(plain_requests[0])
+    plan, size = resolve_sampling(model, registry, plain_requests[0]), model.generation_task.size(plain_requests[0])
     cond = encode_cond(model, plain_requests, NO_INPUTS)
     uncond = None if plan.guidance.scale == 1 else encode_uncond(model, plain_requests, NO_INPUTS)
     seeds = [request.seed + k for request in plain_requests for k in range(request.count)]

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,8 +76,8 @@ def batch_sizes(model: Model, requests: Sequence[Request], pad_to_valid: bool = 
         filled_up: make the smallest size that the model can from the one asked for on, also where the task does not
             want that by itself (`fills_up`).
     """
-    sizes = [model.task.size(request) for request in requests for _ in range(request.count)]
-    if not (pad_to_valid or getattr(model.task, "pads_to_valid_size", False)):
+    sizes = [model.generation_task.size(request) for request in requests for _ in range(request.count)]
+    if not (pad_to_valid or model.generation_task.pads_to_valid_size):
         return BatchSizes(tuple(sizes), tuple(sizes))
     return BatchSizes(tuple(sizes), tuple(round_up_size(model, size) for size in sizes))
 
@@ -131,7 +130,7 @@ def check_size(model: Model, request: Request, size: Size) -> None:
     )
     ratio = -(-tokens // train_tokens)
     description = (
-        f"{_format_size(model, size)} is {_format_count(tokens)} tokens, {_format_count(ratio)} times the {train_tokens} of training, "
+        f"{model.task.format_size(size)} is {_format_count(tokens)} tokens, {_format_count(ratio)} times the {train_tokens} of training, "
         f"attention costs their square, and about {_format_bytes(needed_bytes)} of memory would be needed"
     )
     if available_bytes is not None and needed_bytes > available_bytes:
@@ -156,7 +155,7 @@ def estimate_memory(model: Model, tokens: int, size: Size) -> int:
 def max_batch_size(model: Model, requests: Sequence[Request], limit: int) -> int:
     """How many of these results, `most` at most, fit into half of the memory together; one in any case."""
     available_bytes = _device_memory(model.device)
-    sizes = {model.task.size(request) for request in requests}
+    sizes = {model.generation_task.size(request) for request in requests}
     needed_bytes = [
         estimate_memory(model, token_counts[0], size)
         for size in sizes
@@ -169,7 +168,7 @@ def max_batch_size(model: Model, requests: Sequence[Request], limit: int) -> int
 
 def size_warning(model: Model, request: Request) -> str | None:
     """What the user should know of a size that is much larger than that of training; None: nothing."""
-    size = model.task.size(request)
+    size = model.generation_task.size(request)
     token_counts = _token_counts(model, size)
     if (
         token_counts is None
@@ -183,13 +182,12 @@ def size_warning(model: Model, request: Request) -> str | None:
     ratio, needed_text = token_counts[0] / token_counts[1], _format_bytes(estimate_memory(model, token_counts[0], size))
     ratio_text = f"{ratio:.3g}" if ratio < MAX_TOKEN_RATIO else f"{ratio:.0f}"
     memory_text = f", and needs about {needed_text} of memory" if ratio > MAX_TOKEN_RATIO else ""
-    return f"{_format_size(model, size)} is {ratio_text} times the tokens that this model was trained at{memory_text}{advice}"
+    return f"{model.task.format_size(size)} is {ratio_text} times the tokens that this model was trained at{memory_text}{advice}"
 
 
 def _token_counts(model: Model, size: Size) -> tuple[int, int] | None:
     """Tokens asked for and in training; None where nobody says how large those of training were."""
-    task_train_size = getattr(model.task, "train_size", None)
-    train_size = None if task_train_size is None else task_train_size()
+    train_size = model.task.train_size()
     patch_size = getattr(model.tokenizer, "patch_size", None)
     if train_size is None or patch_size is None:
         return None
@@ -201,13 +199,6 @@ def _token_counts(model: Model, size: Size) -> tuple[int, int] | None:
 
 def _max_token_ratio(request: Request) -> int:
     return MAX_TOKEN_RATIO if request.max_token_ratio is None else request.max_token_ratio
-
-
-def _format_size(model: Model, size: Size) -> str:
-    """A size as its task says it, or its sides."""
-    task: Any = model.task
-    text: str = task.format_size(size) if hasattr(task, "format_size") else "x".join(map(str, size))
-    return text
 
 
 def _device_memory(device: torch.device) -> int | None:

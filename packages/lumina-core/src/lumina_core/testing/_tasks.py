@@ -19,7 +19,15 @@ from lumina_core.checkpoint.lazy_tensors import LoadedCheckpoint, Weights, read_
 from lumina_core.config import Config
 from lumina_core.errors import LuminaError
 from lumina_core.model_dir import write_export
-from lumina_core.protocols import CheckpointFormat, Dataset, EvalInputs, EvalItem, FeatureExtractor, Metric, Task
+from lumina_core.protocols import (
+    CheckpointFormat,
+    Dataset,
+    EvalInputs,
+    EvalItem,
+    FeatureExtractor,
+    GenerationTask,
+    Metric,
+)
 from lumina_core.recipe import read_recipe
 from lumina_core.request import Request
 from lumina_core.testing._contract import (
@@ -42,7 +50,7 @@ CROP_SIZE = 6
 """Sides of the corner of an example that a small model is trained on."""
 
 
-def check_task(task: Task, fields: Mapping[str, Any], channels: int = 3) -> None:
+def check_task(task: GenerationTask, fields: Mapping[str, Any], channels: int = 3) -> None:
     """Try every line of the contract `Task`: from a request to a file that is whole or not there.
 
     Args:
@@ -59,6 +67,8 @@ def check_task(task: Task, fields: Mapping[str, Any], channels: int = 3) -> None
         )
         expect(is_request, f"{task.Request!r}")
         request = task.Request.read(fields, "the sample")
+    with contract.clause("the class inherits lumina_core.protocols.GenerationTask"):
+        expect(isinstance(task, GenerationTask), f"bases: {[base.__name__ for base in type(task).__mro__[1:]]}")
     with contract.clause("data_field names the field of an example that is generated"):
         expect(isinstance(task.data_field, str) and task.data_field, f"{task.data_field!r}")
     with contract.clause(
@@ -84,13 +94,16 @@ def check_task(task: Task, fields: Mapping[str, Any], channels: int = 3) -> None
     _check_generation(contract, task, request, channels)
 
 
-def _check_saving(contract: Contract, task: Task, item: Tensor, folder: Path) -> None:
-    suffix = getattr(task, "suffix", "") or ".out"
+def _check_saving(contract: Contract, task: GenerationTask, item: Tensor, folder: Path) -> None:
+    suffix = task.suffixes[0] if task.suffixes else ".out"
     path, second_path = folder / f"first{suffix}", folder / f"second{suffix}"
     with contract.clause("save(item, path, metadata) writes that one file"):
         task.save(item, path, {"seed": 1})
         expect([file.name for file in folder.iterdir()] == [path.name], f"{[file.name for file in folder.iterdir()]}")
         expect(path.stat().st_size > 0, "an empty file")
+    with contract.clause("encode(item, format, metadata) returns the content of that file"):
+        content = task.encode(item, suffix, {"seed": 1})
+        expect(content == path.read_bytes(), f"{len(content)} other bytes")
     with contract.clause("the same item and metadata give the same bytes, other metadata others: it is in the file"):
         task.save(item, second_path, {"seed": 1})
         expect(second_path.read_bytes() == path.read_bytes(), "other bytes")
@@ -124,7 +137,7 @@ class _Unserializable:
     __str__ = __repr__
 
 
-def _save_unserializable(task: Task, item: Tensor, path: Path, folder: Path) -> None:
+def _save_unserializable(task: GenerationTask, item: Tensor, path: Path, folder: Path) -> None:
     metadata = {"seed": 3, "broken": _Unserializable()}
     for target in (path, folder / f"third{path.suffix}"):
         try:
@@ -159,7 +172,7 @@ def _track_direct_writes(path: Path) -> Iterator[list[str]]:
         del _opened_paths[str(path)]
 
 
-def _check_generation(contract: Contract, task: Task, request: Any, channels: int) -> None:
+def _check_generation(contract: Contract, task: GenerationTask, request: Any, channels: int) -> None:
     size = task.size(request)
     fields = dict.fromkeys((*task.conditions(request), *task.negative_conditions(request)))
     conditioners = {field: FakeConditioner(HIDDEN_SIZE, 0) for field in fields} or {

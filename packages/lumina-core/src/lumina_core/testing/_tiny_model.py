@@ -19,12 +19,12 @@ from lumina_core.errors import ShapeError
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
 from lumina_core.flow.schedules import UniformTimeSampler
-from lumina_core.io import atomic_file
 from lumina_core.model import Model
 from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiT
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import PluginSource, Registry
+from lumina_core.protocols import GenerationTask
 from lumina_core.recipe import ConditionerSpec, Recipe, SamplingConfig, TrainingConfig
 from lumina_core.request import Request
 from lumina_core.sampling.generate import generate_batch
@@ -106,7 +106,7 @@ class FakeConditioner(nn.Module):
         )
 
 
-class EchoTask:
+class EchoTask(GenerationTask):
     """Task: data of one extent; what is said of each is a value for the conditioner called `said`."""
 
     class Request(Request):
@@ -117,7 +117,7 @@ class EchoTask:
     class Config(Settings):
         """Nothing to choose."""
 
-    data_field, suffix = "data", ".txt"
+    data_field, suffixes = "data", (".txt",)
 
     def __init__(self, size: Size) -> None:
         self._size = size
@@ -134,14 +134,9 @@ class EchoTask:
         """What was said, if anything."""
         return {} if request.cond is None else {"cond": [request.cond]}
 
-    def negative_conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
-        """Nothing to stay away from."""
-        return {}
-
-    def save(self, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Numbers and record as text."""
-        with atomic_file(path) as partial:
-            partial.write_text(f"{dict(metadata)}\n{item.tolist()}\n", encoding="utf-8")
+    def encode(self, item: Tensor, format: str, metadata: Mapping[str, Any]) -> bytes:
+        """Encode metadata and numbers as text."""
+        return f"{dict(metadata)}\n{item.tolist()}\n".encode()
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """The first item."""

@@ -278,7 +278,7 @@ def save_sample_grid(
         model.load_state_dict(train_weights)
         for name, module in model.named_modules():
             module.training = modes[name]
-    return model.task.save_grid(samples, folder, f"step-{step:08d}")
+    return model.generation_task.save_grid(samples, folder, f"step-{step:08d}")
 
 
 MAX_NEGATIVE_EXAMPLES = 4096
