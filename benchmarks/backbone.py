@@ -84,7 +84,12 @@ def bare(tokens: int) -> Callable[[], None]:
 def forward(tokens: int) -> Callable[[], None]:
     """One evaluation as sampling makes it: rotary angles prepared once."""
     config = NextDiT.Config(
-        hidden_size=WIDTH, num_layers=DEPTH, num_heads=HEADS, rope_axes_dim=(0, 32, 32), rope_layout="interleaved", token_dim=NUMBERS
+        hidden_size=WIDTH,
+        num_layers=DEPTH,
+        num_heads=HEADS,
+        rope_axes_dim=(0, 32, 32),
+        rope_layout="interleaved",
+        token_dim=NUMBERS,
     )
     model = NextDiT(config).eval()
     assert model.blocks[0].feed_forward.out.weight.shape[1] == FEED, "the count above is for another feed-forward"

@@ -87,7 +87,9 @@ def begun(name: str, backbone: dict[str, Any], source: Model, asked: argparse.Na
 def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """The recipe with other parts; None takes one away."""
     plain = {**recipe.model_dump(mode="json", exclude_defaults=True), **values}
-    return read_recipe({"schema_version": 2, **{key: value for key, value in plain.items() if value is not None}}, "benchmark")
+    return read_recipe(
+        {"schema_version": 2, **{key: value for key, value in plain.items() if value is not None}}, "benchmark"
+    )
 
 
 def contestants(recipe: Recipe, asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -113,7 +115,8 @@ def trained_so(recipe: Recipe, backbone: dict[str, Any], asked: argparse.Namespa
     training = {
         **recipe.training.model_dump(mode="json", exclude_defaults=True), "steps": asked.steps,
         "global_batch_size": asked.batch, "checkpoint_interval": asked.steps // QUARTERS, "keep_latest_k": QUARTERS + 1,
-        "sample_interval": 0, "sample_requests": [], "cache_latents": True, "compile": asked.steps > 600,  # compiling takes as long as some hundred steps
+        "sample_interval": 0, "sample_requests": [], "cache_latents": True,
+        "compile": asked.steps > 600,  # compiling takes as long as some hundred steps
         "freeze": ["autoencoder", *(f"conditioners.{use.field}" for use in recipe.conditioners)],
     }  # fmt: skip
     return changed(recipe, {"backbone": backbone, "training": training})

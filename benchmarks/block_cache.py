@@ -39,7 +39,9 @@ def pictures(session: Pipeline, prompts: Sequence[str], way: dict[str, Any]) -> 
 
 def measured(session: Pipeline, prompts: Sequence[str], way: dict[str, Any], thresholds: Sequence[float]) -> list[Any]:
     whole, _, usual = pictures(session, prompts, way)
-    asked = [(f"threshold {level:g}", {**way, "block_cache": f"teacache_like:threshold={level}"}) for level in thresholds]
+    asked = [
+        (f"threshold {level:g}", {**way, "block_cache": f"teacache_like:threshold={level}"}) for level in thresholds
+    ]
     asked += [(f"{steps} steps", {**way, "steps": steps}) for steps in (way["steps"] * 2 // 3, way["steps"] // 2)]
     rows = []
     for name, how in asked:

@@ -40,7 +40,13 @@ WAYS = (
 
 def backbone(dtype: torch.dtype, backend: str) -> NextDiT:
     torch.manual_seed(0)
-    sizes = {"hidden_size": WIDTH, "num_layers": DEPTH, "num_heads": HEADS, "rope_axes_dim": (0, 32, 32), "token_dim": NUMBERS}
+    sizes = {
+        "hidden_size": WIDTH,
+        "num_layers": DEPTH,
+        "num_heads": HEADS,
+        "rope_axes_dim": (0, 32, 32),
+        "token_dim": NUMBERS,
+    }
     model = NextDiT(NextDiT.Config.read({**sizes, "rope_layout": "interleaved", "attn_backend": backend}, "benchmark"))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.2)
@@ -69,7 +75,9 @@ def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -
 
     def way(word: str) -> None:
         for time in times:
-            precomputed = model.set_dropped_blocks(pooled, DROP.dropped_blocks(DEPTH, time)) if word == "dropped" else plain
+            precomputed = (
+                model.set_dropped_blocks(pooled, DROP.dropped_blocks(DEPTH, time)) if word == "dropped" else plain
+            )
             answer(model, tokens, precomputed, time)
 
     at_noise, sampled = (
@@ -107,7 +115,9 @@ def scores(count: int) -> dict[str, Any]:
 def changes(name: str = "float32", side: int = 32) -> list[dict[str, Any]]:
     """Change of the answer by how many blocks average, and which."""
     model, tokens = backbone(DTYPES[name], "fused"), picture(side, DTYPES[name])
-    plain = model.with_context_drop(model.precompute(tokens, Condition()), model.make_token_pool(tokens, Condition(), (1, 2, 2)))
+    plain = model.with_context_drop(
+        model.precompute(tokens, Condition()), model.make_token_pool(tokens, Condition(), (1, 2, 2))
+    )
     whole, rows = answer(model, tokens, plain), []
     for keep in ("last", "first", "spread"):
         drop = TimeAwareContextDrop(TimeAwareContextDrop.Config(keep_blocks=keep))

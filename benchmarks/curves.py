@@ -42,7 +42,11 @@ def main() -> None:
 def _read(log: Path) -> tuple[list[int], list[float], float]:
     with log.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], sum(float(r.get("step_seconds") or r["seconds"]) for r in rows)
+    return (
+        [int(r["step"]) for r in rows],
+        [float(r["loss"]) for r in rows],
+        sum(float(r.get("step_seconds") or r["seconds"]) for r in rows),
+    )
 
 
 def _smooth(values: list[float], share: float = 0.95) -> list[float]:

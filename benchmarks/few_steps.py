@@ -52,7 +52,10 @@ class Names:
     def requests(self, **way: Any) -> list[Request]:
         task: Any = self.session.model.task
         pairs = zip(self.cases, self.noises, strict=True)
-        return [self.session.make_request(**{**task.request_for(c.fields), **self.settings, **way, "seed": n}) for c, n in pairs]
+        return [
+            self.session.make_request(**{**task.request_for(c.fields), **self.settings, **way, "seed": n})
+            for c, n in pairs
+        ]
 
     def pictures(self, **way: Any) -> tuple[Tensor, int]:
         answers = self.session.generate(self.requests(**way))
@@ -157,9 +160,13 @@ def main() -> None:
     seconds = time.perf_counter() - began
     print(f"{count} names by seed {asked.seed}, reference of {fine} midpoint steps, {seconds:.0f} s")
     told = {
-        "model": str(asked.model or "built in"), "names": count, "seed": asked.seed, "guidance_scale": asked.guidance_scale,
-        "reference_steps": fine, "rows": rows,
-    }  # fmt: skip
+        "model": str(asked.model or "built in"),
+        "names": count,
+        "seed": asked.seed,
+        "guidance_scale": asked.guidance_scale,
+        "reference_steps": fine,
+        "rows": rows,
+    }
     if asked.json:
         asked.json.write_text(json.dumps(told, indent=1) + "\n")
     if asked.plot:

@@ -32,9 +32,19 @@ from lumina_image.task import to_pil
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 METHODS = (
-    "none", "interpolation", "ntk", "frequency_aware", "frequency_aware:first_index=1", "time_aware", "time_aware:first_index=1",
-    "watershed", "watershed:watershed=1", "yarn", "dype", "dype:method=interpolation",
-)  # fmt: skip
+    "none",
+    "interpolation",
+    "ntk",
+    "frequency_aware",
+    "frequency_aware:first_index=1",
+    "time_aware",
+    "time_aware:first_index=1",
+    "watershed",
+    "watershed:watershed=1",
+    "yarn",
+    "dype",
+    "dype:method=interpolation",
+)
 BATCH = 16
 Pictures = NDArray[np.uint8]
 

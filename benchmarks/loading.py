@@ -28,10 +28,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lumina_core.convert import ConvertOptions, execute, plan_conversion
-from lumina_core.model_dir import find_format, write_export
 from lumina_core.checkpoint.lazy_tensors import LazyTensor, LoadedCheckpoint
 from lumina_core.checkpoint.safetensors_io import MAX_SHARD_BYTES
+from lumina_core.convert import ConvertOptions, execute, plan_conversion
+from lumina_core.model_dir import find_format, write_export
 from lumina_core.plugins.loader import load_plugins
 from lumina_image.formats.config_mapping import PublishedConfig, expected_shapes
 from lumina_image.formats.key_mapping import PAD_TOKEN, from_original

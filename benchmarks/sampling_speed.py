@@ -91,7 +91,11 @@ def our_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
 
     def call() -> Tensor:
         answer = session.generate_one(
-            inputs=PrecomputedInputs(noise=latents), prompt=PROMPT, size=(side, side), steps=steps, guidance_scale=GUIDANCE
+            inputs=PrecomputedInputs(noise=latents),
+            prompt=PROMPT,
+            size=(side, side),
+            steps=steps,
+            guidance_scale=GUIDANCE,
         )[0]
         asked[0] = answer.metadata["nfe"]
         return answer.data.clamp(-1, 1)

@@ -65,8 +65,8 @@ def their_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor, 
 
 
 def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) -> Call:
-    from lumina_core.conditioning.ops import mean_pool
     from lumina_core.checkpoint.lazy_tensors import InMemoryTensor
+    from lumina_core.conditioning.ops import mean_pool
     from lumina_core.models.dit import proportional_scale
     from lumina_core.models.heads import VelocityHead
     from lumina_core.models.next_dit import NextDiT

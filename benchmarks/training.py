@@ -103,15 +103,20 @@ def recipe(batch: int, precision: str, plain: bool) -> Recipe:
             "tokenizer": {"type": "image.patchify", "patch_size": 4},
             "conditioners": [{"field": "caption", "type": "benchmark.bytes"}],
             "backbone": {
-                "type": "core.next_dit", "hidden_size": WIDTH, "num_layers": 4, "num_heads": 6, "rope_axes_dim": [0, 32, 32],
-                "rope_layout": "interleaved", "attn_backend": "fused" if plain else "auto",
+                "type": "core.next_dit",
+                "hidden_size": WIDTH,
+                "num_layers": 4,
+                "num_heads": 6,
+                "rope_axes_dim": [0, 32, 32],
+                "rope_layout": "interleaved",
+                "attn_backend": "fused" if plain else "auto",
             },
             "head": {"type": "core.velocity"},
             "objective": {"type": "core.flow_matching"},
             "training": {"global_batch_size": batch, "mixed_precision": precision, "compile": not plain},
         },
         "benchmark",
-    )  # fmt: skip
+    )
 
 
 class Contestant:

@@ -1,6 +1,6 @@
 """Does a sound survive the way through the latent? Autoencoder and vocoder beside Griffin-Lim on the true spectrogram.
 
-For held-out sounds of the built-in data: the multi-resolution STFT distance (`lumina_audio.vocoders.loss`) to the sound of
+For held-out sounds of the built-in data: the multi-resolution STFT distance (`lumina_audio.vocoders.loss`) to it of
 
 - `round trip`: sound -> spectrogram -> latent -> spectrogram -> vocoder -> sound; what the model's answers go through;
 - `vocoder`: the true spectrogram -> vocoder, without the autoencoder;

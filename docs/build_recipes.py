@@ -13,9 +13,22 @@ from pydantic.fields import FieldInfo
 PAGE = Path(__file__).with_name("recipes.md")
 OURS = ("core", "image", "audio")
 COMPONENT_TYPES = (
-    "task", "dataset", "autoencoder", "tokenizer", "conditioner", "backbone", "head", "objective", "path", "time_sampler",
-    "schedule", "rope_scaling", "context_drop", "block_cache", "vocoder",
-)  # fmt: skip
+    "task",
+    "dataset",
+    "autoencoder",
+    "tokenizer",
+    "conditioner",
+    "backbone",
+    "head",
+    "objective",
+    "path",
+    "time_sampler",
+    "schedule",
+    "rope_scaling",
+    "context_drop",
+    "block_cache",
+    "vocoder",
+)
 SIGNS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"), ("multiple_of", "a multiple of"))
 
 
@@ -58,9 +71,15 @@ def components() -> Iterator[str]:
             if settings is not None and settings.model_fields:
                 yield f"\n{table(settings)}"
     for component_type in ("solver", "guidance"):
-        found = {name: getattr(registry.find(component_type, name), "Config", None) for name in registry.registrations(component_type)}
+        found = {
+            name: getattr(registry.find(component_type, name), "Config", None)
+            for name in registry.registrations(component_type)
+        }
         yield f"\n### {component_type}\n\nPlain functions without options, but for those with a table.\n\n"
-        yield "".join(f"- `{name}`: {registration.summary}\n" for name, registration in registry.registrations(component_type).items())
+        yield "".join(
+            f"- `{name}`: {registration.summary}\n"
+            for name, registration in registry.registrations(component_type).items()
+        )
         yield from (f"\n**`{name}`**\n\n{table(s)}" for name, s in found.items() if s is not None and s.model_fields)
     yield "\n"
 

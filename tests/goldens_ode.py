@@ -84,11 +84,14 @@ def _stirred(golden: Golden, run: dict[str, Any]) -> Tensor:
     form, last = run["diffusion_form"], run["last_step"] or "none"
     settings = SDESolver.Config.read(
         {
-            "method": run["sampling_method"].lower(), "diffusion_form": FORMS.get(form, form), "diffusion_norm": run["diffusion_norm"],
-            "last_step": last.lower(), "max_noise": None,
+            "method": run["sampling_method"].lower(),
+            "diffusion_form": FORMS.get(form, form),
+            "diffusion_norm": run["diffusion_norm"],
+            "last_step": last.lower(),
+            "max_noise": None,
         },
         "golden",
-    )  # fmt: skip
+    )
     # without a last step the others go on to the end; ours take what ends at exactly 1 for it
     stop = 1 - max(1e-12, float(run["last_step_size"]) if run["last_step"] else 0.0)
     start = float(run.get("t0", 0.0))

@@ -70,12 +70,15 @@ def _run(session: Pipeline, golden: Golden, run: dict[str, Any]) -> Iterator[flo
 
 
 def _request(session: Pipeline, run: dict[str, Any]) -> Any:
+    watershed = float(run.get("scaling_watershed", 1.0))
     asked = {
-        "prompt": "given", "size": (run["width"], run["height"]) if run.get("width") else None,
-        "steps": run.get("num_inference_steps", 30), "guidance_scale": max(1.0, run.get("guidance_scale", 4.0)),
-        "rope_scaling": f"watershed:watershed={float(run.get('scaling_watershed', 1.0))},isotropic=true,scale_down=true",
+        "prompt": "given",
+        "size": (run["width"], run["height"]) if run.get("width") else None,
+        "steps": run.get("num_inference_steps", 30),
+        "guidance_scale": max(1.0, run.get("guidance_scale", 4.0)),
+        "rope_scaling": f"watershed:watershed={watershed},isotropic=true,scale_down=true",
         "base_sequence_length": None if run.get("proportional_attn", True) else 0,
-    }  # fmt: skip
+    }
     return session.make_request(**{key: value for key, value in asked.items() if value is not None})
 
 

@@ -16,7 +16,13 @@ HEAVY = ("torch", "pydantic", "numpy", "transformers", "PIL", "sentencepiece", "
 PLUGINS = sorted(
     ".".join(file.relative_to(source).with_suffix("").parts) for source in SOURCES for file in source.rglob("plugin.py")
 )
-FACE = ["lumina_core", "lumina_core.components", "lumina_core.errors", "lumina_core.plugins.hookspecs", "lumina_core.plugins.loader"]
+FACE = [
+    "lumina_core",
+    "lumina_core.components",
+    "lumina_core.errors",
+    "lumina_core.plugins.hookspecs",
+    "lumina_core.plugins.loader",
+]
 
 
 def _imported_by(program: str) -> set[str]:

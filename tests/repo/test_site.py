@@ -95,7 +95,8 @@ def test_names_in_prose_become_links_and_blocks_of_code_stay() -> None:
     known = {"lumina_core.flow.path.LinearPath", "lumina_core.flow.path.sample_x_t"}
     page = "| `flow.path.LinearPath`, `sample_x_t` and `steps` |\n```python\nuse(`sample_x_t`)\n```"
     assert SITE.linked(page, known) == (
-        "| [`flow.path.LinearPath`][lumina_core.flow.path.LinearPath], [`sample_x_t`][lumina_core.flow.path.sample_x_t] and `steps` |\n"
+        "| [`flow.path.LinearPath`][lumina_core.flow.path.LinearPath], "
+        "[`sample_x_t`][lumina_core.flow.path.sample_x_t] and `steps` |\n"
         "```python\nuse(`sample_x_t`)\n```"
     )
 
