@@ -18,7 +18,7 @@ PACKAGES = ("lumina-core", "lumina-image", "lumina-audio")
 WITH_EXTRAS = (
     "lumina-core[transformers,quantize,adaptive]",
     "lumina-image[diffusers,evaluate,shards]",
-    "lumina-audio[evaluate,published]",
+    "lumina-audio[evaluate,plot,published]",
 )
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14", "copier>=9")
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3", "ruff>=0.6")

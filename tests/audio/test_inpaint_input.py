@@ -1,4 +1,4 @@
-"""Sounds from sounds: how much changes, what is redrawn, what is drawn on, and batches of several lengths."""
+"""Audio-to-audio, inpainting, extension, and batches of several lengths."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def changed(made, sound) -> list[int]:
     return [] if not len(places) else [int(places[0]), int(places[-1])]
 
 
-def test_a_strength_of_0_returns_the_sound_and_costs_nothing(session):
+def test_strength_0_returns_the_input_without_network_evaluations(session):
     made = one(session, init_audio=tone(300.0, 7001), strength=0)
     assert made.metadata["nfe"] == 0
     assert torch.equal(made.data, tone(300.0, 7001))
 
 
-def test_a_strength_of_1_is_text_to_audio_with_the_same_noise(session):
+def test_strength_1_equals_text_to_audio_with_the_same_seed(session):
     made = one(session, init_audio=tone(300.0, 8192), strength=1)
     assert torch.equal(made.data, one(session, duration=8192 / RATE).data)
 
 
-def test_the_stronger_the_change_the_more_evaluations_and_below_1_the_sound_matters(session):
+def test_nfe_grows_with_strength_and_the_result_depends_on_the_input(session):
     made = [one(session, init_audio=tone(300.0), strength=strength, steps=5) for strength in (0.3, 0.6, 0.9)]
     assert [answer.metadata["nfe"] for answer in made] == [4, 6, 10]
     other = one(session, init_audio=tone(500.0), strength=0.6, steps=5)
@@ -49,7 +49,7 @@ def test_the_stronger_the_change_the_more_evaluations_and_below_1_the_sound_matt
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "rk4", "adams", "dpmpp", "sde"])
 @pytest.mark.parametrize("strength", [1, 0.7])
-def test_all_but_the_span_comes_back_bit_for_bit_whatever_the_solver(session, solver, strength):
+def test_inpainting_keeps_the_rest_exactly_with_every_solver(session, solver, strength):
     sound = tone(300.0, 9000)
     made = one(session, init_audio=sound, inpaint="0.2-0.31", solver=solver, strength=strength).data
     first, last = changed(made, sound)
@@ -57,14 +57,14 @@ def test_all_but_the_span_comes_back_bit_for_bit_whatever_the_solver(session, so
     assert float((made[0, 3400:4800] - sound[0, 3400:4800]).abs().mean()) > 1e-3
 
 
-def test_a_span_may_reach_to_the_end_or_from_the_beginning(session):
+def test_span_may_begin_or_end_with_the_clip(session):
     sound = tone(300.0, 8000)
     assert changed(one(session, init_audio=sound, inpaint="0.3-").data, sound)[1] == 7999
     first, last = changed(one(session, init_audio=sound, inpaint=(0, 0.1)).data, sound)
     assert first < 5 and 1500 < last < 1600
 
 
-def test_several_spans_are_redrawn_and_all_between_them_stays_bit_for_bit(session):
+def test_several_spans_are_inpainted_and_the_rest_is_kept_exactly(session):
     sound = tone(300.0, 9000)
     made = one(session, init_audio=sound, inpaint=["0.1-0.2", "0.3-0.4"]).data
     stays, differs = (sound == made)[0], (sound - made)[0].abs()
@@ -75,11 +75,11 @@ def test_several_spans_are_redrawn_and_all_between_them_stays_bit_for_bit(sessio
 
 
 @pytest.mark.parametrize("one", ["0.5-1.2", (0.5, 1.2), [0.5, 1.2], ["0.5-1.2"], [(0.5, 1.2)]])
-def test_one_span_may_be_said_in_any_form_and_is_written_down_in_one(one):
+def test_span_is_parsed_from_every_form(one):
     assert AudioLengthRequest(init_audio=tone(300.0), inpaint=one).inpaint == ((0.5, 1.2),)
 
 
-def test_a_sound_is_drawn_on_after_its_end_and_stays_as_it_was(session):
+def test_extension_keeps_the_input_exactly(session):
     sound = tone(300.0, 7001)
     made = one(session, init_audio=sound, extend=0.25).data
     assert made.shape == (1, 7001 + 4000)
@@ -88,17 +88,17 @@ def test_a_sound_is_drawn_on_after_its_end_and_stays_as_it_was(session):
     assert float((made - other)[:, 7200:].abs().max()) > 1e-3
 
 
-def test_what_is_drawn_on_is_drawn_in_view_of_what_was_there(session):
+def test_extension_depends_on_the_input(session):
     low, high = (one(session, init_audio=tone(pitch, 8192), extend=0.5).data[:, 9000:] for pitch in (200.0, 900.0))
     assert float((low - high).abs().max()) > 1e-3
 
 
-def test_seconds_below_those_of_the_sound_use_its_beginning(session):
+def test_shorter_duration_uses_the_beginning_of_the_input(session):
     made = one(session, init_audio=tone(300.0, 8000), duration=0.25, strength=0)
     assert torch.equal(made.data, tone(300.0, 8000)[:, :4000])
 
 
-def test_a_sound_of_another_rate_and_two_channels_is_brought_to_the_models_own(session, tmp_path):
+def test_input_is_resampled_and_mixed_to_mono(session, tmp_path):
     stereo = np.stack([tone(300.0, 44100, 44100)[0], tone(300.0, 44100, 44100)[0]], axis=1)
     soundfile.write(tmp_path / "s.flac", stereo, 44100)
     made = one(session, init_audio=tmp_path / "s.flac", strength=0).data
@@ -106,7 +106,7 @@ def test_a_sound_of_another_rate_and_two_channels_is_brought_to_the_models_own(s
     assert made[0, 500:-500].numpy() == pytest.approx(tone(300.0, 16000)[0, 500:-500].numpy(), abs=5e-3)
 
 
-def test_a_file_its_bytes_an_array_and_a_pair_are_the_same_sound(session, tmp_path):
+def test_path_bytes_array_and_tensor_give_the_same_result(session, tmp_path):
     kept = (tone(300.0, 5000) * 32768).round() / 32768
     soundfile.write(tmp_path / "s.wav", (kept[0] * 32768).numpy().astype(np.int16), RATE)
     handed = [tmp_path / "s.wav", str(tmp_path / "s.wav"), (tmp_path / "s.wav").read_bytes(), kept[0].numpy(), kept]
@@ -114,7 +114,7 @@ def test_a_file_its_bytes_an_array_and_a_pair_are_the_same_sound(session, tmp_pa
     assert all(torch.equal(answer, made[0]) for answer in made)
 
 
-def test_slopes_lie_within_what_is_redrawn_and_meet_in_a_short_one():
+def test_crossfade_slopes_lie_inside_segments_and_meet_in_short_ones():
     redrawn = torch.tensor([0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 0, 1, 1.0])
     shares = crossfade_mask(redrawn, 2)
     assert bool((shares[redrawn == 0] == 0).all()) and shares[4] == 1
@@ -126,18 +126,18 @@ def test_slopes_lie_within_what_is_redrawn_and_meet_in_a_short_one():
     )
 
 
-def test_without_a_feather_the_span_begins_and_ends_at_once():
+def test_crossfade_0_gives_a_binary_mask():
     request = AudioLengthRequest(init_audio=tone(300.0, 8000), inpaint="0.1-0.2", crossfade=0)
     kept = init_data(request, RATE, 8000).keep_mask
     assert kept.sum() == 8000 - 1600 and kept[1599] == 1 and kept[1600] == kept[3199] == 0
 
 
-def test_what_lies_after_the_end_is_the_sound_mirrored_back_and_forth():
+def test_data_after_the_end_are_the_mirrored_input():
     known = init_data(AudioLengthRequest(init_audio=torch.tensor([0.1, 0.2, 0.3]), extend=1), 4, 7)
     assert known.data[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.2, 0.1, 0.2, 0.3])
 
 
-def test_a_batch_of_several_lengths_is_what_each_is_alone(session):
+def test_batch_of_several_lengths_equals_single_results(session):
     asked = [
         session.make_request(prompt=prompt, seed=seed, duration=seconds, steps=2)
         for seed, (prompt, seconds) in enumerate([("red heart", 0.3), ("blue cat", 1.1), ("moon", 0.05), ("dog", 0.3)])
@@ -149,23 +149,23 @@ def test_a_batch_of_several_lengths_is_what_each_is_alone(session):
         assert float((item - single).abs().max()) <= 1e-3 * max(1.0, float(single.abs().max()))
 
 
-def test_a_short_sound_is_the_same_whoever_is_longer_beside_it(session):
-    def beside(seconds: float) -> torch.Tensor:
+def test_result_does_not_depend_on_the_padding_of_its_batch(session):
+    def first_of_batch(seconds: float) -> torch.Tensor:
         asked = [("red heart", 0.2, 1), ("blue cat", seconds, 2)]
         requests = [session.make_request(prompt=p, duration=s, seed=n, steps=2) for p, s, n in asked]
         return session.generate(requests)[0].data
 
-    first, second = beside(0.7), beside(3.0)
+    first, second = first_of_batch(0.7), first_of_batch(3.0)
     assert float((first - second).abs().max()) <= 1e-3 * max(1.0, float(first.abs().max()))
 
 
-def test_sounds_of_several_lengths_to_begin_from_are_not_answered_together(session):
+def test_inputs_of_several_lengths_in_one_batch_are_refused(session):
     requests = [session.make_request(prompt="x", init_audio=tone(300.0, length)) for length in (4000, 8000)]
     with pytest.raises(ConfigError, match="begin from data must be of one size"):
         session.generate(requests)
 
 
-def test_the_command_takes_files_and_writes_down_what_it_took(ask, tmp_path):
+def test_command_reads_init_audio_and_stores_its_name_and_spans(ask, tmp_path):
     soundfile.write(tmp_path / "mine.wav", (tone(300.0, 8000)[0] * 32767).numpy().astype(np.int16), RATE)
     asked = ("--init-audio", tmp_path / "mine.wav", "--inpaint", "0.1-0.3", "--steps", 2)
     done = ask("a cat", *asked, "--out", tmp_path / "out.wav")

@@ -32,30 +32,30 @@ def frequency(wave: torch.Tensor, rate: int = RATE) -> float:
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-def test_a_tone_stays_the_same_tone_from_any_file_and_any_rate(tmp_path, suffix, rate):
+def test_tone_keeps_frequency_and_level_from_any_format_and_rate(tmp_path, suffix, rate):
     sound = read_audio(written(tmp_path / f"a.{suffix}", tone(rate=rate), rate), RATE)
     assert sound.sample_rate == RATE
     assert sound.waveform.dtype == torch.float32
-    assert sound.duration == pytest.approx(0.5, abs=0.06 if suffix == "mp3" else 0.001)
+    assert sound.waveform.shape[1] / RATE == pytest.approx(0.5, abs=0.06 if suffix == "mp3" else 0.001)
     middle = sound.waveform[0, 2000:6000]
     assert frequency(middle) == pytest.approx(440, abs=1)
     assert float(middle.abs().max()) == pytest.approx(0.5, rel=0.1)
     assert sound.notes == ()
 
 
-def test_sixteen_bits_at_the_same_rate_are_read_bit_for_bit(tmp_path):
+def test_16_bit_samples_at_the_same_rate_are_read_exactly(tmp_path):
     numbers = np.random.default_rng(0).integers(-32768, 32768, 4000, dtype=np.int16)
     sound = read_audio(written(tmp_path / "a.wav", numbers), RATE)
     assert torch.equal((sound.waveform[0] * 32768).to(torch.int32), torch.from_numpy(numbers).int())
 
 
-def test_channels_are_mixed_in_equal_shares(tmp_path):
+def test_channels_are_averaged(tmp_path):
     left, right = tone(), tone(frequency=880)
     sound = read_audio(written(tmp_path / "a.wav", np.stack([left, right], 1), subtype="FLOAT"), RATE)
     torch.testing.assert_close(sound.waveform[0], torch.from_numpy((left + right) / 2))
 
 
-def test_a_part_is_read_without_the_rest(tmp_path):
+def test_segment_is_read_alone(tmp_path):
     wave = np.linspace(-0.9, 0.9, RATE, dtype=np.float32)
     path = written(tmp_path / "a.wav", wave, subtype="FLOAT")
     part = read_audio(path, RATE, start=0.25, duration=0.5, max_duration=0.1)
@@ -75,16 +75,15 @@ def test_loudness_is_kept_or_brought_to_a_peak_or_to_a_level(tmp_path):
     assert float(read_audio(written(tmp_path / "b.wav", click), RATE, loudness="level").waveform.max()) <= 1
 
 
-def test_silence_is_named_and_never_made_louder(tmp_path):
+def test_silent_clip_has_a_note_and_is_never_amplified(tmp_path):
     path = written(tmp_path / "a.wav", np.full(RATE, 2e-5, np.float32), subtype="FLOAT")
     for loudness in ("keep", "peak", "level"):
         sound = read_audio(path, RATE, loudness=loudness)
-        assert sound.is_silent
         assert sound.notes == ("silent",)
         assert float(sound.waveform.abs().max()) < 1e-4
 
 
-def test_clipping_is_named_and_a_peak_that_just_reaches_full_scale_is_not(tmp_path):
+def test_clipping_has_a_note_and_a_single_full_scale_sample_has_none(tmp_path):
     cut = read_audio(written(tmp_path / "a.wav", np.clip(tone(peak=2.0), -1, 1)), RATE)
     assert [note.split(" (")[0] for note in cut.notes] == ["clipped"]
     touch = tone()
@@ -92,20 +91,20 @@ def test_clipping_is_named_and_a_peak_that_just_reaches_full_scale_is_not(tmp_pa
     assert read_audio(written(tmp_path / "b.wav", touch), RATE).notes == ()
 
 
-def test_floats_beyond_full_scale_are_named_and_brought_back(tmp_path):
+def test_floats_beyond_full_scale_have_a_note_and_are_divided_by_the_peak(tmp_path):
     sound = read_audio(written(tmp_path / "a.wav", tone(peak=4.0), subtype="FLOAT"), RATE)
     assert any(note.startswith("louder than full scale (12.0 dB)") for note in sound.notes)
     assert float(sound.waveform.abs().max()) == pytest.approx(1, abs=1e-6)
 
 
-def test_numbers_that_are_no_level_of_a_sound_are_refused_and_integers_written_as_floats_are_not(tmp_path):
-    with pytest.raises(AudioError, match=r"reach 3e\+38, which is no level"):
+def test_absurd_sample_values_are_refused_and_integers_stored_as_floats_are_not(tmp_path):
+    with pytest.raises(AudioError, match=r"peak: got 3e\+38, expected at most 4e\+09"):
         read_audio(written(tmp_path / "a.wav", tone(peak=1) * np.float32(3e38), subtype="FLOAT"), RATE)
     whole = read_audio(written(tmp_path / "b.wav", tone() * 32768, subtype="FLOAT"), RATE).waveform
     assert frequency(whole[0, 2000:6000]) == pytest.approx(440, abs=1)
 
 
-def test_no_damage_of_a_header_raises_anything_else_or_prints_a_trace(tmp_path, capfd):
+def test_damaged_headers_raise_only_audio_errors_and_print_nothing(tmp_path, capfd):
     draw = random.Random(0)
     for kind in ("wav", "flac", "ogg", "aiff", "caf", "w64"):
         whole = written(tmp_path / f"a.{kind}", tone()).read_bytes()
@@ -122,29 +121,29 @@ def test_no_damage_of_a_header_raises_anything_else_or_prints_a_trace(tmp_path, 
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_channels_that_cancel_each_other_are_told_apart_from_silence(tmp_path):
+def test_cancelling_channels_have_another_note_than_silence(tmp_path):
     wave = np.stack([tone(), -tone()], axis=1)
-    assert read_audio(written(tmp_path / "a.wav", wave), RATE).notes[0].startswith("silent once its channels are mixed")
+    assert read_audio(written(tmp_path / "a.wav", wave), RATE).notes[0].startswith("silent after mixing its channels")
     assert read_audio(written(tmp_path / "b.wav", wave * 0), RATE).notes == ("silent",)
 
 
-def test_a_wav_that_ends_before_its_header_says_so_is_read_and_named_and_one_of_unknown_length_is_not(tmp_path):
+def test_truncated_wav_has_a_note_and_a_streamed_wav_of_unknown_length_has_none(tmp_path):
     whole = written(tmp_path / "a.wav", tone()).read_bytes()
     sound = read_audio(whole[: len(whole) // 2], RATE)
-    assert sound.notes == ("cut off: its header promises more",) and sound.waveform.numel() > RATE / 8
+    assert sound.notes == ("truncated: its header states more data",) and sound.waveform.numel() > RATE / 8
     streamed = whole.replace(b"data" + whole[whole.index(b"data") + 4 :][:4], b"data\xff\xff\xff\xff", 1)
     assert streamed != whole and read_audio(streamed, RATE).notes == ()
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_samples_that_are_no_numbers_are_counted_and_placed(tmp_path, wrong):
+def test_nan_and_infinite_samples_are_counted_and_located(tmp_path, wrong):
     wave = tone()
     wave[[4000, 4001]] = wrong
-    with pytest.raises(AudioError, match=r"2 of its samples are no numbers .* first at 0\.250 s"):
+    with pytest.raises(AudioError, match=r"2 samples are NaN or infinite, the first at 0\.250 s"):
         read_audio(written(tmp_path / "a.wav", wave, subtype="FLOAT"), RATE)
 
 
-def test_what_is_no_sound_is_refused_in_one_line(tmp_path):
+def test_unreadable_files_are_refused_in_one_line(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("not a sound at all, whatever it is called")
     (tmp_path / "raw.raw").write_bytes(bytes(4000))
@@ -152,37 +151,37 @@ def test_what_is_no_sound_is_refused_in_one_line(tmp_path):
     written(tmp_path / "whole.flac", tone())
     (tmp_path / "cut.flac").write_bytes((tmp_path / "whole.flac").read_bytes()[:2000])
     written(tmp_path / "none.wav", np.zeros(0, np.float32))
-    said = {
+    expected = {
         "empty.wav": "an empty file",
-        "text.wav": "not a sound",
-        "raw.raw": "not a sound",
-        "folder.wav": "not a plain file",
-        "cut.flac": "cut off|not a sound",
-        "none.wav": "holds no samples",
+        "text.wav": "not a supported audio file",
+        "raw.raw": "not a supported audio file",
+        "folder.wav": "not a regular file",
+        "cut.flac": "truncated|not a supported audio file",
+        "none.wav": "the file has no samples",
         "missing.wav": "No such file",
     }
-    for name, reason in said.items():
+    for name, reason in expected.items():
         with pytest.raises(AudioError, match=reason) as error:
             read_audio(tmp_path / name, RATE)
         assert "\n" not in str(error.value)
 
 
-def test_long_files_are_refused_by_their_header_before_anything_is_decoded(tmp_path):
+def test_long_files_are_refused_by_their_header(tmp_path):
     path = written(tmp_path / "a.flac", np.zeros(20 * RATE, np.int16))
     assert path.stat().st_size < 40_000
-    with pytest.raises(AudioError, match=r"too long: 20 s by its header, more than 10 s"):
+    with pytest.raises(AudioError, match="too long: 20 s, expected at most 10 s"):
         read_header(path, max_duration=10)
     with pytest.raises(AudioError, match="too long"):
         read_audio(path, RATE, max_duration=10)
     assert read_header(path.read_bytes()).duration == pytest.approx(20)
 
 
-def test_a_rate_that_shares_nothing_with_ours_costs_no_giant_filter():
+def test_rates_without_common_divisor_need_no_large_filter():
     wave = torch.from_numpy(tone(0.5, 44101))
     assert frequency(resample(wave, 44101, RATE)[1000:7000]) == pytest.approx(440, abs=1)
     assert resample(torch.zeros(768_000), 767_999, 16000).shape[-1] == pytest.approx(16000, abs=20)
 
 
-def test_resampling_lets_nothing_through_that_the_new_rate_cannot_hold():
+def test_resampling_removes_frequencies_beyond_the_new_nyquist_rate():
     high = torch.from_numpy(tone(0.5, 48000, frequency=12000))
     assert float(resample(high, 48000, RATE)[500:-500].abs().max()) < 0.005

@@ -1,4 +1,4 @@
-"""Sounds that a request plays to the model: from a file, bytes, an array or a tensor; decoded within bounds."""
+"""Audio in a request: a path, the content of a file, an array or a tensor."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lumina_core.data.source import cached_read
 
 @dataclass(frozen=True, eq=False)
 class AudioInput:
-    """A sound as it was handed over.
+    """Decoded audio of a request.
 
     Attributes:
         waveform: (1, S) float32 in [-1, 1].
-        rate: samples a second; None: those of the model that hears it.
-        name: of its file; empty where it was none.
-        notes: what one should know of it, in words: silence, clipping.
+        sample_rate: samples per second; None: that of the model.
+        name: name of the file; empty for other inputs.
+        notes: warnings in words, such as `silent` or `clipped (...)`.
     """
 
     waveform: Tensor
@@ -35,30 +35,24 @@ class AudioInput:
     notes: tuple[str, ...] = ()
 
     def resampled_to(self, sample_rate: int) -> Tensor:
-        """(1, S) with `rate` samples a second."""
+        """Return the waveform (1, S) at a sample rate."""
         return self.waveform if self.sample_rate in (None, sample_rate) else _resample(self, sample_rate)
 
-    def duration(self, sample_rate: int) -> float:
-        """How long it lasts for a model of `rate` samples a second."""
-        return self.waveform.shape[-1] / (self.sample_rate or sample_rate)
-
     def metadata(self) -> dict[str, str]:
-        """What belongs into a record: the file's name, and a digest of rate and samples."""
-        digest = hashlib.sha256(
-            f"{self.sample_rate}".encode() + self.waveform.contiguous().numpy().tobytes()
-        ).hexdigest()
-        return {**({"name": self.name} if self.name else {}), "sha256": digest}
+        """Return the name of the file and a digest of sample rate and samples."""
+        content = f"{self.sample_rate}".encode() + self.waveform.contiguous().numpy().tobytes()
+        return {**({"name": self.name} if self.name else {}), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def parse_audio(value: Any) -> AudioInput:
-    """A path, the bytes of a file, an array or a tensor as a sound.
+    """Convert a path, the content of a file, an array or a tensor to mono audio.
 
     Args:
-        value: tensors and arrays are of floats in [-1, 1], (samples,) or (channels, samples), at the model's own rate,
-            as answers have them; a pair (tensor, rate) says its rate. Channels are mixed to one.
+        value: arrays and tensors hold floats in [-1, 1], (samples,) or (channels, samples), at the sample rate of the
+            model; a pair (tensor, sample_rate) sets another rate. Channels are averaged.
 
     Raises:
-        ValueError: it is none of these, cannot be decoded, is too large, or holds what is no number.
+        ValueError: the value has another type or shape, cannot be decoded, is too large, or has NaN or infinite samples.
     """
     if isinstance(value, AudioInput):
         return value
@@ -68,33 +62,32 @@ def parse_audio(value: Any) -> AudioInput:
         try:
             return _decode(value)
         except AudioError as error:
-            raise ValueError(f"what was given cannot be used as a sound: {error}") from error
+            raise ValueError(f"audio bytes cannot be decoded: {error}") from error
     has_rate = isinstance(value, Sequence) and len(value) == 2 and isinstance(value[1], int)
     waveform, sample_rate = value if has_rate else (value, None)
     if isinstance(waveform, np.ndarray):
         waveform = torch.from_numpy(np.ascontiguousarray(waveform))
-    is_valid = (
-        isinstance(waveform, Tensor) and waveform.is_floating_point() and waveform.ndim in (1, 2) and waveform.numel()
-    )
-    if not is_valid:
+    if not isinstance(waveform, Tensor) or not waveform.is_floating_point() or waveform.ndim not in (1, 2):
         raise ValueError(
-            "a sound is a path, the bytes of a file, a tensor or an array of floats, (samples,) or (channels, samples) "
-            "in [-1, 1], or such a one with its rate"
+            f"audio: got {type(value).__name__}, expected a path, bytes, or floats in [-1, 1] of shape (samples,) or "
+            "(channels, samples), alone or as a pair with the sample rate"
         )
+    if not waveform.numel():
+        raise ValueError("audio: got no samples, expected at least one")
     if sample_rate is not None and not SAMPLE_RATE_RANGE[0] <= sample_rate <= SAMPLE_RATE_RANGE[1]:
         raise ValueError(
-            f"a sound of {sample_rate} samples a second was given; wanted {SAMPLE_RATE_RANGE[0]} to {SAMPLE_RATE_RANGE[1]}"
+            f"sample rate of audio: got {sample_rate}, expected {SAMPLE_RATE_RANGE[0]} to {SAMPLE_RATE_RANGE[1]}"
         )
     if waveform.ndim == 2 and waveform.shape[0] > MAX_CHANNELS:
-        shape = tuple(waveform.shape)
         raise ValueError(
-            f"a sound is (channels, samples), of up to {MAX_CHANNELS} channels, and {shape} was given; turn it"
+            f"audio: got shape {tuple(waveform.shape)}, expected (channels, samples) with at most {MAX_CHANNELS} "
+            "channels. Transpose it"
         )
-    return _validate(waveform, sample_rate)
+    return _to_mono(waveform, sample_rate)
 
 
 AudioField = Annotated[InstanceOf[AudioInput], BeforeValidator(parse_audio), PlainSerializer(AudioInput.metadata)]
-"""The type of a request's field; in a record it is a name and a digest."""
+"""Type of a request field that holds audio; it is serialized as the name of the file and a digest."""
 
 
 def _decode(source: Path | bytes, name: str = "") -> AudioInput:
@@ -103,15 +96,15 @@ def _decode(source: Path | bytes, name: str = "") -> AudioInput:
     return AudioInput(clip.waveform, sample_rate, name, clip.notes)
 
 
-_load_file = cached_read(lambda path: _decode(path, path.name), "a sound")
+_load_file = cached_read(lambda path: _decode(path, path.name), "audio")
 
 
-def _validate(waveform: Tensor, sample_rate: int | None) -> AudioInput:
-    flat = waveform.detach().float().cpu()
-    num_nonfinite = int((~torch.isfinite(flat)).sum())
+def _to_mono(waveform: Tensor, sample_rate: int | None) -> AudioInput:
+    samples = waveform.detach().float().cpu()
+    num_nonfinite = int((~torch.isfinite(samples)).sum())
     if num_nonfinite:
-        raise ValueError(f"{num_nonfinite} of the sound's {flat.numel()} samples are no numbers (NaN or infinite)")
-    mono = flat[None] if flat.ndim == 1 else flat.mean(dim=0, keepdim=True)
+        raise ValueError(f"audio: {num_nonfinite} of {samples.numel()} samples are NaN or infinite")
+    mono = samples[None] if samples.ndim == 1 else samples.mean(dim=0, keepdim=True)
     return AudioInput(mono.clone(), sample_rate)
 
 

@@ -167,9 +167,7 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
 @hookimpl
 def lumina_register_commands(commands: CommandRegistrations) -> None:
     """To look at any sound."""
-    commands.add(
-        "spectrogram", "lumina_audio.spectrogram_command:spectrogram", "Draw a picture of a sound: pitch over time."
-    )
+    commands.add("spectrogram", "lumina_audio.plot:spectrogram", "Plot the spectrogram of an audio file.")
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""What can be asked of a model of sound: a sentence, a duration, and a sound to begin from."""
+"""Requests to audio models: prompt, duration, and audio to begin from."""
 
 from __future__ import annotations
 
@@ -15,58 +15,57 @@ from lumina_core.config import Config
 from lumina_core.request import Request
 
 DEFAULT_STRENGTH = 0.8
-"""Of the change of a whole sound; where only a part of it is redrawn, that part is made from noise alone."""
+"""Strength of audio-to-audio; inpainting and extension use 1."""
 DEFAULT_CROSSFADE_MS = 10.0
 SPAN_PATTERN = re.compile(r"\s*(\d*\.?\d*)\s*s?\s*-\s*(\d*\.?\d*)\s*s?\s*")
-"""START-END, each in seconds; one of them may be left out."""
+"""START-END in seconds; one of them may be omitted."""
 INIT_AUDIO_FIELDS = ("strength", "inpaint", "extend", "crossfade")
 
 
 class AudioLengthRequest(Request):
-    """Sounds of a duration, from noise or from a sound."""
+    """Duration, and audio to begin from, to inpaint or to extend."""
 
     duration: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
         json_schema_extra={"aliases": ["seconds"]},
-        description="how many seconds it lasts, any number; left out: the model's own, or that of --init-audio",
+        description="duration in seconds.  [default: that of the model, or of init_audio]",
     )
     init_audio: AudioField | None = Field(
-        None, title="FILE", description="a sound to begin from (wav, flac, ogg ...), of any rate and channels"
+        None, title="FILE", description="audio to begin from (wav, flac, ogg ...), of any sample rate and channels"
     )
     strength: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="how much of --init-audio is changed, 0 nothing, 1 all of it.  "
-        f"[default: {DEFAULT_STRENGTH}, or 1 where only a part is redrawn]",
+        description="amount of change to init_audio: 0 keeps it, 1 ignores it.  "
+        f"[default: {DEFAULT_STRENGTH}; 1 with inpaint or extend]",
     )
     inpaint: tuple[tuple[float, float | None], ...] | None = Field(
         None,
         min_length=1,
         title="START-END",
-        description="seconds of --init-audio that are redrawn, for example 0.5-1.2, or 1.5- up to its end; the rest stays; "
-        "may be given again and again",
+        description="span of init_audio in seconds that is generated again, such as 0.5-1.2, or 1.5- up to its end; can "
+        "be repeated",
     )
     extend: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="seconds to draw on after the end of --init-audio, which stays",
+        description="seconds generated after the end of init_audio",
     )
     crossfade: float | None = Field(
         None,
         ge=0,
         le=1000,
-        description="milliseconds at the edges of what is redrawn over which --init-audio passes into it.  "
-        f"[default: {DEFAULT_CROSSFADE_MS:g}]",
+        description=f"milliseconds of crossfade at both ends of a generated span.  [default: {DEFAULT_CROSSFADE_MS:g}]",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, values: Any) -> Any:
-        # filled in here, so that a record says what was done
+        # set here instead of as defaults, so that the stored metadata has the values that were used
         if not isinstance(values, dict) or values.get("init_audio") is None:
             return values
         is_partial = any(values.get(name) is not None for name in ("inpaint", "extend"))
@@ -78,11 +77,9 @@ class AudioLengthRequest(Request):
     @field_validator("inpaint", mode="before")
     @classmethod
     def _parse_spans(cls, value: Any) -> Any:
-        # one alone may be handed over: in words, or as a pair of numbers
-        is_single_pair = (
-            isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value[0], str | tuple | list)
-        )
-        spans = (value,) if is_single_pair or isinstance(value, str) else value
+        # accepted: "0.5-1.2", "0.5-1.2,1.5-", (0.5, 1.2), and sequences of these
+        is_pair = isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value[0], str | tuple | list)
+        spans = (value,) if is_pair or isinstance(value, str) else value
         if not isinstance(spans, tuple | list):
             return value
         parts = [part for span in spans for part in (span.split(",") if isinstance(span, str) else (span,))]
@@ -93,31 +90,31 @@ class AudioLengthRequest(Request):
     def _check_spans(cls, value: Sequence[tuple[float, float | None]] | None) -> Any:
         for start, end in value or ():
             if not 0 <= start < (math.inf if end is None else end) or end == math.inf:
-                raise ValueError("a span goes from a time, 0 or later, to a later one; leave the end out for all of it")
+                raise ValueError(f"got {start:g}-{end}, expected START < END, both 0 or more. Omit END for the end")
         return value
 
     @model_validator(mode="after")
     def _check_init_audio_fields(self) -> AudioLengthRequest:
-        present = [name for name in INIT_AUDIO_FIELDS if getattr(self, name) is not None]
-        if self.init_audio is None and present:
-            raise ValueError(f"{present[0]} is about a sound to begin from; name one with init_audio")
+        values = self.model_dump(include=set(INIT_AUDIO_FIELDS), exclude_none=True)
+        if self.init_audio is None and values:
+            raise ValueError(f"{min(values, key=INIT_AUDIO_FIELDS.index)}: needs init_audio, which is not set")
         if self.duration is not None and self.extend is not None:
-            raise ValueError("extend says how long it becomes; leave out duration, or give it alone")
+            raise ValueError("got both duration and extend, expected one of them")
         if self.crossfade is not None and self.inpaint is None and self.extend is None:
-            raise ValueError("crossfade is about the edges of what is redrawn; say which part with inpaint or extend")
+            raise ValueError("crossfade: needs inpaint or extend, which are not set")
         return self
 
 
 def _parse_span(text: str) -> tuple[float, float | None]:
     match = SPAN_PATTERN.fullmatch(text)
     if match is None or not any(part.strip(".") for part in match.groups()):
-        raise ValueError("a span is START-END in seconds, for example 0.5-1.2, or 1.5- for all from there on")
+        raise ValueError(f"got {text!r}, expected START-END in seconds, such as 0.5-1.2, or 1.5- up to the end")
     start, end = match.groups()
     return float(start) if start.strip(".") else 0.0, float(end) if end.strip(".") else None
 
 
 class NamedValue(Config):
-    """A number that is said beside the words."""
+    """Value of a scalar conditioner."""
 
     name: str = Field(min_length=1)
     value: float = Field(allow_inf_nan=False)
@@ -129,33 +126,33 @@ class NamedValue(Config):
             return {"name": value[0], "value": value[1]} if isinstance(value, tuple | list) else value
         name, separator, number = value.partition("=")
         if not separator:
-            raise ValueError("a scalar is NAME=VALUE, for example pitch=60")
+            raise ValueError(f"got {value!r}, expected NAME=VALUE, such as pitch=60")
         return {"name": name.strip(), "value": number.strip()}
 
 
 class TextToAudioRequest(AudioLengthRequest):
-    """A sentence in, sounds out."""
+    """Prompt and values of scalar conditioners."""
 
-    prompt: str = Field(max_length=20000, description="what is heard")
-    negative_prompt: str | None = Field(None, max_length=20000, description="what to stay away from")
+    prompt: str = Field(max_length=20000, description="text that describes the audio")
+    negative_prompt: str | None = Field(None, max_length=20000, description="text that guidance leads away from")
     scalar: tuple[NamedValue, ...] | None = Field(
         None,
         title="NAME=VALUE",
-        description="a number that the model was taught to hear, for example pitch=60; may be given again and again",
+        description="value of a scalar conditioner of the model, such as pitch=60; can be repeated",
     )
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
     def _check_structured_caption(cls, value: str | None) -> str | None:
         if value is not None and is_structured(value):
-            parse_structured(value)  # whoever reads it, an unknown tag is a slip
+            parse_structured(value)  # a misspelt tag is an error even if the model reads plain text
         return value
 
     @field_validator("prompt")
     @classmethod
     def _check_prompt(cls, value: str) -> str:
         if not value.strip():
-            raise ValueError("the prompt is empty; say what is heard")
+            raise ValueError("got an empty text, expected a description of the audio")
         return value
 
     @field_validator("scalar", mode="before")

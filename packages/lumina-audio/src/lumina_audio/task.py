@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from lumina_audio.audio_io import WRITE_FORMATS, limit_peak_with_factor, write_audio
+from lumina_audio.audio_io import WRITE_FORMATS, write_audio
 from lumina_audio.inpaint_input import init_data, limit_generated_part, num_samples, target_length
-from lumina_audio.plot import plot_grid, plot_spectrogram, save_png
+from lumina_audio.plot import plot_spectrogram, save_grid
 from lumina_audio.request import AudioLengthRequest, TextToAudioRequest
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
@@ -161,22 +161,20 @@ class TextToAudio(GenerationTask):
         A sound that is louder than a file can hold is made softer: as a whole, or where another sound stays in it, what
         was drawn; a warning says so, and the record has the factor (`gain`).
         """
-        waveform, factor = limit_peak_with_factor(item)
-        if factor is not None:
-            scope, is_partial = "all of it", metadata.get("inpaint", metadata.get("extend")) is not None
-            if is_partial:
-                scope, (waveform, factor) = (
-                    "what was drawn",
-                    limit_generated_part(item, self.config.sample_rate, metadata),
-                )
-            message = f"{path.name}: louder than a file can hold; {scope} is made softer, by {factor:.3f}"
-            warnings.warn(message, stacklevel=1)
+        waveform, peak = item, float(item.abs().max()) if item.numel() else 0.0
+        if peak > 1:
+            waveform, factor = item / peak, 1 / peak
+            scope = "the clip"
+            if metadata.get("inpaint", metadata.get("extend")) is not None:
+                scope = "its generated part"
+                waveform, factor = limit_generated_part(item, self.config.sample_rate, metadata)
+            warnings.warn(f"{path.name}: beyond full scale, {scope} is multiplied by {factor:.3f}", stacklevel=1)
             metadata = {**metadata, "gain": round(factor, 4)}
         write_audio(path, waveform, self.config.sample_rate, metadata)
 
     def write_sidecar(self, sidecar: str, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
         """The picture beside a sound: its `spectrogram`, with the prompt above it, as PNG."""
-        save_png(plot_spectrogram(item, self.config.sample_rate, str(metadata.get("prompt", ""))), path)
+        plot_spectrogram(item, self.config.sample_rate, path, str(metadata.get("prompt", "")))
 
     def _scalar_values(self, request: TextToAudioRequest) -> dict[str, float | None]:
         """For each number that the model hears what is said of it."""
@@ -190,6 +188,5 @@ class TextToAudio(GenerationTask):
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """A PNG of the sounds' spectrograms, four a row."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_png(plot_grid(items, self.config.sample_rate), folder / f"{name}.png")
+        save_grid(items, self.config.sample_rate, folder / f"{name}.png")
         return folder / f"{name}.png"

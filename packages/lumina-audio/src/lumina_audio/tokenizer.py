@@ -1,4 +1,4 @@
-"""Latents of sounds <-> tokens: frames one after another, at (time, 0, 0)."""
+"""Audio latents <-> tokens: consecutive frames, at positions (time, 0, 0)."""
 
 from __future__ import annotations
 
@@ -12,71 +12,63 @@ from lumina_core.types import Size, Tokens, check_shape
 
 
 class FramePatchify:
-    """Cuts a latent along time. Rearranges numbers; has no weights. Places are (time, 0, 0), as the paper says."""
+    """Tokenizer that cuts a latent (B, C, T) into patches along time; it has no weights."""
 
     class Config(Settings):
-        """How long a token is."""
+        """Size of a token."""
 
-        patch_size: int = Field(1, ge=1, le=64, description="latent frames a token holds")
+        patch_size: int = Field(1, ge=1, le=64, description="latent frames per token")
         channels: int = Field(20, ge=1, description="channels of the latent")
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.frames_per_token, self.channels = config.patch_size, config.channels
-
-    @property
-    def width(self) -> int:
-        """Numbers a token holds: channels times its frames."""
-        return self.channels * self.frames_per_token
-
-    @property
-    def patch_size(self) -> tuple[int]:
-        """Latent frames that a token spans."""
-        return (self.frames_per_token,)
+        self.channels = config.channels
+        self.patch_size = (config.patch_size,)
+        self.width = config.channels * config.patch_size
 
     def patchify(self, latent: Tensor) -> Tokens:
-        """(B, C, T) -> values (B, T / frame, C * frame), each vector in the order (channel, time).
+        """Convert a latent (B, C, T) to tokens with values (B, T / patch, C * patch), ordered (channel, time).
 
         Raises:
-            ShapeError: the channels are not the configured ones, or T is no multiple of the frame.
+            ShapeError: C differs from the config, or T is no multiple of the patch size.
         """
-        check_shape(latent, (None, self.channels, None), "the latent of a sound")
+        check_shape(latent, (None, self.channels, None), "an audio latent")
         batch, _, length = latent.shape
         count = self._num_tokens((length,))
-        values = latent.reshape(batch, self.channels, count, self.frames_per_token).transpose(1, 2).flatten(2)
+        values = latent.reshape(batch, self.channels, count, self.config.patch_size).transpose(1, 2).flatten(2)
         return Tokens(values, _positions(batch, count, latent.device), ((length,),) * batch)
 
     def unpatchify(self, tokens: Tokens) -> Tensor:
-        """The exact inverse: tokens of one extent, without padding -> (B, C, T).
+        """Convert tokens of one size, without padding, to a latent (B, C, T): the exact inverse of `patchify`.
 
         Raises:
-            ShapeError: the items have several lengths, or the count or width of the tokens does not fit theirs.
+            ShapeError: the items have several lengths, or the shape of the values does not match them.
         """
         if len(set(tokens.sizes)) != 1:
             raise ShapeError(
-                f"these tokens are of sounds of {len(set(tokens.sizes))} lengths; "
-                "one latent holds one length: go through the items of Tokens.items()"
+                f"tokens: got {len(set(tokens.sizes))} lengths, expected one per latent. Iterate over Tokens.items()."
             )
         latent_size = tokens.sizes[0]
         count = self._num_tokens(latent_size)
         check_shape(tokens.values, (len(tokens.sizes), count, self.width), f"tokens of a latent {latent_size}")
-        patches = tokens.values.reshape(-1, count, self.channels, self.frames_per_token).transpose(1, 2)
+        patches = tokens.values.reshape(-1, count, self.channels, self.config.patch_size).transpose(1, 2)
         return patches.reshape(-1, self.channels, *latent_size)
 
     def empty(self, batch: int, size: Size) -> Tokens:
-        """Zeros at the places of a latent of `extent` = (T,)."""
+        """Create tokens of zeros with the positions of a latent of `size` = (T,)."""
         count = self._num_tokens(size)
         values = torch.zeros(batch, count, self.width)
         return Tokens(values, _positions(batch, count, values.device), (size,) * batch)
 
     def _num_tokens(self, latent_size: Size) -> int:
         if len(latent_size) != 1 or latent_size[0] < 1:
-            raise ShapeError(f"{latent_size} is no length of a sound's latent; wanted (frames,), at least 1")
-        count, remainder = divmod(latent_size[0], self.frames_per_token)
+            raise ShapeError(f"size of an audio latent: got {latent_size}, expected (frames,) with at least 1 frame")
+        patch_size = self.config.patch_size
+        count, remainder = divmod(latent_size[0], patch_size)
         if remainder:
             raise ShapeError(
-                f"a latent of {latent_size[0]} frames cannot be cut into tokens of {self.frames_per_token}; "
-                f"the next length that can: {(count + 1) * self.frames_per_token}"
+                f"audio latent: got {latent_size[0]} frames, expected a multiple of {patch_size}, such as "
+                f"{(count + 1) * patch_size}"
             )
         return count
 
