@@ -48,7 +48,10 @@ from lumina_core.errors import ConfigError
         (("--init-audio", "nan.wav"), "1 samples are NaN or infinite"),
         (("--init-audio", "nowhere.wav"), "No such file"),
         (("--init-audio", "."), "it is a folder; name a file in it"),
-        (("--scalar", "pitch=60"), "does not hear a number called 'pitch'"),
+        (
+            ("--scalar", "pitch=60"),
+            "scalar: got 'pitch', expected a scalar conditioner of the model, but this model has none",
+        ),
         (("--scalar", "pitch"), "NAME=VALUE"),
         (("--negative-prompt", "<rain& never>"), "unknown tag 'never'; the tags are start, mid, end, all"),
         (("--spectrogram", "out.wav"), "--spectrogram says out.wav"),

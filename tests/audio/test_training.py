@@ -6,6 +6,8 @@ import pytest
 from audio.read_files import samples
 from PIL import Image
 
+from lumina_audio.plot import GRID_GAP, N_MELS
+
 SMALL = (
     "conditioners.0.vocab_size=300",
     "training.steps=2",
@@ -21,12 +23,12 @@ def settings():
     return [word for setting in SMALL for word in ("--set", setting)]
 
 
-def test_a_run_draws_its_samples_as_spectrograms_and_leaves_a_model_that_can_be_asked(lumina, tmp_path, settings):
+def test_training_saves_spectrograms_of_samples_and_a_model_that_generates(lumina, tmp_path, settings):
     done = lumina("train", "audio.tiny", "--out", tmp_path / "run", *settings)
     assert done.status == 0, done.err
     (sheet,) = (tmp_path / "run" / "samples").glob("*.png")
     with Image.open(sheet) as picture:
-        assert picture.size == (2 * 306 + 6, 156 + 6)
+        assert picture.format == "PNG" and picture.size[0] > 2 * 300 and picture.size[1] == N_MELS + GRID_GAP
     asked = ("a trumpet", "--duration", 0.2, "--out", tmp_path / "a.wav", "--model", tmp_path / "run" / "model")
     assert lumina("audio", *asked).status == 0 and len(samples(tmp_path / "a.wav")) == 3200
 

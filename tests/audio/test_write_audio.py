@@ -88,7 +88,7 @@ def test_clip_beyond_full_scale_is_divided_by_its_peak_with_a_warning(tmp_path):
 def test_after_inpainting_only_the_generated_part_is_made_quieter(tmp_path):
     task = TextToAudio(TextToAudio.Config(sample_rate=1000))
     loud = torch.tensor([[0.5, -0.25, 3.0, -2.0, 0.125, 1.5, -4.0]])
-    with pytest.warns(UserWarning, match=r"generated part.* 0\.250"):
+    with pytest.warns(UserWarning, match=r"generated part of the audio beyond full scale.* 0\.250"):
         task.save(loud, tmp_path / "a.wav", {"prompt": "x", "inpaint": [[0.002, 0.004]], "extend": 0.002})
     assert samples(tmp_path / "a.wav").tolist() == [16384, -8192, 24576, -16384, 4096, 12288, -32768]
     assert read_metadata(tmp_path / "a.wav")["gain"] == 0.25

@@ -96,7 +96,8 @@ def test_the_frechet_distance_of_a_set_with_itself_is_nothing_and_only_vggish_ma
     plain = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "audio.log_mel"}), StubFeatures())
     assert plain.compute(judged(rows, rows, [EvalItem({}, 0)] * 60))["FD"] == pytest.approx(0, abs=1e-9)
     named = FrechetDistance(
-        FrechetDistance.Config.model_validate({"feature_extractor": {"type": "audio.vggish", "weights": "x"}}), StubFeatures()
+        FrechetDistance.Config.model_validate({"feature_extractor": {"type": "audio.vggish", "weights": "x"}}),
+        StubFeatures(),
     )
     assert list(named.compute(judged(rows, rows, [EvalItem({}, 0)] * 60))) == ["FAD"]
 

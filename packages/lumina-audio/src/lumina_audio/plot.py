@@ -56,6 +56,11 @@ def mel_decibels(waveform: Tensor, sample_rate: int, hop_length: int) -> Tensor:
     return 20 * (_filterbank(2 * window_length + 1, sample_rate) @ magnitudes).clamp_min(1e-7).log10()
 
 
+def check_matplotlib() -> None:
+    """Raise PluginError with the command that installs matplotlib if it is not installed."""
+    require("matplotlib.figure", INSTALL_EXTRA, "a spectrogram plot")
+
+
 def plot_spectrogram(waveform: Tensor, sample_rate: int, path: Path, title: str = "") -> None:
     """Plot the waveform and the mel spectrogram of a clip as a PNG file of 960 x 440 pixels.
 

@@ -400,6 +400,10 @@ class GenerationTask(Task):
         """Write several results as one overview file in `folder`, and return its path."""
         raise NotImplementedError
 
+    @classmethod
+    def check_sidecar(cls, sidecar: str) -> None:
+        """Raise an error, before anything is generated, if one file of `sidecars` cannot be written here."""
+
     def write_sidecar(self, sidecar: str, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write one file of `sidecars` for a result, atomically."""
         raise NotImplementedError

@@ -205,6 +205,8 @@ def resolve_sidecars(task: Any, values: dict[str, Any], result_paths: Sequence[P
     paths: dict[str, Sequence[Path]] = {}
     for kind, (suffix, _) in _sidecar_kinds(task).items():
         value = values.pop(f"sidecar_{kind}", None)
+        if value is not None:
+            task.check_sidecar(kind)
         if value == AUTO:
             paths[kind] = [path.with_suffix(suffix) for path in result_paths]
         elif value is not None:
