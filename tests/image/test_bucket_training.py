@@ -28,7 +28,7 @@ def recipe(folder, **training):
         "task": {"type": "image.text_to_image", "image_size": 32},
         "dataset": {
             "type": "core.mixture",
-            "dataset": [shards, {"type": "image.emoji", "image_size": 32, "weight": 5}],
+            "dataset": [{**shards, "weight": 20}, {"type": "image.emoji", "image_size": 32, "weight": 5}],
         },
         "autoencoder": {"type": "image.identity"},
         "tokenizer": {"type": "image.patchify", "patch_size": 8},

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lumina_core.data.source import cached_read
+from lumina_core.io import cached_read
 from lumina_core.errors import UnusableError
 
 

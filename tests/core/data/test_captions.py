@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from lumina_core.data.source import (
+from lumina_core.data.captions import (
     MAX_CAPTION_BYTES,
     all_texts,
     read_captions,
@@ -53,7 +53,7 @@ def test_the_weights_of_a_picture_win_over_those_of_the_data_set():
         ({"caption": 3}, "not a text, a list of texts"),
         ({"caption": ["", " "]}, "not a text, a list of texts"),
         ({"captions": {"a": "x"}, "caption_weights": {"a": 0}}, "of its sources, a, none has a weight above 0"),
-        ({"captions": {"a": "x"}, "caption_weights": {"a": "much"}}, "weight of 'a' is 'much', and no number"),
+        ({"captions": {"a": "x"}, "caption_weights": {"a": "much"}}, "weight of 'a' is 'much', expected a number"),
         ({"captions": {"a": "x"}, "caption_weights": {"a": -1}}, "weight of 'a' is '-1'"),
         ({"captions": {"a": "x"}, "caption_weights": {"a": float("nan")}}, "weight of 'a' is 'nan'"),
         ({"captions": {"a": "x"}, "caption_weights": [1]}, '"caption_weights" are not numbers by source'),

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from core import toy
 
-from lumina_core.data.mixture import MixtureDataset
+from lumina_core.data.dataset import MixtureDataset
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.model import build_dataset
 from lumina_core.protocols import Dataset
@@ -66,14 +66,20 @@ def test_without_weights_each_example_weighs_what_it_did():
     assert [both.weight(index) for index in range(5)] == [1, 2, 3, 1, 2]
 
 
-def test_extents_and_stretches_are_those_of_the_data_sets():
+def test_a_weight_for_only_some_data_sets_is_refused():
+    with pytest.raises(ConfigError, match=r"got none for x\.y, expected one for every data set or for none"):
+        mixed([Numbers("a", 3), Numbers("b", 2)], 1, None)
+
+
+def test_sizes_and_read_groups_are_those_of_the_data_sets():
     both = mixed([Numbers("a", 2, size=(4, 8), read_groups=[2]), Numbers("b", 3)], None, None)
     assert [both.size(index, random.Random(0)) for index in range(5)] == [(4, 8), (4, 8), (), (), ()]
     assert both.read_groups() == [2, 1, 1, 1]
     assert mixed([Numbers("a", 2)], None).read_groups() == []
+    assert both.variable_size and not mixed([Numbers("b", 3)], None).variable_size
 
 
-def test_an_empty_one_and_no_one_are_one_clear_line():
+def test_empty_data_sets_are_refused():
     with pytest.raises(ConfigError, match=r"the data set x\.y has no examples"):
         mixed([Numbers("a", 2), Numbers("b", 0)], None, None)
     with pytest.raises(ConfigError, match="at least 1 item"):
@@ -82,10 +88,10 @@ def test_an_empty_one_and_no_one_are_one_clear_line():
         mixed([Numbers("a", 2)], 0)
 
 
-def test_a_recipe_names_them_like_any_part():
+def test_a_recipe_names_the_data_sets_like_any_component():
     values = toy.values()
     signals = values["dataset"]
-    values["dataset"] = {"type": "core.mixture", "dataset": [{**signals, "weight": 2}, signals]}
+    values["dataset"] = {"type": "core.mixture", "dataset": [{**signals, "weight": 2}, {**signals, "weight": 1}]}
     recipe = read_recipe(values, "test")
     dataset = build_dataset(recipe, toy.registry())
     assert len(dataset) == 2 * len(dataset.datasets[0])

@@ -85,7 +85,7 @@ def test_the_index_can_be_kept_elsewhere_or_nowhere(tmp_path, caplog):
     assert os.listdir(data) == ["a.tar"] and len(os.listdir(other / "index")) == 1
     (tmp_path / "file").touch()
     assert len(shards(data, index_dir=str(tmp_path / "file"))) == 2
-    assert "every start looks through everything again" in caplog.text
+    assert "every start scans all items again" in caplog.text
 
 
 UNKNOWN = "not a picture in a known format (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM)"
@@ -181,7 +181,7 @@ def test_a_shard_that_is_cut_later_is_told_and_another_picture_stands_in(tmp_pat
     with pytest.raises(UnusableError, match="No such file"):
         data._source.fetch((0, 0, 1, 0, 1, 0))
     for place in ((0, -5, 1, 0, 1, 0), (0, 0, 2**62, 0, 1, 0)):
-        with pytest.raises(UnusableError, match="remove it, and it is made anew"):
+        with pytest.raises(UnusableError, match="Delete the index; it is rebuilt"):
             data._source.fetch(place)
 
 

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 from torch import Tensor
 
 from lumina_audio.audio_io import MAX_CHANNELS, SAMPLE_RATE_RANGE, AudioError, read_audio, read_header, resample
-from lumina_core.data.source import cached_read
+from lumina_core.io import cached_read
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
         "core.scalar", "lumina_core.conditioning.scalar:ScalarConditioner", "a number: duration, pitch, rate"
     )
     components.dataset(
-        "core.mixture", "lumina_core.data.mixture:MixtureDataset", "several data sets, each with its weight"
+        "core.mixture", "lumina_core.data.dataset:MixtureDataset", "several data sets, each with its weight"
     )
     components.head("core.velocity", "lumina_core.models.heads:VelocityHead", "one vector a token, for generation")
     components.objective("core.flow_matching", "lumina_core.flow.loss:FlowMatching", "the velocity from noise to data")

@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
+
+from lumina_core.errors import UnusableError
+
+ReadT = TypeVar("ReadT")
+CACHED_FILES = 4
+"""Number of files that `cached_read` holds: every request of a file of prompts names the same ones."""
 
 
 @contextmanager
@@ -62,3 +70,34 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def cached_read(read: Callable[[Path], ReadT], what: str) -> Callable[[Path], ReadT]:
+    """Cache the last few results of `read` by path, modification time and size.
+
+    Args:
+        read: function of an existing plain file; raises UnusableError.
+        what: noun of such a file with its article, for messages.
+
+    Returns:
+        A function that raises ValueError if the file is missing, not a plain file (a pipe would block) or unusable.
+    """
+
+    @lru_cache(maxsize=CACHED_FILES)
+    def read_cached(path: Path, modified: int, size: int) -> ReadT:
+        if path.is_dir():
+            raise UnusableError("it is a folder; name a file in it")
+        if not path.is_file():
+            raise UnusableError("not a plain file")
+        return read(path)
+
+    def read_checked(path: Path) -> ReadT:
+        try:
+            stat = path.stat()
+            return read_cached(path, stat.st_mtime_ns, stat.st_size)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        except UnusableError as error:
+            raise ValueError(f"{path} cannot be used as {what}: {error}") from error
+
+    return read_checked

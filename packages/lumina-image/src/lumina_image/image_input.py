@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
-from lumina_core.data.source import cached_read
+from lumina_core.io import cached_read
 from lumina_image.image_io import ImageError, read_image, to_rgb
 
 MAX_PIXELS = 64_000_000

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lumina_audio.audio_io import AudioError, Loudness, read_audio, read_header
 from lumina_core.config import Config as Settings
-from lumina_core.data.indexed_dataset import IndexedDataset, load_or_build_index
+from lumina_core.data.dataset import IndexedDataset
+from lumina_core.data.index import load_or_build_index
 from lumina_core.data.source import FileOrBytes, SkippedItem, Source
 from lumina_core.protocols import Example
 from lumina_core.types import Size
@@ -78,6 +79,8 @@ class AudioDataset(IndexedDataset):
         part: name of the part, for messages.
         kept_in: folder for the index of what was found; None: none is kept.
     """
+
+    variable_size = True
 
     def __init__(
         self, component: str, crop_config: AudioCropConfig, source: Source, index_dir: Path | None = None

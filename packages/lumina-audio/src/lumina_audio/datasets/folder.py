@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lumina_audio.audio_io import AUDIO_SUFFIXES
 from lumina_audio.datasets.audio_dataset import AudioCropConfig, AudioDataset
-from lumina_core.data.folder import FolderSource, list_folder, require_dir
+from lumina_core.data.source import FolderSource, list_folder, require_dir
 
 EMPTY_FOLDER_ADVICE = (
     "Put sounds there (wav, flac, ogg, mp3 ...), each with a .txt of the same name, or a captions.jsonl with lines "

@@ -11,8 +11,8 @@ from pydantic import Field
 from lumina_audio.audio_io import AUDIO_SUFFIXES
 from lumina_audio.datasets.audio_dataset import AudioCropConfig, AudioDataset
 from lumina_audio.datasets.row_parsing import DEFAULT_CLIP_DURATION, TableRow, file_stems, read_rows
-from lumina_core.data.folder import FolderItem, FolderSource, find_files, reject_reason, require_dir
-from lumina_core.data.source import Captions, SkippedItem, read_captions
+from lumina_core.data.captions import Captions, read_captions
+from lumina_core.data.source import FolderItem, FolderSource, SkippedItem, find_files, reject_reason, require_dir
 from lumina_core.errors import ConfigError, UnusableError
 
 COMPONENT = "audio.table"

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lumina_audio.audio_io import AUDIO_SUFFIXES
 from lumina_audio.datasets.audio_dataset import AudioCropConfig, AudioDataset
-from lumina_core.data.folder import Shards
+from lumina_core.data.source import Shards
 from lumina_core.data.tar import TarSource
 
 
@@ -25,5 +25,5 @@ class TarDataset(AudioDataset):
     def __init__(self, config: Config) -> None:
         self.config = config
         shards = Shards(config.folder, config.shards, "audio.tar")
-        source = TarSource(shards, config.shards, AUDIO_SUFFIXES, config.caption_weights)
+        source = TarSource(shards, AUDIO_SUFFIXES, config.caption_weights)
         super().__init__("audio.tar", config, source, shards.index_dir(config.index))

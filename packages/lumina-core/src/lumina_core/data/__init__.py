@@ -1,1 +1,1 @@
-"""Examples out of folders and shards, whatever they are of: what is found, skipped, and said of each."""
+"""Data sets from folders and shards of any modality: sources, captions, index, mixtures."""

@@ -1,13 +1,215 @@
-"""Data sets of the core: adapter of plain PyTorch data sets."""
+"""Data sets of the core: items of a source, mixtures, and the adapter of plain PyTorch data sets."""
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from lumina_core.errors import ConfigError
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from lumina_core.config import ComponentSpec
+from lumina_core.config import Config as Settings
+from lumina_core.data.captions import all_texts, sample_caption
+from lumina_core.data.index import ItemIndex, logger
+from lumina_core.data.source import FileOrBytes, SkippedItem, Source
+from lumina_core.errors import ConfigError, UnusableError
 from lumina_core.protocols import Dataset, Example
+from lumina_core.types import Size
+
+DecodeItem = Callable[[FileOrBytes, int], Tensor]
+"""(encoded item, its number in the index) -> data; raises UnusableError."""
+
+MAX_LISTED = 8
+"""Largest number of skipped items that a message names; `IndexedDataset.skipped` holds all of them."""
+
+
+class IndexedDataset(Dataset):
+    """Items of a source by index: base class of the data sets of a modality, which decode the items.
+
+    Attributes:
+        skipped: items that are not used, and the reasons.
+
+    Args:
+        component: name of the data set, for messages.
+        item_noun: plural noun of the items, for messages: "images".
+        source: the source.
+        index: index of the source.
+
+    Raises:
+        ConfigError: no item is usable.
+    """
+
+    def __init__(self, component: str, item_noun: str, source: Source, index: ItemIndex) -> None:
+        self._component, self._item_noun, self._source, self._index = component, item_noun, source, index
+        self.skipped = list(index.skipped)
+        self._item_numbers = self._select_items()
+        self._damaged: set[int] = set()
+        if not len(self._item_numbers):
+            reason = self.summary() if self.skipped else f"'{source.title}' is empty"
+            raise ConfigError(f"{component}: nothing to train on: {reason}. {source.advice}")
+        if self.skipped:
+            logger.warning("%s", self.summary())
+
+    def __len__(self) -> int:
+        return len(self._item_numbers)
+
+    def values(self, field: str) -> Sequence[Any]:
+        """Return every `caption` or `file` name, each once, or the values of a further field of the source.
+
+        Raises:
+            ConfigError: there is no such field.
+        """
+        if field == "caption":
+            all_captions = (self._source.captions(self._index.ref(number)) for number in self._item_numbers)
+            return list(dict.fromkeys(text for captions in all_captions for text in all_texts(captions)))
+        if field == "file":
+            return [self._index.name(number) for number in self._item_numbers]
+        values = self._source.values(field)
+        if values is None:
+            raise ConfigError(f"{self._component} lists the values of 'caption' and 'file', not of '{field}'")
+        return values
+
+    def read_groups(self) -> Sequence[int]:
+        """Return the lengths of the read groups of the source; empty if it has none."""
+        if not self._source.group_dims:
+            return []
+        group_keys = self._index.refs[self._item_numbers, : self._source.group_dims]
+        edges = np.flatnonzero((group_keys[1:] != group_keys[:-1]).any(1)) + 1
+        lengths: list[int] = np.diff([0, *edges.tolist(), len(group_keys)]).tolist()
+        return lengths
+
+    def summary(self) -> str:
+        """Describe in one line how many items are used, how many were skipped, which and why."""
+        used = len(self._item_numbers) - len(self._damaged)
+        if not self.skipped:
+            return f"{self._source.title}: {used} {self._item_noun}, none skipped"
+        listed = "; ".join(f"{name} ({reason})" for name, reason in self.skipped[:MAX_LISTED])
+        remainder = f"; and {len(self.skipped) - MAX_LISTED} more" if len(self.skipped) > MAX_LISTED else ""
+        return f"{self._source.title}: {used} {self._item_noun}, {len(self.skipped)} skipped: {listed}{remainder}"
+
+    def _select_items(self) -> np.ndarray:
+        """Return the index numbers of the items to use; a subclass appends the others to `skipped`."""
+        return np.arange(len(self._index))
+
+    def _get_item(self, index: int, field: str, rng: random.Random, decode: DecodeItem) -> Example:
+        """Read an item: its decoded data under `field`, `caption`, `file`, and the further fields of the source.
+
+        A damaged item is skipped from then on; the next readable one replaces it.
+
+        Raises:
+            ConfigError: no item can be read any more.
+        """
+        for position in itertools.chain(range(index, len(self)), range(index)):
+            example = None if position in self._damaged else self._read_item(position, field, rng, decode)
+            if example is not None:
+                return example
+        raise ConfigError(
+            f"{self._component}: no {self._item_noun.removesuffix('s')} of '{self._source.title}' can be read any more"
+        )
+
+    def _read_item(self, index: int, field: str, rng: random.Random, decode: DecodeItem) -> Example | None:
+        number = int(self._item_numbers[index])
+        ref, name = self._index.ref(number), self._index.name(number)
+        try:
+            captions, extra_fields = self._source.captions(ref), self._source.extra_fields(ref)
+            data = decode(self._source.fetch(ref), number)
+        except UnusableError as error:
+            self._damaged.add(index)
+            self.skipped.append(SkippedItem(name, str(error)))
+            logger.warning("skipped from now on: %s (%s); %d skipped in all", name, error, len(self.skipped))
+            return None
+        return {field: data, "caption": sample_caption(captions, rng), "file": name, **extra_fields}
+
+
+class WeightedDatasetSpec(ComponentSpec):
+    """Data set of a mixture; every other key is an option of it."""
+
+    weight: float | None = Field(
+        None, gt=0, description="share of the draws, relative to the other data sets; set it for all of them or none"
+    )
+
+
+class MixtureDataset(Dataset):
+    """Examples of several data sets, concatenated.
+
+    A weight is the share of a whole data set, not of one example: with weights 3 and 1, three of four draws come from
+    the first data set, whatever the number of examples. Without weights every example counts by its own weight, so that
+    a data set has a share in proportion to its number of examples. Within a data set its own weights hold. All data
+    sets must have the fields that the conditioners read.
+
+    Raises:
+        ConfigError: a data set is empty, or only some of them have a weight.
+    """
+
+    class Config(Settings):
+        """Data sets and their weights."""
+
+        dataset: tuple[WeightedDatasetSpec, ...] = Field(
+            min_length=1,
+            description="data sets: each a component with its options, and `weight`, its share of the draws",
+        )
+
+    def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
+        self.config, self.datasets = config, tuple(datasets)
+        self.variable_size = any(dataset.variable_size for dataset in self.datasets)
+        self._ends = list(itertools.accumulate(map(len, self.datasets)))
+        for spec, dataset in zip(config.dataset, self.datasets, strict=True):
+            if not len(dataset):
+                raise ConfigError(f"core.mixture: the data set {spec.type} has no examples")
+        unweighted = [spec.type for spec in config.dataset if spec.weight is None]
+        if 0 < len(unweighted) < len(config.dataset):
+            raise ConfigError(
+                f"core.mixture weight: got none for {', '.join(unweighted)}, expected one for every data set or for "
+                "none. A weight is the share of a whole data set, not of one example."
+            )
+        self._weight_factors = [
+            1.0 if spec.weight is None else spec.weight / sum(map(dataset.weight, range(len(dataset))))
+            for spec, dataset in zip(config.dataset, self.datasets, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def get(self, index: int, rng: random.Random) -> Example:
+        """Return an example of the data set that the index belongs to."""
+        number, inner_index = self._locate(index)
+        return self.datasets[number].get(inner_index, rng)
+
+    def values(self, field: str) -> Sequence[Any]:
+        """Return the values of all data sets, each once."""
+        return list(dict.fromkeys(value for dataset in self.datasets for value in dataset.values(field)))
+
+    def weight(self, index: int) -> float:
+        """Return the example's own weight, scaled so that the weights of a data set sum to its share."""
+        number, inner_index = self._locate(index)
+        return self.datasets[number].weight(inner_index) * self._weight_factors[number]
+
+    def size(self, index: int, rng: random.Random) -> Size:
+        """Return the size of the example, () if its data set has none."""
+        number, inner_index = self._locate(index)
+        return self.datasets[number].size(inner_index, rng)
+
+    def sizes(self) -> Sequence[Size]:
+        """Return the sizes of all data sets, each once."""
+        return list(dict.fromkeys(size for dataset in self.datasets for size in dataset.sizes()))
+
+    def read_groups(self) -> Sequence[int]:
+        """Return the read groups of all data sets; empty if none has any."""
+        groups = [dataset.read_groups() for dataset in self.datasets]
+        if not any(groups):
+            return []
+        # an example of a data set without groups is a group of its own
+        return [n for own, dataset in zip(groups, self.datasets, strict=True) for n in own or [1] * len(dataset)]
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Return the number of the data set, and the index within it."""
+        number = bisect.bisect_right(self._ends, index)
+        return number, index - (self._ends[number - 1] if number else 0)
 
 
 @runtime_checkable

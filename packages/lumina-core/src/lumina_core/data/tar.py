@@ -1,97 +1,86 @@
-"""Items in tar files, as WebDataset packs them: a.xyz beside a.txt or a.json, found again by their offset."""
+"""Items in tar shards as WebDataset packs them: a.xyz beside a.txt or a.json, read at random by their offsets."""
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from lumina_core.data.folder import Shards
-from lumina_core.data.source import MAX_CAPTION_BYTES, Captions, Item, ItemRef, SkippedItem, read_json, read_lines
+from lumina_core.data.captions import MAX_CAPTION_BYTES, Captions, read_json, read_lines
+from lumina_core.data.source import Item, ItemRef, Shards, SkippedItem, Source
 from lumina_core.errors import UnusableError
 
 MAX_ITEM_BYTES = 2**28
-"""Of one item's file; a larger one is skipped, whatever its header says."""
+"""Largest member that is read, whatever its header says; a larger one is skipped."""
 
 CAPTION_READERS = (read_lines, read_json)
-"""How the member that says the captions is read, by the last number of a place."""
+"""Readers of caption members; the last number of a reference is an index of them."""
 
 
 class TarMember(NamedTuple):
-    """A file inside a shard."""
+    """File inside a shard."""
 
     suffix: str
     offset: int
     size: int
 
 
-class TarSource:
-    """Places are (shard, offset and length of the item, offset and length of its caption, how that is read).
+class TarSource(Source):
+    """Items of uncompressed tar shards.
 
-    Nothing is unpacked, so no name inside a shard is ever a path on this machine.
+    A reference is (shard, offset and size of the item, offset and size of its captions, caption reader). Nothing is
+    unpacked, so a member's name is never used as a path.
 
     Args:
-        pattern: which files were taken for shards.
-        suffixes: how members are called that are items: (".png", ...).
+        shards: the shard files.
+        suffixes: suffixes of the members that are items: (".png", ...).
+        weights: sampling weight by caption source.
     """
 
-    group_dims = 0
-
-    def __init__(self, shards: Shards, pattern: str, suffixes: Sequence[str], weights: Mapping[str, float]) -> None:
+    def __init__(self, shards: Shards, suffixes: Sequence[str], weights: Mapping[str, float]) -> None:
         self.title = str(shards.root)
-        self._suffixes = tuple(suffix[1:] for suffix in suffixes)
         self.advice = (
             f"Put uncompressed .tar shards there, with members like 000{suffixes[0]} and 000.txt (or 000.json) one "
             "after another"
         )
-        self._shards, self._pattern, self._weights = shards, pattern, weights
+        self._shards, self._weights = shards, weights
+        self._suffixes = tuple(suffix[1:] for suffix in suffixes)
 
     def count(self) -> int:
-        """How many members are called like items."""
+        """Return the number of items, by reading the headers of all shards."""
         samples = (sample for shard in range(len(self._shards.names)) for sample in self._samples(shard))
         return sum(not isinstance(sample, SkippedItem) for sample in samples)
 
     def scan(self) -> Iterator[Item | SkippedItem]:
-        """Shard by shard, member by member; what is whole before a shard breaks off is used."""
+        """Iterate shard by shard; complete members before the damaged part of a shard are used."""
         yield from self._shards.skipped
-        for shard in range(len(self._shards.names)):
+        for shard, name in enumerate(self._shards.names):
             try:
                 with self._shards.path(shard).open("rb") as file:
                     for sample in self._samples(shard):
                         yield sample if isinstance(sample, SkippedItem) else self._make_item(shard, *sample, file)
             except OSError as error:
-                yield SkippedItem(self._shards.names[shard], f"cannot be read: {error.strerror}")
+                yield SkippedItem(name, f"cannot be read: {error.strerror}")
 
     def fetch(self, ref: ItemRef) -> bytes:
-        """Its bytes."""
+        """Return the bytes of an item."""
         return self._read_bytes(ref[0], ref[1], ref[2])
 
     def captions(self, ref: ItemRef) -> Captions:
-        """Read from the member beside it."""
+        """Read the captions from the member beside an item."""
         return CAPTION_READERS[ref[5]](self._read_bytes(ref[0], ref[3], ref[4]), self._weights)
 
-    def extra_fields(self, ref: ItemRef) -> Mapping[str, Any]:
-        """Nothing."""
-        return {}
-
-    def values(self, field: str) -> None:
-        """None: there are no further fields."""
-
-    def index_dir(self) -> Path:
-        """The folder."""
-        return self._shards.root
-
     def settings(self) -> Mapping[str, Any]:
-        """The pattern, and the weights, which decide what is without a caption."""
-        return {"tar": self._pattern, "weights": dict(self._weights)}
+        """Return the pattern, and the weights, which decide which items have no caption."""
+        return {"tar": self._shards.pattern, "weights": dict(self._weights)}
 
     def state(self) -> Any:
-        """That of the shards."""
+        """Return the state of the shards."""
         return self._shards.state()
 
     def _samples(self, shard: int) -> Iterator[tuple[str, list[TarMember]] | SkippedItem]:
-        """(key, members) of each item: members of one key stand one after another."""
+        """Iterate over (key, members) of each item: consecutive members with one key."""
         key, members = "", list[TarMember]()
         for entry in _iter_members(self._shards.path(shard), self._shards.names[shard]):
             if isinstance(entry, SkippedItem):
@@ -99,13 +88,22 @@ class TarSource:
                 continue
             name, member = entry
             if name != key:
-                yield from self._yield_if_item(key, members)
+                if self._item_member(members):
+                    yield key, members
                 key, members = name, []
             members.append(member)
-        yield from self._yield_if_item(key, members)
+        if self._item_member(members):
+            yield key, members
 
-    def _make_item(self, shard: int, key: str, members: list[TarMember], file: Any) -> Item | SkippedItem:
+    def _item_member(self, members: list[TarMember]) -> TarMember | None:
+        """Return the member that is the item: the one named `.jpg`, else the first that ends so, such as `.small.jpg`."""
+        exact = [member for member in members if member.suffix in self._suffixes]
+        ending = [member for member in members if member.suffix.endswith(self._suffixes)]
+        return next(iter([*exact, *ending]), None)
+
+    def _make_item(self, shard: int, key: str, members: list[TarMember], file: BinaryIO) -> Item | SkippedItem:
         item = self._item_member(members)
+        assert item is not None
         name = f"{self._shards.names[shard]}/{key}.{item.suffix}"
         if item.size > MAX_ITEM_BYTES:
             return SkippedItem(name, f"too large: {item.size} bytes")
@@ -115,32 +113,24 @@ class TarSource:
         except UnusableError as error:
             return SkippedItem(name, str(error))
 
-    def _find_captions(self, members: list[TarMember], file: Any) -> ItemRef:
-        """Where the captions are and how they are read: the .json where it says some, else the .txt."""
-        last_error = UnusableError("no caption: no .txt or .json beside it")
-        for reader_index, suffix in ((1, "json"), (0, "txt")):
-            for member in (one for one in members if one.suffix == suffix):
+    def _find_captions(self, members: list[TarMember], file: BinaryIO) -> ItemRef:
+        """Return offset, size and reader of the captions: those of the .json if it has any, else of the .txt."""
+        reason = UnusableError("no caption: no .txt or .json beside it")
+        for reader, suffix in ((1, "json"), (0, "txt")):
+            for member in members:
+                if member.suffix != suffix:
+                    continue
                 try:
-                    CAPTION_READERS[reader_index](
-                        _read_at(file, member.offset, min(member.size, MAX_CAPTION_BYTES + 1)), self._weights
-                    )
-                    return member.offset, member.size, reader_index
+                    data = _read_at(file, member.offset, min(member.size, MAX_CAPTION_BYTES + 1))
+                    CAPTION_READERS[reader](data, self._weights)
+                    return member.offset, member.size, reader
                 except UnusableError as error:
-                    last_error = error
-        raise last_error
-
-    def _yield_if_item(self, key: str, members: list[TarMember]) -> Iterator[tuple[str, list[TarMember]]]:
-        if any(member.suffix.endswith(self._suffixes) for member in members):
-            yield key, members
-
-    def _item_member(self, members: list[TarMember]) -> TarMember:
-        """The member that is the item: plainly `.jpg`, or else the first that ends so, such as `.small.jpg`."""
-        plain = [member for member in members if member.suffix in self._suffixes]
-        return (plain or [member for member in members if member.suffix.endswith(self._suffixes)])[0]
+                    reason = error
+        raise reason
 
     def _read_bytes(self, shard: int, offset: int, size: int) -> bytes:
         if offset < 0 or not 0 <= size <= MAX_ITEM_BYTES:
-            raise UnusableError("the index says where nothing can be; remove it, and it is made anew")
+            raise UnusableError("the index holds an impossible offset or size. Delete the index; it is rebuilt")
         try:
             with self._shards.path(shard).open("rb") as file:
                 return _read_at(file, offset, size)
@@ -149,12 +139,12 @@ class TarSource:
 
 
 def _iter_members(path: Path, name: str) -> Iterator[tuple[str, TarMember] | SkippedItem]:
-    """Key and place of every plain file in a shard; what breaks the shard off is told last."""
+    """Iterate over key and member of every plain file in a shard; damage is reported last."""
     count = 0
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all headers in memory
                 if not member.isreg() or member.issparse():
                     continue
                 inner_path = PurePosixPath(member.name)
@@ -163,20 +153,18 @@ def _iter_members(path: Path, name: str) -> Iterator[tuple[str, TarMember] | Ski
                     continue
                 count += 1
                 stem, _, suffix = inner_path.name.partition(".")
-                yield (
-                    str(inner_path.with_name(stem or inner_path.name)),
-                    TarMember(suffix.lower(), member.offset_data, member.size),
-                )
+                key = str(inner_path.with_name(stem or inner_path.name))
+                yield key, TarMember(suffix.lower(), member.offset_data, member.size)
             if not _has_end_marker(path, tar.offset):
                 yield SkippedItem(name, f"cut off after {count} members")
-    except Exception as error:  # a hostile header raises whatever the reader stumbled over
+    except Exception as error:  # a hostile header raises anything
         reason = " ".join(str(error).split())[:120]
         hint = "; a compressed shard must be unpacked first (gunzip)" if not count and _is_compressed(path) else ""
         yield SkippedItem(name, f"damaged or cut off after {count} members: {reason}{hint}")
 
 
 def _has_end_marker(path: Path, offset: int) -> bool:
-    # a whole archive ends with a block of zeros; one that was cut between two members has none
+    # a complete archive ends with a block of zeros; one that was cut between two members does not
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
@@ -191,9 +179,9 @@ def _is_compressed(path: Path) -> bool:
         return False
 
 
-def _read_at(file: Any, offset: int, size: int) -> bytes:
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
     file.seek(offset)
-    data: bytes = file.read(size)
+    data = file.read(size)
     if len(data) < size:
         raise UnusableError("cut off: the shard ends before it does")
     return data

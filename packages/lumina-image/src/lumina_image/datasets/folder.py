@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from lumina_core.data.folder import FolderSource, list_classes, list_folder, require_dir
-from lumina_core.data.source import Captions, CaptionSource
+from lumina_core.data.captions import Captions, CaptionSource
+from lumina_core.data.source import FolderSource, list_classes, list_folder, require_dir
 from lumina_core.errors import ConfigError
 from lumina_image.datasets.image_dataset import CropConfig, ImageDataset
 from lumina_image.image_io import SUFFIXES

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from lumina_core.config import suggest_or_list
-from lumina_core.data.folder import INDEX_DIR
-from lumina_core.data.source import Captions, FileOrBytes, Item, ItemRef, SkippedItem
+from lumina_core.data.captions import Captions
+from lumina_core.data.source import INDEX_DIR, FileOrBytes, Item, ItemRef, SkippedItem, Source
 from lumina_core.errors import ConfigError, PluginError, UnusableError
 from lumina_image.datasets.image_dataset import CropConfig, ImageDataset
 from lumina_image.datasets.row_parsing import ColumnConfig, RowParser
@@ -43,10 +43,9 @@ class HuggingFaceDataset(ImageDataset):
         super().__init__(COMPONENT, config, source, Path(config.index_dir) if config.index_dir else source.index_dir())
 
 
-class HuggingFaceSource:
+class HuggingFaceSource(Source):
     """Places are (row,)."""
 
-    group_dims = 0
     advice = "Choose another split or data set"
 
     def __init__(self, config: HuggingFaceDataset.Config) -> None:

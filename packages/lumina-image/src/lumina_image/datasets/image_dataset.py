@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
-from lumina_core.data.indexed_dataset import IndexedDataset, load_or_build_index
+from lumina_core.data.dataset import IndexedDataset
+from lumina_core.data.index import load_or_build_index
 from lumina_core.data.source import FileOrBytes, SkippedItem, Source
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import Example

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lumina_core.data.folder import Shards
-from lumina_core.data.source import Captions, FileOrBytes, Item, ItemRef, SkippedItem
+from lumina_core.data.captions import Captions
+from lumina_core.data.source import FileOrBytes, Item, ItemRef, Shards, SkippedItem, Source
 from lumina_core.errors import PluginError, UnusableError
 from lumina_image.datasets.image_dataset import ImageDataset, ShardConfig
 from lumina_image.datasets.row_parsing import ColumnConfig, RowParser
@@ -44,7 +43,7 @@ class ParquetDataset(ImageDataset):
         super().__init__(COMPONENT, config, ParquetSource(shards, config), shards.index_dir(config.index_dir))
 
 
-class ParquetSource:
+class ParquetSource(Source):
     """Places are (shard, row group, row in it)."""
 
     group_dims = 2
@@ -113,10 +112,6 @@ class ParquetSource:
             for batch in self._open_shard(shard).iter_batches(columns=[field]):
                 unique_values |= dict.fromkeys(batch.column(0).to_pylist())
         return list(unique_values)
-
-    def index_dir(self) -> Path:
-        """The folder."""
-        return self._shards.root
 
     def settings(self) -> Mapping[str, Any]:
         """The pattern, the columns, and the weights, which decide what is without a caption."""

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from lumina_core.config import Config as Settings
 from lumina_core.config import suggest_or_list
-from lumina_core.data.folder import reject_reason
-from lumina_core.data.source import CAPTION_FIELDS, Captions, FileOrBytes, read_record
+from lumina_core.data.captions import CAPTION_FIELDS, Captions, read_record
+from lumina_core.data.source import FileOrBytes, reject_reason
 from lumina_core.errors import ConfigError
 from lumina_image.image_io import ImageError
 

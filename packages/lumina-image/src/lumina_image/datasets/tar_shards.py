@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lumina_core.data.folder import Shards
+from lumina_core.data.source import Shards
 from lumina_core.data.tar import TarSource
 from lumina_image.datasets.image_dataset import ImageDataset, ShardConfig
 from lumina_image.image_io import SUFFIXES
@@ -24,5 +24,5 @@ class TarDataset(ImageDataset):
     def __init__(self, config: Config) -> None:
         self.config = config
         shards = Shards(config.folder, config.shards, "image.tar")
-        source = TarSource(shards, config.shards, SUFFIXES, config.caption_weights)
+        source = TarSource(shards, SUFFIXES, config.caption_weights)
         super().__init__("image.tar", config, source, shards.index_dir(config.index_dir))

@@ -1,0 +1,123 @@
+"""Captions of one item: one list of texts per source (a captioner, a person), of which one text is drawn per read."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from lumina_core.errors import UnusableError
+
+MAX_CAPTION_BYTES = 1_000_000
+"""Largest caption file of one item."""
+
+CAPTION_FIELDS = ("captions", "caption", "text")
+"""Fields of a record (a line of JSON, a sidecar file) that hold captions; the first present one counts."""
+
+
+class CaptionSource(NamedTuple):
+    """Texts of one source and its sampling weight, relative to the other sources."""
+
+    source: str
+    texts: tuple[str, ...]
+    weight: float = 1.0
+
+
+Captions = tuple[CaptionSource, ...]
+"""At least one source, each with at least one text."""
+
+
+def sample_caption(captions: Captions, rng: random.Random) -> str:
+    """Draw a source by weight, then one of its texts uniformly.
+
+    A captioner with many texts is therefore not drawn more often than one with few. The paper names its mixture of
+    captioners without the shares, which are set by the user.
+    """
+    source = captions[0] if len(captions) == 1 else rng.choices(captions, [source.weight for source in captions])[0]
+    return rng.choice(source.texts)
+
+
+def all_texts(captions: Captions) -> Iterator[str]:
+    """Iterate over every text that can be drawn."""
+    return (text for source in captions for text in source.texts)
+
+
+def read_record(record: Mapping[str, Any], weights: Mapping[str, float] | None = None) -> Captions:
+    """Read the captions of a record from one of `CAPTION_FIELDS`; its own `caption_weights` override `weights`.
+
+    Raises:
+        UnusableError: the record has no caption, or its weights are not numbers.
+    """
+    own_weights = record.get("caption_weights") or {}
+    if not isinstance(own_weights, Mapping):
+        raise UnusableError('its "caption_weights" are not numbers by source')
+    value = next((record[field] for field in CAPTION_FIELDS if record.get(field) is not None), None)
+    return read_captions(value, {**(weights or {}), **own_weights})
+
+
+def read_captions(value: Any, weights: Mapping[str, Any] | None = None) -> Captions:
+    """Read captions from a text, a list of texts, or either by source name.
+
+    Args:
+        value: sources with an empty text or a weight of 0 are dropped; runs of white space become one space.
+        weights: sampling weight by source name, 0 or more; the default of a source is 1.
+
+    Raises:
+        UnusableError: a weight is not a number from 0 on, or no source with texts is left.
+    """
+    texts_by_source = value if isinstance(value, Mapping) else {"": value}
+    source_weights = weights if weights and isinstance(value, Mapping) else {}
+    sources = []
+    for name, texts in texts_by_source.items():
+        listed = texts if isinstance(texts, list | tuple) else [texts]
+        normalized = (" ".join(text.split()) for text in listed if isinstance(text, str))
+        weight = _check_weight(source_weights.get(str(name), 1.0), str(name))
+        sources.append(CaptionSource(str(name), tuple(text for text in normalized if text), weight))
+    captions = tuple(source for source in sources if source.texts and source.weight > 0)
+    if not captions:
+        zero_weight = ", ".join(source.source for source in sources if source.texts)
+        if zero_weight:
+            raise UnusableError(f"no caption: of its sources, {zero_weight}, none has a weight above 0")
+        raise UnusableError("no caption: not a text, a list of texts, or texts by source")
+    return captions
+
+
+def _check_weight(weight: Any, source: str) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise UnusableError(f"its caption weight of '{source}' is {str(weight)[:40]!r}, expected a number from 0 on")
+    return float(weight)
+
+
+def read_lines(data: bytes, weights: Mapping[str, float] | None = None) -> Captions:
+    """Read a text sidecar: one caption a line.
+
+    Raises:
+        UnusableError: it is too long, not UTF-8, or empty.
+    """
+    try:
+        return read_captions(_check_length(data).decode("utf-8-sig").splitlines(), weights)
+    except UnicodeDecodeError as error:
+        raise UnusableError("no caption: the file is not UTF-8 text") from error
+
+
+def read_json(data: bytes, weights: Mapping[str, float] | None = None) -> Captions:
+    """Read a JSON sidecar: an object with one of `CAPTION_FIELDS`.
+
+    Raises:
+        UnusableError: it is too long, not a JSON object, or has no caption.
+    """
+    try:
+        record = json.loads(_check_length(data))
+    except (ValueError, RecursionError) as error:
+        raise UnusableError("no caption: the file is not JSON") from error
+    if not isinstance(record, dict):
+        raise UnusableError("no caption: the file holds no JSON object")
+    return read_record(record, weights)
+
+
+def _check_length(data: bytes) -> bytes:
+    if len(data) > MAX_CAPTION_BYTES:
+        raise UnusableError(f"no caption: the file has more than {MAX_CAPTION_BYTES} bytes")
+    return data
