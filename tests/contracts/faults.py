@@ -10,12 +10,21 @@ from torch import nn
 
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights
 from lumina_core.checkpoint.safetensors_io import open_weights
-from lumina_core.protocols import Dataset, FeatureExtractor, GenerationTask, Metric
+from lumina_core.protocols import (
+    Autoencoder,
+    CheckpointFormat,
+    Conditioner,
+    Dataset,
+    FeatureExtractor,
+    GenerationTask,
+    Metric,
+    Tokenizer,
+)
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
 
 
-class Rows:
+class Rows(Tokenizer):
     """A sound tokenizer: (B, C, L) -> L tokens at (moment, 0, 0)."""
 
     width = 2
@@ -65,7 +74,7 @@ class Careless(Rows):
         return super().empty(batch, size)
 
 
-class Halves:
+class Halves(Autoencoder):
     """A sound autoencoder: pairs of neighbours averaged and repeated."""
 
     channels, downsample_factor = 2, (2,)
@@ -94,7 +103,7 @@ class OneWay(Halves):
         return super().decode(latent.flip(-1) * -2)
 
 
-class Letters(nn.Module):
+class Letters(nn.Module, Conditioner):
     """A sound conditioner: the letters of a word, padded and masked, and their mean."""
 
     cross_attention_dim, pooled_dim = 8, 8
@@ -274,7 +283,7 @@ class PerFeature(Near):
         return {"near": inputs.generated.mean(dim=0)}
 
 
-class OneFile:
+class OneFile(CheckpointFormat):
     """A sound layout of one file."""
 
     def matches(self, folder):

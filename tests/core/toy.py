@@ -15,7 +15,7 @@ from lumina_core import hookimpl
 from lumina_core.config import Config as Settings
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import PluginSource
-from lumina_core.protocols import Dataset, GenerationTask
+from lumina_core.protocols import Autoencoder, Conditioner, Dataset, GenerationTask, Tokenizer
 from lumina_core.recipe import Recipe, read_recipe
 from lumina_core.request import Request
 from lumina_core.types import Condition, Tokens
@@ -24,7 +24,7 @@ LABELS, LENGTH, CHANNELS = 3, 6, 2
 WORDS = ("low", "middle", "high")
 
 
-class Steps:
+class Steps(Tokenizer):
     """Tokenizer: a signal (B, C, L) -> L tokens of C numbers at (moment, 0, 0)."""
 
     class Config(Settings):
@@ -48,7 +48,7 @@ class Steps:
         return torch.stack([moments, 0 * moments, 0 * moments], dim=-1).expand(batch, -1, -1)
 
 
-class Identity:
+class Identity(Autoencoder):
     """Autoencoder: the signal is its own latent."""
 
     class Config(Settings):
@@ -66,7 +66,7 @@ class Identity:
         return latent
 
 
-class Words(nn.Module):
+class Words(nn.Module, Conditioner):
     """Conditioner: a word -> a context of its letters; counts how often it reads."""
 
     cross_attention_dim, pooled_dim = 8, 0

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
-from lumina_core.protocols import GenerationTask
+from lumina_core.protocols import Autoencoder, GenerationTask, Tokenizer
 from lumina_core.request import Request
 from lumina_core.types import Tokens
 
 
-class Pairs:
+class Pairs(Tokenizer):
     width = 2
 
     class Config(Settings):
@@ -39,7 +39,7 @@ class Pairs:
         return Tokens(torch.zeros(batch, length // 2, 2), positions, (size,) * batch)
 
 
-class Same:
+class Same(Autoencoder):
     channels, downsample_factor = 1, (1,)
 
     class Config(Settings):

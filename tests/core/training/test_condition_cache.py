@@ -9,6 +9,7 @@ import torch
 from core.toy import recipe, registry
 
 from lumina_core.model import build_dataset, build_model
+from lumina_core.protocols import Conditioner
 from lumina_core.training.cache import CachedConditioner, cache_conditioners
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import build_optimizers
@@ -29,7 +30,7 @@ def trained(asked):
     return losses, model.state_dict(), Counter(model.conditioners["word"].read)
 
 
-class Reader:
+class Reader(Conditioner):
     """A conditioner without weights that remembers what it was asked."""
 
     cross_attention_dim, pooled_dim, cacheable = 2, 0, True

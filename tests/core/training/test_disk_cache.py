@@ -9,13 +9,14 @@ from core.training.test_condition_cache import ALONE, FROZEN
 
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_dataset, build_model
+from lumina_core.protocols import Conditioner
 from lumina_core.training.cache import CachedConditioner, DiskCache
 from lumina_core.training.optim import build_optimizers
 from lumina_core.training.trainer import TrainStep, _make_dataloader, freeze
 from lumina_core.types import Condition
 
 
-class Reader:
+class Reader(Conditioner):
     """A costly conditioner with a fingerprint that counts what it reads."""
 
     cross_attention_dim, pooled_dim, cacheable = 2, 0, True

@@ -10,6 +10,7 @@ from torch import nn
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_dataset, build_model
+from lumina_core.protocols import Autoencoder
 from lumina_core.training.cache import DiskCache, LatentCache, latent_fingerprint, make_latent_cache, tensor_digest
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import build_optimizers
@@ -19,7 +20,7 @@ ALONE = ProcessInfo(0, 1, torch.device("cpu"))
 CPU = torch.device("cpu")
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, Autoencoder):
     """A network whose latents have the channels of its data; counts the items that it encodes."""
 
     channels, downsample_factor = CHANNELS, (1,)

@@ -5,10 +5,11 @@ from pydantic import Field
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
+from lumina_core.protocols import Autoencoder, Tokenizer
 from lumina_core.types import Tokens
 
 
-class Frames:
+class Frames(Tokenizer):
     """Cuts a curve into frames. Rearranges numbers; has no weights."""
 
     class Config(Settings):
@@ -34,7 +35,7 @@ class Frames:
         return Tokens(torch.zeros(batch, count, self.width), places.expand(batch, -1, -1), (size,) * batch)
 
 
-class Places:
+class Places(Autoencoder):
     """Places in the plane, within [-1, 1], are their own latent; their spread is about one half."""
 
     Config, channels, downsample_factor = Settings, 2, (1,)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
+from lumina_core.protocols import Tokenizer
 from lumina_core.types import Size, Tokens, check_shape
 
 
-class FramePatchify:
+class FramePatchify(Tokenizer):
     """Tokenizer that cuts a latent (B, C, T) into patches along time; it has no weights."""
 
     class Config(Settings):

@@ -9,10 +9,12 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from lumina_core.checkpoint.lazy_tensors import init_empty_weights
 from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, PluginError
 from lumina_core.protocols import (
+    BASE_CLASSES,
     Autoencoder,
     Backbone,
     Conditioner,
@@ -132,8 +134,9 @@ class Model(nn.Module):
 
     def _predict_targets(self, condition: Condition) -> Tensor:
         for conditioner in self._conditioners_by_field.values():
-            if hasattr(conditioner, "predict_targets"):
-                return cast(Tensor, conditioner.predict_targets(condition))
+            targets = conditioner.predict_targets(condition)
+            if targets is not None:
+                return targets
         raise ConfigError("a recipe without backbone needs a conditioner that foretells, such as core.text")
 
 
@@ -185,13 +188,14 @@ def check_pretrained(recipe: Recipe, registry: ComponentRegistry) -> None:
         ("autoencoder", recipe.autoencoder),
         *(("conditioner", spec) for spec in recipe.conditioners),
     ):
-        if hasattr(registry.find(component_type, spec.type), "check_available"):
-            build_component(registry, component_type, spec).check_available()
+        with init_empty_weights():
+            component = build_component(registry, component_type, spec)
+        component.check_available()
 
 
-def _options_from_autoencoder(autoencoder: Any, task: ComponentSpec) -> Mapping[str, Any]:
+def _options_from_autoencoder(autoencoder: Autoencoder, task: ComponentSpec) -> Mapping[str, Any]:
     """Options of the task that the autoencoder's data decide, and that the recipe may leave out of it."""
-    options: Mapping[str, Any] = getattr(autoencoder, "fixed_task_options", {})
+    options = autoencoder.fixed_task_options
     for key, value in options.items():
         requested = task.options.get(key, value)
         if requested != value:
@@ -222,6 +226,12 @@ def build_component(registry: ComponentRegistry, component_type: str, spec: Comp
         filled: what other parts decide (widths); given to the part where its Config knows the key.
     """
     component = registry.find(component_type, spec.type)
+    base = BASE_CLASSES.get(component_type)
+    if base is not None and not (isinstance(component, type) and issubclass(component, base)):
+        raise PluginError(
+            f"{component_type} '{spec.type}': got {component.__module__}.{component.__qualname__}, expected a subclass of "
+            f"{base.__module__}.{base.__qualname__}. Derive the class from it."
+        )
     config_type: type[Config] | None = getattr(component, "Config", None)
     if config_type is None:
         raise ConfigError(f"{spec.type} takes no options and cannot be built from a recipe")

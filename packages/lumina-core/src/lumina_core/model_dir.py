@@ -351,7 +351,7 @@ def with_hashes(recipe: Recipe, registry: Registry) -> Recipe:
                 PluginError, ConfigError, CheckpointError
             ):  # not installed, or not whole: told when it is asked
                 component = build_component(registry, component_type, ComponentSpec(**spec))
-                spec |= component.pin_hashes() if hasattr(component, "pin_hashes") else {}
+                spec |= component.pin_hashes()
     return Recipe.model_validate(values)
 
 

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,85 +45,149 @@ Example = Mapping[str, Any]
 """One example by its field names: `picture` a tensor, `caption` a string, and so on."""
 
 
-class Tokenizer(Protocol):
-    """Rearranges a latent into tokens and back without losing or inventing a number; has no weights.
+class Component:
+    """Base class of components that may have weights.
 
-    One that cuts evenly says by `pitch: tuple[int, ...]` how many latent samples a token spans along each axis: data to
-    begin from is then filled up to what can be cut.
+    The two methods return names of parameters relative to the component, such as `layers.0.weight`.
     """
 
-    @property
-    def width(self) -> int:
-        """D, how many numbers a token holds."""
-        ...
+    def no_weight_decay(self) -> set[str]:
+        """Return parameters that are trained without weight decay; vectors and scalars never have any."""
+        return set()
 
+    def no_muon(self) -> set[str]:
+        """Return matrices that AdamW trains although `training.optimizer` is `muon`: tables, input and output layers."""
+        return set()
+
+
+class Tokenizer(ABC):
+    """Base class of tokenizers: latent <-> tokens, an exact rearrangement without weights.
+
+    Attributes:
+        width: D, numbers per token.
+        patch_size: latent samples per token along each axis, for a tokenizer of even patches. Initial data whose size
+            is no multiple of it is padded. None: patches are not even.
+    """
+
+    width: int
+    patch_size: tuple[int, ...] | None = None
+
+    @abstractmethod
     def patchify(self, latent: Tensor) -> Tokens:
-        """(B, C, ...) -> tokens (B, N, D)."""
-        ...
+        """Convert a latent (B, C, ...) to tokens (B, N, D)."""
 
+    @abstractmethod
     def unpatchify(self, tokens: Tokens) -> Tensor:
-        """The exact inverse, for tokens of one extent."""
-        ...
+        """Convert tokens of one size back to the latent; the exact inverse of `patchify`."""
 
+    @abstractmethod
     def empty(self, batch: int, size: Size) -> Tokens:
-        """Zeros in the right places, for a latent of this extent."""
-        ...
+        """Make tokens of zeros with the positions of a latent of this size.
+
+        Raises:
+            ShapeError: the size cannot be cut into tokens.
+        """
 
 
-class Autoencoder(Protocol):
-    """Data in [-1, 1] <-> a latent of zero mean and unit variance; owns every magic scale.
+class Autoencoder(Component, ABC):
+    """Base class of autoencoders: data in [-1, 1] <-> a latent of zero mean and unit variance.
 
-    It may say `decides`, options of the task that its data fix, by their names (a rate of samples): a task that knows
-    them is given them, and one that says otherwise is refused.
+    Scale and shift belong to the autoencoder. One that can be trained alone also has `loss`, see `SupportsLoss`.
+
+    Attributes:
+        channels: C of the latent.
+        downsample_factor: data samples per latent sample, along each axis.
+        fixed_task_options: task options that the data of this autoencoder fix, such as a sample rate. A recipe may
+            leave them out, and must not contradict them.
     """
 
-    @property
-    def channels(self) -> int:
-        """C of the latent."""
-        ...
+    channels: int
+    downsample_factor: tuple[int, ...]
+    fixed_task_options: Mapping[str, Any] = MappingProxyType({})
 
-    @property
-    def downsample_factor(self) -> tuple[int, ...]:
-        """Data samples a latent sample stands for, along each axis."""
-        ...
-
+    @abstractmethod
     def encode(self, data: Tensor) -> Tensor:
-        """(B, channels of data, ...) -> latent (B, C, ...)."""
-        ...
+        """Encode data (B, channels of the data, ...) to a latent (B, C, ...)."""
 
+    @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
-        """Latent -> data, not clamped."""
-        ...
+        """Decode a latent to data, not clamped."""
+
+    def check_available(self) -> None:
+        """Raise CheckpointError if pretrained weights are missing; reads none of them."""
+
+    def pin_hashes(self) -> Mapping[str, Any]:
+        """Return options that pin pretrained weights in a saved recipe (`sha256`); empty without such weights."""
+        return {}
 
 
-class Conditioner(Protocol):
-    """What the user says -> Condition. Owns its own silence.
+class Conditioner(Component, ABC):
+    """Base class of conditioners: values of one field -> Condition.
 
-    One that is slow to ask (a large pretrained network) says so by an attribute `costly = True`: frozen in a training,
-    it is asked once for each value. One that asks others and learns itself may have `exchanged(change) -> Conditioner`,
-    the same with `change(other)` in the place of each, so that these are asked once. One that cuts long values may
-    have `unread(value) -> str`: the end it cuts off.
+    One that learns from the values of the data set (a vocabulary) also has `fit`, see `SupportsFit`.
+
+    Attributes:
+        cross_attention_dim: width of the context; 0 for none.
+        pooled_dim: width of the pooled vector; 0 for none.
+        cacheable: whether a training caches conditions by value while the conditioner is frozen. For large pretrained
+            networks; a cheap conditioner is faster with a whole batch.
     """
 
-    cross_attention_dim: int
-    """W' of the memory it makes; 0 for none."""
-    pooled_dim: int
-    """S of the summary it makes; 0 for none."""
+    cross_attention_dim: int = 0
+    pooled_dim: int = 0
+    cacheable: bool = False
 
+    @abstractmethod
     def encode(self, values: Sequence[Any]) -> Condition:
-        """One value an item -> the condition of a batch."""
-        ...
+        """Encode one value per item to the condition of a batch.
 
+        Raises:
+            ConfigError: a value is invalid.
+        """
+
+    @abstractmethod
     def null_condition(self, batch: int) -> Condition:
-        """The condition of having said nothing, for guidance and for dropping."""
-        ...
+        """Return the condition of no input, for classifier-free guidance and for dropped conditions."""
+
+    def truncated_text(self, value: Any) -> str:
+        """Return the end of a text that `encode` cuts off; empty for most."""
+        return ""
+
+    def predict_targets(self, condition: Condition) -> Tensor | None:
+        """Predict coarse data (B, M, D) from a condition, for pretraining without a backbone; None: not supported."""
+        return None
+
+    def map_children(self, fn: Callable[[Conditioner], Conditioner]) -> Conditioner:
+        """Return this conditioner with `fn` applied to each conditioner inside it; itself if there are none."""
+        return self
+
+    def fingerprint(self) -> str | None:
+        """Return a digest of all that decides the conditions (files, options); None: conditions are not cached on disk."""
+        return None
+
+    def check_available(self) -> None:
+        """Raise CheckpointError if pretrained weights are missing; reads none of them."""
+
+    def pin_hashes(self) -> Mapping[str, Any]:
+        """Return options that pin pretrained weights in a saved recipe (`sha256`); empty without such weights."""
+        return {}
 
 
+@runtime_checkable
 class SupportsFit(Protocol):
-    """A part that must see the values of a data set once before training (a vocabulary, a scale)."""
+    """A conditioner that reads the values of the data set once before training, to build a vocabulary for example."""
 
     def fit(self, values: Sequence[Any]) -> None:
-        """Look through the values; called once, on a fresh run."""
+        """Read all values; called once, at the start of a new training."""
+        ...
+
+
+@runtime_checkable
+class SupportsLoss(Protocol):
+    """An autoencoder that can be trained alone, by the objective `core.reconstruction`."""
+
+    def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
+        """Return the loss of data (B, channels, ...) in [-1, 1], with one random generator per item."""
         ...
 
 
@@ -413,28 +478,28 @@ class PredictionTask(Task):
     """Base class of tasks that predict from data (classification, detection): request -> data; prediction -> answer."""
 
 
-class CheckpointFormat(Protocol):
-    """A form of model folder that others made; a class built without arguments. Reading runs no code of a folder."""
+class CheckpointFormat(ABC):
+    """Base class of foreign model folders; built without arguments. Reading never runs code of a folder."""
 
+    @abstractmethod
     def matches(self, folder: Path) -> bool:
-        """Whether a folder looks like this layout, from names of files and small settings alone."""
-        ...
+        """Return whether a folder has this format, by the names of its files and small JSON files alone."""
 
+    @abstractmethod
     def load(self, folder: Path) -> LoadedCheckpoint:
-        """The model in such a folder.
+        """Open the model in a folder; weights are read later, tensor by tensor.
 
         Raises:
-            CheckpointError: of another family, incomplete, or tensors are missing or surplus; the message names them.
+            CheckpointError: the model is of another family or incomplete; the message names tensors.
         """
-        ...
 
+    @abstractmethod
     def export(self, model: LoadedCheckpoint) -> ExportPlan:
-        """A model of ours in this layout, the exact inverse of `open`.
+        """Plan a folder of this format, the exact inverse of `load`.
 
         Raises:
-            CheckpointError: the layout has no place for something of this model; the message says what.
+            CheckpointError: the format cannot hold something of this model; the message names it.
         """
-        ...
 
 
 class ScalableBackbone(Protocol):
@@ -651,3 +716,18 @@ class Metric(ABC):
     def notes(self, inputs: EvalInputs) -> list[str]:
         """Return remarks on the scores, reported with them; empty by default."""
         return []
+
+
+BASE_CLASSES: Mapping[str, type] = MappingProxyType(
+    {
+        "tokenizer": Tokenizer,
+        "autoencoder": Autoencoder,
+        "conditioner": Conditioner,
+        "checkpoint_format": CheckpointFormat,
+        "dataset": Dataset,
+        "task": Task,
+        "metric": Metric,
+        "feature_extractor": FeatureExtractor,
+    }
+)
+"""Base class that every component of a type derives from, so that optional methods always exist."""

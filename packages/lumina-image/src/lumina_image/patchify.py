@@ -8,10 +8,11 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
+from lumina_core.protocols import Tokenizer
 from lumina_core.types import Size, Tokens, check_shape
 
 
-class Patchify:
+class Patchify(Tokenizer):
     """Cuts a latent into square patches. Rearranges numbers; has no weights."""
 
     class Config(Settings):
@@ -23,16 +24,8 @@ class Patchify:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.patch, self.channels = config.patch_size, config.channels
-
-    @property
-    def width(self) -> int:
-        """Numbers a token holds: channels times the pixels of a patch."""
-        return self.channels * self.patch**2
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """Latent pixels that a token spans along each axis."""
-        return self.patch, self.patch
+        self.width = config.channels * config.patch_size**2
+        self.patch_size = (config.patch_size, config.patch_size)
 
     def patchify(self, latent: Tensor) -> Tokens:
         """(B, C, H, W) -> values (B, N, C * patch * patch), each vector in the order (channel, row, column).

@@ -19,10 +19,11 @@ from lumina_audio.vocoders.protocol import Vocoder
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.protocols import Autoencoder
 from lumina_core.types import Loss, check_shape
 
 
-class MelAutoencoder(nn.Module):
+class MelAutoencoder(nn.Module, Autoencoder):
     """What every model of sound here works in. The spectrogram's autoencoder and the vocoder are trained apart.
 
     The latent is the mean that the autoencoder foretells, brought to zero mean and unit variance a channel: by running

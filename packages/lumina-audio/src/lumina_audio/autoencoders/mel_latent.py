@@ -15,13 +15,14 @@ from lumina_audio.vocoders.protocol import Vocoder
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.protocols import Autoencoder
 from lumina_core.types import check_shape
 
 MAX_LOG_AMPLITUDE = 3.0
 """Natural logarithm of the loudest band that is voiced: a whole sine at full scale in a narrow band stays below it."""
 
 
-class MelSpectrogramLatent(torch.nn.Module):
+class MelSpectrogramLatent(torch.nn.Module, Autoencoder):
     """(B, 1, S) <-> (B, bands, S / hop) of about zero mean and unit variance. Has no weights of its own."""
 
     class Config(Settings):

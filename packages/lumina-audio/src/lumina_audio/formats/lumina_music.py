@@ -49,6 +49,7 @@ from lumina_core.checkpoint.lazy_tensors import (
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.errors import CheckpointError, ConfigError
+from lumina_core.protocols import CheckpointFormat
 
 
 def read_network_config(files: ReleaseFiles, state: Weights, where: str) -> PublishedConfig:
@@ -253,7 +254,7 @@ FORMAT_NAME = "audio.lumina_music"
 PICKLE_NOTE = "their code reads pickles: torch.save({'state_dict': ...}) of each file, the vocoder's under 'generator'"
 
 
-class LuminaMusicFormat:
+class LuminaMusicFormat(CheckpointFormat):
     """A folder as on the hub: `music_generation` (or `audio_generation`), `maa2`, `bigvnat`, perhaps `CLAP`, T5, YAML.
 
     Checkpoints are pickles of a training: their tensors alone are read, no class beside them is imported. Where no YAML

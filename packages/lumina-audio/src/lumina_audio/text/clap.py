@@ -25,6 +25,7 @@ from lumina_core.pretrained import (
     silence_logs,
     verify_sha256,
 )
+from lumina_core.protocols import Conditioner
 from lumina_core.types import Condition
 
 INSTALL_EXTRA = "lumina-audio[published]"
@@ -32,7 +33,7 @@ FILE_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
 _LOCATION_OPTIONS = {"device", "sha256", "source", "subfolder", "revision"}
 
 
-class ClapTextEncoder(nn.Module):
+class ClapTextEncoder(nn.Module, Conditioner):
     """Every piece of a text as CLAP's tower projects it, filled up to `length` pieces; the summary is their mean.
 
     The defaults are those of Lumina-T2Audio's FrozenCLAPEmbedder: 77 pieces, padding counts as real. With `bert` the

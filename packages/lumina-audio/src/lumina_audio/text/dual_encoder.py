@@ -19,7 +19,7 @@ from lumina_core.protocols import Conditioner
 from lumina_core.types import Condition
 
 
-class DualTextEncoder(nn.Module):
+class DualTextEncoder(nn.Module, Conditioner):
     """Text -> what two conditioners say of it, one memory behind the other; the summary is the mean of both.
 
     As published (Lumina-Next, appendix on audio; lumina_music/models/encoders/modules.py, FrozenCLAPFLANEmbedder): the
@@ -75,18 +75,14 @@ class DualTextEncoder(nn.Module):
 
     def truncated_text(self, text: str) -> str:
         """The end that the first of the two cuts off, or else the second."""
-        pairs = (
-            (encoder, encoder_text)
-            for encoder, encoder_text in zip(self._encoders, self._encoder_texts(text), strict=True)
-            if hasattr(encoder, "truncated_text")
-        )
+        pairs = zip(self._encoders, self._encoder_texts(text), strict=True)
         return next((end for encoder, encoder_text in pairs if (end := encoder.truncated_text(encoder_text))), "")
 
     def fingerprint(self) -> str:
         """What decides the numbers that are said of a text."""
         hasher = hashlib.sha256(self.config.model_dump_json(include={"use_structured_caption", "hidden_size"}).encode())
         for encoder in self._encoders:
-            hasher.update(encoder.fingerprint().encode() if hasattr(encoder, "fingerprint") else repr(encoder).encode())
+            hasher.update((encoder.fingerprint() or repr(encoder)).encode())
         for tensor in self.projections.state_dict().values():
             hasher.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return hasher.hexdigest()
@@ -100,8 +96,7 @@ class DualTextEncoder(nn.Module):
     def check_available(self) -> None:
         """Look whether what both borrow is there."""
         for encoder in self._encoders:
-            if hasattr(encoder, "check_available"):
-                encoder.check_available()
+            encoder.check_available()
 
     def _encoder_texts(self, text: str) -> tuple[str, str]:
         """What each of the two reads."""

@@ -10,10 +10,11 @@ from torch import nn
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
+from lumina_core.protocols import Conditioner
 from lumina_core.types import Condition
 
 
-class ClassLabelConditioner(nn.Module):
+class ClassLabelConditioner(nn.Module, Conditioner):
     """Class numbers 0..classes-1 to a summary (B, width); the last row is silence, as in the published models."""
 
     class Config(Settings):
@@ -43,6 +44,10 @@ class ClassLabelConditioner(nn.Module):
     def null_condition(self, batch: int) -> Condition:
         """The row after the last class."""
         return self._embed([self.config.num_classes] * batch)
+
+    def no_muon(self) -> set[str]:
+        """Return the table of classes."""
+        return {"table.weight"}
 
     def _embed(self, labels: list[int]) -> Condition:
         indices = torch.tensor(labels, device=self.table.weight.device)

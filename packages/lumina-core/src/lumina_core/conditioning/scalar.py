@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
+from lumina_core.protocols import Conditioner
 from lumina_core.types import Condition
 
 
-class ScalarConditioner(nn.Module):
+class ScalarConditioner(nn.Module, Conditioner):
     """One number an item to a summary (B, width); None, for nothing said, is the same vector as silence.
 
     The number's place u in its range (0..1) becomes u, and sines and cosines of pi 2^k u, k = 0 .. waves - 1, so that a

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lumina_core.conditioning.ops import select, stack
 from lumina_core.config import Config as Settings
 from lumina_core.errors import CheckpointError, ConfigError
+from lumina_core.protocols import Conditioner
 from lumina_core.types import Condition
 
 PAD_ID, BOS_ID = 0, 1
@@ -21,7 +22,7 @@ MIN_BATCH_SIZE = 16
 """Captions that are read together at least."""
 
 
-class TextConditioner(nn.Module):
+class TextConditioner(nn.Module, Conditioner):
     """Reads a caption into a fixed number of memory slots and a summary. Our own design, not the paper's.
 
     The pieces of the caption pass through a few transformer layers and are averaged; a wide layer unfolds the average
@@ -74,6 +75,10 @@ class TextConditioner(nn.Module):
         )  # fmt: skip
         self.vocabulary = torch.frombuffer(bytearray(model_file.getvalue()), dtype=torch.uint8)
         self._sentencepiece = None
+
+    def no_muon(self) -> set[str]:
+        """Return the table of tokens and the two output layers."""
+        return {"embedding.weight", "to_latents.weight", "to_target.weight"}
 
     def token_ids(self, text: str) -> list[int]:
         """Piece numbers of a text, the beginning mark first, at most `length` of them."""

@@ -27,6 +27,7 @@ from lumina_core.pretrained import (
     silence_logs,
     verify_sha256,
 )
+from lumina_core.protocols import Conditioner
 from lumina_core.types import Condition
 
 HIDDEN_SIZE_KEYS = ("hidden_size", "d_model", "n_embd", "dim")
@@ -278,7 +279,7 @@ _NON_NUMERIC_OPTIONS = {"device", "unload_after_use", "sha256"}
 """Options that change no number of what is said."""
 
 
-class TransformersConditioner(nn.Module):
+class TransformersConditioner(nn.Module, Conditioner):
     """Reads texts with a pretrained network of the library transformers, loaded when the first text is read.
 
     The defaults are Lumina-Next's (lumina_next_t2i_mini/sample.py): Gemma-2B, the output of the layer before the last,

@@ -42,7 +42,7 @@ def collect_init_data(
 
 def round_up_size(model: Model, size: Size) -> Size:
     """The smallest sizes from `extent` on that this model's autoencoder and tokenizer can cut."""
-    patch_size = getattr(model.tokenizer, "patch_size", (1,) * len(size))
+    patch_size = model.tokenizer.patch_size or (1,) * len(size)
     steps = [factor * cells for factor, cells in zip(model.autoencoder.downsample_factor, patch_size, strict=True)]
     return tuple(-(-side // step) * step for side, step in zip(size, steps, strict=True))
 

@@ -228,9 +228,7 @@ class Pipeline:
         texts: list[tuple[Any, str]] = [
             (conditioners.get(field), value) for values in fields for field in values for value in values[field]
         ]
-        dropped = [
-            conditioner.truncated_text(text) for conditioner, text in texts if hasattr(conditioner, "truncated_text")
-        ]
+        dropped = [conditioner.truncated_text(text) for conditioner, text in texts]
         size_note = size_warning(self.model, request)
         truncated = [
             f"this model does not read so long a text; left out from: '{text[:40]}'" for text in dropped if text

@@ -188,7 +188,7 @@ def size_warning(model: Model, request: Request) -> str | None:
 def _token_counts(model: Model, size: Size) -> tuple[int, int] | None:
     """Tokens asked for and in training; None where nobody says how large those of training were."""
     train_size = model.task.train_size()
-    patch_size = getattr(model.tokenizer, "patch_size", None)
+    patch_size = model.tokenizer.patch_size
     if train_size is None or patch_size is None:
         return None
     samples_per_token = prod(patch_size) * prod(model.autoencoder.downsample_factor)

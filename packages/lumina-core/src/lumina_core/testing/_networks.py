@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lumina_core.conditioning.ops import select
 from lumina_core.errors import LuminaError
-from lumina_core.protocols import Autoencoder, Backbone, Conditioner, Head, Tokenizer
+from lumina_core.protocols import Autoencoder, Backbone, Conditioner, Head, SupportsFit, SupportsLoss, Tokenizer
 from lumina_core.testing._contract import (
     Contract,
     ViolationError,
@@ -147,7 +147,7 @@ def check_autoencoder(autoencoder: Autoencoder, data: Tensor, is_trained: bool =
     with torch.no_grad():
         _check_codec(contract, autoencoder, data, is_trained)
     check_in_model(contract, data=data, autoencoder=autoencoder)
-    if isinstance(autoencoder, nn.Module) and hasattr(autoencoder, "loss"):
+    if isinstance(autoencoder, nn.Module) and isinstance(autoencoder, SupportsLoss):
         check_autoencoder_training(contract, autoencoder, data)
 
 
@@ -209,11 +209,10 @@ def check_conditioner(conditioner: Conditioner, values: Sequence[Any], data: Ten
         expect(len(inputs) > 1, f"{len(inputs)} values")
     module = conditioner if isinstance(conditioner, nn.Module) else nn.Module()
     module.eval()
-    fittable: Any = conditioner
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        if hasattr(fittable, "fit"):
+        if isinstance(conditioner, SupportsFit):
             with contract.clause("fit(values) takes all values that a data set has"):
-                fittable.fit(inputs)
+                conditioner.fit(inputs)
         _check_encoding(contract, conditioner, inputs)
     rows = randn(len(inputs), 2, 6) if data is None else data
     check_in_model(contract, data=rows, values={"cond": inputs}, conditioners={"cond": conditioner})

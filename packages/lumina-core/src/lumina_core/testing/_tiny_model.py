@@ -24,7 +24,7 @@ from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiT
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import PluginSource, Registry
-from lumina_core.protocols import GenerationTask
+from lumina_core.protocols import Autoencoder, Conditioner, GenerationTask, Tokenizer
 from lumina_core.recipe import ConditionerSpec, Recipe, SamplingConfig, TrainingConfig
 from lumina_core.request import Request
 from lumina_core.sampling.generate import generate_batch
@@ -40,7 +40,7 @@ NUM_ROWS = 16
 """Different things that a stand-in for a conditioner can tell apart."""
 
 
-class CellTokenizer:
+class CellTokenizer(Tokenizer):
     """Tokenizer: one token a place of the latent, whatever its number of axes (at most three)."""
 
     def __init__(self, channels: int) -> None:
@@ -66,7 +66,7 @@ class CellTokenizer:
         return Tokens(torch.zeros(batch, len(table), self.width), table.expand(batch, -1, -1), (size,) * batch)
 
 
-class IdentityAutoencoder:
+class IdentityAutoencoder(Autoencoder):
     """Autoencoder: data are their own latent."""
 
     def __init__(self, channels: int, num_axes: int) -> None:
@@ -81,7 +81,7 @@ class IdentityAutoencoder:
         return latent
 
 
-class FakeConditioner(nn.Module):
+class FakeConditioner(nn.Module, Conditioner):
     """Conditioner: a row of a table for whatever is said, as memory, summary or both."""
 
     def __init__(self, cross_attention_dim: int, pooled_dim: int) -> None:

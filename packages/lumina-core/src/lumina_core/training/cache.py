@@ -176,10 +176,10 @@ def latent_fingerprint(autoencoder: Autoencoder, spec: ComponentSpec, precision:
     hasher = hashlib.sha256(json.dumps([precision, spec.model_dump()], sort_keys=True, default=str).encode())
     if isinstance(autoencoder, nn.Module):
         if any(isinstance(module, FrozenModule) for module in autoencoder.modules()):
-            pin_hashes: Callable[[], Any] | None = getattr(autoencoder, "pin_hashes", None)
-            if pin_hashes is None:
+            hashes = autoencoder.pin_hashes()
+            if not hashes:
                 return None
-            hasher.update(json.dumps(pin_hashes(), sort_keys=True, default=str).encode())
+            hasher.update(json.dumps(hashes, sort_keys=True, default=str).encode())
         for name, tensor in autoencoder.state_dict().items():
             hasher.update(f"{name} {tensor_digest(tensor)}".encode())
     return hasher.hexdigest()
@@ -193,7 +193,7 @@ def tensor_digest(tensor: Tensor) -> str:
     return hasher.hexdigest()
 
 
-class CachedConditioner:
+class CachedConditioner(Conditioner):
     """A frozen conditioner that remembers what it said of each value (a string, a number, bytes).
 
     Every distinct value is read alone, whether or not there is room to keep it: its neighbours in a batch would change
@@ -208,8 +208,9 @@ class CachedConditioner:
     """
 
     def __init__(self, conditioner: Conditioner, max_bytes: int, disk_cache: DiskCache | None = None) -> None:
-        self.conditioner, self.bytes_left, self.disk_cache = conditioner, max_bytes, disk_cache
-        self._fingerprint: str = conditioner.fingerprint() if disk_cache is not None else ""  # type: ignore[attr-defined]
+        self.conditioner, self.bytes_left = conditioner, max_bytes
+        self._fingerprint = (conditioner.fingerprint() if disk_cache is not None else None) or ""
+        self.disk_cache = disk_cache if self._fingerprint else None
         self.cross_attention_dim, self.pooled_dim = conditioner.cross_attention_dim, conditioner.pooled_dim
         self._cache: dict[Hashable, Condition] = {}
         self._null: Condition | None = None
@@ -273,25 +274,18 @@ def cache_conditioners(
     for conditioner in conditioners.values():
         _map_cacheable(conditioner, collect)
     return {
-        name: _map_cacheable(
-            c, lambda one: CachedConditioner(one, max_bytes // len(cacheable), _disk_cache_for(one, disk_cache))
-        )
+        name: _map_cacheable(c, lambda one: CachedConditioner(one, max_bytes // len(cacheable), disk_cache))
         for name, c in conditioners.items()
     }
 
 
 def _map_cacheable(conditioner: Conditioner, transform: Callable[[Conditioner], Conditioner]) -> Conditioner:
     """A conditioner, or what it asks, exchanged where a memory is worth its room."""
-    if not getattr(conditioner, "cacheable", False):
+    if not conditioner.cacheable:
         return conditioner
     if _is_frozen(conditioner):
         return transform(conditioner)
-    map_children: Callable[..., Conditioner] | None = getattr(conditioner, "map_children", None)
-    return conditioner if map_children is None else map_children(lambda one: _map_cacheable(one, transform))
-
-
-def _disk_cache_for(conditioner: Conditioner, disk_cache: DiskCache | None) -> DiskCache | None:
-    return disk_cache if hasattr(conditioner, "fingerprint") else None
+    return conditioner.map_children(lambda one: _map_cacheable(one, transform))
 
 
 class _UniqueKey:

@@ -12,7 +12,7 @@ import torch
 from lumina_core.errors import LuminaError
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
 from lumina_core.plugins.registry import Registry
-from lumina_core.protocols import Dataset
+from lumina_core.protocols import Dataset, SupportsFit
 from lumina_core.recipe import Recipe
 from lumina_core.training.dataloader import RawBatch, StepDataset, check_data_sizes, encode_to_tokens, make_sampler
 from lumina_core.training.distributed import ProcessInfo
@@ -52,7 +52,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
     model = build_model(recipe, registry)
     check_data_sizes(model, dataset)
     for field, conditioner in model.conditioners_by_field.items():
-        if hasattr(conditioner, "fit"):
+        if isinstance(conditioner, SupportsFit):
             conditioner.fit(dataset.values(field))
     freeze(model, recipe.training.freeze)
     raw_batch = _read_batch(model, dataset, recipe.training.seed)
@@ -77,8 +77,6 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
 def truncation_notes(model: Model, dataset: Dataset) -> Iterator[str]:
     """For each conditioner that cuts long values, a line on how many are cut, of the first that the data can have."""
     for field, conditioner in model.conditioners_by_field.items():
-        if not hasattr(conditioner, "truncated_text"):
-            continue
         with suppress(LuminaError):  # a data set that cannot list them is no worse for it
             values = dataset.values(field)[:MAX_VALUES]
             cut_texts = [text for text in map(conditioner.truncated_text, values) if text]

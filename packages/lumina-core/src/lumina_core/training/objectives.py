@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import Predict
+from lumina_core.protocols import Predict, SupportsLoss
 from lumina_core.types import Batch, Loss
 
 DUPLICATE_MSE = 1e-5
@@ -99,10 +99,9 @@ class Reconstruction:
         Raises:
             ConfigError: this autoencoder has nothing to train.
         """
-        if not hasattr(autoencoder, "loss"):
+        if not isinstance(autoencoder, SupportsLoss):
             raise ConfigError(f"{type(autoencoder).__name__} has nothing to train; take an autoencoder that has a loss")
-        loss: Loss = autoencoder.loss(data, generators)
-        return loss
+        return autoencoder.loss(data, generators)
 
     def loss(self, predict: Predict, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
         """There is none on tokens."""

@@ -30,7 +30,7 @@ from lumina_core.model_dir import (
     save_model,
 )
 from lumina_core.plugins.registry import Registry
-from lumina_core.protocols import Dataset, Predict
+from lumina_core.protocols import Dataset, Predict, SupportsFit
 from lumina_core.recipe import Recipe, TrainingConfig, write_recipe
 from lumina_core.request import Request
 from lumina_core.sampling.generate import generate_batch
@@ -415,7 +415,7 @@ def _init_weights(model: Model, dataset: Dataset, args: TrainArgs, process: Proc
             print(f"began from {len(copied)} tensors of {folder}; {_describe_new_weights(model, loaded)}")
     for field, conditioner in model.conditioners_by_field.items():
         prefix = f"conditioners.{field}."
-        if hasattr(conditioner, "fit") and not any(name.startswith(prefix) for name in loaded):
+        if isinstance(conditioner, SupportsFit) and not any(name.startswith(prefix) for name in loaded):
             conditioner.fit(dataset.values(field))
 
 

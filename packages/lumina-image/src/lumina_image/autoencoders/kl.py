@@ -21,6 +21,7 @@ from lumina_core.pretrained import (
     resolve_path,
     verify_sha256,
 )
+from lumina_core.protocols import Autoencoder
 from lumina_core.types import check_shape
 
 FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
@@ -30,7 +31,7 @@ DEFAULT_SCALING_FACTOR = 0.18215
 """Of the class AutoencoderKL where its config.json says none (Stable Diffusion 1)."""
 
 
-class KLAutoencoder(nn.Module):
+class KLAutoencoder(nn.Module, Autoencoder):
     """The VAE of a published latent model, frozen, loaded when the first picture passes.
 
     It owns its scale: a latent is (z - shift) * scale, of about unit variance. Both are read from the config.json of

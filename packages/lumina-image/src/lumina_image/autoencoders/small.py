@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
+from lumina_core.protocols import Autoencoder
 from lumina_core.types import Loss, check_shape
 
 
-class IdentityAutoencoder:
+class IdentityAutoencoder(Autoencoder):
     """Pixels are their own latent."""
 
     class Config(Settings):
@@ -38,7 +39,7 @@ class IdentityAutoencoder:
         return latent
 
 
-class SmallAutoencoder(nn.Module):
+class SmallAutoencoder(nn.Module, Autoencoder):
     """A small convolutional autoencoder of our own proposal, without a variational term.
 
     What a channel of the latent weighs is fixed by normalising it: over the batch while training, over a running mean

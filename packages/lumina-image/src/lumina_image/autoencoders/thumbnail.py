@@ -8,9 +8,10 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
+from lumina_core.protocols import Autoencoder
 
 
-class ThumbnailAutoencoder:
+class ThumbnailAutoencoder(Autoencoder):
     """An autoencoder by its shape only: it averages squares of pixels on the way in and repeats them on the way out."""
 
     class Config(Settings):

@@ -21,6 +21,7 @@ from lumina_core.checkpoint.lazy_tensors import (
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.checkpoint.torch_pickle import namespace_bytes, open_torch_pickle, read_namespace
 from lumina_core.errors import CheckpointError
+from lumina_core.protocols import CheckpointFormat
 from lumina_image.formats.config_mapping import PublishedConfig, expected_shapes, infer_from_shapes
 from lumina_image.formats.key_mapping import PAD_TOKEN, check_tensors, from_original, split_key, to_original
 from lumina_image.formats.recipes import (
@@ -92,7 +93,7 @@ _WEIGHTS_FILE = re.compile(r"consolidated(_ema)?(?:\.(\d+)(?:-of-(\d+))?)?\.(pth
 _MODEL_SIZES = {(2304, 24): "2B", (3072, 32): "3B", (4096, 32): "7B", (1536, 16): "600M"}
 
 
-class AlphaVLLMFormat:
+class AlphaVLLMFormat(CheckpointFormat):
     """Text-to-image NextDiT, and DiT_Llama of ImageNet. Averaged weights (`_ema`) are taken where there are both."""
 
     def matches(self, folder: Path) -> bool:

@@ -11,6 +11,7 @@ from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, We
 from lumina_core.checkpoint.safetensors_io import has_weights, open_safetensors, open_shards, open_weights
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.errors import CheckpointError
+from lumina_core.protocols import CheckpointFormat
 from lumina_image.formats import config_mapping as sizes
 from lumina_image.formats.alpha_vllm import pad_token
 from lumina_image.formats.key_mapping import (
@@ -40,7 +41,7 @@ DEFAULT_SCHEDULER_CONFIG = {
 }  # fmt: skip
 
 
-class DiffusersFormat:
+class DiffusersFormat(CheckpointFormat):
     """LuminaPipeline's folder, or a LuminaNextDiT2DModel's own; names of the older converter are read too."""
 
     def matches(self, folder: Path) -> bool:
