@@ -1,4 +1,4 @@
-"""Sounds by a solver that chooses its own steps: an extra of the core brings it."""
+"""Inpainting with the adaptive solver dopri5."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from audio.tones import tone
 
 
 @pytest.mark.parametrize("strength", [1, 0.7])
-def test_what_stays_of_a_sound_comes_back_bit_for_bit(session, strength):
+def test_inpainting_with_an_adaptive_solver_keeps_the_rest_exactly(session, strength):
     sound, loose = tone(300.0, 9000), "dopri5:rtol=0.1,atol=0.1"
     asked = {"prompt": "red heart", "init_audio": sound, "inpaint": "0.2-0.31", "strength": strength}
     (made,) = session.generate_one(**asked, solver=loose)

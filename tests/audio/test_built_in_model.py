@@ -1,4 +1,4 @@
-"""The built-in model of sound makes what the words say."""
+"""Built-in audio model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lumina_audio.pitch import estimate_pitch
+from lumina_audio.metrics.pitch import estimate_pitch
 from lumina_core.sampling.pipeline import Pipeline, load_pipeline
 
 
@@ -17,12 +17,12 @@ def session() -> Pipeline:
 
 
 @pytest.mark.parametrize(("prompt", "midi"), [("flute, A5", 81), ("church organ, C4", 60), ("violin, E5", 76)])
-def test_a_note_that_is_named_is_heard(session, prompt, midi):
+def test_generated_pitch_is_that_of_the_prompt(session, prompt, midi):
     sound = session.generate_one(prompt=prompt, seed=1)[0].data
     assert float(estimate_pitch(sound[None])[0][0]) == pytest.approx(midi, abs=1)
 
 
-def test_other_words_make_another_sound_and_the_same_words_the_same(session):
+def test_result_depends_on_the_prompt_and_repeats_exactly(session):
     first, again, other = (
         session.generate_one(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot")
     )
@@ -30,7 +30,7 @@ def test_other_words_make_another_sound_and_the_same_words_the_same(session):
     assert not torch.allclose(first, other, atol=0.01)
 
 
-def test_the_command_makes_as_many_seconds_as_are_asked_for_and_tells_them(lumina, tmp_path):
+def test_command_generates_the_requested_duration(lumina, tmp_path):
     done = lumina("audio", "a harp", "--duration", 1.5, "--seed", 1, "--out", tmp_path / "harp.wav", "--json")
     assert done.status == 0
     told = json.loads(done.out)

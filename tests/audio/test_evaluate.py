@@ -1,4 +1,4 @@
-"""Models of sound are judged by the same command as all others: on a folder of sounds, with a sheet to look at."""
+"""Command `lumina evaluate` with an audio model and a folder of audio files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sampling: {steps: 1, solver: core.euler}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("judged")
+    folder = tmp_path_factory.mktemp("evaluated")
     (folder / "small.yaml").write_text(RECIPE, encoding="utf-8")
     return make_model(str(folder / "small.yaml"), folder / "model", registry_of("audio"))
 
@@ -42,7 +42,7 @@ def sounds(tmp_path):
     return folder
 
 
-def test_sounds_of_a_folder_are_asked_for_again_and_every_metric_that_works_is_told(lumina, model, sounds, tmp_path):
+def test_evaluation_on_a_folder_reports_each_metric(lumina, model, sounds, tmp_path):
     words = ("evaluate", model, "--dataset", sounds, "--out", tmp_path / "out", "--json")
     names = "audio.instrument_retrieval,audio.spectral_retrieval,audio.pitch,audio.class_kl"
     done = lumina(*words, "--metrics", names)
@@ -54,7 +54,7 @@ def test_sounds_of_a_folder_are_asked_for_again_and_every_metric_that_works_is_t
     assert (tmp_path / "out" / "samples.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_features_that_need_a_file_say_so(lumina, model, sounds):
+def test_missing_weights_file_is_one_line(lumina, model, sounds):
     done = lumina(
         "evaluate", model, "--dataset", sounds, "--metrics", "audio.frechet", "--set",
         "audio.frechet.feature_extractor.type=audio.vggish", "--set", "audio.frechet.feature_extractor.weights=nowhere.pth",

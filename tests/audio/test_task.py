@@ -182,7 +182,7 @@ def test_encode_returns_the_bytes_that_save_writes(tmp_path, format, start):
     assert content[:4] == start and record(tmp_path / f"a{suffix}") == {"prompt": "x", "seed": 3}
     if suffix != ".ogg":  # an Ogg stream has a random serial number
         assert content == (tmp_path / f"a{suffix}").read_bytes()
-    with pytest.raises(ConfigError, match="expected .wav or .flac or .ogg"):
+    with pytest.raises(ConfigError, match="expected [.]wav or [.]flac or [.]ogg"):
         task.encode(item, "mp3", {})
 
 

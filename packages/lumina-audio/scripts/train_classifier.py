@@ -21,8 +21,8 @@ from torch import Tensor
 from lumina_audio.datasets.instruments.dataset import InstrumentsDataset, pitch_shift
 from lumina_audio.datasets.instruments.general_midi import instruments
 from lumina_audio.mel import MelSpectrogram
-from lumina_audio.metrics.instrument_classifier import InstrumentCNN
-from lumina_audio.metrics.mel_features import MEL_CONFIG
+from lumina_audio.metrics.features import MEL_CONFIG
+from lumina_audio.metrics.instruments import InstrumentCNN
 
 OUT = Path(__file__).parents[1] / "src/lumina_audio/data/classifier"
 BATCH, RATE, WEIGHT_DECAY, SMOOTHING = 64, 3e-3, 0.02, 0.05

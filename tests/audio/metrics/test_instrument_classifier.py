@@ -1,30 +1,29 @@
-"""The classifier that comes with the package knows instruments, of clips that it was not taught."""
+"""Instrument classifier on held-out clips."""
 
 from __future__ import annotations
 
 import torch
 
 from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
-from lumina_audio.metrics.class_kl import ClassKL
-from lumina_audio.metrics.instrument_classifier import WEIGHTS_FILE, InstrumentClassifierFeatures
+from lumina_audio.metrics.instruments import WEIGHTS_FILE, ClassKL, InstrumentClassifierFeatures
 from lumina_core.protocols import EvalInputs, EvalItem
 
-EXAM = InstrumentsEvalSet()
-HELD_OUT = list(EXAM.indices("pitches"))[::8]
+EVAL_SET = InstrumentsEvalSet()
+HELD_OUT = list(EVAL_SET.indices("pitches"))[::8]
 
 
-def test_held_out_notes_are_taken_for_their_instruments():
+def test_classifier_names_instruments_of_held_out_notes():
     answers = InstrumentClassifierFeatures(InstrumentClassifierFeatures.Config(output="classes"))(
-        [EXAM.reference(place) for place in HELD_OUT]
+        [EVAL_SET.reference(place) for place in HELD_OUT]
     )
-    right = torch.tensor([EXAM.fields(place, None)["label"] for place in HELD_OUT])
+    right = torch.tensor([EVAL_SET.fields(place, None)["label"] for place in HELD_OUT])
     best = answers.argsort(1, descending=True)[:, :5]
     assert (best == right[:, None]).any(1).float().mean() > 0.85 and (best[:, 0] == right).float().mean() > 0.6
 
 
-def test_the_real_sounds_themselves_diverge_from_nothing_and_others_do():
+def test_class_kl_is_0_for_the_same_clips_and_large_for_others():
     features = InstrumentClassifierFeatures(InstrumentClassifierFeatures.Config(output="classes"))
-    real = features([EXAM.reference(place) for place in HELD_OUT[:6]])
+    real = features([EVAL_SET.reference(place) for place in HELD_OUT[:6]])
     metric = ClassKL(ClassKL.Config(), features)
     cases = [EvalItem({}, place) for place in range(6)]
     same = metric.compute(EvalInputs(real, real, cases, torch.arange(6)))
@@ -33,9 +32,9 @@ def test_the_real_sounds_themselves_diverge_from_nothing_and_others_do():
     assert features.classes[0] == "acoustic grand piano" and len(features.classes) == 128
 
 
-def test_embeddings_have_unit_length_and_what_ships_is_small():
+def test_embeddings_have_unit_length_and_the_weights_file_is_small():
     from importlib.resources import files
 
-    rows = InstrumentClassifierFeatures(InstrumentClassifierFeatures.Config())([EXAM.reference(HELD_OUT[0])])
+    rows = InstrumentClassifierFeatures(InstrumentClassifierFeatures.Config())([EVAL_SET.reference(HELD_OUT[0])])
     assert abs(float(rows.norm()) - 1) < 1e-5
     assert len((files("lumina_audio") / WEIGHTS_FILE).read_bytes()) < 1_500_000

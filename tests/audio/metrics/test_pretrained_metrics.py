@@ -1,4 +1,4 @@
-"""Metrics of sounds by networks that other libraries build: EfficientNet-Lite0 and CLAP."""
+"""Audio metrics with networks of timm and transformers: EfficientNet-Lite0 and CLAP."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
 
 from lumina_audio.metrics.clap import ClapFeatures, ClapScore
-from lumina_audio.metrics.mel_features import MelEfficientNetLite0
+from lumina_audio.metrics.features import MelEfficientNetLite0
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import EvalInputs, EvalItem
 
 
-def test_the_picture_of_a_sound_is_told_from_others_and_is_called_by_its_network():
+def test_efficientnet_features_separate_timbres_more_than_semitones():
     features = MelEfficientNetLite0(MelEfficientNetLite0.Config(image_size=64))
     rows = features([tone(262, partials=1), tone(277, partials=1), tone(277, partials=20)])
     assert rows.shape == (3, 1280) and (rows[0] - rows[1]).norm() < (rows[1] - rows[2]).norm()
@@ -28,7 +28,7 @@ def clap_folder(tmp_path_factory):
     return tiny_audio_models.clap(tmp_path_factory.mktemp("clap"))
 
 
-def test_sounds_and_words_stand_where_the_library_puts_them(clap_folder):
+def test_clap_embeddings_equal_those_of_transformers(clap_folder):
     features = ClapFeatures(ClapFeatures.Config(source=str(clap_folder), sample_rate=48000))
     sounds, words = [tone(200, 40000, 48000), tone(900, 40000, 48000)], ["a low tone", "a high tone"]
     model = transformers.ClapModel.from_pretrained(clap_folder)
@@ -43,12 +43,12 @@ def test_sounds_and_words_stand_where_the_library_puts_them(clap_folder):
     assert torch.allclose(features.encode_texts(words), out.text_embeds, atol=1e-5)
 
 
-def test_a_text_longer_than_clap_reads_is_cut(clap_folder):
+def test_long_text_is_truncated(clap_folder):
     features = ClapFeatures(ClapFeatures.Config(source=str(clap_folder)))
     assert torch.allclose(features.encode_texts(["a" * 300]), features.encode_texts(["a" * 200]))
 
 
-def test_the_clap_score_is_the_cosine_of_sound_and_caption(clap_folder):
+def test_clap_score_is_the_cosine_of_audio_and_caption(clap_folder):
     features = ClapFeatures(ClapFeatures.Config(source=str(clap_folder)))
     metric = ClapScore(ClapScore.Config.model_validate({"feature_extractor": {"source": str(clap_folder)}}), features)
     real = features([tone(200), tone(900)])
@@ -60,6 +60,6 @@ def test_the_clap_score_is_the_cosine_of_sound_and_caption(clap_folder):
     )
 
 
-def test_a_similarity_needs_features_that_read():
+def test_clap_score_requires_text_features():
     with pytest.raises(ConfigError, match=r"audio\.clap"):
         ClapScore(ClapScore.Config.model_validate({"feature_extractor": {"type": "audio.log_mel"}}), object())

@@ -1,4 +1,4 @@
-"""What lumina-audio brings. Imported at every start: keep it light."""
+"""Registration of lumina-audio. Imported at every start, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def lumina_register_component_types(component_types: ComponentTypeRegistrations) -> None:
-    """A kind of our own: what turns a spectrogram into sound."""
+    """Register the component type `vocoder`."""
     component_types.add(
         "vocoder",
         "lumina_audio.vocoders.protocol:Vocoder",
@@ -29,153 +29,110 @@ def lumina_register_component_types(component_types: ComponentTypeRegistrations)
 
 @hookimpl
 def lumina_register_components(components: ComponentRegistrations) -> None:
-    """The parts for sound."""
+    """Register task, models, data sets and metrics."""
+    package = "lumina_audio"
+    components.task("audio.text_to_audio", f"{package}.task:TextToAudio", "audio from a prompt", command="audio")
+    components.tokenizer("audio.patchify", f"{package}.tokenizer:FramePatchify", "patches of consecutive frames")
+
+    module = f"{package}.autoencoders"
+    components.autoencoder("audio.mel", f"{module}.mel_autoencoder:MelAutoencoder", "mel spectrogram, VAE and vocoder")
+    components.autoencoder(
+        "audio.mel_latent", f"{module}.mel_latent:MelSpectrogramLatent", "mel spectrogram as the latent, and vocoder"
+    )
+
+    module = f"{package}.vocoders"
+    components.vocoder("audio.bigvgan", f"{module}.bigvgan:BigVGAN", "generator of BigVGAN, also of published folders")
+    components.vocoder("audio.griffin_lim", f"{module}.griffin_lim:GriffinLim", "phase reconstruction without weights")
+    components.vocoder("audio.vocos", f"{module}.vocos:Vocos", "ConvNeXt blocks and one inverse STFT: fast on a CPU")
+
+    module = f"{package}.text"
+    components.conditioner("audio.clap_text", f"{module}.clap:ClapTextEncoder", "text tower of CLAP, token by token")
+    components.conditioner("audio.dual_text", f"{module}.dual_encoder:DualTextEncoder", "contexts of two text encoders")
+
+    module = f"{package}.datasets"
+    components.dataset("audio.folder", f"{module}.folder:FolderDataset", "folder of audio files with captions")
+    components.dataset("audio.tar", f"{module}.tar_shards:TarDataset", "tar files of WebDataset")
+    components.dataset("audio.table", f"{module}.table_dataset:TableDataset", "csv, tsv or jsonl: AudioCaps, MusicCaps")
+    components.dataset("audio.effects", f"{module}.effects:EffectsDataset", "built in: sound effects with captions")
+    components.dataset(
+        "audio.instruments",
+        f"{module}.instruments.dataset:InstrumentsDataset",
+        "built in: General MIDI instruments with captions",
+    )
+
+    module = f"{package}.metrics"
     components.feature_extractor(
-        "audio.log_mel", "lumina_audio.metrics.mel_features:LogMelStatistics", "mean and deviation of each log-mel band"
+        "audio.log_mel", f"{module}.features:LogMelStatistics", "mean and deviation of log-mel bands"
     )
     components.feature_extractor(
-        "audio.log_mel_frames", "lumina_audio.metrics.mel_features:LogMelFrames", "the log-mel in spans of time"
+        "audio.log_mel_frames", f"{module}.features:LogMelFrames", "mean log-mel spectra of time segments"
     )
     components.feature_extractor(
-        "audio.efficientnet_lite0", "lumina_audio.metrics.mel_features:MelEfficientNetLite0", "log-mel as a picture"
+        "audio.efficientnet_lite0", f"{module}.features:MelEfficientNetLite0", "log-mel spectrogram as an image"
     )
     components.feature_extractor(
         "audio.instrument_classifier",
-        "lumina_audio.metrics.instrument_classifier:InstrumentClassifierFeatures",
-        "names instruments, trained here",
+        f"{module}.instruments:InstrumentClassifierFeatures",
+        "classifier of General MIDI programs",
+    )
+    components.feature_extractor("audio.pitch", f"{module}.pitch:PitchFeatures", "pitch by SWIPE'")
+    components.feature_extractor(
+        "audio.vggish", f"{module}.published_networks:VGGishFeatures", "network of the FAD, from a file"
     )
     components.feature_extractor(
-        "audio.pitch", "lumina_audio.metrics.pitch:PitchFeatures", "how high a sound is, no network"
+        "audio.panns", f"{module}.published_networks:PannsFeatures", "classifier of AudioSet, from a file"
     )
-    components.feature_extractor(
-        "audio.vggish", "lumina_audio.metrics.vggish:VGGishFeatures", "the network of FAD, from a file"
-    )
-    components.feature_extractor(
-        "audio.panns", "lumina_audio.metrics.panns:PannsFeatures", "the sounds of AudioSet, from a file"
-    )
-    components.feature_extractor(
-        "audio.clap", "lumina_audio.metrics.clap:ClapFeatures", "sounds and texts in one space, from a folder"
-    )
-    components.metric(
-        "audio.instrument_retrieval",
-        "lumina_audio.metrics.instrument_retrieval:InstrumentRetrieval",
-        "is the nearest of its kind",
-    )
-    components.metric(
-        "audio.spectral_retrieval",
-        "lumina_audio.metrics.instrument_retrieval:SpectralRetrieval",
-        "the same without a network",
-    )
-    components.metric("audio.pitch", "lumina_audio.metrics.pitch:PitchAccuracy", "is it as high as the prompt says")
-    components.metric(
-        "audio.frechet",
-        "lumina_audio.metrics.distribution:FrechetDistance",
-        "Frechet distance of features (FD, or FAD)",
-    )
-    components.metric(
-        "audio.kernel", "lumina_audio.metrics.distribution:KernelDistance", "kernel distance of features (KD)"
-    )
-    components.metric(
-        "audio.precision_recall", "lumina_audio.metrics.distribution:PrecisionRecall", "k-nearest-neighbour manifolds"
-    )
-    components.metric("audio.class_kl", "lumina_audio.metrics.class_kl:ClassKL", "KL of a classifier")
-    components.metric("audio.clap_score", "lumina_audio.metrics.clap:ClapScore", "sound and caption by CLAP")
-    components.conditioner(
-        "audio.clap_text", "lumina_audio.text.clap:ClapTextEncoder", "CLAP's text tower, piece by piece"
-    )
-    components.conditioner(
-        "audio.dual_text", "lumina_audio.text.dual_encoder:DualTextEncoder", "two encoders, one memory"
-    )
-    components.tokenizer(
-        "audio.patchify", "lumina_audio.tokenizer:FramePatchify", "frames of a spectrogram, at (time, 0, 0)"
-    )
-    components.autoencoder(
-        "audio.mel", "lumina_audio.autoencoders.mel_autoencoder:MelAutoencoder", "spectrograms in 1-D latents, vocoded"
-    )
-    components.dataset(
-        "audio.effects", "lumina_audio.datasets.effects:EffectsDataset", "built in: named noises and drums"
-    )
-    components.dataset("audio.folder", "lumina_audio.datasets.folder:FolderDataset", "a folder of sounds with captions")
-    components.autoencoder(
-        "audio.mel_latent",
-        "lumina_audio.autoencoders.mel_latent:MelSpectrogramLatent",
-        "no latent: the log-mel spectrogram itself",
-    )
-    components.dataset(
-        "audio.instruments",
-        "lumina_audio.datasets.instruments.dataset:InstrumentsDataset",
-        "built in: General MIDI, with true captions",
-    )
-    components.dataset(
-        "audio.table", "lumina_audio.datasets.table_dataset:TableDataset", "a table, like AudioCaps' and MusicCaps'"
-    )
-    components.dataset("audio.tar", "lumina_audio.datasets.tar_shards:TarDataset", "tar files as WebDataset packs them")
-    components.task("audio.text_to_audio", "lumina_audio.task:TextToAudio", "A sound from a sentence.", command="audio")
-    components.vocoder(
-        "audio.bigvgan", "lumina_audio.vocoders.bigvgan:BigVGAN", "BigVGAN's generator, published ones too"
-    )
-    components.vocoder(
-        "audio.griffin_lim", "lumina_audio.vocoders.griffin_lim:GriffinLim", "no weights: phases are sought"
-    )
-    components.vocoder(
-        "audio.vocos", "lumina_audio.vocoders.vocos:Vocos", "light: one inverse Fourier transform a frame"
-    )
-    _register_release_components(components)
+    components.feature_extractor("audio.clap", f"{module}.clap:ClapFeatures", "audio and texts in one space")
+    components.metric("audio.frechet", f"{module}.distribution:FrechetDistance", "Frechet distance (FD, or FAD)")
+    components.metric("audio.kernel", f"{module}.distribution:KernelDistance", "kernel distance (KD)")
+    components.metric("audio.precision_recall", f"{module}.distribution:PrecisionRecall", "precision and recall")
+    components.metric("audio.clap_score", f"{module}.clap:ClapScore", "cosine of audio and caption")
+    components.metric("audio.class_kl", f"{module}.instruments:ClassKL", "divergence of class probabilities")
+    components.metric("audio.instrument_retrieval", f"{module}.instruments:InstrumentRetrieval", "nearest real clip")
+    components.metric("audio.spectral_retrieval", f"{module}.instruments:SpectralRetrieval", "same, without a network")
+    components.metric("audio.pitch", f"{module}.pitch:PitchAccuracy", "pitch compared with the prompt")
 
-
-def _register_release_components(components: ComponentRegistrations) -> None:
-    """What the released sound models (Lumina-T2Music, Lumina-T2Audio) do in a way of their own."""
-    module = "lumina_audio.formats.components"
-    components.backbone(
-        "audio.flag_dit", f"{module}:DiscreteTimeFlagDiT", "Flag-DiT as the released sound models have it"
-    )
-    components.path("audio.cfm_path", f"{module}:CFMPath", "straight lines that leave a trace of noise, as theirs")
+    # what differs in the released models Lumina-T2Music and Lumina-T2Audio
+    module = f"{package}.formats.components"
+    components.backbone("audio.flag_dit", f"{module}:DiscreteTimeFlagDiT", "Flag-DiT of the released audio models")
+    components.path("audio.cfm_path", f"{module}:CFMPath", "linear path that ends with noise of sigma_min")
     components.time_sampler(
-        "audio.discrete_times", f"{module}:DiscreteTimeSampler", "draw: whole thousandths, as they were trained"
+        "audio.discrete_times", f"{module}:DiscreteTimeSampler", "times that are multiples of 0.001"
     )
-    components.schedule(
-        "audio.float32_schedule", f"{module}:Float32Schedule", "grid: equal steps rounded to float32, as theirs"
-    )
+    components.schedule("audio.float32_schedule", f"{module}:Float32Schedule", "equal steps rounded to float32")
     components.checkpoint_format(
-        "audio.lumina_music", "lumina_audio.formats.lumina_music:LuminaMusicFormat", "Lumina-T2Music, Lumina-T2Audio"
+        "audio.lumina_music", f"{package}.formats.lumina_music:LuminaMusicFormat", "Lumina-T2Music, Lumina-T2Audio"
     )
 
 
 @hookimpl
 def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
-    """Trainable as they are, with what the package ships."""
-    recipes.add(
-        "audio.instruments", "lumina_audio:recipes/instruments.yaml", "the built-in model: instruments from words"
-    )
-    recipes.add(
-        "audio.instruments_words",
-        "lumina_audio:recipes/instruments_words.yaml",
-        "its words: what they sound like, coarsely",
-    )
-    recipes.add(
-        "audio.instruments_vae", "lumina_audio:recipes/instruments_vae.yaml", "its autoencoder: spectrograms to latents"
-    )
-    recipes.add(
-        "audio.instruments_vocoder", "lumina_audio:recipes/instruments_vocoder.yaml", "its vocoder: latents to sound"
-    )
-    recipes.add("audio.tiny", "lumina_audio:recipes/tiny.yaml", "a very small model that trains in a minute on a CPU")
-    recipes.add("audio.music", "lumina_audio:recipes/music.yaml", "Lumina-T2Music's sizes, as released")
-    recipes.add("audio.effects", "lumina_audio:recipes/effects.yaml", "Lumina-T2Audio's sizes, as released")
-    recipes.add("audio.base", "lumina_audio:recipes/base.yaml", "the paper's Next-DiT for sound, with its two encoders")
+    """Register the recipes of the package."""
+    for name, summary in {
+        "instruments": "built-in model: instruments from prompts",
+        "instruments_words": "text encoder of the built-in model",
+        "instruments_vae": "autoencoder of the built-in model",
+        "instruments_vocoder": "vocoder of the built-in model",
+        "tiny": "very small model that trains in a minute on a CPU",
+        "music": "Lumina-T2Music in its released size",
+        "effects": "Lumina-T2Audio in its released size",
+        "base": "Next-DiT for audio of the paper, with two text encoders",
+    }.items():
+        recipes.add(f"audio.{name}", f"lumina_audio:recipes/{name}.yaml", summary)
 
 
 @hookimpl
 def lumina_register_commands(commands: CommandRegistrations) -> None:
-    """To look at any sound."""
+    """Register the command `lumina spectrogram`."""
     commands.add("spectrogram", "lumina_audio.plot:spectrogram", "Plot the spectrogram of an audio file.")
 
 
 @hookimpl
 def lumina_register_models(models: ModelRegistrations) -> None:
-    """Trained here, shipped in the package."""
+    """Register the built-in model."""
     models.add(
         "audio.instruments",
         "lumina_audio:models/instruments",
-        "instruments from words, two seconds at 16 kHz",
+        "instruments from prompts, two seconds at 16 kHz",
         task="audio.text_to_audio",
     )

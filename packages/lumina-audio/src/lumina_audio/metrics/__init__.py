@@ -1,1 +1,1 @@
-"""How good sounds are: features to compare them by, and what is told of the comparison."""
+"""Feature extractors and metrics of audio."""

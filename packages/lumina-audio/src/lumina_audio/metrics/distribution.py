@@ -1,4 +1,4 @@
-"""How near the set of sounds that was made is to the real ones: the core's distances, called by their features."""
+"""Distribution metrics of the core with audio features as default."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from lumina_core.metrics import default_component, distribution
 from lumina_core.protocols import FeatureExtractor
 
 FeatureExtractorSpec = Annotated[ComponentSpec, default_component("audio.efficientnet_lite0")]
-"""Features, the offline network's where only options are named."""
+"""Feature extractor; EfficientNet-Lite0 if only options are set."""
 DEFAULT_FEATURE_EXTRACTOR = ComponentSpec(type="audio.efficientnet_lite0")
 
 
 class FrechetDistance(distribution.FrechetDistance):
-    """The Frechet distance of sounds.
+    """Frechet distance between generated and real audio.
 
-    By VGGish's features (`feature_extractor: {type: audio.vggish, weights: FILE}`) it is the Frechet audio distance `FAD` of
-    arXiv 1812.08466, a sample each 0.96 s; by any other it is `FD`, and is no FAD.
+    With the features of VGGish (`feature_extractor: {type: audio.vggish, weights: FILE}`) it is the Frechet audio
+    distance `FAD` of arXiv 1812.08466, with one sample per 0.96 s; with other features it is `FD`.
     """
 
     class Config(distribution.FrechetDistance.Config):
-        """By which features, and of how many at least."""
+        """Feature extractor, and smallest number of clips."""
 
         feature_extractor: FeatureExtractorSpec = DEFAULT_FEATURE_EXTRACTOR
 
@@ -31,18 +31,18 @@ class FrechetDistance(distribution.FrechetDistance):
 
 
 class KernelDistance(distribution.KernelDistance):
-    """The kernel distance of sounds; few are enough."""
+    """Kernel distance between generated and real audio; unbiased for few clips."""
 
     class Config(distribution.KernelDistance.Config):
-        """By which features."""
+        """Feature extractor."""
 
         feature_extractor: FeatureExtractorSpec = DEFAULT_FEATURE_EXTRACTOR
 
 
 class PrecisionRecall(distribution.PrecisionRecall):
-    """Precision and recall of sounds."""
+    """Precision and recall of generated audio."""
 
     class Config(distribution.PrecisionRecall.Config):
-        """By which features, and how far a sound's neighbourhood reaches."""
+        """Feature extractor, and number of neighbors."""
 
         feature_extractor: FeatureExtractorSpec = DEFAULT_FEATURE_EXTRACTOR

@@ -1,4 +1,4 @@
-"""The pitch of tones whose pitch is known: harmonic, without their fundamental, bent, noisy, and none at all."""
+"""Pitch estimation on tones of known pitch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lumina_audio.pitch import estimate_pitch
+from lumina_audio.metrics.pitch import estimate_pitch
 
 RATE, SAMPLES = 16000, 16384
 
@@ -20,36 +20,36 @@ def tone(note: float, partials, weights=None):
 
 
 @pytest.mark.parametrize("partials", [(1,), (1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 5, 7, 9)], ids=["sine", "all", "odd"])
-def test_a_harmonic_tone_is_found_within_a_quarter_of_a_semitone_over_five_octaves(partials):
+def test_error_is_below_a_quarter_of_a_semitone_over_five_octaves(partials):
     notes = [36.0, 43.4, 50.0, 57.7, 64.0, 72.0, 81.3, 96.0]
     found, sure = estimate_pitch(torch.stack([tone(note, partials) for note in notes]))
     assert (found - torch.tensor(notes)).abs().max() < 0.25 and sure.min() > 0.3
 
 
-def test_a_tone_without_its_fundamental_is_as_high_as_with_it():
+def test_missing_fundamental_does_not_change_the_pitch():
     found, _ = estimate_pitch(torch.stack([tone(note, (2, 3, 4, 5, 6, 7)) for note in (45.0, 52.0, 60.0)]))
     assert torch.allclose(found, torch.tensor([45.0, 52.0, 60.0]), atol=0.3)
 
 
-def test_a_tone_whose_second_harmonic_is_louder_is_not_taken_for_the_octave():
+def test_loud_second_harmonic_is_no_octave_error():
     found, _ = estimate_pitch(tone(55.0, (1, 2, 3, 4, 5), [0.2, 1, 0.3, 0.4, 0.2])[None])
     assert found.item() == pytest.approx(55, abs=0.3)
 
 
-def test_noise_as_loud_as_a_tone_does_not_move_it_and_alone_is_less_sure():
+def test_noise_does_not_change_the_pitch_and_alone_has_a_low_score():
     torch.manual_seed(0)
     noise, heard = torch.randn(1, SAMPLES) * 0.1, tone(62.0, (1, 2, 3, 4, 5))
     found, sure = estimate_pitch(torch.stack([heard + noise, noise]))
     assert found[0].item() == pytest.approx(62, abs=0.3) and sure[0] > 2 * sure[1]
 
 
-def test_a_short_tone_in_silence_is_as_high_as_a_long_one_and_silence_has_no_pitch():
+def test_short_tone_in_silence_and_silence_alone():
     brief = torch.zeros(1, SAMPLES)
     brief[:, 3000:6000] = tone(67.0, (1, 2, 3, 4))[:, :3000]
     found, sure = estimate_pitch(torch.stack([brief, torch.zeros(1, SAMPLES)]))
     assert found[0].item() == pytest.approx(67, abs=0.3) and (found[1], sure[1]) == (0, 0)
 
 
-def test_other_rates_find_the_same():
+def test_other_sample_rate():
     found, _ = estimate_pitch(tone(60.0, (1, 2, 3, 4, 5))[None], 32000)
     assert found.item() == pytest.approx(72, abs=0.3)
