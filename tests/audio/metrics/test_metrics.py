@@ -7,12 +7,12 @@ import tiny_audio_models
 import torch
 from audio.tones import tone
 
-from lumina_audio.metrics.distribution import FrechetDistance
 from lumina_audio.metrics.features import LogMelFrames, LogMelStatistics
 from lumina_audio.metrics.instruments import ClassKL, InstrumentRetrieval
 from lumina_audio.metrics.pitch import PitchAccuracy, PitchFeatures
 from lumina_audio.metrics.published_networks import PannsFeatures, VGGishFeatures, hz_to_mel, vggish_filterbank
 from lumina_core.errors import CheckpointError, ConfigError, ShapeError
+from lumina_core.metrics.distribution import FrechetDistance
 from lumina_core.protocols import EvalInputs, EvalItem, FeatureExtractor
 
 
@@ -93,10 +93,11 @@ def test_frechet_distance_of_equal_sets_is_0_and_is_called_fad_with_vggish_only(
     rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     plain = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "audio.log_mel"}), StubFeatures())
     assert plain.compute(eval_inputs(rows, rows, [EvalItem({}, 0)] * 60))["FD"] == pytest.approx(0, abs=1e-9)
-    named = FrechetDistance(
-        FrechetDistance.Config.model_validate({"feature_extractor": {"type": "audio.vggish", "weights": "x"}}),
-        StubFeatures(),
-    )
+
+    class StubVGGish(StubFeatures):
+        frechet_name = VGGishFeatures.frechet_name
+
+    named = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "audio.vggish"}), StubVGGish())
     assert list(named.compute(eval_inputs(rows, rows, [EvalItem({}, 0)] * 60))) == ["FAD"]
 
 
@@ -106,7 +107,7 @@ def test_segments_of_a_row_are_separate_samples():
 
     rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     other = rows + torch.tensor([3.0, 0, 3.0, 0])
-    found = FrechetDistance(FrechetDistance.Config(), Pieces()).compute(
+    found = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), Pieces()).compute(
         eval_inputs(rows, other, [EvalItem({}, 0)] * 60)
     )
     assert found["FD"] == pytest.approx(9, rel=1e-5)  # of both pieces alike, not their sum

@@ -10,9 +10,10 @@ from audio.tones import tone
 pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
 
-from lumina_audio.metrics.clap import ClapFeatures, ClapScore
+from lumina_audio.metrics.clap import ClapFeatures
 from lumina_audio.metrics.features import MelEfficientNetLite0
 from lumina_core.errors import ConfigError
+from lumina_core.metrics.dual_encoder import TextSimilarity
 from lumina_core.protocols import EvalInputs, EvalItem
 
 
@@ -50,7 +51,10 @@ def test_long_text_is_truncated(clap_folder):
 
 def test_clap_score_is_the_cosine_of_audio_and_caption(clap_folder):
     features = ClapFeatures(ClapFeatures.Config(source=str(clap_folder)))
-    metric = ClapScore(ClapScore.Config.model_validate({"feature_extractor": {"source": str(clap_folder)}}), features)
+    metric = TextSimilarity(
+        TextSimilarity.Config.model_validate({"feature_extractor": {"type": "audio.clap", "source": str(clap_folder)}}),
+        features,
+    )
     real = features([tone(200), tone(900)])
     cases = [EvalItem({"caption": "low"}, 0), EvalItem({"caption": "high"}, 1)]
     found = metric.compute(EvalInputs(features.encode_texts(["low", "low"]), real, cases, torch.arange(2)))
@@ -61,5 +65,5 @@ def test_clap_score_is_the_cosine_of_audio_and_caption(clap_folder):
 
 
 def test_clap_score_requires_text_features():
-    with pytest.raises(ConfigError, match=r"audio\.clap"):
-        ClapScore(ClapScore.Config.model_validate({"feature_extractor": {"type": "audio.log_mel"}}), object())
+    with pytest.raises(ConfigError, match=r"got audio\.log_mel, expected features that also embed texts"):
+        TextSimilarity(TextSimilarity.Config.model_validate({"feature_extractor": {"type": "audio.log_mel"}}), object())

@@ -3,7 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lumina_core.metrics.distribution import Gaussian, fit_gaussian, frechet_distance
+from lumina_core.config import with_defaults
+from lumina_core.errors import ConfigError
+from lumina_core.metrics.distribution import FrechetDistance, Gaussian, fit_gaussian, frechet_distance
+from lumina_core.protocols import EvalInputs, EvalItem, FeatureExtractor
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -48,3 +51,41 @@ def test_few_rows_and_many_give_the_covariance_of_the_same_rows():
 def test_one_row_has_no_covariance():
     with pytest.raises(ValueError, match="at least 2"):
         fit_gaussian(torch.zeros(1, 3))
+
+
+class StubFeatures(FeatureExtractor):
+    name = key = "stub"
+
+    def __call__(self, items):
+        raise NotImplementedError
+
+
+def test_real_features_at_the_same_address_are_not_mistaken_for_the_previous_ones():
+    generated, base = torch.randn(60, 4), torch.randn(120, 4)
+    base[1::2] += 5
+    items, rows = [EvalItem({}, 0)] * 60, torch.arange(60)
+    first, second = (EvalInputs(generated, real, items, rows) for real in (base[:60], base[::2]))
+    assert first.real.data_ptr() == second.real.data_ptr()
+    reused, fresh = (
+        FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), StubFeatures())
+        for _ in range(2)
+    )
+    reused.compute(first)
+    assert reused.compute(second) == fresh.compute(second)
+
+
+def test_a_registered_default_changes_the_features_and_nothing_else():
+    derived = with_defaults(FrechetDistance, {"feature_extractor": {"type": "test.stub"}, "min_samples": 7})
+    config = derived.Config.read({}, "test")
+    assert config.feature_extractor.type == "test.stub" and config.min_samples == 7
+    nested = derived.Config.read({"feature_extractor": {"side": 3}}, "test").feature_extractor
+    assert (nested.type, nested.options) == ("test.stub", {"side": 3})
+    assert (
+        derived.Config.read({"feature_extractor": {"type": "other.one"}}, "test").feature_extractor.type == "other.one"
+    )
+    with pytest.raises(ConfigError, match="greater than or equal to 2"):
+        derived.Config.read({"min_samples": 1}, "test")
+    with pytest.raises(ConfigError, match="'feature_extractor' is missing"):
+        FrechetDistance.Config.read({}, "test")
+    with pytest.raises(ConfigError, match="got 'min_sample'; did you mean 'min_samples'"):
+        with_defaults(FrechetDistance, {"min_sample": 7})

@@ -30,5 +30,5 @@ def test_rows_beyond_a_chunk_count():
 
 
 def test_one_row_is_no_set():
-    with pytest.raises(ValueError, match="2 rows"):
+    with pytest.raises(ValueError, match="expected at least 2 of each"):
         kernel_distance(torch.zeros(1, 2), torch.zeros(5, 2))

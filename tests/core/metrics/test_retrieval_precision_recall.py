@@ -70,5 +70,5 @@ def test_a_ball_reaches_to_the_kth_neighbour_and_no_farther():
 
 
 def test_too_few_rows_for_a_kth_neighbour_are_refused():
-    with pytest.raises(ValueError, match="more than 3"):
+    with pytest.raises(ValueError, match="got 3 and 9, expected more than k = 3"):
         precision_recall(torch.rand(3, 2), torch.rand(9, 2))

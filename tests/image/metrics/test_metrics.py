@@ -9,6 +9,8 @@ import tiny_image_encoders
 import torch
 
 from lumina_core.errors import CheckpointError, ConfigError, PluginError, ShapeError
+from lumina_core.metrics.distribution import FrechetDistance, PrecisionRecall
+from lumina_core.metrics.dual_encoder import TextSimilarity
 from lumina_core.protocols import EvalInputs, EvalItem, FeatureExtractor
 from lumina_image.datasets.emoji import EmojiDataset
 from lumina_image.task import to_pil
@@ -18,8 +20,7 @@ pytest.importorskip("torch_fidelity")
 transformers = pytest.importorskip("transformers")
 
 from lumina_core.metrics import efficientnet_lite0 as borrowed
-from lumina_image.metrics.clip import ClipFeatures, ClipScore
-from lumina_image.metrics.distribution import FrechetDistance, PrecisionRecall
+from lumina_image.metrics.clip import ClipFeatures
 from lumina_image.metrics.features import EfficientNetLite0, Inception
 
 EXAM = EmojiDataset(EmojiDataset.Config()).eval_set()
@@ -83,7 +84,7 @@ def test_figures_are_named_by_the_features_and_their_size():
 def test_the_frechet_distance_of_real_pictures_is_nothing_and_grows_with_noise(lite0):
     items = [EXAM.reference(place) for place in BASE[::16]]
     real = lite0(items)
-    metric = FrechetDistance(FrechetDistance.Config(), lite0)
+    metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), lite0)
     noise = torch.Generator().manual_seed(0)
     found = [
         metric.compute(judged(lite0([i + s * torch.randn(i.shape, generator=noise) for i in items]), real))["FD"]
@@ -93,7 +94,7 @@ def test_the_frechet_distance_of_real_pictures_is_nothing_and_grows_with_noise(l
 
 
 def test_the_frechet_distance_knows_other_real_pictures_from_the_same():
-    metric = FrechetDistance(FrechetDistance.Config(), StubFeatures())
+    metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), StubFeatures())
     made = torch.randn(80, 3, generator=torch.Generator().manual_seed(1))
     both = torch.cat([made, made + 7])
     first, second = torch.arange(80), torch.arange(80, 160)
@@ -103,7 +104,7 @@ def test_the_frechet_distance_knows_other_real_pictures_from_the_same():
 
 
 def test_few_pictures_for_many_numbers_are_said_to_make_the_distance_too_large():
-    metric = FrechetDistance(FrechetDistance.Config(), StubFeatures())
+    metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), StubFeatures())
     few, many = (judged(torch.rand(count, 60), torch.rand(100, 60)) for count in (60, 61))
     assert "too large" in metric.notes(few)[0] and metric.notes(many) == []
 
@@ -111,7 +112,9 @@ def test_few_pictures_for_many_numbers_are_said_to_make_the_distance_too_large()
 def test_precision_and_recall_of_half_the_real_ones():
     line = torch.arange(40.0)[:, None]
     real = torch.cat([line, line + 1000])
-    found = PrecisionRecall(PrecisionRecall.Config(), StubFeatures()).compute(judged(line + 0.1, real))
+    found = PrecisionRecall(PrecisionRecall.Config(feature_extractor={"type": "test.stub"}), StubFeatures()).compute(
+        judged(line + 0.1, real)
+    )
     assert (float(found["precision"].mean()), found["recall"]) == (1.0, 0.5)
 
 
@@ -207,7 +210,7 @@ def test_similarity_is_the_cosine_of_picture_and_caption_beside_that_of_the_real
     features = ClipFeatures(ClipFeatures.Config(source=str(clip_folder)))
     real = features(pictures("lemon", "banana"))
     cases = [EvalItem({"caption": "lemon"}, 0), EvalItem({"caption": "banana"}, 1)]
-    metric = ClipScore(ClipScore.Config(feature_extractor={"type": "image.clip"}), features)
+    metric = TextSimilarity(TextSimilarity.Config(feature_extractor={"type": "image.clip"}), features)
     found = metric.compute(EvalInputs(features.encode_texts(["lemon", "lemon"]), real, cases, torch.arange(2)))
     assert float(found["similarity"][0]) == pytest.approx(1, abs=1e-5)
     assert found["similarity_of_real"][1] == pytest.approx(
@@ -227,8 +230,8 @@ def test_a_source_is_all_that_must_be_said_of_clip(lumina, tiny_folder, clip_fol
 
 
 def test_similarity_needs_features_that_read(lite0):
-    with pytest.raises(ConfigError, match=r"image\.clip"):
-        ClipScore(ClipScore.Config(feature_extractor={"type": "image.efficientnet_lite0"}), lite0)
+    with pytest.raises(ConfigError, match=r"got image\.efficientnet_lite0, expected features that also embed texts"):
+        TextSimilarity(TextSimilarity.Config(feature_extractor={"type": "image.efficientnet_lite0"}), lite0)
 
 
 def test_a_folder_without_clip_is_said(tmp_path):

@@ -83,13 +83,29 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
         "audio.panns", f"{module}.published_networks:PannsFeatures", "classifier of AudioSet, from a file"
     )
     components.feature_extractor("audio.clap", f"{module}.clap:ClapFeatures", "audio and texts in one space")
-    components.metric("audio.frechet", f"{module}.distribution:FrechetDistance", "Frechet distance (FD, or FAD)")
-    components.metric("audio.kernel", f"{module}.distribution:KernelDistance", "kernel distance (KD)")
-    components.metric("audio.precision_recall", f"{module}.distribution:PrecisionRecall", "precision and recall")
-    components.metric("audio.clap_score", f"{module}.clap:ClapScore", "cosine of audio and caption")
+    network = {"feature_extractor": {"type": "audio.efficientnet_lite0"}}
+    distribution = "lumina_core.metrics.distribution"
+    components.metric(
+        "audio.frechet", f"{distribution}:FrechetDistance", "Frechet distance (FD, or FAD)", defaults=network
+    )
+    components.metric("audio.kernel", f"{distribution}:KernelDistance", "kernel distance (KD)", defaults=network)
+    components.metric(
+        "audio.precision_recall", f"{distribution}:PrecisionRecall", "precision and recall", defaults=network
+    )
+    components.metric(
+        "audio.clap_score",
+        "lumina_core.metrics.dual_encoder:TextSimilarity",
+        "cosine of audio and caption",
+        defaults={"feature_extractor": {"type": "audio.clap"}},
+    )
     components.metric("audio.class_kl", f"{module}.instruments:ClassKL", "divergence of class probabilities")
     components.metric("audio.instrument_retrieval", f"{module}.instruments:InstrumentRetrieval", "nearest real clip")
-    components.metric("audio.spectral_retrieval", f"{module}.instruments:SpectralRetrieval", "same, without a network")
+    components.metric(
+        "audio.spectral_retrieval",
+        f"{module}.instruments:InstrumentRetrieval",
+        "same, without a network",
+        defaults={"feature_extractor": {"type": "audio.log_mel_frames"}},
+    )
     components.metric("audio.pitch", f"{module}.pitch:PitchAccuracy", "pitch compared with the prompt")
 
     # what differs in the released models Lumina-T2Music and Lumina-T2Audio

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from lumina_core.errors import ConfigError, suggest
 
@@ -73,6 +74,30 @@ def parse_component(text: str) -> ComponentSpec:
     if None in options.values() or "type" in options:
         raise ConfigError(f"'{text}': every option needs a value, as in NAME:key=value,key=value")
     return ComponentSpec(type=name.strip(), **options)
+
+
+def with_defaults(component: type, defaults: Mapping[str, Any]) -> type:
+    """Derive a component whose `Config` has other defaults, such as a metric on the features of a modality.
+
+    Args:
+        component: class with a `Config`.
+        defaults: default by field name, as plain data.
+
+    Raises:
+        ConfigError: the Config has no such field, or the value is not valid for it.
+    """
+    config: type[Config] = component.Config  # type: ignore[attr-defined]
+    fields: dict[str, Any] = {}
+    for name, value in defaults.items():
+        if name not in config.model_fields:
+            raise ConfigError(f"{component.__name__} default: got '{name}'{suggest_or_list(name, config.model_fields)}")
+        field = copy(config.model_fields[name])
+        annotation: Any = field.annotation
+        field.default = TypeAdapter(annotation).validate_python(value)
+        fields[name] = (annotation, field)
+    derived = create_model("Config", __base__=config, __module__=config.__module__, __doc__=config.__doc__, **fields)
+    attributes = {"Config": derived, "__module__": component.__module__, "__doc__": component.__doc__}
+    return type(component.__name__, (component,), attributes)
 
 
 def suggest_or_list(word: str, names: Iterable[str]) -> str:

@@ -675,6 +675,8 @@ class FeatureExtractor(ABC):
     """Distributions whose versions are reported with the scores."""
     samples_per_row: int = 1
     """Number of samples of equal width in one row (frames of a sound, say); distribution metrics split the rows."""
+    frechet_name: str = "FD"
+    """Name of the Frechet distance of these features: FAD for those of VGGish."""
     classes: Sequence[str] = ()
     """Names of the columns if the features are the logits of a classifier."""
 

@@ -63,26 +63,32 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     components.feature_extractor(
         "image.clip", "lumina_image.metrics.clip:ClipFeatures", "pictures and texts in one space, from a folder"
     )
+    network = {"feature_extractor": {"type": "image.efficientnet_lite0"}}
     components.metric(
-        "image.retrieval", "lumina_image.metrics.retrieval:Retrieval", "is the right one the nearest real one"
+        "image.retrieval", "lumina_image.metrics.retrieval:Retrieval", "is the target the nearest real image, by pixels"
     )
     components.metric(
-        "image.feature_retrieval", "lumina_image.metrics.retrieval:FeatureRetrieval", "the same by a network"
+        "image.feature_retrieval", "lumina_image.metrics.retrieval:Retrieval", "the same by a network", defaults=network
     )
+    distribution = "lumina_core.metrics.distribution"
     components.metric(
         "image.frechet_distance",
-        "lumina_image.metrics.distribution:FrechetDistance",
-        "Frechet distance of features (FD, or FID)",
+        f"{distribution}:FrechetDistance",
+        "Frechet distance of features (FD)",
+        defaults=network,
     )
     components.metric(
-        "image.kernel_distance",
-        "lumina_image.metrics.distribution:KernelDistance",
-        "kernel distance of features (KD, or KID)",
+        "image.kernel_distance", f"{distribution}:KernelDistance", "kernel distance of features (KD)", defaults=network
     )
     components.metric(
-        "image.precision_recall", "lumina_image.metrics.distribution:PrecisionRecall", "k-nearest-neighbour manifolds"
+        "image.precision_recall", f"{distribution}:PrecisionRecall", "k-nearest-neighbour manifolds", defaults=network
     )
-    components.metric("image.clip_score", "lumina_image.metrics.clip:ClipScore", "picture and caption by CLIP")
+    components.metric(
+        "image.clip_score",
+        "lumina_core.metrics.dual_encoder:TextSimilarity",
+        "similarity of image and caption by CLIP",
+        defaults={"feature_extractor": {"type": "image.clip"}},
+    )
     components.checkpoint_format(
         "image.alpha_vllm", "lumina_image.formats.alpha_vllm:AlphaVLLMFormat", "consolidated*.pth or .safetensors"
     )

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from lumina_audio.metrics.features import prepare
-from lumina_core.config import ComponentSpec
-from lumina_core.metrics import batch_by_shape, clip_score, default_component
+from lumina_core.metrics import batch_by_shape
 from lumina_core.metrics.dual_encoder import CHUNK_SIZE, DualEncoder
-
-ClapFeaturesSpec = Annotated[ComponentSpec, default_component("audio.clap")]
-"""Feature extractor; CLAP if only options are set."""
 
 
 class ClapFeatures(DualEncoder):
@@ -53,14 +48,3 @@ class ClapFeatures(DualEncoder):
     def max_text_length(self) -> int:
         """Largest number of tokens of a text; RoBERTa reserves two positions."""
         return super().max_text_length - 2
-
-
-class ClapScore(clip_score.TextSimilarity):
-    """Cosine of audio and caption in the embedding space of CLAP: the CLAP score."""
-
-    class Config(clip_score.TextSimilarity.Config):
-        """Feature extractor: `{type: audio.clap, source: FOLDER}`."""
-
-        feature_extractor: ClapFeaturesSpec = Field(
-            ComponentSpec(type="audio.clap"), description="audio.clap with its source"
-        )

@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +17,14 @@ from torch import Tensor, nn
 from lumina_audio.datasets.instruments.general_midi import instruments
 from lumina_audio.metrics.features import MEL_CONFIG, AudioFeatureConfig, batched_log_mels
 from lumina_core.config import ComponentSpec
-from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.metrics import default_component
+from lumina_core.metrics import MetricConfig
 from lumina_core.metrics.retrieval_precision_recall import family_ranks
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 CHANNELS = (24, 48, 96, 160)
 EMBEDDING_DIM, NUM_CLASSES = 128, 128
 WEIGHTS_FILE = "data/classifier/classifier.safetensors"
-ClassifierSpec = Annotated[ComponentSpec, default_component("audio.instrument_classifier")]
-"""Feature extractor; the instrument classifier if only options are set."""
 
 
 class InstrumentCNN(nn.Module):
@@ -130,10 +127,10 @@ class InstrumentRetrieval(Metric):
 
     name = "instrument"
 
-    class Config(Settings):
+    class Config(MetricConfig):
         """Feature extractor."""
 
-        feature_extractor: ClassifierSpec = ComponentSpec(type="audio.instrument_classifier")
+        feature_extractor: ComponentSpec = ComponentSpec(type="audio.instrument_classifier")
 
     def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
         self.config, self.feature_extractor = config, feature_extractor
@@ -150,17 +147,6 @@ class InstrumentRetrieval(Metric):
         return {f"top{k}{suffix}": (rank < k).double() for suffix, rank in ranks.items() for k in (1, 5)}
 
 
-class SpectralRetrieval(InstrumentRetrieval):
-    """Instrument retrieval by log-mel segments: without a network, and sensitive to pitch and duration."""
-
-    name = "instrument by spectrum"
-
-    class Config(InstrumentRetrieval.Config):
-        """Feature extractor."""
-
-        feature_extractor: ComponentSpec = ComponentSpec(type="audio.log_mel_frames")
-
-
 class ClassKL(Metric):
     """Kullback-Leibler divergence between the class probabilities of a real clip and of the clip generated for it.
 
@@ -169,10 +155,10 @@ class ClassKL(Metric):
     classes}`). `top1_agreement`: share of pairs with the same most likely class.
     """
 
-    class Config(Settings):
+    class Config(MetricConfig):
         """Feature extractor whose features are logits."""
 
-        feature_extractor: ClassifierSpec = ComponentSpec.model_validate(
+        feature_extractor: ComponentSpec = ComponentSpec.model_validate(
             {"type": "audio.instrument_classifier", "output": "classes"}
         )
 

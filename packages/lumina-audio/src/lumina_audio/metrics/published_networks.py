@@ -87,7 +87,7 @@ class VGGishFeatures(FeatureExtractor):
     another; the Frechet audio distance takes each patch as a sample.
     """
 
-    name = "VGGish"
+    name, frechet_name = "VGGish", "FAD"
     sample_rate, window_length, hop_length, n_fft, patch_frames = 16000, 400, 160, 512, 96
     conv_layers, pooled_layers, linear_layers = (0, 3, 6, 8, 11, 13), (0, 3, 8, 13), (0, 2, 4)
     """Indices in the published file; max pooling follows `pooled_layers`."""

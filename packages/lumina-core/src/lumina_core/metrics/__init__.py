@@ -1,26 +1,38 @@
-"""How near what is generated comes to real examples: metrics, and what several of them share."""
+"""Metrics of generated examples by their features, and what the metrics of several modalities share."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from pydantic import BeforeValidator
+from pydantic import Field, model_validator
 from torch import Tensor
+
+from lumina_core.config import ComponentSpec
+from lumina_core.config import Config as Settings
+
+
+class MetricConfig(Settings):
+    """Feature extractor of a metric. Options without a type are those of the default: `feature_extractor.device=cuda`."""
+
+    feature_extractor: ComponentSpec = Field(description="features to compare by")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_default_type(cls, values: Any) -> Any:
+        default = cls.model_fields["feature_extractor"].default
+        spec = values.get("feature_extractor") if isinstance(values, dict) else None
+        if isinstance(spec, dict) and "type" not in spec and isinstance(default, ComponentSpec):
+            return {**values, "feature_extractor": {"type": default.type, **spec}}
+        return values
 
 
 def batch_by_shape(items: Sequence[Tensor], max_batch_size: int | None = None) -> Iterator[Tensor]:
-    """Each run of items (...) of the same shape as one tensor (B, ...), in order; at most `most` at once."""
+    """Stack each run of items (...) of one shape as (B, ...), in order, with at most `max_batch_size` in a batch."""
     for _, run in itertools.groupby(items, key=lambda item: item.shape):
         same_shape = list(run)
         step = len(same_shape) if max_batch_size is None else max_batch_size
         for start in range(0, len(same_shape), step):
             yield torch.stack(same_shape[start : start + step])
-
-
-def default_component(name: str) -> BeforeValidator:
-    """Options without a name are those of the usual features: `features.side=224` says enough."""
-    return BeforeValidator(
-        lambda told: {"type": name, **told} if isinstance(told, dict) and "type" not in told else told
-    )

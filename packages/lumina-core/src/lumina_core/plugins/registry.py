@@ -35,6 +35,7 @@ class Registration:
     summary: str
     plugin: str
     extra: dict[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def command_name(registration: Registration) -> str:
@@ -104,7 +105,14 @@ class ComponentRegistrations(Registrations):
                 f"there is no kind of part called '{component_type}'{suggest(component_type, self._component_types)}"
             )
 
-        def add(name: str, target: str, summary: str, *, command: str | None = None) -> None:
+        def add(
+            name: str,
+            target: str,
+            summary: str,
+            *,
+            command: str | None = None,
+            defaults: Mapping[str, Any] | None = None,
+        ) -> None:
             self.check_prefix(component_type, name)
             if command is not None and (component_type != "task" or not _NAME_PATTERN.fullmatch(command)):
                 raise PluginError(
@@ -112,7 +120,13 @@ class ComponentRegistrations(Registrations):
                 )
             self.register(
                 Registration(
-                    component_type, name, target, summary, self.plugin, {"command": command} if command else {}
+                    component_type,
+                    name,
+                    target,
+                    summary,
+                    self.plugin,
+                    {"command": command} if command else {},
+                    defaults or {},
                 )
             )
 
@@ -336,7 +350,11 @@ class Registry:
 def _import_target(registration: Registration) -> Any:
     module, _, attribute = registration.target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        component = getattr(importlib.import_module(module), attribute)
+        if registration.defaults:
+            # imported here, since listing components must not import pydantic
+            component = importlib.import_module("lumina_core.config").with_defaults(component, registration.defaults)
+        return component
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"{registration.component_type} '{registration.name}' of the plugin '{registration.plugin}' cannot be imported from {registration.target}: "

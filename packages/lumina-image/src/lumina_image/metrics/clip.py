@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from lumina_core.config import ComponentSpec
-from lumina_core.metrics import batch_by_shape, clip_score
+from lumina_core.metrics import batch_by_shape
 from lumina_core.metrics.dual_encoder import CHUNK_SIZE, DualEncoder
-from lumina_image.metrics.features import ImageTextFeatures, to_uint8_images
+from lumina_image.metrics.features import to_uint8_images
 
 
 class ClipFeatures(DualEncoder):
@@ -32,14 +30,3 @@ class ClipFeatures(DualEncoder):
             vision = self._model.vision_model(pixel_values.to(self._device, self._model.dtype))
             rows.append(self.normalize(self._model.visual_projection(vision.pooler_output)))
         return torch.cat(rows).clone()
-
-
-class ClipScore(clip_score.TextSimilarity):
-    """The cosine of picture and caption in CLIP's space; CLIP was taught few drawings and little but English."""
-
-    class Config(clip_score.TextSimilarity.Config):
-        """By which CLIP: `feature_extractor: {type: image.clip, source: FOLDER}`."""
-
-        feature_extractor: ImageTextFeatures = Field(
-            ComponentSpec(type="image.clip"), description="image.clip and its source"
-        )

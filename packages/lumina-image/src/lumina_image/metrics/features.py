@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,20 +12,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
-from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import CheckpointError, ShapeError
-from lumina_core.metrics import batch_by_shape, default_component
+from lumina_core.metrics import batch_by_shape
 from lumina_core.metrics.efficientnet_lite0 import LIBRARIES, WEIGHTS_FILE, Network, efficientnet_lite0
 from lumina_core.pretrained import require
 from lumina_core.protocols import FeatureExtractor
 from lumina_image.metrics.pixel_retrieval import thumbnail_features
 from lumina_image.task import to_uint8
-
-ImageFeatures = Annotated[ComponentSpec, default_component("image.efficientnet_lite0")]
-"""Features, a network's where only options are named."""
-ImageTextFeatures = Annotated[ComponentSpec, default_component("image.clip")]
-"""Features of pictures and texts, CLIP's where only options are named."""
 
 
 class PixelFeatures(FeatureExtractor):

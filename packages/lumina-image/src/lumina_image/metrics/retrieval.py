@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import ComponentSpec
-from lumina_core.config import Config as Settings
+from lumina_core.metrics import MetricConfig
 from lumina_core.metrics.retrieval_precision_recall import nearest_in_group, target_ranks
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
-from lumina_image.metrics.features import ImageFeatures
 from lumina_image.metrics.pixel_retrieval import TIE_TOLERANCE
 
 
@@ -25,8 +24,8 @@ class Retrieval(Metric):
 
     name = "retrieval"
 
-    class Config(Settings):
-        """By which features."""
+    class Config(MetricConfig):
+        """Features to compare by."""
 
         feature_extractor: ComponentSpec = ComponentSpec(type="image.pixel_features")
 
@@ -38,15 +37,6 @@ class Retrieval(Metric):
         ranks = target_ranks(inputs.generated, inputs.target_index, inputs.real, TIE_TOLERANCE)
         values: dict[str, Tensor | float] = {"top1": (ranks < 1).double(), "top5": (ranks < 5).double()}
         return values if inputs.families is None else values | _family_scores(inputs, inputs.families)
-
-
-class FeatureRetrieval(Retrieval):
-    """The same by what a network sees rather than by colours in their places."""
-
-    class Config(Retrieval.Config):
-        """By which features."""
-
-        feature_extractor: ImageFeatures = ComponentSpec(type="image.efficientnet_lite0")
 
 
 def _family_scores(inputs: EvalInputs, families: Sequence[str]) -> dict[str, Tensor]:
