@@ -1,4 +1,4 @@
-"""What can go wrong, in five words: every error a user can cause is a child of LuminaError. And the nearest word."""
+"""Errors that a user can cause and correct, and the suggestion of the nearest name."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ from collections.abc import Iterable
 
 
 class LuminaError(Exception):
-    """Something a user can cause and mend. The message says what came, what was wanted, what to do."""
+    """Base class of all errors that a user can correct: `<setting>: got <value>, expected <what>. <How to fix it.>`"""
 
 
 class ConfigError(LuminaError):
-    """A recipe, a request or an option does not say what it must, or says what nobody knows."""
+    """A recipe, a request or an option has an unknown key or an invalid value."""
 
 
 class PluginError(LuminaError):
-    """A part is missing, or the plugin that should bring it is not there or is broken."""
+    """A component is unknown, or its plugin is not installed or broken."""
 
 
 class ShapeError(LuminaError):
-    """A tensor, a picture or a size has not the shape that the part in hand can take."""
+    """A tensor or a size has a shape that a component cannot process."""
 
 
 class CheckpointError(LuminaError):
-    """A folder of weights is missing, half-written, of another make or does not fit its recipe."""
-
-
-def suggest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str:
-    """A hint that ends a message: the nearest known word, or nothing below the likeness `cutoff` (1: the same)."""
-    matches = difflib.get_close_matches(word, sorted(names), n=1, cutoff=cutoff)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
+    """A model folder or a file of weights is missing, incomplete, of another format, or does not fit its recipe."""
 
 
 class UnusableError(LuminaError):
-    """One item (a file, a line, a member of a shard) cannot be used; the message says why, in a few words."""
+    """One item of a data set (a file, a line, a member of a shard) cannot be used."""
+
+
+def suggest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return the end of an error message with the nearest name, empty if none is similar.
+
+    Args:
+        cutoff: least similarity, 0 to 1 (equal), as `difflib` measures it.
+    """
+    matches = difflib.get_close_matches(word, sorted(names), n=1, cutoff=cutoff)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

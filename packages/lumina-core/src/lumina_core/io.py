@@ -1,9 +1,11 @@
-"""Files and folders that are whole or not there: written beside their place, then moved into it."""
+"""Atomic files and folders: written under a temporary name, then renamed, so that a half-written one never exists."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +19,15 @@ ReadT = TypeVar("ReadT")
 CACHED_FILES = 4
 """Number of files that `cached_read` holds: every request of a file of prompts names the same ones."""
 
+_PARTIAL_PATTERN = re.compile(r"\.(?P<name>.+)\.lumina-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>\.old)?\.partial(\..*)?")
+_IS_WINDOWS = os.name == "nt"
+_STALE_SECONDS = 86_400.0
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written takes the place of `path` only if nothing went wrong."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    """Yield a temporary path to write to; without an exception the file is then renamed to `path`."""
+    partial = _partial_path(path, f".partial{path.suffix}")
     try:
         yield partial
         _fsync(partial)
@@ -32,40 +38,67 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """A folder to fill; it takes the place of `path` only if nothing went wrong."""
+    """Yield a temporary folder to fill; without an exception it is then renamed to `path` and replaces it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = _partial_path(path, ".partial")
     partial.mkdir()
     try:
         yield partial
         for file in sorted(partial.rglob("*")):
             _fsync(file)
-        _replace_dir(partial, path)
+        old = _partial_path(path, ".old.partial")
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(partial, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        _fsync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder, and put back what one was about to replace."""
-    for old in folder.glob(".*.old.partial"):
-        path = folder / old.name[1 : -len(".12345678.old.partial")]
-        if not path.exists():
-            os.replace(old, path)
-    for partial in folder.glob(".*.partial*"):
-        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+    """Remove what killed processes left half-written in a folder, and restore a folder that one was about to replace.
+
+    Temporary files of running processes stay, and so do files that only look similar.
+    """
+    for path in sorted(folder.glob(".*.partial*")):
+        match = _PARTIAL_PATTERN.fullmatch(path.name)
+        if match is None or _is_running(int(match["pid"]), path):
+            continue
+        if match["old"] and not (folder / match["name"]).exists():
+            os.replace(path, folder / match["name"])
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _replace_dir(source: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old.partial")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(source, target)
-    shutil.rmtree(old, ignore_errors=True)
-    _fsync(target.parent)
+def _partial_path(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.lumina-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
+
+
+def _is_running(pid: int, path: Path) -> bool:
+    """Return whether the process that writes a temporary path may still run."""
+    if _IS_WINDOWS:  # os.kill ends a process there: go by the age of the path
+        return time.time() - path.stat().st_mtime < _STALE_SECONDS
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    if _IS_WINDOWS and path.is_dir():  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDWR if _IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
