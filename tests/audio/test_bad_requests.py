@@ -13,7 +13,7 @@ from lumina_core.errors import ConfigError
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--duration", "0"), "duration: input should be greater than 0"),
+        (("--duration", "0"), "duration: got 0"),
         (("--duration", "-2"), "greater than 0"),
         (("--duration", "nan"), "duration"),
         (("--duration", "inf"), "finite"),

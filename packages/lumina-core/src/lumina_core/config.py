@@ -1,4 +1,4 @@
-"""Settings that are checked, frozen and written as YAML or JSON: Config, and Use (a part by its name and options)."""
+"""Configs: checked, frozen settings that are read from and written as YAML or JSON."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from lumina_core.errors import ConfigError, suggest
 
 MAX_VALUE_CHARS = 80
-"""Characters of a wrong value that a message repeats."""
+"""Characters of an invalid value that a message repeats."""
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class Config(BaseModel):
-    """Frozen settings without unknown keys. Build one from outside data with `read`, which explains what is wrong."""
+    """Base class of configs: frozen, without unknown keys. `read` checks external data and explains errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @classmethod
     def read(cls: type[ConfigT], values: Mapping[str, Any], source: str) -> ConfigT:
-        """Check `values` against this class.
+        """Check plain data and make a config of it.
 
         Args:
             values: plain data, as YAML or JSON gives it.
-            where: what is being read, for the message ("recipe emoji.yaml").
+            source: origin of the data, for messages ("recipe emoji.yaml").
 
         Raises:
             ConfigError: a key is unknown (the nearest is offered), missing, or has a value out of its range.
@@ -43,36 +43,35 @@ class Config(BaseModel):
 
 
 class ComponentSpec(BaseModel):
-    """A part by its name; its options stay free until the part's own Config checks them.
+    """A component's name and its options, which the component's own Config checks when it is built.
 
-    So a recipe can be read, compared and stored where the plugin that brings the part is not installed.
+    A recipe can thus be read and written without the plugins of its components.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    type: str = Field(description="name of the part, as `lumina plugins` lists it")
+    type: str = Field(description="name of the component, as `lumina plugins` lists it")
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the name, as plain data."""
+        """All keys but `type`, as plain data."""
         return dict(self.model_extra or {})
 
 
 def parse_component(text: str) -> ComponentSpec:
-    """`NAME` or `NAME:key=value,key=value` as a part and its options; values as in YAML.
+    """Parse `NAME` or `NAME:key=value,key=value`, with values as in YAML.
 
     Raises:
-        ConfigError: what stands behind the colon has another form.
+        ConfigError: the text has another form.
     """
     name, _, option_text = text.partition(":")
     try:
         options = yaml.safe_load("{" + re.sub(r"=(?=\S)", ": ", option_text) + "}")
     except yaml.YAMLError:
         options = None
-    if not name.strip() or not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        raise ConfigError(f"'{text}' does not name a part; wanted NAME, or NAME:key=value,key=value")
-    if None in options.values() or "type" in options:
-        raise ConfigError(f"'{text}': every option needs a value, as in NAME:key=value,key=value")
+    is_mapping = isinstance(options, dict) and all(isinstance(key, str) for key in options)
+    if not name.strip() or not is_mapping or None in options.values() or "type" in options:
+        raise ConfigError(f"component: got '{text}', expected NAME or NAME:key=value,key=value with a value per key.")
     return ComponentSpec(type=name.strip(), **options)
 
 
@@ -101,13 +100,13 @@ def with_defaults(component: type, defaults: Mapping[str, Any]) -> type:
 
 
 def suggest_or_list(word: str, names: Iterable[str]) -> str:
-    """A hint that ends an error message: the nearest known word, or all of them, or nothing where none is known."""
+    """Return the end of an error message: the nearest name, else all names; empty if there are none."""
     choices = sorted(set(names))
     return suggest(word, choices) or (f"; known: {', '.join(choices)}" if choices else "")
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file as plain data.
+    """Read a YAML or JSON file as plain data.
 
     Raises:
         ConfigError: the file is missing, cannot be parsed, or does not hold a mapping.
@@ -120,77 +119,90 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_text(text: str, source: str) -> dict[str, Any]:
-    """YAML or JSON (which is YAML) as plain data; `where` names it in messages."""
+    """Parse YAML or JSON as plain data; `source` names it in messages."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{source} holds {type(values).__name__}; wanted keys and values")
+        raise ConfigError(f"{source}: got {type(values).__name__}, expected a mapping of keys to values.")
     return values
 
 
 def apply_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """Plain data with one `a.b=c` carried out; numbers in the path name places of a list.
+    """Return a copy of plain data with one `a.b=c` applied; a number in the path is an index of a list.
 
     Raises:
-        ConfigError: the setting has no `=`, or its path leads through something that is no group of keys.
+        ConfigError: the override has no `=`, or its path does not lead to a key or an index.
     """
     path, separator, text = override.partition("=")
     if not separator or not path:
-        raise ConfigError(f"--set wants a.b=c, got '{override}'")
+        raise ConfigError(f"override: got '{override}', expected a.b=c.")
     result: dict[str, Any] = json.loads(json.dumps(values))
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    _set_path(result, path.split("."), value, override)
+    node: Any = result
+    *parents, last = path.split(".")
+    for key in parents:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else _list_item(node, key, override)
+    if isinstance(node, dict):
+        node[last] = value
+    else:
+        _list_item(node, last, override)
+        node[int(last)] = value
     return result
 
 
-def _set_path(node: Any, path: list[str], value: Any, override: str) -> None:
-    for key in path[:-1]:
-        node = _child(node, key, override)
-    if isinstance(node, dict):
-        node[path[-1]] = value
-    elif isinstance(node, list) and path[-1].isdigit() and int(path[-1]) < len(node):
-        node[int(path[-1])] = value
-    else:
-        raise ConfigError(f"--set {override}: nothing is called '{path[-1]}' there")
-
-
-def _child(node: Any, key: str, override: str) -> Any:
-    if isinstance(node, dict):
-        return node.setdefault(key, {})
+def _list_item(node: Any, key: str, override: str) -> Any:
     if isinstance(node, list) and key.isdigit() and int(key) < len(node):
         return node[int(key)]
-    raise ConfigError(f"--set {override}: '{key}' is no group of keys there")
+    expected = f"an index below {len(node)}" if isinstance(node, list) else "no further key: the value there is plain"
+    raise ConfigError(f"override {override}: got '{key}', expected {expected}.")
+
+
+def merge_configs(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge plain data recursively: mappings key by key, everything else is replaced.
+
+    A mapping whose `type` changes is another component, so that none of the options of the base's component stay.
+    """
+    if "type" in changes and changes["type"] != base.get("type"):
+        return dict(changes)
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = base.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            value = merge_configs(inner, value)
+        merged[key] = value
+    return merged
 
 
 def _describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
-    # a misspelt key is often a missing one too; the misspelling tells more
+    # a misspelt key is often a missing one too; the misspelt one tells more
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    location = ".".join(str(step) for step in first["loc"])
+    path = first["loc"]
+    location = ".".join(str(step) for step in path)
     if first["type"] == "extra_forbidden":
-        return (
-            f"unknown key '{location}'{suggest_or_list(str(first['loc'][-1]), _field_names(model, first['loc'][:-1]))}"
-        )
+        return f"unknown key '{location}'{suggest_or_list(str(path[-1]), _field_names(model, path[:-1]))}"
     if first["type"] == "missing":
-        # one at the top has a description to tell; further down the path leads through lists and choices
+        # only a key at the top has its description at hand; below, the path leads through lists and unions
         field = model.model_fields.get(location)
         description = "" if field is None or not field.description else f": {field.description}"
         return f"the key '{location}' is missing{description}"
     message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list, such as [0, 0.5, 1]")
-    # what is wrong with several values together says itself which, and a file is told of by its name
-    is_self_explanatory = (
-        first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in message
-    )
-    got = f" (got {_shorten(first['input'])})" if location and not is_self_explanatory else ""
-    return f"{location + ': ' if location else ''}{message[0].lower() + message[1:]}{got}"
+    if message.startswith("Input should be "):
+        message = "expected " + re.sub(r"^(greater|less) ", r"a value \1 ", message.removeprefix("Input should be "))
+    message = re.sub(r"^\w+ should have ", "expected ", message)
+    # an error of several values names them itself, and so does one of a file
+    is_named = first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in message
+    separator = ", " if message.startswith("expected") else ": "
+    got = f"got {_shorten(first['input'])}{separator}" if location and not is_named else ""
+    return f"{location + ': ' if location else ''}{got}{message[0].lower() + message[1:]}"
 
 
 def _shorten(value: Any) -> str:
-    # of an array or a tensor its shape tells more than its first numbers, and takes a line
+    # the shape of an array or a tensor tells more than its first numbers, and takes one line
     shape = getattr(value, "shape", None)
     text = " ".join(repr(value).split()) if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}... of {len(text)} characters"

@@ -1,8 +1,8 @@
-"""A recipe: which parts make a model, how it is trained and how it is asked. Plain settings; builds nothing."""
+"""Recipes: the components of a model, its training and its sampling defaults, as plain settings. Builds nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -10,190 +10,184 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from lumina_core.config import ComponentSpec, Config, apply_override, read_file, read_text, suggest_or_list
+from lumina_core.config import (
+    ComponentSpec,
+    Config,
+    apply_override,
+    merge_configs,
+    read_file,
+    read_text,
+    suggest_or_list,
+)
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 
 SCHEMA_VERSION = 2
-"""Number of this form of recipe; a file with a higher one was written by a newer lumina-core."""
+"""Version of the form of recipes; a file of a higher version needs a newer lumina-core."""
+PATH_OPTIONS = ("source", "tokenizer")
+"""Options of components that name pretrained files: a folder, or a name on the hub."""
+_FILE_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
 class ConditionerSpec(ComponentSpec):
-    """A conditioner, and the field of an example that it reads."""
+    """A conditioner, and the field of an example that it encodes."""
 
     field: str = Field(description="field of the example, for instance `caption`")
 
 
 class SamplingConfig(Config):
-    """How a model is asked where the request leaves it open."""
+    """Sampling defaults, for settings that a request leaves open."""
 
-    steps: int = Field(10, ge=1, le=1000, description="steps of the solver")
-    solver: str = Field(
-        "core.midpoint", description="how the velocity is followed; with options: `core.dopri5:rtol=1e-4`"
-    )
+    steps: int = Field(10, ge=1, le=1000, description="solver steps")
+    solver: str = Field("core.midpoint", description="solver; with options: `core.dopri5:rtol=1e-4`")
     schedule: ComponentSpec = Field(
-        ComponentSpec(type="core.uniform_schedule"), description="times between noise and data"
+        ComponentSpec(type="core.uniform_schedule"), description="times from noise (0) to data (1)"
     )
     fitted_schedule: tuple[float, ...] = Field(
-        (),
-        description="times fitted to this model, written by `lumina schedule --fit`; for schedule: `core.fitted_schedule`",
+        (), description="times fitted to this model by `lumina schedule fit`, for the schedule `core.fitted_schedule`"
     )
-    guidance_scale: float = Field(1.0, ge=0, le=100, description="1 adds nothing")
+    guidance_scale: float = Field(1.0, ge=0, le=100, description="classifier-free guidance scale; 1: no guidance")
     guidance_channels: int | None = Field(
-        None, ge=1, description="guide only the first channels of the latent; None: all"
+        None, ge=1, description="number of latent channels that are guided, the first ones; None: all"
     )
     guidance_interval: tuple[float, float] | None = Field(
-        None, description="times between which it guides, noise 0, data 1; None: always"
+        None, description="first and last time with guidance, noise 0, data 1; None: always"
     )
-    guidance_rescale: float = Field(0.0, ge=0, le=1, description="how far its spread is brought back to the unguided")
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="fraction by which the guided velocity is rescaled to the conditional std"
+    )
     cfg_batching: Literal["auto", "batched", "sequential"] = Field(
-        "auto", description="both halves in one batch, or one after the other in half the memory"
+        "auto", description="both passes of guidance in one batch, or one after the other in half the memory"
     )
     rope_scaling: ComponentSpec | None = Field(
-        None, description="rotary frequencies on larger canvases; None: the trained ones"
+        None, description="rotary frequencies for sizes larger than trained; None: the trained frequencies"
     )
     context_drop: ComponentSpec | None = Field(
-        None, description="keys and values averaged over space where that is little missed; None: never"
+        None, description="spatial averaging of keys and values in some blocks; None: never"
     )
     block_cache: ComponentSpec | None = Field(
-        None, description="blocks left out where little has changed since they were asked; None: never"
+        None, description="reuse of block outputs between steps that change little; None: never"
     )
     base_sequence_length: int | None = Field(
-        None, ge=2, description="tokens in training, for proportional attention; None: attention's usual scale"
+        None, ge=2, description="tokens in training, for proportional attention; None: no scaling of attention"
     )
 
 
 class TrainingConfig(Config):
-    """How a model is trained. Defaults are published ones where there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
+    """Training settings. Defaults are the published ones if there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
 
     steps: int = Field(1000, ge=1, description="optimizer steps")
-    global_batch_size: int = Field(64, ge=1, description="examples a step, over all processes and accumulated parts")
-    gradient_accumulation_steps: int = Field(
-        1, ge=1, description="parts that a process cuts its share of the batch into"
-    )
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon turns matrices, adamw does the rest")
+    global_batch_size: int = Field(64, ge=1, description="examples per step, over all processes and micro-batches")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per step in each process")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for hidden matrices, AdamW for the rest")
     lr: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     lr_overrides: dict[str, float] = Field(
-        {}, description="other peak rates of AdamW, by a part of the weights' names: {embedding: 1e-2, gate: 1e-2}"
+        {}, description="other peak learning rates of AdamW, by a substring of parameter names: {embedding: 1e-2}"
     )
-    muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
-    weight_decay: float = Field(0.0, ge=0, description="of matrices, times the rate; norms, gates and biases have none")
-    warmup_steps: int = Field(100, ge=0, description="steps over which the rate rises from 0")
+    muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="betas of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of matrices; norms, gates and biases have none")
+    warmup_steps: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
     lr_decay: Literal["constant", "cosine", "linear"] = Field(
-        "constant", description="shape of the fall after `decay_start`"
+        "constant", description="decay of the learning rate after `decay_start`"
     )
-    decay_start: float = Field(0.0, ge=0, le=1, description="share of the steps after which the rate falls")
-    max_norm: float = Field(2.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="share of the average that is kept a step (warmed up)")
-    cond_dropout: float = Field(0.1, ge=0, le=1, description="share of the conditions replaced by silence")
-    freeze: tuple[str, ...] = Field((), description="parts that are not trained: `conditioners.caption`, `autoencoder`")
+    decay_start: float = Field(0.0, ge=0, le=1, description="fraction of the steps before the learning rate decays")
+    max_norm: float = Field(2.0, gt=0, description="largest norm of the gradient; longer gradients are clipped")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the weight average per step, with warm-up")
+    cond_dropout: float = Field(0.1, ge=0, le=1, description="fraction of conditions replaced by the null condition")
+    freeze: tuple[str, ...] = Field(
+        (), description="components without training: `conditioners.caption`, `autoencoder`"
+    )
     mixed_precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="auto: bfloat16 where the machine is fast at it; float32: a batch cut otherwise gives equal losses",
+        "auto", description="dtype of matrix products; auto: bfloat16 on devices with native support"
     )
-    compile: bool = Field(True, description="torch.compile the step's forward and backward")
-    cache_latents: bool = Field(
-        False, description="encode each example alone and keep its latent, by content: for a frozen autoencoder"
-    )
+    compile: bool = Field(True, description="compile forward and backward by torch.compile")
+    cache_latents: bool = Field(False, description="cache the latents of a frozen autoencoder, by content")
     cache_bytes: int = Field(
-        2**29, ge=0, description="room for what costly frozen conditioners said, and as much for latents; 0: none"
+        2**29,
+        ge=0,
+        description="bytes in memory for the conditions of cacheable conditioners, and for latents; 0: none",
     )
-    cache_dir: str | None = Field(
-        None, description="folder where they are kept on disk as well, by content; runs may share it"
-    )
-    cache_dir_bytes: int = Field(2**36, ge=0, description="room in that folder; once it is full nothing is added")
+    cache_dir: str | None = Field(None, description="folder of a cache on disk, which runs may share; None: none")
+    cache_dir_bytes: int = Field(2**36, ge=0, description="bytes of the cache on disk; a full one only reads")
     num_workers: int = Field(0, ge=0, description="processes that read examples")
-    seed: int = Field(0, ge=0, description="of the first weights, the order of examples, times, noise, crops, captions")
+    seed: int = Field(0, ge=0, description="seed of initial weights, order, times, noise, crops and captions")
     checkpoint_interval: int = Field(500, ge=1, description="steps between checkpoints")
-    keep_latest_k: int = Field(2, ge=1, description="checkpoints kept")
+    keep_latest_k: int = Field(2, ge=1, description="number of checkpoints that are kept, the newest")
     sample_interval: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
-    sample_requests: tuple[dict[str, Any], ...] = Field((), description="requests that the grid of samples answers")
+    sample_requests: tuple[dict[str, Any], ...] = Field((), description="requests of the grid of samples")
 
 
 class Recipe(Config):
-    """Which parts make a model. Reads as a shopping list; parts check their own options when they are built."""
+    """The components of a model and its settings; components check their options when they are built."""
 
-    schema_version: int = Field(SCHEMA_VERSION, description="number of this form of recipe")
-    task: ComponentSpec = Field(description="what is asked of the model and handed back")
-    dataset: ComponentSpec | None = Field(
-        None, description="what it learns from; a model that is only asked needs none"
-    )
-    tokenizer: ComponentSpec = Field(description="cuts a latent into tokens; its `channels` are the autoencoder's")
-    autoencoder: ComponentSpec = Field(description="data <-> latents")
+    schema_version: int = Field(SCHEMA_VERSION, description="version of the form of recipes")
+    task: ComponentSpec = Field(description="what the model does for a user: requests and results")
+    dataset: ComponentSpec | None = Field(None, description="training data; None: the model is not trained")
+    tokenizer: ComponentSpec = Field(description="latent <-> tokens; `channels` follows from the autoencoder")
+    autoencoder: ComponentSpec = Field(description="data <-> latent")
     conditioners: tuple[ConditionerSpec, ...] = Field(
-        (), description="what is said -> conditions, one a field of an example"
+        (), description="values -> conditions, one per field of an example"
     )
     backbone: ComponentSpec | None = Field(
-        None, description="None: only the conditioners are taught (objective core.contrastive_text)"
+        None, description="network on tokens; None: only conditioners are trained (objective core.contrastive_text)"
     )
-    head: ComponentSpec | None = Field(
-        None, description="reads the backbone into an answer; none where there is no backbone"
-    )
+    head: ComponentSpec | None = Field(None, description="hidden states -> velocity or logits; None without a backbone")
     objective: ComponentSpec = Field(description="batch -> loss")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="how it is asked")
-    training: TrainingConfig = Field(TrainingConfig(), description="how it is trained")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="sampling defaults")
+    training: TrainingConfig = Field(TrainingConfig(), description="training settings")
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Recipe:
         """Load an installed recipe by its name, or a recipe file (.yaml, .yml, .json).
+
+        A key `base` names another recipe, or a file relative to this one; its values apply unless this recipe has
+        others. Mappings are merged key by key; lists, and components of another `type`, are replaced.
 
         Args:
             overrides: changes of single keys, `a.b=c`, made before the recipe is checked.
             registry: where installed recipes are found; default: all installed plugins.
 
         Raises:
-            ConfigError: there is no such recipe or file, a key is unknown or missing, or a value is out of its range.
+            ConfigError: there is no such recipe or file, a chain of `base` is a cycle, a key is unknown or missing, or a
+                value is out of its range.
             PluginError: the plugin that has the recipe could not be loaded.
         """
-        values = _read_source(str(name_or_path), load_plugins() if registry is None else registry)
+        values = _load_values(str(name_or_path), load_plugins() if registry is None else registry)
         for override in overrides:
             values = apply_override(values, override)
         return read_recipe(values, str(name_or_path))
 
     def component_names(self) -> list[tuple[str, str]]:
-        """(kind, part name) of every part of the recipe and of the parts named inside their options."""
-        specs = [("task", self.task), ("dataset", self.dataset), ("tokenizer", self.tokenizer)]
-        specs += [("autoencoder", self.autoencoder), ("backbone", self.backbone), ("head", self.head)]
-        specs += [("objective", self.objective)]
-        specs += [("schedule", self.sampling.schedule), ("rope_scaling", self.sampling.rope_scaling)]
-        specs += [("context_drop", self.sampling.context_drop), ("block_cache", self.sampling.block_cache)]
-        specs += [("conditioner", spec) for spec in self.conditioners]
-        names = [
-            name
-            for component_type, spec in specs
-            if spec is not None
-            for name in _nested_component_names(component_type, {"type": spec.type, **spec.options})
-        ]
+        """Return (component type, name) of every component, including those inside options."""
+        names = [(component_type, spec["type"]) for component_type, spec in iter_components(self.to_dict(False))]
         return [*names, ("solver", self.sampling.solver.partition(":")[0])]
 
+    def to_dict(self, exclude_defaults: bool = True) -> dict[str, Any]:
+        """Return the recipe as plain data, by default without the keys that have their default value."""
+        return self.model_dump(mode="json", exclude_defaults=exclude_defaults)
 
-def _nested_component_names(component_type: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    # an option that names a part, or several, is called after the kind of that part
-    items = [(key, item) for key, value in options.items() for item in (value if isinstance(value, list) else [value])]
-    nested = [(key, item) for key, item in items if isinstance(item, Mapping) and "type" in item]
-    return [
-        (component_type, str(options["type"])),
-        *(name for key, value in nested for name in _nested_component_names(key, value)),
-    ]
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, without the keys that have their default value."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-def read_recipe(values: dict[str, Any], source: str) -> Recipe:
+def read_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     """Check plain data as a recipe.
 
     Raises:
-        ConfigError: a key is unknown or missing, a value out of range, or the schema is another than this lumina-core's.
+        ConfigError: a key is unknown or missing, a value is out of its range, or the schema version is another one.
     """
     check_schema_version(values, source)
     return Recipe.read(values, source)
 
 
 def check_schema_version(values: Mapping[str, Any], source: str) -> None:
-    """Raise ConfigError where a recipe or a config.json is of another schema, whatever else it holds.
+    """Raise ConfigError if a recipe or a config.json has another schema version, whatever else it holds.
 
-    Those of schema 1 are told apart by their keys too (`lumina: 1`, components named by `use:`): none was ever released,
-    so there is nothing that reads them.
+    Version 1 is also recognised by its keys (`lumina: 1`, components named by `use:`). It was never released, so that
+    nothing reads it.
     """
     version = values.get("schema_version", SCHEMA_VERSION)
     has_old_keys = "lumina" in values or any(
@@ -201,23 +195,34 @@ def check_schema_version(values: Mapping[str, Any], source: str) -> None:
     )
     if has_old_keys or (isinstance(version, int) and version < SCHEMA_VERSION):
         raise ConfigError(
-            f"{source} is of schema 1 (`lumina: 1`, components named by `use:`), from before the first release; this "
-            f"lumina-core reads schema {SCHEMA_VERSION} only, where components are named by `type:` and most options have "
-            "other names: write it anew, after one of `lumina models`"
+            f"{source}: got schema version 1 (`lumina: 1`, components named by `use:`), expected {SCHEMA_VERSION} "
+            "(`schema_version: 2`, components named by `type:`). Version 1 was never released: write the recipe anew, "
+            "or train or convert the model again."
         )
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise ConfigError(
-            f"{source} is of schema {version}; this lumina-core reads up to {SCHEMA_VERSION}. "
-            "Install a newer one: pip install -U lumina-core"
+            f"{source}: got schema version {version}, expected {SCHEMA_VERSION}. "
+            "Install a newer lumina-core: pip install -U lumina-core"
         )
 
 
-PATH_OPTIONS = ("source", "tokenizer")
-"""Options of parts that name what lies outside: a folder, or a name on a hub."""
+def iter_components(values: Any, component_type: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (component type, plain spec) of every component in plain data, outer ones first.
+
+    The key of a component is its type; a list holds several of one type.
+    """
+    if isinstance(values, Mapping):
+        if "type" in values and component_type:
+            yield component_type, values  # type: ignore[misc]  # plain data are dicts
+        for key, value in values.items():
+            yield from iter_components(value, "conditioner" if key == "conditioners" else key)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from iter_components(value, component_type)
 
 
 def map_paths(values: Any, transform: Callable[[str], str]) -> Any:
-    """A recipe as plain data with every place of something outside put through `change`."""
+    """Return plain data of a recipe with `transform` applied to every path of pretrained files."""
     if isinstance(values, Mapping):
         is_component = "type" in values
         return {
@@ -231,8 +236,23 @@ def map_paths(values: Any, transform: Callable[[str], str]) -> Any:
     return values
 
 
+def _load_values(name: str, registry: Registry, derived: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read the plain data of a recipe, merged with those of its `base`; `derived` are the recipes based on it."""
+    if name in derived:
+        raise ConfigError(f"base: got a cycle of recipes, {' -> '.join([*derived, name])}. Remove one `base`.")
+    values = _read_source(name, registry)
+    check_schema_version(values, name)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{name}: base: got {base!r}, expected the name of a recipe or of a recipe file.")
+    if Path(base).suffix in _FILE_SUFFIXES and name not in registry.recipes():
+        base = str(Path(name).parent / base)
+    return merge_configs(_load_values(base, registry, (*derived, name)), values)
+
+
 def _read_source(name: str, registry: Registry) -> dict[str, Any]:
-    """Read the plain data of an installed recipe, or of the file `name`."""
     installed = registry.recipes()
     if name in installed:
         package, _, path = installed[name].target.partition(":")
@@ -241,13 +261,8 @@ def _read_source(name: str, registry: Registry) -> dict[str, Any]:
         except (OSError, ImportError, TypeError, UnicodeDecodeError) as error:
             raise PluginError(f"the recipe {name} cannot be read from {installed[name].target}: {error}") from error
         return read_text(text, f"recipe {name}")
-    if Path(name).suffix in {".yaml", ".yml", ".json"}:
+    if Path(name).suffix in _FILE_SUFFIXES:
         return read_file(Path(name))
     if reason := registry.missing_reason(name.partition(".")[0]):
         raise PluginError(reason)
     raise ConfigError(f"no recipe is called '{name}', and it is no .yaml file{suggest_or_list(name, installed)}")
-
-
-def write_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, without what is left at its default."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)

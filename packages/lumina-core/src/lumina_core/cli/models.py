@@ -50,7 +50,7 @@ def _describe(folder: Path, registry: Registry, as_json: bool) -> None:
             if checkpoint_format
             else {"plugins": plugins}
         )
-        click.echo(json.dumps({**header, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}))
+        click.echo(json.dumps({**header, "recipe": recipe.to_dict()}))
         return
     plugin_versions = ", ".join(f"{name} {version}" for name, version in plugins.items())
     click.echo(f"in the layout {checkpoint_format}" if checkpoint_format else f"made with {plugin_versions}")

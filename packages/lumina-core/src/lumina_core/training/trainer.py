@@ -31,7 +31,7 @@ from lumina_core.model_dir import (
 )
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Dataset, Predict, SupportsFit
-from lumina_core.recipe import Recipe, TrainingConfig, write_recipe
+from lumina_core.recipe import Recipe, TrainingConfig
 from lumina_core.request import Request
 from lumina_core.sampling.generate import generate_batch
 from lumina_core.training import distributed
@@ -345,7 +345,7 @@ def _run_steps(
     if process.is_main:
         delete_old_checkpoints(args.out, recipe.training.keep_latest_k)
         with atomic_file(args.out / "recipe.yaml") as partial:
-            partial.write_text(write_recipe(recipe), encoding="utf-8")
+            partial.write_text(recipe.to_yaml(), encoding="utf-8")
     # only the first process writes: two logs would cut each other's rows
     with (
         MetricLogger(args.out, start_step, recipe.training.steps, args.quiet)
