@@ -2,7 +2,7 @@
 
     python benchmarks/backbone.py [--quick] [--threads N] [--json FILE]
 
-Float32 on the CPU, under inference_mode, one item, no memory: NextDiT of width W = 1024, 4 blocks, 16 heads (d = 64),
+Float32 on the CPU, under inference_mode, one item, no memory: NextDiTBackbone of width W = 1024, 4 blocks, 16 heads (d = 64),
 SwiGLU of H = 2816, tokens of D = 16 numbers, timed. Each round times one forward pass and, right behind it, the same
 matrix products bare (the same shapes, the same count, nothing between them); the ratio is taken within a round, so that
 whatever else the machine does hits both, and the median of the rounds is reported. Bar: 0.85. Beside it stands the
@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.types import Condition, Tokens
 
 WIDTH, DEPTH, HEADS, FEED, NUMBERS, WAVES = 1024, 4, 16, 2816, 16, 256
@@ -83,7 +83,7 @@ def bare(tokens: int) -> Callable[[], None]:
 
 def forward(tokens: int) -> Callable[[], None]:
     """One evaluation as sampling makes it: rotary angles prepared once."""
-    config = NextDiT.Config(
+    config = NextDiTBackbone.Config(
         hidden_size=WIDTH,
         num_layers=DEPTH,
         num_heads=HEADS,
@@ -91,7 +91,7 @@ def forward(tokens: int) -> Callable[[], None]:
         rope_layout="interleaved",
         token_dim=NUMBERS,
     )
-    model = NextDiT(config).eval()
+    model = NextDiTBackbone(config).eval()
     assert model.blocks[0].feed_forward.out.weight.shape[1] == FEED, "the count above is for another feed-forward"
     # a fresh model's gates are zero; the time taken does not depend on it, but let no product be with zeros
     for parameter in model.parameters():

@@ -26,7 +26,7 @@ from turns import compared, drawn, in_turn, options, told_threads, written
 
 from lumina_core.cli.main import run
 from lumina_core.models.context_drop import TimeAwareContextDrop
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.types import Condition, Tokens
 
 WIDTH, DEPTH, HEADS, NUMBERS = 1024, 4, 16, 16
@@ -38,7 +38,7 @@ WAYS = (
 )  # fmt: skip
 
 
-def backbone(dtype: torch.dtype, backend: str) -> NextDiT:
+def backbone(dtype: torch.dtype, backend: str) -> NextDiTBackbone:
     torch.manual_seed(0)
     sizes = {
         "hidden_size": WIDTH,
@@ -47,7 +47,7 @@ def backbone(dtype: torch.dtype, backend: str) -> NextDiT:
         "rope_axes_dim": (0, 32, 32),
         "token_dim": NUMBERS,
     }
-    model = NextDiT(NextDiT.Config.read({**sizes, "rope_layout": "interleaved", "attn_backend": backend}, "benchmark"))
+    model = NextDiTBackbone(NextDiTBackbone.Config.read({**sizes, "rope_layout": "interleaved", "attn_backend": backend}, "benchmark"))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.2)
     return model.to(dtype).eval()
@@ -58,7 +58,7 @@ def picture(side: int, dtype: torch.dtype) -> Tokens:
     return Tokens(torch.randn(1, side * side, NUMBERS).to(dtype), places[None], ((side, side),))
 
 
-def answer(model: NextDiT, tokens: Tokens, precomputed: Any, time: float = 0.0) -> Tensor:
+def answer(model: NextDiTBackbone, tokens: Tokens, precomputed: Any, time: float = 0.0) -> Tensor:
     return model(tokens, torch.full((1,), time), Condition(), precomputed=precomputed).hidden_states
 
 

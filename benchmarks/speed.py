@@ -69,7 +69,7 @@ def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) ->
     from lumina_core.conditioning.ops import mean_pool
     from lumina_core.models.dit import proportional_scale
     from lumina_core.models.heads import VelocityHead
-    from lumina_core.models.next_dit import NextDiT
+    from lumina_core.models.next_dit import NextDiTBackbone
     from lumina_core.types import Condition
     from lumina_image.formats.config_mapping import from_diffusers, with_dims
     from lumina_image.formats.key_mapping import from_diffusers as renamed
@@ -78,7 +78,7 @@ def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) ->
 
     arguments = from_diffusers(dict(model.config), "benchmark")
     options = with_dims(arguments)
-    backbone = NextDiT(NextDiT.Config.read(options["backbone"], "benchmark"))
+    backbone = NextDiTBackbone(NextDiTBackbone.Config.read(options["backbone"], "benchmark"))
     head = VelocityHead(VelocityHead.Config.read(options["head"], "benchmark"))
     held = {name: InMemoryTensor(tensor) for name, tensor in model.state_dict().items() if name != "pad_token"}
     state = {name: piece.load() for name, piece in from_original(renamed(held), 4, 2).items()}

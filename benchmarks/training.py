@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from lumina_core.config import Config
 from lumina_core.device import resolve_dtype
 from lumina_core.model import Model, build_model
-from lumina_core.models.dit import RMSNorm
+from lumina_core.models.layers import RMSNorm
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
 from lumina_core.training.dataloader import EpochSampler, RawBatch

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lumina_core.models.flag_dit import FlagDiT
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.flag_dit import FlagDiTBackbone
+from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.types import Condition, Tokens
 
 SIZES: dict[str, Any] = {
@@ -34,15 +34,15 @@ def wake(module: nn.Module, seed: int = 1) -> nn.Module:
     return module
 
 
-def next_dit(**options: Any) -> NextDiT:
+def next_dit(**options: Any) -> NextDiTBackbone:
     sizes = {"rope_axes_dim": (0, 4, 4), "rope_layout": "interleaved", **SIZES, **options}
-    model = NextDiT(NextDiT.Config.read(sizes, "test"))
+    model = NextDiTBackbone(NextDiTBackbone.Config.read(sizes, "test"))
     wake(model)
     return model
 
 
-def flag_dit(**options: Any) -> FlagDiT:
-    model = FlagDiT(FlagDiT.Config.read({**SIZES, **options}, "test"))
+def flag_dit(**options: Any) -> FlagDiTBackbone:
+    model = FlagDiTBackbone(FlagDiTBackbone.Config.read({**SIZES, **options}, "test"))
     wake(model)
     return model
 

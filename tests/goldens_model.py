@@ -20,7 +20,7 @@ from lumina_core.flow.path import LinearPath
 from lumina_core.flow.schedules import UniformTimeSampler
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.heads import VelocityHead
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import frequencies, rope_from_positions
 from lumina_core.models.rope_scaling import SwitchScaling
 from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
@@ -40,7 +40,7 @@ class Network(nn.Module):
         super().__init__()
         options = with_dims(from_kwargs(constructor, imagenet=imagenet))
         options["backbone"]["rope_theta"] = base
-        self.backbone = NextDiT(NextDiT.Config.read(options["backbone"], "golden"))
+        self.backbone = NextDiTBackbone(NextDiTBackbone.Config.read(options["backbone"], "golden"))
         self.head = VelocityHead(VelocityHead.Config.read(options["head"], "golden"))
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition, precomputed: Any = None) -> Tensor:

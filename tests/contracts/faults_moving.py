@@ -12,6 +12,7 @@ from lumina_core.flow.path import LinearPath
 from lumina_core.flow.schedules import UniformSchedule, UniformTimeSampler
 from lumina_core.flow.solvers import midpoint
 from lumina_core.models.heads import VelocityHead
+from lumina_core.protocols import AttentionTransform
 from lumina_core.types import BackboneOutput, Condition, Tokens
 
 
@@ -181,6 +182,18 @@ class Apart(nn.Module):
 
     def forward(self, tokens, time, condition, *, precomputed=None):
         return BackboneOutput(self.linear(tokens.values), torch.zeros(len(tokens.sizes), 32))
+
+
+class Constant:
+    """Encodes nothing."""
+
+    theta = 10000.0
+
+    def frequencies(self, device=None):
+        return (torch.ones(4),) * 3
+
+    def __call__(self, positions, freqs):
+        return (AttentionTransform(),)
 
 
 class Faster:

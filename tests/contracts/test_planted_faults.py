@@ -59,6 +59,7 @@ FAULTS = {
     "a backbone that mixes nothing": ("backbone", m.Apart(), None, r"it mixes tokens"),
     "a canvas that turns faster": ("rope_scaling", m.Faster(), None, r"turns nothing faster"),
     "a time that is denied": ("rope_scaling", m.Denying(), None, r"the time matters only where `time_dependent` says so"),
+    "an encoding without positions": ("position_encoding", m.Constant(), None, r"scores do not change"),
     "features of a batch": ("feature_extractor", f.BesideOthers(), DATA, r"item 0 alone differs .* each item alone"),
     "a metric of the first case": ("metric", f.InOrder(), DATA, r"'near' differs .* the order of the cases"),
     "a number a feature": ("metric", f.PerFeature(), DATA, r"'near' has the shape \(2,\)"),

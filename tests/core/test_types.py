@@ -49,9 +49,9 @@ def test_tokens_are_frozen():
         tokens(2).values = torch.zeros(1)
 
 
-def test_a_wrong_shape_says_what_came_and_what_was_wanted():
+def test_a_wrong_shape_names_the_actual_and_the_expected_shape():
     check_shape(torch.zeros(2, 3), (None, 3), "it")
-    with pytest.raises(ShapeError, match=r"it has the shape \(2, 3\); wanted \(any, 4\)"):
+    with pytest.raises(ShapeError, match=r"it: got the shape \(2, 3\), expected \(any, 4\)"):
         check_shape(torch.zeros(2, 3), (None, 4), "it")
     with pytest.raises(ShapeError):
         check_shape(torch.zeros(2, 3), (None, 3, None), "it")

@@ -15,7 +15,7 @@ from lumina_audio.formats.components import (
 )
 from lumina_core.errors import ConfigError
 from lumina_core.flow.path import sample_x_t, velocity_target
-from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.types import Condition, Tokens
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "token_dim": 3}
@@ -52,7 +52,7 @@ def test_drawn_times_are_whole_thousandths_of_each_items_own_generator():
 
 def test_the_backbone_is_told_whole_thousandths_and_places_are_pressed_together():
     torch.manual_seed(0)
-    plain = FlagDiT(FlagDiT.Config(**SIZES))
+    plain = FlagDiTBackbone(FlagDiTBackbone.Config(**SIZES))
     torch.nn.init.normal_(plain.blocks[0].modulation.weight)
     theirs = DiscreteTimeFlagDiT(DiscreteTimeFlagDiT.Config(**SIZES))
     theirs.load_state_dict(plain.state_dict())

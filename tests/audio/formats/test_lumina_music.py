@@ -19,7 +19,7 @@ from lumina_audio.vocoders.bigvgan import BigVGAN
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, read_tensor
 from lumina_core.convert import ConvertOptions, execute, plan_conversion
 from lumina_core.errors import CheckpointError
-from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.sampling.inputs import PrecomputedInputs
 from lumina_core.sampling.pipeline import load_pipeline
 from lumina_core.types import Condition, Tokens
@@ -226,7 +226,7 @@ def by_hand(folder, noise, steps, guidance, text):
     state = torch.load(folder / "music_generation" / "119.ckpt")["state_dict"]
     sizes = with_dims(PublishedConfig.read(ours.UNET, "test"))["backbone"]
     sizes.pop("rope_scaling_factor")
-    network = FlagDiT(FlagDiT.Config.read(sizes, "test"))
+    network = FlagDiTBackbone(FlagDiTBackbone.Config.read(sizes, "test"))
     named = from_published(
         {n[22:]: InMemoryTensor(t) for n, t in state.items() if n.startswith("model.diffusion_model.")}
     )

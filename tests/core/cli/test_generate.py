@@ -289,4 +289,4 @@ def test_the_backbone_is_compiled_where_it_is_asked_for(lumina, toy_folder, tmp_
     for flags in ((), ("--compile",)):
         done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *flags)
         assert done.status == 0
-        assert compiled == ["NextDiT"] * len(flags)
+        assert compiled == ["NextDiTBackbone"] * len(flags)

@@ -38,9 +38,9 @@ def test_one_mask_among_joined_memories_makes_the_others_real():
 
 
 def test_joined_conditions_must_agree():
-    with pytest.raises(ShapeError, match=r"memory widths \[2, 3\]"):
+    with pytest.raises(ShapeError, match=r"widths \[2, 3\]"):
         join([Condition(memory(1, 2)), Condition(memory(1, 2, width=3))])
-    with pytest.raises(ShapeError, match="got 2 contexts"):
+    with pytest.raises(ShapeError, match="got 2 with reference tokens"):
         join([Condition(reference=context(1)), Condition(reference=context(1))])
 
 
@@ -51,12 +51,12 @@ def test_stacked_memories_of_one_length_need_no_mask_and_of_several_are_padded_u
     assert both.context_mask.tolist() == [[True, False, False], [True] * 3, [True] * 3]
 
 
-def test_a_batch_comes_through_the_same_doors():
-    with pytest.raises(ShapeError, match="same doors"):
+def test_conditions_of_a_batch_have_the_same_fields():
+    with pytest.raises(ShapeError, match="all or none"):
         stack([Condition(memory(1, 1)), Condition(pooled=torch.zeros(1, 2))])
 
 
-def test_items_are_chosen_and_selected_row_by_row_through_every_door():
+def test_items_are_chosen_and_selected_row_by_row_in_every_field():
     one = Condition(memory(2, 2), pooled=torch.ones(2, 1), reference=context(2))
     other = Condition(memory(2, 2, 100.0), pooled=torch.zeros(2, 1), reference=context(2))
     mixed = choose(torch.tensor([True, False]), one, other)
@@ -99,11 +99,11 @@ def test_regions_of_a_batch_are_filled_up_with_empty_ones():
 
 def test_regions_that_do_not_fit_are_refused():
     parts, three = regional(3, 6)
-    with pytest.raises(ShapeError, match="3 regions are described; shares are given for 2"):
+    with pytest.raises(ShapeError, match="got 2 regions, expected 3"):
         combine_regions(parts, torch.ones(2, 6))
-    with pytest.raises(ShapeError, match="something to read"):
+    with pytest.raises(ShapeError, match="a condition without context"):
         combine_regions([Condition()], torch.ones(1, 6))
-    with pytest.raises(ShapeError, match="as many tokens"):
+    with pytest.raises(ShapeError, match="got 5 and 6 tokens"):
         stack([three, regional(2, 5)[1]])
-    with pytest.raises(ShapeError, match="cannot be joined"):
+    with pytest.raises(ShapeError, match="a single context"):
         join([three, parts[0]])

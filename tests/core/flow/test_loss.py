@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumina_core.flow.loss import FlowMatching, noise_like
-from lumina_core.flow.path import GVPPath, LinearPath, VPPath, convert_prediction, sample_x_t, velocity_target
+from lumina_core.flow.path import GVPPath, LinearPath, VPPath, convert_prediction, sample_x_t, train_time, velocity_target
 from lumina_core.flow.schedules import LogitNormalTimeSampler, UniformTimeSampler
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 
@@ -35,7 +35,7 @@ def simple(tokens, time, condition):
 def oracle(task, tokens, seeds):
     """A perfect predictor: it knows the noise, since it draws it as the objective does."""
     drawn = generators(seeds)
-    time = task.time_sampler(drawn)
+    time = train_time(task.path, task.time_sampler(drawn))
     noise = noise_like(Batch(tokens, Condition()), drawn)
 
     def predict(noisy, when, condition):

@@ -74,9 +74,9 @@ def test_padding_has_no_say():
 
 def test_what_is_prepared_is_cut_by_rows_and_what_is_shared_stays():
     turned = RotaryEmbedding(torch.zeros(1, 4, 1, 2), torch.zeros(1, 4, 1, 2))
-    whole = BlockInputs(turned, torch.ones(3, 1, 1, 4).bool(), (), torch.arange(3.0)[:, None], None, 0.5)
+    whole = BlockInputs((turned,), torch.ones(3, 1, 1, 4).bool(), pooled=torch.arange(3.0)[:, None], scale=0.5)
     cut = select_rows(whole, torch.tensor([2, 0]), 3)
-    assert cut.rope.cos.shape[0] == 1
+    assert cut.encoding[0].cos.shape[0] == 1
     assert cut.mask.shape[0] == 2
     assert cut.pooled.flatten().tolist() == [2.0, 0.0]
     assert cut.scale == pytest.approx(0.5)

@@ -9,7 +9,7 @@ import torch
 from backbones import drawn, flag_dit, picture, said, times, wake
 
 from lumina_core.errors import ConfigError
-from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.heads import VelocityHead
 from lumina_core.types import Condition, Tokens
 
@@ -64,13 +64,13 @@ def test_tokens_moved_with_their_times_give_the_answer_moved():
 @torch.no_grad()
 def test_a_gate_has_no_bound():
     block = flag_dit(num_layers=1, cross_attention_dim=0).blocks[0]
-    width, x, by = 32, drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).rope
+    width, x, by = 32, drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).encoding[0]
     block.modulation.weight.zero_()
     change = {}
     for gate in (1.0, 50.0):
         block.modulation.bias.zero_()
         block.modulation.bias[5 * width :] = gate  # the last sixth: the gate of the feed-forward; the other one is shut
-        change[gate] = block(x, by, None, None, torch.zeros(1, 32)) - x
+        change[gate] = block(x, torch.zeros(1, 32), by) - x
     assert torch.allclose(change[50.0], 50 * change[1.0], atol=1e-3)
 
 
@@ -78,7 +78,7 @@ def test_a_gate_has_no_bound():
 @torch.no_grad()
 def test_a_shift_is_added_after_the_scale(branch):
     block = flag_dit(num_layers=1, cross_attention_dim=0).blocks[0]
-    x, by = drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).rope
+    x, by = drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).encoding[0]
     block.modulation.weight.zero_()
     block.modulation.bias.zero_()
     first = 0 if branch == "attention" else 3  # shift, scale and gate of attention, then those of the feed-forward
@@ -87,12 +87,12 @@ def test_a_shift_is_added_after_the_scale(branch):
     # a scale of -1 wipes out the token: what is left is the shift
     left = torch.full((1, 4, 32), 0.7)
     wanted = x + (block.attention(left, by, None, None) if branch == "attention" else block.feed_forward(left))
-    assert torch.allclose(block(x, by, None, None, torch.zeros(1, 32)), wanted, atol=1e-5)
+    assert torch.allclose(block(x, torch.zeros(1, 32), by), wanted, atol=1e-5)
 
 
 def test_the_modulation_is_as_wide_as_the_tokens():
     with torch.device("meta"):
-        model = FlagDiT(FlagDiT.Config(hidden_size=2048, num_layers=1, num_heads=32, token_dim=16))
+        model = FlagDiTBackbone(FlagDiTBackbone.Config(hidden_size=2048, num_layers=1, num_heads=32, token_dim=16))
     assert model.modulation_dim == 2048
     assert model.blocks[0].modulation.weight.shape == (6 * 2048, 2048)
 

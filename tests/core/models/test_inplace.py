@@ -6,7 +6,7 @@ import pytest
 import torch
 from backbones import BACKBONES, drawn, picture, said, times
 
-from lumina_core.models.dit import RMSNorm
+from lumina_core.models.layers import RMSNorm, add_normed
 
 both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
 
@@ -29,7 +29,7 @@ def test_a_norm_and_what_is_added_to_it_are_the_same_with_and_without_gradients_
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             assert torch.allclose(norm(made, by).double(), wanted, **close)
-            assert torch.allclose(norm.add_normed(x, made, by).double(), x.double() + wanted, **close)
+            assert torch.allclose(add_normed(x, made, norm, by).double(), x.double() + wanted, **close)
     assert torch.equal(x, before[0]) and torch.equal(made, before[1])
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lumina_core.models.dit import FeedForward
-from lumina_core.models.layers import Linear, prefers_onednn
+from lumina_core.models.cpu_kernels import onednn_applies
+from lumina_core.models.layers import FeedForward, Linear
 
 SHAPES = [(1, 1, 8, 8), (2, 5, 24, 7), (3, 65, 64, 96)]
 
@@ -42,10 +42,10 @@ def test_the_inner_half_of_swiglu_is_silu_of_the_gate_times_the_other():
 
 def test_gradients_and_other_formats_are_left_to_torch():
     layer, x = Linear(4, 4), torch.randn(2, 4)
-    assert not prefers_onednn(x, layer.weight)
+    assert not onednn_applies(x, layer.weight)
     with torch.inference_mode():
-        assert not prefers_onednn(x.double(), layer.weight.double()) and not prefers_onednn(x.bfloat16(), layer.weight)
-        assert not prefers_onednn(x[:0], layer.weight)
+        assert not onednn_applies(x.double(), layer.weight.double()) and not onednn_applies(x.bfloat16(), layer.weight)
+        assert not onednn_applies(x[:0], layer.weight)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
 

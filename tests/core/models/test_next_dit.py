@@ -9,8 +9,8 @@ import torch
 from backbones import next_dit, picture, said, times, wake
 
 from lumina_core.errors import ConfigError
-from lumina_core.models.dit import RMSNorm
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.layers import RMSNorm
+from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import frequencies
 from lumina_core.types import Condition, Tokens
 
@@ -109,9 +109,11 @@ def test_the_modulation_is_never_wider_than_1024():
     assert widths == [512, 1024, 1024]
 
 
-def next_dit_of(width: int) -> NextDiT:
-    return NextDiT(
-        NextDiT.Config(hidden_size=width, num_layers=1, num_heads=width // 64, rope_axes_dim=(0, 32, 32), token_dim=16)
+def next_dit_of(width: int) -> NextDiTBackbone:
+    return NextDiTBackbone(
+        NextDiTBackbone.Config(
+            hidden_size=width, num_layers=1, num_heads=width // 64, rope_axes_dim=(0, 32, 32), token_dim=16
+        )
     )
 
 

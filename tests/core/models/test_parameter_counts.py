@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from lumina_core.conditioning.class_label import ClassLabelConditioner
-from lumina_core.models.dit import ffn_hidden_dim
-from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.heads import VelocityHead
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.layers import ffn_hidden_dim
+from lumina_core.models.next_dit import NextDiTBackbone
 
 # the manifests' `parameters`; a published model with captions also holds a pad_token, as wide as its tokens, unused
 PUBLISHED_2B = 1_988_524_576 - 2304
@@ -30,7 +30,7 @@ def count(*modules: nn.Module) -> int:
 
 def next_dit(**options: Any) -> list[nn.Module]:
     with torch.device("meta"):
-        backbone = NextDiT(NextDiT.Config.read(options, "test"))
+        backbone = NextDiTBackbone(NextDiTBackbone.Config.read(options, "test"))
         width = backbone.modulation_dim
         shift = not backbone.config.weighted_pre_norm
         head = VelocityHead.Config(
@@ -82,7 +82,9 @@ def test_the_imagenet_model_is_as_large_as_published_with_its_table_of_labels():
 def test_the_released_music_model_is_a_flag_dit_as_large_as_published():
     sizes = {"hidden_size": 768, "num_layers": 16, "num_heads": 32, "qk_norm": False, "token_dim": 20}
     with torch.device("meta"):
-        backbone = FlagDiT(FlagDiT.Config.read({**sizes, "cross_attention_dim": 1024, "pooled_dim": 1024}, "test"))
+        backbone = FlagDiTBackbone(
+            FlagDiTBackbone.Config.read({**sizes, "cross_attention_dim": 1024, "pooled_dim": 1024}, "test")
+        )
         head = VelocityHead.Config(hidden_size=768, token_dim=20, modulation_dim=768, shift=True)
         assert count(backbone, VelocityHead(head)) == PUBLISHED_MUSIC
 

@@ -177,7 +177,7 @@ def test_dype_at_noise_scales_by_the_square_of_the_ratio():
 
 @pytest.mark.parametrize("part", METHODS[1:], ids=lambda part: part.__name__)
 def test_without_the_trained_size_a_method_says_what_to_give(part):
-    with pytest.raises(ConfigError, match=r"--rope-scaling NAME:train_size=SIDE"):
+    with pytest.raises(ConfigError, match=r"train_size: got none.* NAME:train_size=SIDE"):
         rates(part, trained=None)
 
 

@@ -41,7 +41,7 @@ def test_every_way_gives_the_softmax_done_by_hand(backend, shared, mask):
 @pytest.mark.parametrize("shared", [4, 2, 1])
 @pytest.mark.parametrize("mask", [None, MASK, MASK.float().log()], ids=["all real", "masked", "weighed"])
 def test_bfloat16_is_the_same_up_to_its_rounding_in_blocks_of_any_size(monkeypatch, mask, shared, scores):
-    monkeypatch.setattr("lumina_core.models.attention.BLOCK_SCORES", scores)
+    monkeypatch.setattr("lumina_core.models.cpu_kernels.BLOCK_SCORES", scores)
     q, k, v = (tensor.bfloat16() for tensor in asked(shared))
     with torch.inference_mode():
         got = sdpa(q, k, v, mask, 0.25)

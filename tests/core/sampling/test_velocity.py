@@ -7,19 +7,19 @@ import torch
 from core.sampling.test_generate import MODEL, ask, model
 
 from lumina_core.errors import ConfigError
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.position_encoding import AxialRope
 
 
 @pytest.fixture
 def tables(monkeypatch):
     """Every rotary table that is made, by its first frequency."""
-    made, plain = [], NextDiT._rope_at
+    made, plain = [], AxialRope.forward
 
     def watched(self, places, rates):
         made.append(float(rates[0][-1]))
         return plain(self, places, rates)
 
-    monkeypatch.setattr(NextDiT, "_rope_at", watched)
+    monkeypatch.setattr(AxialRope, "forward", watched)
     return made
 
 
@@ -88,7 +88,7 @@ def test_an_item_is_the_same_in_every_company_on_a_large_canvas():
 
 
 def test_a_method_that_needs_the_trained_size_and_finds_none_says_so():
-    with pytest.raises(ConfigError, match="needs the size that the model was trained at"):
+    with pytest.raises(ConfigError, match="expected the size of the training data"):
         ask(way("ntk"))
     with pytest.raises(ConfigError, match="train_size has 2 sizes; this model's data has 1"):
         ask(way("ntk:train_size=[3, 4]"))
@@ -149,7 +149,7 @@ def test_a_step_cache_of_threshold_zero_changes_nothing_and_leaves_nothing_out()
 
 
 def test_a_step_cache_leaves_out_what_it_says_and_evaluations_are_counted_as_asked(monkeypatch):
-    from lumina_core.models.dit import NextDiTBlock
+    from lumina_core.models.next_dit import NextDiTBlock
 
     asked, plain = [], NextDiTBlock.forward
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from lumina_core.dit2d import FlagDiT as FlagDiT
+    from lumina_core.dit2d import NextDiT as NextDiT
     from lumina_core.evaluation.evaluate import evaluate as evaluate
     from lumina_core.flow import schedules as schedules
     from lumina_core.flow.solvers import integrate as integrate
     from lumina_core.model_dir import load_model as load_model
-    from lumina_core.models.flag_dit import FlagDiT as FlagDiT
-    from lumina_core.models.next_dit import NextDiT as NextDiT
     from lumina_core.plugins.loader import register as register
     from lumina_core.recipe import Recipe as Recipe
     from lumina_core.sampling.pipeline import Pipeline as Pipeline
@@ -30,8 +30,8 @@ hookimpl = pluggy.HookimplMarker("lumina")
 
 _EXPORTS = {
     "Condition": "lumina_core.types:Condition",
-    "FlagDiT": "lumina_core.models.flag_dit:FlagDiT",
-    "NextDiT": "lumina_core.models.next_dit:NextDiT",
+    "FlagDiT": "lumina_core.dit2d:FlagDiT",
+    "NextDiT": "lumina_core.dit2d:NextDiT",
     "Pipeline": "lumina_core.sampling.pipeline:Pipeline",
     "Recipe": "lumina_core.recipe:Recipe",
     "Tokens": "lumina_core.types:Tokens",

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 @hookimpl
 def lumina_register_components(components: ComponentRegistrations) -> None:
     """Backbones, conditioners, heads, objectives, and the mathematics of the flow."""
-    components.backbone("core.next_dit", "lumina_core.models.next_dit:NextDiT", "the backbone of Lumina-Next")
+    components.backbone("core.next_dit", "lumina_core.models.next_dit:NextDiTBackbone", "the backbone of Lumina-Next")
     components.backbone(
-        "core.flag_dit", "lumina_core.models.flag_dit:FlagDiT", "the older backbone, one axis, the paper's baseline"
+        "core.flag_dit",
+        "lumina_core.models.flag_dit:FlagDiTBackbone",
+        "the older backbone, one axis, the paper's baseline",
     )
     components.conditioner(
         "core.text", "lumina_core.conditioning.text:TextConditioner", "captions by a small trainable encoder"
@@ -101,7 +103,17 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
 
 
 def _register_rope_scaling(components: ComponentRegistrations) -> None:
-    """Rotary frequencies beyond the trained size."""
+    """Position encodings, and rotary frequencies beyond the trained size."""
+    components.position_encoding(
+        "core.axial_rope",
+        "lumina_core.models.position_encoding:AxialRope",
+        "rotary embedding, channels divided by axis",
+    )
+    components.position_encoding(
+        "core.mixed_rope",
+        "lumina_core.models.position_encoding:MixedRope",
+        "rotary embedding, learned mixed frequencies",
+    )
     module = "lumina_core.models.rope_scaling"
     components.rope_scaling("core.none", f"{module}:NoScaling", "the trained frequencies")
     components.rope_scaling(

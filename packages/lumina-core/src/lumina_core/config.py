@@ -41,6 +41,10 @@ class Config(BaseModel):
         except ValidationError as error:
             raise ConfigError(f"{source}: {_describe_validation_error(error, cls)}") from error
 
+    def child_options(self) -> Mapping[str, Any]:
+        """Return options that this config decides for the components named in it (widths of a backbone)."""
+        return {}
+
 
 class ComponentSpec(BaseModel):
     """A component's name and its options, which the component's own Config checks when it is built.

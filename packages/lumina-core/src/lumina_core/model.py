@@ -247,7 +247,7 @@ def _child_components(registry: ComponentRegistry, config: Config) -> Iterator[A
     for component_type in type(config).model_fields:
         value = getattr(config, component_type)
         if isinstance(value, ComponentSpec):
-            yield build_component(registry, component_type, value)
+            yield build_component(registry, component_type, value, **config.child_options())
         elif isinstance(value, tuple) and value and all(isinstance(one, ComponentSpec) for one in value):
             yield tuple(build_component(registry, component_type, one) for one in value)
 

@@ -192,43 +192,105 @@ class SupportsLoss(Protocol):
 
 
 class Backbone(Protocol):
-    """The only network that mixes tokens."""
+    """Network over tokens, the only component in which tokens interact."""
 
     def __call__(
         self, tokens: Tokens, t: Tensor | None, condition: Condition, *, precomputed: Any = None
     ) -> BackboneOutput:
-        """Tokens (B, N, D), time (B,) in 0..1 -> hidden; `prepared` spares what does not change in a request."""
+        """Compute hidden states (B, N, C) of tokens (B, N, D) at time (B,) in 0..1.
+
+        Args:
+            tokens: noisy tokens; clean ones without time.
+            t: time, or None for a backbone without time.
+            condition: of the batch.
+            precomputed: result of `precompute` for the same positions and condition; None: computed here.
+        """
         ...
 
     def precompute(self, tokens: Tokens, condition: Condition) -> Any:
-        """All that neither time nor the tokens' values change: rotary tables, masks, caption keys and values."""
+        """Compute what depends on neither time nor the tokens' values: rotary tables, masks, keys of the context."""
+        ...
+
+
+class AttentionTransform:
+    """Position-dependent transforms inside one self-attention; each method here is the identity.
+
+    A position encoding returns subclasses. Rotary embedding transforms queries and keys; an encoding of camera poses
+    (PRoPE) transforms values and outputs too. All tensors are (B, N, heads, head_dim).
+    """
+
+    def query(self, q: Tensor, overwrite: bool = False) -> Tensor:
+        """Transform queries; `overwrite`: q is not used elsewhere and may be written to."""
+        return q
+
+    def key(self, k: Tensor) -> Tensor:
+        """Transform keys."""
+        return k
+
+    def value(self, v: Tensor) -> Tensor:
+        """Transform values."""
+        return v
+
+    def output(self, out: Tensor) -> Tensor:
+        """Transform the weighted sums of values."""
+        return out
+
+
+class PositionEncoding(Protocol):
+    """Positions -> transforms of queries, keys, values and outputs of self-attention."""
+
+    theta: float
+    """Base of the frequencies, for rope scaling."""
+
+    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """Return the trained frequencies of the three axes, which rope scaling changes; their last axis counts them."""
+        ...
+
+    def __call__(self, positions: Tensor, freqs: Sequence[Tensor]) -> Sequence[AttentionTransform]:
+        """Encode positions (B, N, 3) with frequencies in the form of `frequencies`.
+
+        An axis of `freqs` may have two leading dimensions (B, 1) if frequencies differ by item.
+
+        Returns:
+            One transform for all blocks, or one per block.
+        """
         ...
 
 
 class RopeScaling(Protocol):
-    """Rotary frequencies for a canvas larger than trained.
+    """Rotary frequencies for sizes larger than in training.
 
-    One that also changes how sharp attention is may have `sharpness(canvas) -> float`, a factor of its scale.
+    One that also changes the sharpness of attention has `attn_scale(rope_context) -> float`, a factor of its scale.
     """
 
     time_dependent: bool
-    """Whether the time matters; where it does not, it is asked once a request, otherwise once a step."""
+    """True: called once a step; False: called once a request."""
     train_size: tuple[int, ...] | None
-    """Sizes of the data trained at, where its options say them: one for all sides, or one a side."""
+    """Size of the training data if the options give it: one for all sides, or one per side."""
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
-        """The trained frequencies of each axis (float64) -> those to use at this time (0 noise, 1 data)."""
+        """Map the trained frequencies of each axis (float64) to those at time t (0 noise, 1 data)."""
         ...
 
 
 class Head(Protocol):
-    """Reads the backbone into an answer: velocity (B, N, D), classes (B, K)."""
+    """Hidden states -> output of the network: velocity (B, N, D), class logits (B, K)."""
 
     def __call__(self, hidden: BackboneOutput, tokens: Tokens) -> Tensor: ...
 
 
+@runtime_checkable
+class BoundedPath(Protocol):
+    """A path whose coefficients are infinite at t = 1, so that times stay below it (SiT, arXiv 2401.08740)."""
+
+    train_eps: float
+    """Times for training end at 1 - train_eps."""
+    sample_eps: float
+    """Conversions of predictions use coefficients of at most 1 - sample_eps."""
+
+
 class ProbPath(Protocol):
-    """The road from noise (t = 0) to data (t = 1): x_t = alpha(t) data + sigma(t) noise."""
+    """Probability path from noise (t = 0) to data (t = 1): x_t = alpha(t) data + sigma(t) noise."""
 
     def alpha(self, t: Tensor) -> Tensor: ...
 
@@ -502,73 +564,77 @@ class CheckpointFormat(ABC):
         """
 
 
+@runtime_checkable
 class ScalableBackbone(Protocol):
-    """A backbone with rotary positions, whose canvas may be larger than trained: see `Extrapolation`."""
+    """A backbone whose attention can be changed for a request: rope scaling, scale, context drop and block cache."""
 
     def rope_context(self, tokens: Tokens, train_tokens: Tokens | None) -> RopeContext:
-        """How far the tokens reach beside those of training."""
+        """Return how far the tokens extend compared with those of training."""
         ...
 
     def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
-        """The trained rotary frequencies of the three axes, float64."""
+        """Return the trained rotary frequencies of the three axes."""
         ...
 
     def precompute(
-        self, tokens: Tokens, condition: Condition, freqs: Sequence[Tensor] | None = None,
+        self,
+        tokens: Tokens,
+        condition: Condition,
+        freqs: Sequence[Tensor] | None = None,
         scale: float | Tensor | None = None,
-    ) -> Any:  # fmt: skip
-        """As a backbone's, with other rotary frequencies, and another scale of the self-attention."""
+    ) -> Any:
+        """Precompute as a backbone does, with other rotary frequencies and another scale of the self-attention."""
         ...
 
     @property
     def num_layers(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         ...
 
     def make_token_pool(self, tokens: Tokens, condition: Condition, window: tuple[int, int, int]) -> Any:
-        """How tokens are averaged over windows."""
+        """Divide the tokens into windows."""
         ...
 
     def with_context_drop(
         self, precomputed: Any, pool: Any, freqs: Sequence[Tensor] | None = None, scale: float | Tensor | None = None
     ) -> Any:
-        """What was prepared, ready for blocks that average their keys and values."""
+        """Return `precomputed` prepared for blocks that average keys and values."""
         ...
 
     def set_dropped_blocks(self, precomputed: Any, dropped_blocks: tuple[bool, ...]) -> Any:
-        """What was prepared, with these blocks averaging: once a step."""
+        """Return `precomputed` with a flag per block: whether it averages keys and values."""
         ...
 
     def with_block_cache(self, precomputed: Any, policy: BlockCache) -> Any:
-        """What was prepared, with a memory from evaluation to evaluation, in which `prepared.reuse` counts."""
+        """Return `precomputed` with a new block cache, `precomputed.block_cache`, which counts its evaluations."""
         ...
 
     def update_rope(self, precomputed: Any, tokens: Tokens, condition: Condition, freqs: Sequence[Tensor]) -> Any:
-        """What was prepared, with other rotary frequencies: all that a change of time costs."""
+        """Return `precomputed` with other rotary frequencies."""
         ...
 
 
 class BlockCache(Protocol):
-    """When the blocks of a backbone are asked again, instead of adding once more what they added the last time."""
+    """Policy that decides when the blocks of a backbone run again, instead of reusing their last residual."""
 
     def should_recompute(self, change: Tensor, num_skipped: Tensor) -> Tensor:
-        """Which rows are computed, (B,) bool; each decides by its own numbers alone.
+        """Return which items are recomputed, (B,) bool; each depends on its own numbers alone.
 
         Args:
-            change: (B,) float, sum of the relative changes of what enters the blocks since they were last asked.
-            left_out: (B,) float, evaluations since then that did without them.
+            change: (B,) float, sum of the relative changes of the blocks' input since they last ran.
+            num_skipped: (B,) float, evaluations since then.
         """
         ...
 
 
 class ContextDrop(Protocol):
-    """Which blocks average their keys and values over space, and when."""
+    """Choice of blocks that average their keys and values over space, by time."""
 
     window: tuple[int, int, int]
-    """Token pitches of a window along the axes."""
+    """Size of a window along the axes, in token units."""
 
     def dropped_blocks(self, num_layers: int, t: float) -> tuple[bool, ...]:
-        """For each block whether it averages at this time (0 noise, 1 data)."""
+        """Return for each block whether it averages at time t (0 noise, 1 data)."""
         ...
 
 

@@ -1,4 +1,7 @@
-"""What travels: frozen groups of tensors. B batch, N tokens, D numbers a token, W width, M memory length."""
+"""Data structures passed between components: frozen dataclasses of tensors.
+
+Symbols: B batch, N tokens, D numbers per token, C width, M context entries, R regions.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ if TYPE_CHECKING:
     from lumina_core.protocols import GenerationTask
 
 Size = tuple[int, ...]
-"""The sizes needed to go back from tokens to a latent, for example (rows, columns) of latent pixels."""
+"""Sizes that are needed to turn tokens back into a latent, for example (rows, columns) of latent pixels."""
 
 
 def check_shape(tensor: Tensor, expected: Sequence[int | None], name: str) -> None:
-    """Raise ShapeError unless `tensor` has the shape `wanted`; None stands for any size."""
-    matches = tensor.ndim == len(expected) and all(w in (None, s) for w, s in zip(expected, tensor.shape, strict=True))
+    """Raise ShapeError unless a tensor has the expected shape; None stands for any size."""
+    matches = tensor.ndim == len(expected) and all(e in (None, s) for e, s in zip(expected, tensor.shape, strict=True))
     if not matches:
-        shape = ", ".join("any" if w is None else str(w) for w in expected)
-        raise ShapeError(f"{name} has the shape {tuple(tensor.shape)}; wanted ({shape})")
+        shape = ", ".join("any" if e is None else str(e) for e in expected)
+        raise ShapeError(f"{name}: got the shape {tuple(tensor.shape)}, expected ({shape})")
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Tokens:
 
     Attributes:
         values: (B, N, D); zero where the mask is False.
-        positions: (B, N, 3) float, in token pitches of the training resolution; axis 0 is time, view or x.
-        extents: for each of the B items the sizes needed to go back to its latent.
-        mask: (B, N) bool, True for a real token; None when every token is real: then no mask is built anywhere.
+        positions: (B, N, 3) float, in token units of the training resolution; axis 0 is time, view or x.
+        sizes: for each of the B items the sizes that are needed to turn it back into a latent.
+        mask: (B, N) bool, True for real tokens; None if all tokens are real: then no mask is made anywhere.
     """
 
     values: Tensor
@@ -44,12 +47,28 @@ class Tokens:
     mask: Tensor | None = None
 
     def with_values(self, values: Tensor) -> Tokens:
-        """The same places with other values (B, N, D')."""
+        """Return tokens at the same positions with other values (B, N, D')."""
         return replace(self, values=values)
 
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Tokens:
+        """Move all tensors to a device; `dtype` is that of the values."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return Tokens(self.values.to(device, dtype), self.positions.to(device), self.sizes, mask)
+
+    def select(self, index: Tensor) -> Tokens:
+        """Return the items at `index` (B',) int64, in that order."""
+        mask = None if self.mask is None else self.mask[index]
+        return Tokens(self.values[index], self.positions[index], tuple(self.sizes[i] for i in index.tolist()), mask)
+
     def items(self) -> list[Tokens]:
-        """One Tokens of batch 1 an item, without its padding."""
+        """Return one Tokens of batch size 1 per item, without padding."""
         return [self._item(index) for index in range(len(self.sizes))]
+
+    def mask_or_ones(self) -> Tensor:
+        """Return the mask, or a new one that is True everywhere."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.values.shape[:2], dtype=torch.bool, device=self.values.device)
 
     def _item(self, index: int) -> Tokens:
         rows = slice(index, index + 1)
@@ -58,26 +77,21 @@ class Tokens:
 
 
 def stack_tokens(items: Sequence[Tokens]) -> Tokens:
-    """One batch of several; shorter ones are padded with zeros at the end and masked.
+    """Concatenate batches; shorter ones are padded with zeros at the end and masked.
 
-    No mask is made where all have the same length and none had one.
+    No mask is made if all have the same length and none had a mask.
     """
     length = max(item.values.shape[1] for item in items)
-    values = torch.cat([_pad(item.values, length) for item in items])
-    positions = torch.cat([_pad(item.positions, length) for item in items])
+    values = torch.cat([pad_to_length(item.values, length) for item in items])
+    positions = torch.cat([pad_to_length(item.positions, length) for item in items])
     sizes = tuple(size for item in items for size in item.sizes)
     if all(item.mask is None and item.values.shape[1] == length for item in items):
         return Tokens(values, positions, sizes)
-    return Tokens(values, positions, sizes, torch.cat([_pad(_mask_or_ones(item), length) for item in items]))
+    return Tokens(values, positions, sizes, torch.cat([pad_to_length(item.mask_or_ones(), length) for item in items]))
 
 
-def _mask_or_ones(item: Tokens) -> Tensor:
-    if item.mask is not None:
-        return item.mask
-    return torch.ones(item.values.shape[:2], dtype=torch.bool, device=item.values.device)
-
-
-def _pad(tensor: Tensor, length: int) -> Tensor:
+def pad_to_length(tensor: Tensor, length: int) -> Tensor:
+    """Pad (B, N, ...) with zeros at the end to (B, length, ...)."""
     missing = length - tensor.shape[1]
     if missing == 0:
         return tensor
@@ -86,15 +100,17 @@ def _pad(tensor: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the user says, through the three doors of the backbone.
+    """Conditions of a batch; each field is one input of the backbone, and None where there is none.
 
     Attributes:
-        memory: (B, M, W') read by cross-attention (text), or None.
-        memory_mask: (B, M) bool, True for a real entry; None when all are real.
-        summary: (B, S) modulates every block (class, pooled text), or None.
-        context: clean tokens that share the self-attention but are not moved, or None.
-        shares: (B, R, N) float where a memory is read by regions: it is R memories of M / R entries, one behind the
-            other, each read by itself; this says how much each answer counts at each of N tokens. None: one for all.
+        context: (B, M, C') read by cross-attention (text).
+        context_mask: (B, M) bool, True for real entries; None if all are real.
+        pooled: (B, P) modulates every block (class, pooled text).
+        reference: clean tokens that share the self-attention and are not denoised (reference images, known views).
+        region_weights: (B, R, N) float; the context is then that of R regions, M / R entries each, and this is the
+            weight of each region's cross-attention at each token. None: one context for all tokens.
+        token_condition: (B, N, K) added to the token embeddings by a zero-initialized projection (camera rays, control
+            signals, flags of known tokens); zeros are the same as None.
     """
 
     context: Tensor | None = None
@@ -102,17 +118,18 @@ class Condition:
     pooled: Tensor | None = None
     reference: Tokens | None = None
     region_weights: Tensor | None = None
+    token_condition: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class InitData:
-    """What a way begins from that is there already, and what of it stays.
+    """Data from which generation begins, for image-to-image and inpainting.
 
     Attributes:
         data: (channels, ...) in [-1, 1]; of a batch, (1 or B, channels, ...).
-        strength: of the change, in 0..1: how much noise it begins with; 0 changes nothing.
-        kept: (...) or (1 or B, ...) float in 0..1, how much of the data comes back at each place: where it is 1 all,
-            exactly; where it is 0 nothing but what `strength` leaves. None: 0 everywhere.
+        strength: in 0..1, noise with which generation begins; 0 changes nothing.
+        keep_mask: (...) or (1 or B, ...) float in 0..1: 1 keeps the data exactly, 0 keeps only what `strength` leaves.
+            None: 0 everywhere.
     """
 
     data: Tensor
@@ -122,12 +139,13 @@ class InitData:
 
 @dataclass(frozen=True)
 class VariationInput:
-    """Data whose noise a result begins from.
+    """Data whose inverted noise a variation begins with.
 
     Attributes:
-        data: (channels, ...) in [-1, 1], in the size of the result.
-        said: fields of the request that say what it is, instead of those of the result; guidance is off.
-        fresh: share of new noise, by the request's seed, in 0..1: 0 none, 1 all, so that nothing of the data is left.
+        data: (channels, ...) in [-1, 1], of the size of the result.
+        cond_fields: fields of the request that describe the data, in place of those of the result; inversion runs
+            without guidance.
+        noise_fraction: in 0..1, share of new noise, drawn by the request's seed; 1 keeps nothing of the data.
     """
 
     data: Tensor
@@ -137,12 +155,12 @@ class VariationInput:
 
 @dataclass(frozen=True)
 class RegionalPrompts:
-    """What is said of parts of one result.
+    """Prompts for regions of one result.
 
     Attributes:
-        said: for each conditioner the values of R regions, one after another.
-        shares: (R, ...) float over the data's places: how much each region counts there.
-        alike: whether what is compared with in guidance has the summary of what is said, as published.
+        conds: for each conditioner the values of R regions.
+        weights: (R, ...) float over the data, weight of each region.
+        share_pooled: use the pooled condition of the prompt for the unconditional half of guidance too, as published.
     """
 
     conds: Mapping[str, Sequence[Any]]
@@ -152,7 +170,7 @@ class RegionalPrompts:
 
 @dataclass(frozen=True)
 class BackboneOutput:
-    """What the backbone hands to a head: values (B, N, W), and a modulation (B, A), None without time and summary."""
+    """Output of a backbone: hidden_states (B, N, C), and modulation (B, A), None if it is not time-conditioned."""
 
     hidden_states: Tensor
     modulation: Tensor | None = None
@@ -160,7 +178,7 @@ class BackboneOutput:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean tokens, what was said of them, and what a recogniser should answer (None for generation)."""
+    """A training batch: clean tokens, their condition, and the target of a prediction task (None for generation)."""
 
     tokens: Tokens
     condition: Condition
@@ -169,7 +187,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """`total` is what is minimised; `terms` are detached scalars to log, by name."""
+    """`total` is minimized; `terms` are detached scalars to log, by name."""
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -177,13 +195,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class RopeContext:
-    """How far the places of a request reach beside those of training; rotary frequencies are scaled by it.
+    """Size of a request compared with training, by which rope scaling changes rotary frequencies.
 
     Attributes:
         lengths: tokens of the request along the three axes.
-        trained: tokens of training along them; None where nothing says it.
-        base: of the rotary frequencies.
-        head_width: channels of a head.
+        train_lengths: tokens of training along them; None if unknown.
+        theta: base of the rotary frequencies.
+        head_dim: channels of a head.
     """
 
     lengths: tuple[float, float, float]

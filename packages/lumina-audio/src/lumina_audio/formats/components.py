@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.flow.schedules import uniform_times, validate_schedule
-from lumina_core.models.flag_dit import FlagDiT
+from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.types import BackboneOutput, Condition, Tokens
 
 NUM_TIMESTEPS = 1000
@@ -83,10 +83,10 @@ class Float32Schedule:
         return validate_schedule(torch.linspace(0, 1, steps + 1, dtype=torch.float32).double())
 
 
-class DiscreteTimeFlagDiT(FlagDiT):
+class DiscreteTimeFlagDiT(FlagDiTBackbone):
     """Flag-DiT as the sound models have it: told whole times from 0 to 999, its places perhaps pressed together."""
 
-    class Config(FlagDiT.Config):
+    class Config(FlagDiTBackbone.Config):
         """Sizes, and how far apart tokens stand."""
 
         rope_scaling_factor: float = Field(

@@ -24,7 +24,7 @@ from lumina_core.checkpoint.key_mapping import (
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, Weights, init_empty_weights
 from lumina_core.config import Config, ConfigT
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.models.dit import ffn_hidden_dim
+from lumina_core.models.layers import ffn_hidden_dim
 
 BLOCKS_PREFIX = "blocks"
 """What the list of blocks is called in their files."""

@@ -1,71 +1,80 @@
-"""Conditions put together: several doors of one item, several items of one batch, or silence in place of some."""
+"""Operations on conditions: join conditioners of one item, stack items to a batch, select items, combine regions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lumina_core.errors import ShapeError
-from lumina_core.types import Condition, Tokens, stack_tokens
+from lumina_core.types import Condition, Tokens, pad_to_length, stack_tokens
 
 
 def join(conditions: Sequence[Condition]) -> Condition:
-    """What several conditioners say of the same items: memories one after another, summaries side by side.
+    """Join the conditions that several conditioners give for the same items.
+
+    Contexts are concatenated along their entries, pooled and token conditions along their width.
 
     Raises:
-        ShapeError: two of them bring context tokens, or memories of different widths.
+        ShapeError: two have reference tokens, contexts differ in width, or one with regions meets another context.
     """
     if len(conditions) == 1:
         return conditions[0]
     references = [c.reference for c in conditions if c.reference is not None]
-    widths = {c.context.shape[-1] for c in conditions if c.context is not None}
+    with_context = [c for c in conditions if c.context is not None]
+    widths = {_context(c).shape[-1] for c in with_context}
     if len(references) > 1 or len(widths) > 1:
         raise ShapeError(
-            f"conditioners must agree: got {len(references)} contexts (at most 1) "
-            f"and memory widths {sorted(widths)} (at most 1)"
+            f"conditioners: got {len(references)} with reference tokens and contexts of the widths {sorted(widths)}, "
+            "expected at most 1 of each"
         )
-    with_context = [c for c in conditions if c.context is not None]
     if len(with_context) > 1 and any(c.region_weights is not None for c in with_context):
-        raise ShapeError("a memory that is read by regions cannot be joined with another conditioner's")
-    pooled = [c.pooled for c in conditions if c.pooled is not None]
+        raise ShapeError("conditioners: got a context with regions and another one, expected a single context")
+    masks = [_context_mask(c) for c in with_context] if any(c.context_mask is not None for c in with_context) else []
     return Condition(
-        context=torch.cat([_require_context(c) for c in with_context], dim=1) if with_context else None,
-        context_mask=torch.cat([_context_mask(c) for c in with_context], dim=1)
-        if any(c.context_mask is not None for c in with_context)
-        else None,
-        pooled=torch.cat(pooled, dim=1) if pooled else None,
+        context=_cat([_context(c) for c in with_context], dim=1),
+        context_mask=_cat(masks, dim=1),
+        pooled=_cat([c.pooled for c in conditions if c.pooled is not None], dim=-1),
         reference=references[0] if references else None,
         region_weights=with_context[0].region_weights if with_context else None,
+        token_condition=_cat([c.token_condition for c in conditions if c.token_condition is not None], dim=-1),
     )
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """One batch of several, in order; shorter memories are padded and masked; a mask is made only where needed."""
+    """Stack the conditions of several batches into one batch, in order.
+
+    Shorter contexts, reference tokens and token conditions are padded; masks are made only where needed. A batch
+    without reference tokens gets none under the mask, one without a token condition gets zeros.
+
+    Raises:
+        ShapeError: some have a context or a pooled condition and others have none, or regions cover different tokens.
+    """
     if len(conditions) == 1:
         return conditions[0]
     conditions = _equalize_regions(conditions)
-    context_conditions = [c for c in conditions if c.context is not None]
-    references = [c.reference for c in conditions if c.reference is not None]
+    with_context = [c for c in conditions if c.context is not None]
     pooled = [c.pooled for c in conditions if c.pooled is not None]
-    if any(0 < n < len(conditions) for n in (len(context_conditions), len(references), len(pooled))):
-        raise ShapeError("conditions of one batch must come through the same doors (memory, summary, context)")
-    context, mask = _stack_contexts(context_conditions) if context_conditions else (None, None)
+    if any(0 < n < len(conditions) for n in (len(with_context), len(pooled))):
+        raise ShapeError(
+            f"conditions of one batch: got {len(with_context)} with context and {len(pooled)} with a pooled condition "
+            f"of {len(conditions)}, expected all or none"
+        )
+    context, mask = _stack_contexts(with_context) if with_context else (None, None)
     return Condition(
         context=context,
         context_mask=mask,
-        pooled=torch.cat(pooled) if pooled else None,
-        reference=stack_tokens(references) if references else None,
-        region_weights=torch.cat([c.region_weights for c in context_conditions if c.region_weights is not None])
-        if any(c.region_weights is not None for c in context_conditions)
-        else None,
+        pooled=_cat(pooled),
+        reference=_stack_references(conditions),
+        region_weights=_cat([c.region_weights for c in with_context if c.region_weights is not None]),
+        token_condition=_stack_token_conditions(conditions),
     )
 
 
 def choose(mask: Tensor, if_true: Condition, if_false: Condition) -> Condition:
-    """Item by item, `one` where `first` (B,) bool is True and `other` elsewhere."""
+    """Choose each item from one of two conditions by mask (B,) bool."""
     both = stack([if_true, if_false])
     batch = mask.shape[0]
     rows = torch.arange(batch, device=mask.device)
@@ -73,127 +82,156 @@ def choose(mask: Tensor, if_true: Condition, if_false: Condition) -> Condition:
 
 
 def select(condition: Condition, index: Tensor) -> Condition:
-    """The items at `places` (B',) int64, in that order."""
-    return Condition(
-        context=_select_rows(condition.context, index),
-        context_mask=_select_rows(condition.context_mask, index),
-        pooled=_select_rows(condition.pooled, index),
-        reference=None if condition.reference is None else _select_token_rows(condition.reference, index),
-        region_weights=_select_rows(condition.region_weights, index),
+    """Return the items at `index` (B',) int64, in that order."""
+    return _map(condition, lambda x: x.index_select(0, index.to(x.device)), lambda tokens: tokens.select(index))
+
+
+def repeat(condition: Condition, times: int) -> Condition:
+    """Repeat every item, (a, b) -> (a, a, b, b) for two times."""
+    return _map(
+        condition,
+        lambda x: x.repeat_interleave(times, dim=0),
+        lambda tokens: tokens.select(torch.arange(len(tokens.sizes)).repeat_interleave(times)),
+    )
+
+
+def condition_to(condition: Condition, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
+    """Move a condition to a device and a dtype; masks keep theirs."""
+    return _map(
+        condition,
+        lambda x: x.to(device, dtype if x.is_floating_point() else None),
+        lambda tokens: tokens.to(device, dtype),
     )
 
 
 def combine_regions(
     conditions: Sequence[Condition], region_weights: Tensor, base: Condition | None = None
 ) -> Condition:
-    """One condition whose memory is read by regions: that of the r-th where and as much as its share says.
+    """Combine the conditions of regions into one whose context is read by regions.
 
     Args:
-        conditions: one a region, each of the same batch B, with a memory.
-        shares: (R, N) or (B, R, N) float, how much each region's answer counts at each token.
-        whole: what summary and context are taken from; None: the first region.
+        conditions: one per region, each of batch size B and with a context.
+        region_weights: (R, N) or (B, R, N) float, weight of each region at each token.
+        base: everything but the context; None: the first region's.
+
+    Raises:
+        ShapeError: the numbers of conditions and weights differ, or a condition has no context.
     """
     if region_weights.shape[-2] != len(conditions):
-        raise ShapeError(f"{len(conditions)} regions are described; shares are given for {region_weights.shape[-2]}")
+        raise ShapeError(f"region weights: got {region_weights.shape[-2]} regions, expected {len(conditions)}")
     if any(c.context is None for c in conditions):
-        raise ShapeError("a region must have something to read; one of these conditions has no memory")
-    length = max(_require_context(c).shape[1] for c in conditions)
-    source = conditions[0] if base is None else base
-    context = torch.cat([_pad_to_length(_require_context(c), length) for c in conditions], dim=1)
-    all_full = all(c.context_mask is None and _require_context(c).shape[1] == length for c in conditions)
-    mask = None if all_full else torch.cat([_pad_to_length(_context_mask(c), length) for c in conditions], dim=1)
+        raise ShapeError("regions: got a condition without context, expected a context for every region")
+    length = max(_context(c).shape[1] for c in conditions)
+    context = torch.cat([pad_to_length(_context(c), length) for c in conditions], dim=1)
+    all_full = all(c.context_mask is None and _context(c).shape[1] == length for c in conditions)
+    mask = None if all_full else torch.cat([pad_to_length(_context_mask(c), length) for c in conditions], dim=1)
     weights = region_weights.to(context).expand(context.shape[0], -1, -1)
-    return Condition(context, mask, source.pooled, source.reference, weights)
+    source = conditions[0] if base is None else base
+    return replace(source, context=context, context_mask=mask, region_weights=weights)
+
+
+def mean_pool(context: Tensor, mask: Tensor | None) -> Tensor:
+    """Compute the pooled condition of the published models: the mean (B, C') of a context's real entries (B, M, C')."""
+    if mask is None:
+        return context.mean(dim=1)
+    weight = mask.to(context.dtype)[..., None]
+    return (context * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+def _map(
+    condition: Condition, of_tensor: Callable[[Tensor], Tensor], of_tokens: Callable[[Tokens], Tokens]
+) -> Condition:
+    """Apply functions to all tensors, and to the reference tokens."""
+    values = {name: of_tensor(value) for name, value in vars(condition).items() if isinstance(value, Tensor)}
+    reference = None if condition.reference is None else of_tokens(condition.reference)
+    return replace(condition, **values, reference=reference)
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    return torch.cat(list(tensors), dim=dim) if tensors else None
+
+
+def _stack_contexts(conditions: Sequence[Condition]) -> tuple[Tensor, Tensor | None]:
+    length = max(_context(c).shape[1] for c in conditions)
+    context = torch.cat([pad_to_length(_context(c), length) for c in conditions])
+    if all(c.context_mask is None and _context(c).shape[1] == length for c in conditions):
+        return context, None
+    return context, torch.cat([pad_to_length(_context_mask(c), length) for c in conditions])
+
+
+def _stack_references(conditions: Sequence[Condition]) -> Tokens | None:
+    some = next((c.reference for c in conditions if c.reference is not None), None)
+    if some is None:
+        return None
+
+    references = []
+    for condition in conditions:
+        batch, width = _batch_size(condition), some.values.shape[2]
+        empty = Tokens(some.values.new_zeros(batch, 0, width), some.positions.new_zeros(batch, 0, 3), ((),) * batch)
+        references.append(condition.reference or empty)
+    return stack_tokens(references)
+
+
+def _stack_token_conditions(conditions: Sequence[Condition]) -> Tensor | None:
+    tensors = [c.token_condition for c in conditions if c.token_condition is not None]
+    if not tensors:
+        return None
+    length, width = max(tensor.shape[1] for tensor in tensors), tensors[0].shape[2]
+    return torch.cat(
+        [
+            tensors[0].new_zeros(_batch_size(c), length, width)
+            if c.token_condition is None
+            else pad_to_length(c.token_condition, length)
+            for c in conditions
+        ]
+    )
+
+
+def _batch_size(condition: Condition) -> int:
+    for value in vars(condition).values():
+        if value is not None:
+            return len(value.sizes) if isinstance(value, Tokens) else len(value)
+    raise ShapeError("conditions of one batch: got an empty condition next to others, expected a field in each")
 
 
 def _equalize_regions(conditions: Sequence[Condition]) -> list[Condition]:
-    """The same conditions, with empty regions behind those that have fewer; left alone where none has any."""
+    """Append empty regions where there are fewer; without any regions, conditions stay as they are."""
     max_regions = max((c.region_weights.shape[1] for c in conditions if c.region_weights is not None), default=0)
     if not max_regions:
         return list(conditions)
     tokens = next(c.region_weights.shape[2] for c in conditions if c.region_weights is not None)
     length = max(
-        _require_context(c).shape[1] // (1 if c.region_weights is None else c.region_weights.shape[1])
-        for c in conditions
+        _context(c).shape[1] // (1 if c.region_weights is None else c.region_weights.shape[1]) for c in conditions
     )
     return [_pad_regions(c, max_regions, length, tokens) for c in conditions]
 
 
 def _pad_regions(condition: Condition, regions: int, length: int, tokens: int) -> Condition:
-    context, mask = _require_context(condition), _context_mask(condition)
-    region_weights = (
-        context.new_ones(len(context), 1, tokens) if condition.region_weights is None else condition.region_weights
-    )
-    if condition.region_weights is not None and region_weights.shape[2] != tokens:
-        raise ShapeError(f"regions of one batch must be of as many tokens; got {region_weights.shape[2]} and {tokens}")
-    chunks = [_pad_to_length(chunk, length) for chunk in context.chunk(region_weights.shape[1], dim=1)]
-    masks = [_pad_to_length(chunk, length) for chunk in mask.chunk(region_weights.shape[1], dim=1)]
+    context, mask, weights = _context(condition), _context_mask(condition), condition.region_weights
+    if weights is None:
+        weights = context.new_ones(len(context), 1, tokens)
+    if weights.shape[2] != tokens:
+        raise ShapeError(
+            f"region weights of one batch: got {weights.shape[2]} and {tokens} tokens, expected equal ones"
+        )
+    chunks = [pad_to_length(chunk, length) for chunk in context.chunk(weights.shape[1], dim=1)]
+    masks = [pad_to_length(chunk, length) for chunk in mask.chunk(weights.shape[1], dim=1)]
     return replace(
         condition,
-        context=_pad_to_length(torch.cat(chunks, dim=1), regions * length),
-        context_mask=_pad_to_length(torch.cat(masks, dim=1), regions * length),
-        region_weights=_pad_to_length(region_weights, regions),
+        context=pad_to_length(torch.cat(chunks, dim=1), regions * length),
+        context_mask=pad_to_length(torch.cat(masks, dim=1), regions * length),
+        region_weights=pad_to_length(weights, regions),
     )
 
 
-def condition_to(condition: Condition, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
-    """The same on a device and in a number format, for conditioners that stand elsewhere or speak in another."""
-    reference = condition.reference
-    return Condition(
-        context=None if condition.context is None else condition.context.to(device, dtype),
-        context_mask=None if condition.context_mask is None else condition.context_mask.to(device),
-        pooled=None if condition.pooled is None else condition.pooled.to(device, dtype),
-        reference=None if reference is None else _tokens_to(reference, device, dtype),
-        region_weights=None if condition.region_weights is None else condition.region_weights.to(device, dtype),
-    )
-
-
-def _tokens_to(tokens: Tokens, device: torch.device, dtype: torch.dtype | None) -> Tokens:
-    mask = None if tokens.mask is None else tokens.mask.to(device)
-    return Tokens(tokens.values.to(device, dtype), tokens.positions.to(device), tokens.sizes, mask)
-
-
-def _select_rows(tensor: Tensor | None, index: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor.index_select(0, index.to(tensor.device))
-
-
-def _select_token_rows(tokens: Tokens, index: Tensor) -> Tokens:
-    sizes = tuple(tokens.sizes[row] for row in index.tolist())
-    values, positions = tokens.values[index], tokens.positions[index]
-    return Tokens(values, positions, sizes, _select_rows(tokens.mask, index))
-
-
-def _stack_contexts(conditions: Sequence[Condition]) -> tuple[Tensor, Tensor | None]:
-    length = max(_require_context(c).shape[1] for c in conditions)
-    context = torch.cat([_pad_to_length(_require_context(c), length) for c in conditions])
-    if all(c.context_mask is None and _require_context(c).shape[1] == length for c in conditions):
-        return context, None
-    return context, torch.cat([_pad_to_length(_context_mask(c), length) for c in conditions])
-
-
-def _pad_to_length(tensor: Tensor, length: int) -> Tensor:
-    missing = length - tensor.shape[1]
-    return (
-        torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing, *tensor.shape[2:])], dim=1) if missing else tensor
-    )
-
-
-def _require_context(condition: Condition) -> Tensor:
+def _context(condition: Condition) -> Tensor:
     if condition.context is None:
-        raise ShapeError("a condition without memory has no memory to join")
+        raise ShapeError("conditions of one batch: got one without context, expected a context in each")
     return condition.context
 
 
 def _context_mask(condition: Condition) -> Tensor:
     if condition.context_mask is not None:
         return condition.context_mask
-    context = _require_context(condition)
+    context = _context(condition)
     return torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-
-
-def mean_pool(context: Tensor, mask: Tensor | None) -> Tensor:
-    """The summary of the published models: the mean (B, W') of the real entries of a memory (B, M, W')."""
-    if mask is None:
-        return context.mean(dim=1)
-    weight = mask.to(context.dtype)[..., None]
-    return (context * weight).sum(dim=1) / weight.sum(dim=1)

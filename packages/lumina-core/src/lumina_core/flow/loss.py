@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
-from lumina_core.flow.path import PredictionType, convert_prediction, sample_x_t, velocity_target
+from lumina_core.flow.path import PredictionType, convert_prediction, sample_x_t, train_time, velocity_target
 from lumina_core.protocols import Predict, ProbPath, TimeSampler
 from lumina_core.types import Batch, Loss
 
@@ -38,7 +38,7 @@ class FlowMatching:
     def loss(self, predict: Predict, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
         """The loss of a batch; one generator an item gives its time and its noise."""
         data = batch.tokens.values
-        t = self.time_sampler(generators).to(data)
+        t = train_time(self.path, self.time_sampler(generators).to(data))
         return Loss(self.per_sample_loss(predict, batch, t, noise_like(batch, generators)).mean())
 
     def per_sample_loss(self, predict: Predict, batch: Batch, t: Tensor, noise: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The road between noise (t = 0) and data (t = 1), its slope, and what a network may predict along it."""
+"""Probability paths from noise (t = 0) to data (t = 1), their derivatives, and conversions of predictions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import ProbPath
+from lumina_core.protocols import BoundedPath, ProbPath
 
 PredictionType = Literal["velocity", "data", "noise", "score"]
-"""What a network answers: the velocity dx/dt, the clean data, the noise, or the score (the gradient of log p_t)."""
+"""Prediction of a network: the velocity dx/dt, the clean data, the noise, or the score (the gradient of log p_t)."""
 
 
 class LinearPath:
     """alpha = t, sigma = 1 - t: straight lines (rectified flow), the path of Lumina-Next."""
 
     class Config(Settings):
-        """Nothing to choose."""
+        """No options."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -46,7 +46,7 @@ class GVPPath:
     """alpha = sin(pi t / 2), sigma = cos(pi t / 2): the variance stays one (SiT, arXiv 2401.08740)."""
 
     class Config(Settings):
-        """Nothing to choose."""
+        """No options."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -68,19 +68,28 @@ class GVPPath:
 
 
 class VPPath:
-    """The variance-preserving diffusion of score models, its time turned round so that t = 1 is data.
+    """Variance-preserving diffusion of score models, with time reversed so that t = 1 is data.
 
-    alpha = exp(-(1-t)^2 (b1 - b0) / 4 - (1-t) b0 / 2), sigma = sqrt(1 - alpha^2), with b from 0.1 to 20.
+    alpha = exp(-(1-t)^2 (b1 - b0) / 4 - (1-t) b0 / 2), sigma = sqrt(1 - alpha^2), with b from 0.1 to 20. The derivative
+    of sigma is infinite at t = 1; training and conversions of predictions stay away from it, as in SiT.
     """
 
     class Config(Settings):
-        """The ends of beta."""
+        """Ends of beta, and distances from t = 1."""
 
         beta_min: float = Field(0.1, description="beta at data (t = 1)")
         beta_max: float = Field(20.0, description="beta at noise (t = 0)")
+        train_eps: float = Field(1e-5, ge=0, lt=0.5, description="times for training end at 1 - train_eps")
+        sample_eps: float = Field(
+            1e-3,
+            ge=0,
+            lt=0.5,
+            description="coefficients of conversions and of the SDE are those of at most 1 - sample_eps",
+        )
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.train_eps, self.sample_eps = config.train_eps, config.sample_eps
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._log_alpha(t).exp()
@@ -96,27 +105,36 @@ class VPPath:
         return -self.alpha(t).square() * self.d_log_alpha(t) / self.sigma(t)
 
     def d_log_alpha(self, t: Tensor) -> Tensor:
-        rest = 1 - t
-        return 0.5 * rest * (self.config.beta_max - self.config.beta_min) + 0.5 * self.config.beta_min
+        return 0.5 * (1 - t) * (self.config.beta_max - self.config.beta_min) + 0.5 * self.config.beta_min
 
     def _log_alpha(self, t: Tensor) -> Tensor:
-        rest = 1 - t
-        return -0.25 * rest.square() * (self.config.beta_max - self.config.beta_min) - 0.5 * rest * self.config.beta_min
+        s = 1 - t
+        return -0.25 * s.square() * (self.config.beta_max - self.config.beta_min) - 0.5 * s * self.config.beta_min
 
 
 def expand_t(t: Tensor, like: Tensor) -> Tensor:
-    """time (B,) as (B, 1, ...), to be multiplied with `like` (B, ...)."""
+    """Reshape time (B,) to (B, 1, ...), to be multiplied with `like` (B, ...)."""
     return t.view(-1, *[1] * (like.ndim - 1))
 
 
+def train_time(path: ProbPath, t: Tensor) -> Tensor:
+    """Map times from 0..1 to the interval that a path is trained on, 0..1 - train_eps."""
+    return t * (1 - path.train_eps) if isinstance(path, BoundedPath) else t
+
+
+def _sample_time(path: ProbPath, t: Tensor, like: Tensor) -> Tensor:
+    """Limit times to 1 - sample_eps and reshape them as `expand_t` does."""
+    return expand_t(t.clamp(max=1 - path.sample_eps) if isinstance(path, BoundedPath) else t, like)
+
+
 def sample_x_t(path: ProbPath, noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
-    """x_t = alpha(t) data + sigma(t) noise, for (B, ...) and time (B,)."""
+    """Compute x_t = alpha(t) data + sigma(t) noise for (B, ...) and time (B,)."""
     t_expanded = expand_t(t, data)
     return path.alpha(t_expanded) * data + path.sigma(t_expanded) * noise
 
 
 def velocity_target(path: ProbPath, noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
-    """dx_t/dt = alpha'(t) data + sigma'(t) noise."""
+    """Compute dx_t/dt = alpha'(t) data + sigma'(t) noise."""
     t_expanded = expand_t(t, data)
     return path.d_alpha(t_expanded) * data + path.d_sigma(t_expanded) * noise
 
@@ -130,21 +148,29 @@ def convert_prediction(
     target: PredictionType,
     min_coef: float = 0.0,
 ) -> Tensor:
-    """What a network predicted at x (B, ...) and time (B,) as another prediction.
+    """Convert a prediction into another one.
 
-    All of them follow from one linear system: x = alpha data + sigma noise and v = alpha' data + sigma' noise, with
-    score = -noise / sigma. Where a coefficient vanishes at an end of the path the answer is infinite, unless `floor`
-    keeps alpha or sigma away from 0 (JiT, arXiv 2511.13720, takes 0.05 for data -> velocity).
+    All follow from one linear system, x = alpha data + sigma noise and v = alpha' data + sigma' noise, with
+    score = -noise / sigma. Where a coefficient vanishes at an end of the path the result is infinite, unless `min_coef`
+    keeps it from 0.
+
+    Args:
+        path: alpha and sigma.
+        value: (B, ...), the prediction at x.
+        x: (B, ...).
+        t: (B,).
+        source, target: types of prediction.
+        min_coef: lower bound of alpha and sigma (JiT, arXiv 2511.13720, takes 0.05 for data -> velocity).
 
     Raises:
-        ConfigError: a prediction has an unknown name.
+        ConfigError: a type of prediction is unknown.
     """
     for name in (source, target):
         if name not in get_args(PredictionType):
-            raise ConfigError(f"a prediction is one of {', '.join(get_args(PredictionType))}; got '{name}'")
+            raise ConfigError(f"prediction: got '{name}', expected one of {', '.join(get_args(PredictionType))}")
     if source == target:
         return value
-    t_expanded = expand_t(t, x)
+    t_expanded = _sample_time(path, t, x)
     data, noise = _data_and_noise(path, value, x, t_expanded, source, min_coef)
     if target == "data":
         return data
@@ -158,7 +184,7 @@ def convert_prediction(
 def _data_and_noise(
     path: ProbPath, value: Tensor, x: Tensor, t: Tensor, source: PredictionType, min_coef: float
 ) -> tuple[Tensor, Tensor]:
-    """(data, noise) that a prediction at x speaks of."""
+    """Return (data, noise) that a prediction at x implies."""
     alpha, sigma = path.alpha(t), path.sigma(t)
     if source == "data":
         return value, (x - alpha * value) / sigma.clamp_min(min_coef)
@@ -172,15 +198,15 @@ def _data_and_noise(
 
 
 DiffusionForm = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing"]
-"""How the stirring depends on time."""
+"""Time dependence of the diffusion coefficient (SiT, arXiv 2401.08740)."""
 
 
 def compute_drift(path: LinearPath | GVPPath | VPPath, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(drift, variance) at x (B, ...) and time (B,): velocity = variance * score - drift.
+    """Compute (drift, variance) at x (B, ...) and time (B,), with velocity = variance * score - drift.
 
     drift = -(alpha'/alpha) x and variance = (alpha'/alpha) sigma^2 - sigma sigma', of shape (B, 1, ...).
     """
-    t_expanded = expand_t(t, x)
+    t_expanded = _sample_time(path, t, x)
     ratio, sigma = path.d_log_alpha(t_expanded), path.sigma(t_expanded)
     return -ratio * x, ratio * sigma.square() - sigma * path.d_sigma(t_expanded)
 
@@ -188,10 +214,10 @@ def compute_drift(path: LinearPath | GVPPath | VPPath, x: Tensor, t: Tensor) -> 
 def compute_diffusion(
     path: LinearPath | GVPPath | VPPath, x: Tensor, t: Tensor, form: DiffusionForm, norm: float = 1.0
 ) -> Tensor:
-    """The coefficient of the stirred noise at time (B,), of shape (B, 1, ...).
+    """Compute the diffusion coefficient of the SDE at time (B,), of shape (B, 1, ...).
 
     Raises:
-        ConfigError: the form has an unknown name.
+        ConfigError: the form is unknown.
     """
     t_expanded = expand_t(t, x)
     if form == "constant":
@@ -206,4 +232,4 @@ def compute_diffusion(
         return 0.25 * (norm * torch.cos(math.pi * t_expanded) + 1).square()
     if form == "increasing_decreasing":
         return norm * torch.sin(math.pi * t_expanded).square()
-    raise ConfigError(f"a diffusion form is one of {', '.join(get_args(DiffusionForm))}; got '{form}'")
+    raise ConfigError(f"diffusion form: got '{form}', expected one of {', '.join(get_args(DiffusionForm))}")

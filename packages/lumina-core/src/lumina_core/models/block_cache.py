@@ -1,9 +1,9 @@
-"""A step cache in the manner of TeaCache (arXiv 2411.19108): where little has changed, blocks are not asked again.
+"""Block cache after TeaCache (arXiv 2411.19108): reuse what the blocks added while their input changes little.
 
-What enters the first block, scaled by its modulation, tells how much the answer is going to change. While its changes
-since the last evaluation that was computed add up to less than a threshold, the blocks are left out, and what they
-added then is added again. Ours differs: each row of a batch decides for itself, so that company changes nothing, and
-the change is taken as it is, without the polynomial that TeaCache fits to a model.
+The relative change of the first block's modulated input predicts the change of the output. While these changes since
+the last full evaluation add up to less than a threshold, the blocks are skipped and their last residual is added again.
+Two differences from TeaCache: each item of a batch decides for itself, so that results do not depend on its neighbours,
+and changes are used as they are, without a polynomial fitted to the model.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from lumina_core.protocols import BlockCache
 
 
 class ThresholdPolicy:
-    """Compute again once the changes since then reach a threshold, or after so many evaluations without."""
+    """Recompute when the accumulated change reaches a threshold, or after a number of skipped evaluations."""
 
     class Config(Settings):
-        """When the blocks are asked again."""
+        """When blocks are recomputed."""
 
         threshold: float = Field(
-            0.1, ge=0, description="sum of relative changes from which on the blocks are asked again; 0: always"
+            0.1, ge=0, description="sum of relative changes at which blocks are recomputed; 0: always"
         )
-        max_skipped: int = Field(4, ge=1, description="evaluations in a row that may be left out")
+        max_skipped: int = Field(4, ge=1, description="evaluations in a row that may be skipped")
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def should_recompute(self, change: Tensor, num_skipped: Tensor) -> Tensor:
-        """Which rows are computed, see `StepCache`."""
+        """Return which items are recomputed; see `protocols.BlockCache`."""
         return (change >= self.config.threshold) | (num_skipped >= self.config.max_skipped)
 
 
 class BlockCacheState:
-    """What one batch of requests remembers from evaluation to evaluation: inputs, changes, and what blocks added.
+    """State of one batch between evaluations: inputs, accumulated changes, and residuals of the blocks.
 
     Attributes:
-        asked: evaluations.
-        reused: (B,) how many of them each row did without the blocks; None before the first.
+        nfe: evaluations.
+        cached_nfe: (B,) evaluations in which an item skipped the blocks; None before the first evaluation.
     """
 
     def __init__(self, policy: BlockCache) -> None:
@@ -56,12 +56,13 @@ class BlockCacheState:
     def run_or_reuse(
         self, x: Tensor, block_input: Tensor, mask: Tensor | None, run_blocks: Callable[[Tensor | None], Tensor]
     ) -> Tensor:
-        """x (B, N, W) through the blocks, or with what they added before.
+        """Return x after the blocks, or x plus their last residual.
 
         Args:
-            entering: (B, N, W) what enters the first block.
-            real: (B, N) bool, or None where nothing is padded; padding has no say.
-            blocks: gives what comes out of them for these rows (numbers), None for all.
+            x: (B, N, C).
+            block_input: (B, N, C), input of the first block's attention.
+            mask: (B, N) bool, or None without padding, which does not count as change.
+            run_blocks: returns the output of the blocks for some items (indices), or for all (None).
         """
         recompute, previous_input = self._rows_to_recompute(block_input, mask), self._previous_input
         self._previous_input, self.nfe = block_input, self.nfe + 1
@@ -78,16 +79,15 @@ class BlockCacheState:
         return out
 
     def _rows_to_recompute(self, block_input: Tensor, mask: Tensor | None) -> Tensor:
-        """(B,) bool: whose blocks are asked."""
+        """Return (B,) bool."""
         if self._previous_input is None:
             self._accumulated_change = block_input.new_zeros(len(block_input), dtype=torch.float32)
             self._num_skipped = torch.zeros_like(self._accumulated_change)
             self.cached_nfe = torch.zeros_like(self._accumulated_change)
             return torch.ones_like(self._accumulated_change, dtype=torch.bool)
         weights = None if mask is None else mask[..., None]
-        self._accumulated_change = self._accumulated_change + _l1_norm(
-            block_input - self._previous_input, weights
-        ) / _l1_norm(self._previous_input, weights)
+        change = _l1_norm(block_input - self._previous_input, weights) / _l1_norm(self._previous_input, weights)
+        self._accumulated_change = self._accumulated_change + change
         return self.policy.should_recompute(self._accumulated_change, self._num_skipped)
 
     def _update_counts(self, recompute: Tensor) -> None:
@@ -98,16 +98,20 @@ class BlockCacheState:
 
 
 def select_rows(precomputed: Any, rows: Tensor, batch: int) -> Any:
-    """Of what was precomputed for `batch` items, that of these rows; what all items share stays."""
+    """Select items of everything that was precomputed for a batch; tensors without a batch axis stay as they are.
+
+    Args:
+        precomputed: tensors, tuples and dataclasses of them; other values are returned unchanged.
+        rows: (B',) int64.
+        batch: B.
+    """
     if isinstance(precomputed, Tensor):
         return precomputed[rows] if precomputed.ndim and precomputed.shape[0] == batch else precomputed
     if isinstance(precomputed, tuple):
-        return tuple(select_rows(one, rows, batch) for one in precomputed)
+        return tuple(select_rows(item, rows, batch) for item in precomputed)
     if is_dataclass(precomputed) and not isinstance(precomputed, type):
-        selected = {
-            field.name: select_rows(getattr(precomputed, field.name), rows, batch) for field in fields(precomputed)
-        }
-        return replace(precomputed, **selected)
+        names = [field.name for field in fields(precomputed)]
+        return replace(precomputed, **{name: select_rows(getattr(precomputed, name), rows, batch) for name in names})
     return precomputed
 
 

@@ -1,43 +1,46 @@
 """Time-Aware Context Drop (Lumina-Next): keys and values averaged over space, in most blocks at noise, in none at data.
 
-Queries stay whole, so nothing has to be put together again. The paper's code was not published. Ours: averaged before
-the rotation and turned at the middle of the window (after it, a key's channels would be damped), padding left out, and
-a window of n tokens weighs as n keys where windows are uneven; these choices are our own proposals.
+Queries are not averaged, so the output has all tokens. The paper's code was not published; these details are choices of
+this project: keys are averaged before the rotation and rotated at the centre of their window (averages of rotated keys
+would be damped), padding is excluded, and where windows are uneven, a window of n tokens has the weight of n keys.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
-from lumina_core.models.rope import RotaryEmbedding
+from lumina_core.protocols import AttentionTransform
 
 
 class TimeAwareContextDrop:
-    """At time t, round(start (1 - t)^exponent depth) of the blocks average their keys and values."""
+    """At time t, round(max_fraction * (1 - t)^exponent * num_layers) blocks average their keys and values."""
 
     class Config(Settings):
-        """Which windows, how many blocks, which of them."""
+        """Size of windows; number and choice of blocks."""
 
         window: tuple[int, int, int] = Field(
-            (1, 2, 2), description="tokens of a window along time, row and column; of tokens in a line, along the line"
+            (1, 2, 2),
+            description="tokens of a window along time, row and column; for tokens on one axis, the largest of them",
         )
-        max_fraction: float = Field(1.0, ge=0, le=1, description="share of the blocks that average at noise")
-        exponent: float = Field(1.0, ge=0, description="how fast that share falls to none at data; 0: never")
+        max_fraction: float = Field(1.0, ge=0, le=1, description="fraction of the blocks that average at noise")
+        exponent: float = Field(
+            1.0, ge=0, description="of (1 - t), by which that fraction falls to 0 at data; 0: constant"
+        )
         keep_blocks: Literal["last", "first", "spread"] = Field(
-            "last", description="which blocks have their own keys back first"
+            "last", description="blocks that stop averaging first as t rises"
         )
 
     def __init__(self, config: Config) -> None:
         self.config, self.window = config, config.window
 
     def dropped_blocks(self, num_layers: int, t: float) -> tuple[bool, ...]:
-        """Which of the blocks average at a time (0 noise, 1 data)."""
+        """Return for each block whether it averages at time t (0 noise, 1 data)."""
         count = round(self.config.max_fraction * (1 - t) ** self.config.exponent * num_layers)
         if self.config.keep_blocks == "spread":
             return tuple((block + 1) * count // num_layers > block * count // num_layers for block in range(num_layers))
@@ -49,14 +52,14 @@ class TimeAwareContextDrop:
 
 @dataclass(frozen=True)
 class TokenPool:
-    """How N tokens become M averages.
+    """Windows by which N tokens become M averages.
 
     Attributes:
-        positions: (B or 1, M, 3) middles of the windows.
-        fold: (a, i, b, j, c, k) where the tokens are a whole grid in order, a i x b j x c k: windows are a view of it.
-        members: (B or 1, M, n) which tokens a window averages, and `weights`, how much each counts; None with a fold.
-        bias: (B or 1, 1, 1, M) log of a window's tokens, -inf for an empty one; None where all are alike.
-        counts: (B,) windows of each item that have tokens; None where all have M.
+        positions: (B or 1, M, 3), centres of the windows.
+        grid_shape: (a, i, b, j, c, k) if the tokens are a full grid (a i, b j, c k) in order, with windows (i, j, k).
+        members, weights: (B or 1, M, n), indices and weights of the tokens of each window; None with a grid shape.
+        bias: (B or 1, 1, 1, M), log of the number of tokens in a window, -inf if empty; None if all are equal.
+        counts: (B,), windows with tokens per item; None if all M have tokens.
     """
 
     positions: Tensor
@@ -67,7 +70,7 @@ class TokenPool:
     counts: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, N, W) -> (B, M, W)."""
+        """Average x (B, N, C) over windows -> (B, M, C)."""
         if self.grid_shape is not None:
             return _pool_grid(x, self.grid_shape)
         assert self.members is not None and self.weights is not None
@@ -79,31 +82,36 @@ class TokenPool:
         return total
 
     def to(self, device: torch.device) -> TokenPool:
-        """The same on a device."""
-        named = ("positions", "members", "weights", "bias", "counts")
-        tensors = {name: getattr(self, name) for name in named}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
+        """Move all tensors to a device."""
+        tensors: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
 class PooledAttention:
-    """What a block that averages its keys and values is handed: the pool, its angles, the scale of its attention."""
+    """Inputs of an attention that averages keys and values.
+
+    Attributes:
+        pool: the windows.
+        encoding: position encoding of their centres.
+        scale: of the scores; None: head_dim ** -0.5.
+    """
 
     pool: TokenPool
-    rope: RotaryEmbedding
+    encoding: AttentionTransform
     scale: float | Tensor | None = None
 
 
 def make_token_pool(
     positions: Tensor, mask: Tensor | None, window: tuple[int, int, int], num_unpooled: int = 0
 ) -> TokenPool:
-    """Windows over tokens that stand at places (B, N, 3), from each axis's first place on.
+    """Divide tokens into windows, from the smallest position of each axis on.
 
     Args:
-        places: on the CPU.
-        real: (B, N) bool, or None where no token is padding.
-        window: token pitches along the axes.
-        free: so many tokens at the end are averaged with nobody (a context).
+        positions: (B, N, 3), on the CPU.
+        mask: (B, N) bool, or None without padding.
+        window: size along the axes, in token units.
+        num_unpooled: tokens at the end that are not averaged (reference tokens).
     """
     if mask is None and (positions.shape[0] == 1 or positions.stride(0) == 0):
         grid_shape = None if num_unpooled else _find_grid_shape(positions[0], window)
@@ -133,7 +141,7 @@ def _pool_grid(x: Tensor, grid_shape: tuple[int, ...]) -> Tensor:
 
 
 def _find_grid_shape(positions: Tensor, window: tuple[int, int, int]) -> tuple[int, ...] | None:
-    """The fold of tokens that are a whole grid in order whose sides the window divides; else None."""
+    """Return the grid shape if the tokens are a full grid in order whose sides the window divides, else None."""
     offset = positions - positions.amin(dim=0)
     sides = [int(side) + 1 for side in offset.amax(dim=0)]
     if sides[0] * sides[1] * sides[2] != len(positions) or any(s % w for s, w in zip(sides, window, strict=True)):
@@ -151,7 +159,10 @@ def _window_centers(positions: Tensor, grid_shape: tuple[int, ...]) -> Tensor:
 def _irregular_windows(
     positions: Tensor, mask: Tensor | None, window: tuple[int, int, int], num_unpooled: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(middles (M, 3), members (M, n), counts (M,)) of one item; members beyond a window's count repeat its first."""
+    """Return centres (M, 3), members (M, n) and counts (M,) of one item.
+
+    Members beyond a window's count repeat its first member.
+    """
     real_index = torch.arange(len(positions)) if mask is None else mask.nonzero()[:, 0]
     last = len(positions) - num_unpooled
     pooled_index, unpooled_index = real_index[real_index < last], real_index[real_index >= last]
@@ -159,10 +170,7 @@ def _irregular_windows(
     cells = ((positions[pooled_index] - start) / torch.tensor(window, dtype=positions.dtype)).floor()
     _, window_index, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
     order = window_index.argsort(stable=True)
-    groups = [
-        *pooled_index[order].split(counts.tolist()),
-        *(unpooled_index[place : place + 1] for place in range(len(unpooled_index))),
-    ]
+    groups = [*pooled_index[order].split(counts.tolist()), *(index[None] for index in unpooled_index)]
     members = torch.nn.utils.rnn.pad_sequence(groups, batch_first=True, padding_value=-1)
     members = torch.where(members < 0, members[:, :1], members)
     counts = torch.cat([counts, counts.new_ones(len(unpooled_index))])
@@ -171,22 +179,20 @@ def _irregular_windows(
 
 
 def _mean_weights(counts: Tensor, max_count: int) -> Tensor:
-    """(M, n): 1 / count for the first `count` members of each window, 0 for the others."""
+    """Return (M, n): 1 / count for the first `count` members of each window, 0 for the others."""
     return (torch.arange(max_count) < counts[:, None]).float() / counts[:, None].clamp_min(1)
 
 
 def _stack_windows(items: list[tuple[Tensor, Tensor, Tensor]]) -> TokenPool:
-    """One pool of several items; where some have fewer windows, the missing ones are empty."""
-    max_windows, max_members = (
-        max(len(middles) for middles, _, _ in items),
-        max(members.shape[1] for _, members, _ in items),
-    )
+    """Stack the windows of items into one pool; items with fewer windows get empty ones."""
+    max_windows = max(len(centres) for centres, _, _ in items)
+    max_members = max(members.shape[1] for _, members, _ in items)
 
     def pad(rows: Tensor, columns: int | None = None) -> Tensor:
         wide = rows if columns is None else torch.nn.functional.pad(rows, (0, columns - rows.shape[1]))
         return torch.cat([wide, wide.new_zeros(max_windows - len(wide), *wide.shape[1:])])
 
-    positions = torch.stack([pad(middles) for middles, _, _ in items])
+    positions = torch.stack([pad(centres) for centres, _, _ in items])
     members = torch.stack([pad(members, max_members) for _, members, _ in items])
     counts = torch.stack([pad(counts) for _, _, counts in items])
     weights = torch.stack([_mean_weights(row, max_members) for row in counts])

@@ -1,4 +1,4 @@
-"""The head of a generator: hidden -> one vector a token, as wide as the token."""
+"""Head of a generator: hidden states -> one vector per token, of the token's width."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from torch import Tensor, nn
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.models.layers import Linear, linear
+from lumina_core.models.layers import Linear
+from lumina_core.protocols import Component
 from lumina_core.types import BackboneOutput, Tokens
 
 
-class VelocityHead(nn.Module):
-    """LayerNorm without weights (eps 1e-6), a scale from the modulation, a linear layer that starts at zero.
+class VelocityHead(Component, nn.Module):
+    """LayerNorm without weights (eps 1e-6), a scale from the modulation, and a zero-initialized linear layer.
 
-    As published (FinalLayer). `learn_sigma` doubles the output as the published weights do; the second half was never
-    trained to mean anything and is not computed.
+    As published (FinalLayer). `learn_sigma` doubles the output as in the published weights, whose second half was never
+    trained and is dropped.
     """
 
     class Config(Settings):
-        """The widths are filled in when a model is built."""
+        """Widths are filled in when a model is built."""
 
-        learn_sigma: bool = Field(False, description="keep room for the published weights' unused second half")
+        learn_sigma: bool = Field(False, description="keep the unused second half of the published weights")
         shift: bool = Field(False, description="shift as well as scale, as in the published ImageNet and sound models")
         hidden_size: int = Field(0, ge=0, description="the backbone's; filled in")
         token_dim: int = Field(0, ge=0, description="the tokenizer's; filled in")
@@ -30,10 +31,12 @@ class VelocityHead(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        if not (config.hidden_size and config.token_dim and config.modulation_dim):
-            raise ConfigError(
-                "core.velocity: hidden_size, token_dim and modulation_dim come from the other parts; one is 0"
-            )
+        for name in ("hidden_size", "token_dim", "modulation_dim"):
+            if not dict(config)[name]:
+                raise ConfigError(
+                    f"core.velocity {name}: got 0, expected the width that the backbone or the tokenizer decides. A "
+                    "recipe fills it in; a backbone without time has no modulation."
+                )
         self.config = config
         self.modulation = Linear(config.modulation_dim, (2 if config.shift else 1) * config.hidden_size)
         self.linear = Linear(config.hidden_size, (2 if config.learn_sigma else 1) * config.token_dim)
@@ -42,9 +45,13 @@ class VelocityHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, hidden: BackboneOutput, tokens: Tokens) -> Tensor:
-        """hidden (B, N, W) and modulation (B, A) -> (B, N, D), in the order of the tokens' numbers."""
+        """Map hidden states (B, N, C) and modulation (B, A) to (B, N, token_dim).
+
+        Raises:
+            ShapeError: the backbone gives no modulation.
+        """
         if hidden.modulation is None:
-            raise ShapeError("core.velocity needs a timed backbone (its modulation); this one gives none")
+            raise ShapeError("core.velocity: got no modulation, expected that of a time-conditioned backbone")
         normed = F.layer_norm(hidden.hidden_states, (self.config.hidden_size,), eps=1e-6)
         modulation = self.modulation(F.silu(hidden.modulation))[:, None]
         if self.config.shift:
@@ -52,5 +59,9 @@ class VelocityHead(nn.Module):
             normed = normed * (1 + scale) + shift
         else:
             normed = normed * (1 + modulation)
-        token_dim = self.config.token_dim
-        return linear(normed, self.linear.weight[:token_dim], self.linear.bias[:token_dim])
+        output: Tensor = self.linear(normed)[..., : self.config.token_dim]
+        return output
+
+    def no_muon(self) -> set[str]:
+        """Return the names of matrices that Muon does not train: both layers."""
+        return {"modulation.weight", "linear.weight"}

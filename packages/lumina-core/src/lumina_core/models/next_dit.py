@@ -1,28 +1,75 @@
-"""Next-DiT, the backbone of Lumina-Next: tokens, time and condition -> hidden."""
+"""Next-DiT, the backbone of Lumina-Next (arXiv 2406.18583)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.models.dit import DiTBackbone, DiTConfig, NextDiTBlock, make_attn_mlp
-from lumina_core.models.rope import RotaryEmbedding, check_axes_dim, frequencies, rope_from_positions
+from lumina_core.errors import ConfigError
+from lumina_core.models.attention import CrossAttentionKV
+from lumina_core.models.context_drop import PooledAttention
+from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
+from lumina_core.models.layers import RMSNorm, add_normed
+from lumina_core.models.position_encoding import AxialRope
+from lumina_core.protocols import AttentionTransform, PositionEncoding
 
 MAX_MODULATION_DIM = 1024
-"""The modulation vector is at most so wide, as published."""
+"""Largest width of the modulation vector, as published."""
 
 
-class NextDiT(DiTBackbone):
-    """As published in lumina_next_t2i_mini/models/nextdit.py, over tokens with explicit positions."""
+class NextDiTBlock(BlockBase):
+    """x + tanh(gate) * norm2(branch(norm1(x) * (1 + scale))), attention, then feed-forward (Lumina-Next, 2.1)."""
+
+    def __init__(self, config: NextDiTBackbone.Config, modulation_dim: int) -> None:
+        super().__init__(config, modulation_dim, 4)
+        dim, eps, weighted = config.hidden_size, config.eps, config.weighted_pre_norm
+        self.attention_norm1, self.ffn_norm1 = RMSNorm(dim, eps, weighted), RMSNorm(dim, eps, weighted)
+        self.attention_norm2, self.ffn_norm2 = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor | None,
+        encoding: AttentionTransform,
+        mask: Tensor | None = None,
+        cross_kv: CrossAttentionKV | None = None,
+        scale: float | Tensor | None = None,
+        pooled_attention: PooledAttention | None = None,
+    ) -> Tensor:
+        """Map x (B, N, C) and modulation (B, A) after SiLU, or None, to (B, N, C); for the rest see `Attention`."""
+        scale_a, gate_a, scale_f, gate_f = self._modulation_params(modulation)
+        attn_input = self.attention_norm1(x, scale_a)
+        attn_out = self.attention(attn_input, encoding, mask, cross_kv, scale, pooled_attention)
+        x = add_normed(x, attn_out, self.attention_norm2, gate_a)
+        ffn_out = self.feed_forward(self.ffn_norm1(x, scale_f))
+        return add_normed(x, ffn_out, self.ffn_norm2, gate_f)
+
+    def block_input(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        """Compute the input of attention (B, N, C), by which a block cache measures change."""
+        attn_input: Tensor = self.attention_norm1(x, self._modulation_params(modulation)[0])
+        return attn_input
+
+    def _modulation_params(self, modulation: Tensor | None) -> tuple[Tensor | float, ...]:
+        if self.modulation is None or modulation is None:
+            return (1.0, 1.0, 1.0, 1.0)
+        scale_a, gate_a, scale_f, gate_f = self.modulation(modulation)[:, None].chunk(4, dim=-1)
+        return (1 + scale_a, gate_a.tanh(), 1 + scale_f, gate_f.tanh())
+
+
+class NextDiTBackbone(DiTBackbone):
+    """Next-DiT over tokens, as published in lumina_next_t2i_mini/models/nextdit.py, with explicit positions.
+
+    The plain module over latents (B, C, H, W) is `lumina_core.NextDiTBackbone`.
+    """
 
     class Config(DiTConfig):
         """Sizes, and how the three axes share a head."""
 
-        rope_axes_dim: tuple[int, int, int] = Field(description="channels of a head turned by time, row and column")
+        rope_axes_dim: tuple[int, int, int] | None = Field(
+            None, description="channels of a head for time, row and column; None: row and column share it"
+        )
         rope_layout: Literal["interleaved", "blocks"] = Field(
             "blocks", description="interleaved: as in the published weights"
         )
@@ -30,22 +77,18 @@ class NextDiT(DiTBackbone):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, position_encoding: PositionEncoding | None = None) -> None:
+        if position_encoding is not None and config.rope_axes_dim is not None:
+            raise ConfigError(
+                f"rope_axes_dim: got {list(config.rope_axes_dim)}, expected none together with position_encoding. "
+                "Give its options there."
+            )
         modulation_dim = min(config.hidden_size, MAX_MODULATION_DIM) if config.time_conditioned else 0
-        super().__init__(config, modulation_dim, lambda: _make_block(config, modulation_dim))
-        check_axes_dim(config.rope_axes_dim, config.hidden_size // config.num_heads, config.rope_layout)
-
-    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
-        """The trained rotary frequencies of the three axes."""
-        return frequencies(self.config.rope_axes_dim, self.config.rope_theta, device)
-
-    def _rope_at(self, positions: Tensor, freqs: Sequence[Tensor]) -> RotaryEmbedding:
-        return rope_from_positions(positions, freqs, self.config.rope_layout)
-
-
-def _make_block(config: NextDiT.Config, modulation_dim: int) -> NextDiTBlock:
-    attention, feed_forward = make_attn_mlp(config)
-    hidden_size, cross_attention_dim = config.hidden_size, config.cross_attention_dim
-    return NextDiTBlock(
-        attention, feed_forward, hidden_size, cross_attention_dim, modulation_dim, config.eps, config.weighted_pre_norm
-    )
+        rope = {"axes_dim": config.rope_axes_dim, "layout": config.rope_layout, "theta": config.rope_theta}
+        super().__init__(
+            config,
+            modulation_dim,
+            lambda: NextDiTBlock(config, modulation_dim),
+            position_encoding,
+            lambda: AxialRope(AxialRope.Config.read({**rope, **config.child_options()}, "core.next_dit")),
+        )

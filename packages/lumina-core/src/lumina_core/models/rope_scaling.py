@@ -1,6 +1,7 @@
-"""Rotary frequencies for canvases larger than a model was trained at: one part a method, one ratio an axis.
+"""Rope scaling: rotary frequencies for sizes larger than in training, one component per method.
 
-What they share, and what s, f and w mean, stands in `scaling`.
+Symbols: s, the ratio of tokens along an axis to those in training; f, the index of a frequency theta^-f, from 0 to 1
+over an axis; d, channels of an axis, which has d / 2 frequencies.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -18,18 +20,18 @@ from lumina_core.types import RopeContext
 
 
 class RopeScalingConfig(Settings):
-    """What every method of scaling is asked."""
+    """Options of every method."""
 
     train_size: tuple[int, ...] | None = Field(
         None,
-        description="sizes of the data trained at, one for all sides or one a side; none: the task's",
+        description="size of the training data, one for all sides or one per side; None: the task's",
     )
     isotropic: bool = Field(
         False,
-        description="one ratio for all axes, the root of the product of theirs, as published; false: each its own",
+        description="one ratio for all axes, the geometric mean of theirs, as published; false: one per axis",
     )
     scale_down: bool = Field(
-        False, description="scale smaller canvases too, as diffusers does; false: they keep the trained frequencies"
+        False, description="scale smaller sizes too, as diffusers does; false: they keep the trained frequencies"
     )
 
     @field_validator("train_size", mode="before")
@@ -39,10 +41,10 @@ class RopeScalingConfig(Settings):
 
 
 def axis_ratios(rope_context: RopeContext, config: RopeScalingConfig) -> tuple[float, ...]:
-    """s of each axis; 1 for an axis on which training had no extent.
+    """Compute s of each axis; 1 for an axis along which training had one token.
 
     Raises:
-        ConfigError: nothing says at which size the model was trained.
+        ConfigError: the training size is unknown.
     """
     lengths = train_lengths(rope_context)
     if config.isotropic:
@@ -53,44 +55,52 @@ def axis_ratios(rope_context: RopeContext, config: RopeScalingConfig) -> tuple[f
 
 
 def mean_ratio(rope_context: RopeContext) -> float:
-    """The geometric mean of the ratios of the axes along which training had an extent: sqrt(w h / side^2)."""
+    """Compute the geometric mean of s over the axes along which training had more than one token."""
     pairs = zip(rope_context.lengths, train_lengths(rope_context), strict=True)
     used = [now / then for now, then in pairs if then > 1]
     return math.prod(used) ** (1 / len(used)) if used else 1.0
 
 
 def train_lengths(rope_context: RopeContext) -> tuple[float, ...]:
-    """Tokens of each axis in training.
+    """Return the tokens along each axis in training.
 
     Raises:
-        ConfigError: nothing says at which size the model was trained.
+        ConfigError: the training size is unknown.
     """
     if rope_context.train_lengths is None:
         raise ConfigError(
-            "this extrapolation needs the size that the model was trained at; neither its task nor its recipe says it. "
-            "Give it: sampling.rope_scaling.train_size in the recipe, or --rope-scaling NAME:train_size=SIDE"
+            "rope_scaling train_size: got none from the options or the task, expected the size of the training data. "
+            "Set sampling.rope_scaling.train_size in the recipe, or give the method as NAME:train_size=SIDE."
         )
     return rope_context.train_lengths
 
 
 def freq_index(freqs: Tensor, theta: float, first_index: int = 0) -> Tensor:
-    """f of each frequency base^-f of an axis; `first` is the number that its first one is counted as."""
-    return -freqs.log() / math.log(theta) + first_index / max(1, freqs.numel())
+    """Compute f of each frequency +-theta^-f of an axis, at least 0.
+
+    Args:
+        freqs: of an axis; signs, which learned frequencies have, do not matter.
+        theta: base.
+        first_index: 0 or 1, the index at which the frequencies of an axis are counted from.
+    """
+    smallest = torch.finfo(freqs.dtype).tiny
+    index = (-freqs.abs().clamp_min(smallest).log() / math.log(theta)).clamp_min(0)
+    return index + first_index / max(1, freqs.shape[-1])
 
 
 def ntk_exponent(freqs: Tensor) -> float:
-    """w / (w - 2) for an axis of w channels, which has w / 2 frequencies; 1 for an axis with a single one."""
-    dim = 2 * freqs.numel()
+    """Compute d / (d - 2) for an axis of d channels; 1 for an axis with a single frequency."""
+    dim = 2 * freqs.shape[-1]
     return dim / (dim - 2) if dim > 2 else 1.0
 
 
 def ntk_scale(freqs: Tensor, s: float, theta: float, power: float = 1.0) -> Tensor:
-    """The same frequencies of a base that is s^power times larger."""
+    """Compute the frequencies of a base that is s^power times larger."""
     return freqs * (-power * math.log(s) * freq_index(freqs, theta)).exp()
 
 
 def clamped_ntk_scale(freqs: Tensor, s: float, theta: float, target_index: float, first_index: int = 0) -> Tensor:
-    """NTK whose frequency at `target` is exactly interpolated; never lower than interpolation."""
+    """Compute NTK frequencies that reach interpolation at index `target_index` and stay there above it."""
     fraction = (
         (freq_index(freqs, theta, first_index) / target_index).clamp(0, 1)
         if target_index > 0
@@ -100,34 +110,33 @@ def clamped_ntk_scale(freqs: Tensor, s: float, theta: float, target_index: float
 
 
 def target_freq_index(length: float, theta: float) -> float:
-    """f of the frequency whose wave is `length` tokens long: log_base(length / 2 pi)."""
+    """Compute f of the frequency with a wavelength of `length` tokens: log_theta(length / 2 pi)."""
     return math.log(length / (2 * math.pi)) / math.log(theta)
 
 
 def yarn_scale(freqs: Tensor, s: float, length: float, beta_slow: float, beta_fast: float) -> Tensor:
-    """Between interpolated and untouched, by the waves that fit into the trained length."""
+    """Blend interpolated and unchanged frequencies by the number of wavelengths in the training length."""
     num_waves = length * freqs / (2 * math.pi)
     keep_fraction = ((num_waves - beta_slow) / max(beta_fast - beta_slow, 1e-9)).clamp(0, 1)
     return freqs / s * (1 - keep_fraction) + freqs * keep_fraction
 
 
 class IndexedScaling(RopeScalingConfig):
-    """Of methods in which the number of a frequency decides."""
+    """Options of methods that depend on the index of a frequency."""
 
     first_index: Literal[0, 1] = Field(
         0,
-        description="number that an axis's first frequency is counted as: 0, it is never interpolated; 1, it is too, "
-        "where its axis is",
+        description="index of the first frequency of an axis; 0: it is never interpolated; 1: it is, with its axis",
     )
 
 
 class NoScaling:
-    """The trained frequencies, whatever the canvas: positions beyond the trained ones are new to the model."""
+    """No scaling: larger sizes have positions that training did not have."""
 
     time_dependent = False
 
     class Config(RopeScalingConfig):
-        """Nothing to choose; the keys are those of the other methods."""
+        """No options beyond those of every method, which have no effect."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.train_size = config, config.train_size
@@ -137,12 +146,12 @@ class NoScaling:
 
 
 class PositionInterpolation:
-    """theta / s: positions are pressed into the trained length (arXiv 2306.15595; `linear_factor` as published)."""
+    """Position interpolation, frequencies / s (arXiv 2306.15595; `linear_factor` as published)."""
 
     time_dependent = False
 
     class Config(RopeScalingConfig):
-        """Only what every method is asked."""
+        """No further options."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.train_size = config, config.train_size
@@ -152,17 +161,17 @@ class PositionInterpolation:
 
 
 class NTKScaling:
-    """The base grows with the canvas: high frequencies stay, low ones are interpolated (`ntk_factor` as published)."""
+    """NTK-aware scaling: a larger base, which interpolates low frequencies and keeps high ones (`ntk_factor`)."""
 
     time_dependent = False
 
     class Config(RopeScalingConfig):
-        """How the base grows."""
+        """Exponent of s."""
 
         exact: bool = Field(
             False,
-            description="base * s^(w / (w - 2)), w an axis's channels: its last frequency is exactly interpolated, as "
-            "in language models; false: base * s, as published",
+            description="theta * s^(d / (d - 2)), by which the last frequency is exactly interpolated, as in language "
+            "models; false: theta * s, as published",
         )
 
     def __init__(self, config: Config) -> None:
@@ -176,17 +185,16 @@ class NTKScaling:
 
 
 class FrequencyAwareScaling:
-    """Frequency-Aware Scaled RoPE (Lumina-Next): NTK up to the frequency whose wave is as long as the trained side.
+    """Frequency-Aware Scaled RoPE (Lumina-Next): NTK up to the frequency whose wavelength is the training length.
 
-    f_target = log_base(L / 2 pi), theta' = max(theta * s^(-f / f_target), theta / s): from f_target on it is
-    interpolation. For L <= 2 pi there is no such frequency and all are interpolated (that guard is our own proposal).
-    `first` as in `time_aware`.
+    f_target = log_theta(L / 2 pi), frequency' = max(frequency * s^(-f / f_target), frequency / s): from f_target on it
+    is interpolation. For L <= 2 pi there is no such frequency and all are interpolated, a choice of this project.
     """
 
     time_dependent = False
 
     class Config(IndexedScaling):
-        """How frequencies are counted."""
+        """Index of the first frequency."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.train_size = config, config.train_size
@@ -203,16 +211,16 @@ class FrequencyAwareScaling:
 class TimeAwareScaling:
     """Time-Aware Scaled RoPE (Lumina-Next): interpolation at noise that turns into NTK at data.
 
-    d_t = (d - 1) t + 1, theta' = max(theta * s^(-e / d_t), theta / s), with d the head's width and e = f d. Computed by
-    the logarithm of s, since s^(d / d_t) overflows near noise. At t = 1 it is NTK as published. Counting e from zero
-    leaves the first frequency alone at every time, counting from one (`first: 1`) interpolates it at noise as well;
-    nothing published says which, both readings are our own proposals. A model trained on few tokens needs the second.
+    d_t = (d - 1) t + 1, frequency' = max(frequency * s^(-e / d_t), frequency / s), with d the channels of a head and
+    e = f d. It is computed by the logarithm of s, since s^(d / d_t) overflows near noise. At t = 1 it is NTK as
+    published. With `first_index: 0` the first frequency never changes; with 1 it is interpolated at noise as well. The
+    paper does not say which; a model trained on few tokens needs 1.
     """
 
     time_dependent = True
 
     class Config(IndexedScaling):
-        """How frequencies are counted."""
+        """Index of the first frequency."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.train_size = config, config.train_size
@@ -226,12 +234,12 @@ class TimeAwareScaling:
 
 
 class SwitchScaling:
-    """The published switch: interpolation before a time, NTK (base * s) from it on (`scale_watershed`)."""
+    """The published switch: interpolation before a time, NTK (theta * s) from it on (`scale_watershed`)."""
 
     time_dependent = True
 
     class Config(RopeScalingConfig):
-        """When to switch."""
+        """Time of the switch."""
 
         watershed: float = Field(
             0.3, ge=0, description="interpolation at times below it; sample.py takes 0.3, diffusers 1.0 (never NTK)"
@@ -247,24 +255,30 @@ class SwitchScaling:
 
 
 class YaRN:
-    """NTK by parts (arXiv 2309.00071): waves that fit `fast` times into the trained side stay, those that fit less than
-    `slow` times are interpolated, a linear ramp lies between; and attention is sharpened by (0.1 ln s + 1)^2.
+    """YaRN, NTK by parts (arXiv 2309.00071), with sharper attention.
+
+    Frequencies with more than `beta_fast` wavelengths in the training length stay, those with less than `beta_slow` are
+    interpolated, with a linear ramp between. The scale of attention is multiplied by (temperature * ln s + 1)^2.
     """
 
     time_dependent = False
 
     class Config(RopeScalingConfig):
-        """Where the ramp begins and ends, and how much attention is sharpened."""
+        """Ends of the ramp, and the sharpness of attention."""
 
         beta_slow: float = Field(
-            1.0, gt=0, description="waves in the trained side below which a frequency is interpolated"
+            1.0, gt=0, description="wavelengths in the training length below which a frequency is interpolated"
         )
-        beta_fast: float = Field(32.0, gt=0, description="waves above which it is left alone")
-        temperature: float = Field(0.1, ge=0, description="attention's scale is multiplied by (this * ln s + 1)^2")
+        beta_fast: float = Field(32.0, gt=0, description="wavelengths above which it stays")
+        temperature: float = Field(
+            0.1, ge=0, description="the scale of attention is multiplied by (temperature * ln s + 1)^2"
+        )
 
     def __init__(self, config: Config) -> None:
         if config.beta_slow >= config.beta_fast:
-            raise ConfigError(f"core.yarn: slow {config.beta_slow} must be less than fast {config.beta_fast}")
+            raise ConfigError(
+                f"core.yarn beta_slow: got {config.beta_slow}, expected less than beta_fast {config.beta_fast}"
+            )
         self.config, self.train_size = config, config.train_size
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
@@ -274,25 +288,27 @@ class YaRN:
         )
 
     def attn_scale(self, rope_context: RopeContext) -> float:
-        """The factor of attention's scale; s is the geometric mean over the axes that are used."""
+        """Compute the factor of the scale of attention; s is the geometric mean over the axes."""
         return (self.config.temperature * math.log(max(1.0, mean_ratio(rope_context))) + 1) ** 2
 
 
 class DyPE:
-    """Dynamic Position Extrapolation (arXiv 2510.20766): a method whose scaling is strong at noise and gone at data.
+    """Dynamic Position Extrapolation (arXiv 2510.20766): another method, strong at noise and without effect at data.
 
-    With their default scale 2 and exponent 2, kappa = scale * (1 - t)^exponent; the ratio s of interpolation or NTK
-    becomes s^kappa, the thresholds of YaRN are raised to kappa. Their time runs the other way. NTK is the exact form.
+    kappa = scale * (1 - t)^exponent; the ratio s of interpolation or NTK becomes s^kappa, the thresholds of YaRN are
+    raised to kappa. Defaults are the paper's, whose time runs from data to noise. NTK is the exact form.
     """
 
     time_dependent = True
 
     class Config(RopeScalingConfig):
-        """Which method moves, and how strongly."""
+        """Method and strength."""
 
-        method: Literal["ntk", "interpolation", "yarn"] = Field("ntk", description="the method that is made dynamic")
-        scale: float = Field(2.0, ge=0, description="lambda_s: how strong the scaling is at noise")
-        exponent: float = Field(2.0, gt=0, description="lambda_t: how fast it goes")
+        method: Literal["ntk", "interpolation", "yarn"] = Field(
+            "ntk", description="method whose strength depends on time"
+        )
+        scale: float = Field(2.0, ge=0, description="lambda_s, strength at noise")
+        exponent: float = Field(2.0, gt=0, description="lambda_t, exponent of (1 - t)")
         beta_slow: float = Field(1.0, gt=0, description="of YaRN")
         beta_fast: float = Field(32.0, gt=0, description="of YaRN")
 

@@ -12,7 +12,7 @@ from lumina_core.errors import PluginError, suggest
 
 COMPONENT_TYPES = (
     "backbone", "tokenizer", "autoencoder", "conditioner", "head", "objective", "path", "time_sampler", "schedule", "solver", "guidance",
-    "task", "dataset", "metric", "rope_scaling", "context_drop", "block_cache", "feature_extractor", "checkpoint_format",
+    "task", "dataset", "metric", "position_encoding", "rope_scaling", "context_drop", "block_cache", "feature_extractor", "checkpoint_format",
 )  # fmt: skip
 """The kinds of part that are known without any plugin."""
 

@@ -19,6 +19,7 @@ from lumina_core.testing._flow import (
     check_guidance,
     check_objective,
     check_path,
+    check_position_encoding,
     check_rope_scaling,
     check_schedule,
     check_solver,
@@ -54,6 +55,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "metric": check_metric,
     "objective": check_objective,
     "path": check_path,
+    "position_encoding": check_position_encoding,
     "solver": check_solver,
     "block_cache": check_block_cache,
     "task": check_task,
@@ -76,6 +78,7 @@ SAMPLE_DESCRIPTIONS = {
 
 REQUIRED_DIMS: dict[str, dict[str, int]] = {
     "backbone": {"token_dim": 4, "cross_attention_dim": 8, "pooled_dim": 6},
+    "position_encoding": {"head_dim": 8, "num_heads": 2, "num_layers": 2},
     "head": {"hidden_size": HIDDEN_SIZE, "token_dim": 4, "modulation_dim": HIDDEN_SIZE},
 }
 """Widths that other parts would decide."""

@@ -17,6 +17,7 @@ from lumina_core.protocols import (
     ContextDrop,
     Guidance,
     Objective,
+    PositionEncoding,
     ProbPath,
     RopeScaling,
     TimeSampler,
@@ -406,6 +407,42 @@ class _FakeAutoencoder:
 
     def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
         return Loss(data.square().mean())
+
+
+def check_position_encoding(encoding: PositionEncoding, num_layers: int = 2) -> None:
+    """Check every clause of the contract `PositionEncoding`.
+
+    Args:
+        encoding: built for heads of 8 channels and 2 key heads.
+        num_layers: blocks that it was built for.
+
+    Raises:
+        ContractError: a clause is violated.
+    """
+    contract, heads = Contract("PositionEncoding", encoding), randn(3, 5, 2, 8)
+    positions = torch.stack([torch.zeros(15), torch.arange(15) // 4, torch.arange(15) % 4], dim=-1).view(3, 5, 3)
+    with contract.clause("frequencies() gives those of the three axes"):
+        freqs = encoding.frequencies()
+        expect(len(freqs) == 3, f"frequencies of {len(freqs)} axes")
+    with contract.clause("it gives one transform for all blocks, or one per block"):
+        transforms = encoding(positions, freqs)
+        expect(len(transforms) in (1, num_layers), f"{len(transforms)} transforms for {num_layers} blocks")
+    with contract.clause("queries, keys, values and outputs keep shape and dtype"):
+        for transform in transforms:
+            for apply in (transform.query, transform.key, transform.value, transform.output):
+                expect_shape(apply(heads), tuple(heads.shape), "the transformed heads")
+                expect_finite(apply(heads), "the transformed heads")
+                expect(apply(heads.bfloat16()).dtype == torch.bfloat16, "bfloat16 heads change their dtype")
+    with contract.clause("a batch of n is n singles"):
+        for item in range(3):
+            rows = slice(item, item + 1)
+            single = encoding(positions[rows], freqs)[-1].key(heads[rows])
+            expect_close(single, transforms[-1].key(heads)[rows], f"item {item} alone")
+    with contract.clause("positions matter: scores between two tokens change with the distance of the tokens"):
+        scores = [transform.query(heads).flatten(2) @ transform.key(heads).flatten(2).mT for transform in transforms]
+        moved = encoding(positions * 2, freqs)
+        others = [transform.query(heads).flatten(2) @ transform.key(heads).flatten(2).mT for transform in moved]
+        expect(not torch.allclose(scores[0], others[0], atol=1e-4), "scores do not change")
 
 
 TEST_TIMES = (0.0, 0.3, 1.0)

@@ -21,7 +21,7 @@ from lumina_core.flow.path import LinearPath
 from lumina_core.flow.schedules import UniformTimeSampler
 from lumina_core.model import Model
 from lumina_core.models.heads import VelocityHead
-from lumina_core.models.next_dit import NextDiT
+from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import PluginSource, Registry
 from lumina_core.protocols import Autoencoder, Conditioner, GenerationTask, Tokenizer
@@ -199,10 +199,10 @@ class FakeRegistry:
         )
 
 
-def tiny_backbone(token_dim: int, cross_attention_dim: int = 0, pooled_dim: int = 0) -> NextDiT:
+def tiny_backbone(token_dim: int, cross_attention_dim: int = 0, pooled_dim: int = 0) -> NextDiTBackbone:
     """A Next-DiT of two blocks for tokens, memory and summary of these widths."""
-    return NextDiT(
-        NextDiT.Config(
+    return NextDiTBackbone(
+        NextDiTBackbone.Config(
             hidden_size=HIDDEN_SIZE, num_layers=2, num_heads=2, rope_axes_dim=(4, 2, 2), multiple_of=8,
             token_dim=token_dim, cross_attention_dim=cross_attention_dim, pooled_dim=pooled_dim,
         )

@@ -13,8 +13,8 @@ from pydantic import Field
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, init_empty_weights
 from lumina_core.config import Config
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.models.dit import ffn_hidden_dim
-from lumina_core.models.next_dit import MAX_MODULATION_DIM, NextDiT
+from lumina_core.models.layers import ffn_hidden_dim
+from lumina_core.models.next_dit import MAX_MODULATION_DIM, NextDiTBackbone
 from lumina_image.formats.key_mapping import PAD_TOKEN, to_original
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -99,7 +99,7 @@ def expected_shapes(config: PublishedConfig) -> dict[str, tuple[int, ...]]:
     a = config
     modulation = min(a.dim, MAX_MODULATION_DIM)
     with init_empty_weights():
-        backbone = NextDiT(NextDiT.Config.read(with_dims(a)["backbone"], "published")).state_dict()
+        backbone = NextDiTBackbone(NextDiTBackbone.Config.read(with_dims(a)["backbone"], "published")).state_dict()
         tensors = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
         shapes = {
             "head.modulation": ((2 if a.imagenet else 1) * a.dim, modulation),
@@ -185,7 +185,9 @@ def from_options(
     """
     patch_size, channels = token
     # checked without widths, which follow from the other parts
-    b = NextDiT.Config.read({key: value for key, value in backbone.items() if key not in COMPONENT_DIMS}, "backbone")
+    b = NextDiTBackbone.Config.read(
+        {key: value for key, value in backbone.items() if key not in COMPONENT_DIMS}, "backbone"
+    )
     axis_dim = b.hidden_size // b.num_heads // 2
     imagenet = num_classes > 0
     expected = {
