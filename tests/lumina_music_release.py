@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from lumina_audio.autoencoders.vae import VAE, VAEConfig
-from lumina_audio.text.bert import BertConfig, ClapTextTower
+from lumina_audio.text.clap import BertConfig, ClapTextTower
 from lumina_audio.vocoders.bigvgan_model import Generator, GeneratorConfig, half_band_filter
 
 UNET = {"in_channels": 4, "context_dim": 16, "hidden_size": 32, "num_heads": 4, "depth": 2, "max_len": 100}

@@ -53,7 +53,10 @@ from lumina_core.errors import ConfigError
             "scalar: got 'pitch', expected a scalar conditioner of the model, but this model has none",
         ),
         (("--scalar", "pitch"), "NAME=VALUE"),
-        (("--negative-prompt", "<rain& never>"), "unknown tag 'never'; the tags are start, mid, end, all"),
+        (
+            ("--negative-prompt", "<rain& never>"),
+            "tag of a structured caption: got 'never', expected one of start, mid, end, all",
+        ),
         (("--spectrogram", "out.wav"), "--spectrogram says out.wav"),
         (("--spectrogram", "nowhere/s.png"), "does not exist"),
     ],
@@ -77,8 +80,8 @@ def test_bad_option_is_refused_in_one_line(ask, tmp_path, monkeypatch, options, 
     [
         ("", "got an empty text, expected a description of the audio"),
         ("  ", "got an empty text"),
-        ("<rain& all>@<wind& sometimes>", "unknown tag 'sometimes'"),
-        ("<rain& all", "is no structured caption; wanted <event& start>@<event& all>"),
+        ("<rain& all>@<wind& sometimes>", "got 'sometimes', expected one of start, mid, end, all"),
+        ("<rain& all", "expected <event& start>@<event& all>"),
     ],
 )
 def test_empty_or_malformed_prompt_is_refused(ask, tmp_path, prompt, message):

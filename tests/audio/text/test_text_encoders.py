@@ -1,15 +1,17 @@
-"""CLAP's text towers and the paper's pair of encoders, with tiny networks drawn at random."""
+"""Text towers of CLAP and the dual text encoder, with tiny random networks."""
 
 from __future__ import annotations
+
+import contextlib
 
 import pytest
 import torch
 from making import registry_of
 from tiny_audio_models import clap
 
-from lumina_audio.text.bert import BertConfig, ClapTextTower
-from lumina_audio.text.clap import ClapTextEncoder
+from lumina_audio.text.clap import BertConfig, ClapTextEncoder, ClapTextTower
 from lumina_audio.text.structured_caption import to_structured_caption
+from lumina_core.checkpoint.lazy_tensors import init_empty_weights
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model import build_component
@@ -44,25 +46,30 @@ def dual(folders, **options):
     return build_component(registry_of("audio"), "conditioner", use)
 
 
-def test_the_tower_is_bert_of_transformers_with_a_projection():
+@pytest.mark.parametrize("empty", [False, True], ids=["built", "built empty"])
+def test_tower_is_bert_with_a_projection(empty):
     torch.manual_seed(0)
     settings = transformers.BertConfig(
         vocab_size=14, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=20, initializer_range=0.3,
+        max_position_embeddings=20, initializer_range=0.3, layer_norm_eps=1e-12,
     )  # fmt: skip
-    theirs = transformers.BertModel(settings, add_pooling_layer=False).eval()
-    tower = ClapTextTower(BertConfig(**SIZES))
-    tower.base.load_state_dict(theirs.state_dict())
+    bert = transformers.BertModel(settings, add_pooling_layer=False).eval()
+    weights = {f"base.{name}": tensor for name, tensor in bert.state_dict().items()}
+    weights |= {f"projection.{name}": torch.randn(16, 16) for name in ("linear1.weight", "linear2.weight")}
+    weights |= {"projection.layer_norm.weight": torch.ones(16), "projection.layer_norm.bias": torch.zeros(16)}
+    with init_empty_weights() if empty else contextlib.nullcontext():
+        tower = ClapTextTower(BertConfig(**SIZES))
+    tower.load_state_dict(weights, assign=True)
+    tower.to("cpu").train()  # no dropout even in training mode
     ids = torch.randint(14, (2, 7))
     with torch.no_grad():
-        wanted = theirs(input_ids=ids).last_hidden_state
-        torch.testing.assert_close(tower.base(ids), wanted)
-        straight = tower.projection.linear1(wanted)
-        bent = straight + tower.projection.linear2(torch.nn.functional.gelu(straight))
-        torch.testing.assert_close(tower(ids), torch.nn.functional.layer_norm(bent, (16,)))
+        expected = bert(input_ids=ids).last_hidden_state
+        linear = expected @ weights["projection.linear1.weight"].T
+        residual = linear + torch.nn.functional.gelu(linear) @ weights["projection.linear2.weight"].T
+        torch.testing.assert_close(tower(ids), torch.nn.functional.layer_norm(residual, (16,)))
 
 
-def test_a_clap_of_transformers_is_projected_piece_by_piece(folders):
+def test_clap_of_transformers_is_projected_token_by_token(folders):
     said = ClapTextEncoder(
         ClapTextEncoder.Config(source=str(folders["clap"]), max_length=15, dtype="float32", use_attention_mask=True)
     )
@@ -80,7 +87,7 @@ def test_a_clap_of_transformers_is_projected_piece_by_piece(folders):
     assert not said.state_dict()
 
 
-def test_padding_counts_as_published(folders):
+def test_padding_counts_as_text_and_long_texts_are_truncated(folders):
     said = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["words"]), bert=SIZES, max_length=6))
     condition = said.encode(["a cat", ""])
     assert condition.context.shape == (2, 6, 16)
@@ -92,7 +99,7 @@ def test_padding_counts_as_published(folders):
     assert not any(weight.requires_grad for weight in said.parameters())
 
 
-def test_the_pair_is_one_memory_and_the_second_reads_the_structure(folders):
+def test_contexts_are_joined_and_the_second_encoder_reads_the_structured_caption(folders):
     pair = dual(folders)
     heard = {}
     for name in ("first", "second"):
@@ -109,33 +116,24 @@ def test_the_pair_is_one_memory_and_the_second_reads_the_structure(folders):
     assert {name.partition(".")[0] for name in pair.state_dict()} == {"first"}
 
 
-def test_a_structured_prompt_is_read_as_bare_words_by_the_first(folders):
+def test_first_encoder_reads_a_structured_caption_as_plain_text(folders):
     pair = dual(folders)
     written, said = pair.encode(["<a red cat& start>@<a dog& end>"]), pair.encode(["a red cat, a dog"])
     assert torch.equal(written.context[:, :6], said.context[:, :6])
 
 
-def test_a_language_model_may_be_asked_for_the_structure(folders):
-    pair = dual(folders)
-    plain = pair.encode(["a cat"])
-    pair.ask = lambda text: f"<{text} of the house& mid>"
-    asked = pair.encode(["a cat"])
-    assert torch.equal(asked.context[:, :6], plain.context[:, :6])
-    assert not torch.equal(asked.context[:, 6:], plain.context[:, 6:])
-
-
-def test_silence_is_the_empty_text_for_both(folders):
+def test_null_condition_is_the_empty_text(folders):
     pair = dual(folders)
     assert torch.equal(pair.null_condition(2).context[1], pair.encode([""]).context[0])
 
 
-def test_a_narrower_one_is_widened_by_weights_of_the_model(folders):
+def test_narrower_context_is_widened_by_a_linear_layer(folders):
     pair = dual(folders, first={"bert": None, "source": str(folders["clap"]), "dtype": "float32"})
     assert pair.encode(["a cat"]).context.shape == (1, 11, 16)
     assert {name for name, _ in pair.named_parameters()} == {"projections.0.weight", "projections.0.bias"}
 
 
-def test_the_two_are_asked_once_a_text_while_what_widens_them_learns(folders):
+def test_frozen_encoders_are_cached_while_the_projections_train(folders):
     pair = dual(folders, first={"bert": None, "source": str(folders["clap"]), "dtype": "float32"})
     texts, asked = ["a cat", "rain and wind", "a cat"], []
     for one in pair._encoders:
@@ -151,7 +149,7 @@ def test_the_two_are_asked_once_a_text_while_what_widens_them_learns(folders):
         assert not torch.equal(again.encode(["a cat"]).context, before)
 
 
-def test_other_words_other_weights_and_other_options_are_told_apart(folders):
+def test_fingerprint_depends_on_weights_and_options(folders):
     one, again, other = dual(folders), dual(folders), dual(folders, use_structured_caption=False)
     assert one.fingerprint() == again.fingerprint() != other.fingerprint()
     with torch.no_grad():
@@ -159,11 +157,11 @@ def test_other_words_other_weights_and_other_options_are_told_apart(folders):
     assert one.fingerprint() != again.fingerprint()
 
 
-def test_a_wrong_tag_or_source_is_told(folders, tmp_path):
-    with pytest.raises(ConfigError, match="unknown tag 'never'"):
+def test_wrong_tag_or_source_is_refused(folders, tmp_path):
+    with pytest.raises(ConfigError, match="got 'never', expected one of"):
         dual(folders).encode(["<a cat& never>"])
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         ClapTextEncoder(ClapTextEncoder.Config(source=str(tmp_path)))
-    with pytest.raises(CheckpointError, match="holds no text tower of a CLAP"):
+    with pytest.raises(CheckpointError, match="expected the text tower of a CLAP"):
         said = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["t5"]), hidden_size=8, dtype="float32"))
         said.encode(["a cat"])

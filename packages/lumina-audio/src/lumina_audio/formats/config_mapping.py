@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lumina_audio.autoencoders.vae import VAEConfig
 from lumina_audio.formats.components import DiscreteTimeFlagDiT
-from lumina_audio.text.bert import BertConfig
+from lumina_audio.text.clap import BertConfig
 from lumina_core.checkpoint.key_mapping import (
     BLOCK_PREFIXES,
     NATIVE_BLOCKS,

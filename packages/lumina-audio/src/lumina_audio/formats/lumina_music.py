@@ -33,7 +33,7 @@ from lumina_audio.formats.release_files import (
     sub_state_dict,
 )
 from lumina_audio.mel import MelConfig
-from lumina_audio.text.bert import BertConfig, ClapTextTower
+from lumina_audio.text.clap import BertConfig, ClapTextTower
 from lumina_audio.vocoders import bigvgan_checkpoint
 from lumina_audio.vocoders.bigvgan import BigVGAN
 from lumina_audio.vocoders.bigvgan_model import GeneratorConfig

@@ -12,7 +12,7 @@ from lumina_audio.autoencoders.vae import VAEConfig
 from lumina_audio.formats.components import DiscreteTimeFlagDiT
 from lumina_audio.formats.config_mapping import ROPE_THETA, PublishedConfig, to_options
 from lumina_audio.mel import MelConfig
-from lumina_audio.text.bert import BertConfig
+from lumina_audio.text.clap import BertConfig
 from lumina_core.checkpoint.lazy_tensors import LoadedCheckpoint
 from lumina_core.errors import CheckpointError, ConfigError
 

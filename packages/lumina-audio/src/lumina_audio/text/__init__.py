@@ -1,1 +1,1 @@
-"""Text."""
+"""Text encoders and structured captions."""

@@ -1,4 +1,4 @@
-"""The paper's pair of text encoders: one reads the words, the other the structured caption; one memory, end to end."""
+"""Conditioner that joins the contexts of two text encoders, of which the second reads a structured caption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lumina_audio.text.structured_caption import StructureModel, plain_text, to_structured_caption
+from lumina_audio.text.structured_caption import plain_text, to_structured_caption
 from lumina_core.conditioning.ops import join, mean_pool, select
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
@@ -18,31 +18,30 @@ from lumina_core.errors import ConfigError
 from lumina_core.protocols import Conditioner
 from lumina_core.types import Condition
 
+DEFAULT_ENCODERS = (
+    ComponentSpec(type="audio.clap_text"),
+    ComponentSpec(type="core.transformers", source="google/flan-t5-large", hidden_state_index=-1),
+)
+
 
 class DualTextEncoder(nn.Module, Conditioner):
-    """Text -> what two conditioners say of it, one memory behind the other; the summary is the mean of both.
+    """Conditioner whose context is that of two conditioners, one after the other; pooled is the mean of both.
 
     As published (Lumina-Next, appendix on audio; lumina_music/models/encoders/modules.py, FrozenCLAPFLANEmbedder): the
-    first, CLAP's tower, reads the text as it is, the second, T5, its structured caption. Where one's entries are
-    narrower than `width`, a linear layer of the model's own widens them: that is our own proposal, the published pair
-    is equally wide.
+    first, the text tower of CLAP, reads the text, and the second, T5, its structured caption. A context narrower than
+    `hidden_size` is widened by a trainable linear layer; this is our own, the published contexts are equally wide.
     """
 
     cacheable = True
-    ask: StructureModel | None = None
-    """Asked for structured captions first, for instance a language model; None: rules alone."""
 
     class Config(Settings):
-        """The two, and what the second reads."""
+        """Both conditioners, and the text of the second."""
 
         conditioner: tuple[ComponentSpec, ...] = Field(
-            (ComponentSpec(type="audio.clap_text"), ComponentSpec(type="core.transformers", source="google/flan-t5-large", hidden_state_index=-1)),
-            min_length=2, max_length=2, description="the two conditioners, each with a memory",
-        )  # fmt: skip
-        use_structured_caption: bool = Field(
-            True, description="the second reads the structured caption; False: the same words"
+            DEFAULT_ENCODERS, min_length=2, max_length=2, description="two conditioners, each with a context"
         )
-        hidden_size: int | None = Field(None, ge=1, description="of a memory entry; None: the wider one's")
+        use_structured_caption: bool = Field(True, description="the second reads the structured caption")
+        hidden_size: int | None = Field(None, ge=1, description="width of the context; null: the wider of both")
 
     def __init__(self, config: Config, conditioner: Sequence[Conditioner]) -> None:
         super().__init__()
@@ -50,9 +49,9 @@ class DualTextEncoder(nn.Module, Conditioner):
         self._encoders = tuple(conditioner)
         dims = [encoder.cross_attention_dim for encoder in self._encoders]
         if not all(dims):
-            raise ConfigError("audio.dual_text: both conditioners need a memory; one of them makes none")
+            raise ConfigError("audio.dual_text: got a conditioner without context, expected two with one")
         self.cross_attention_dim = self.pooled_dim = config.hidden_size or max(dims)
-        # members only where they have weights, so that they are kept with the model and moved with it
+        # members only if they are modules, so that they are saved and moved with the model
         self.first, self.second = (encoder if isinstance(encoder, nn.Module) else None for encoder in self._encoders)
         self.projections = nn.ModuleList(
             nn.Identity() if dim == self.cross_attention_dim else nn.Linear(dim, self.cross_attention_dim)
@@ -60,26 +59,26 @@ class DualTextEncoder(nn.Module, Conditioner):
         )
 
     def encode(self, values: Sequence[str]) -> Condition:
-        """Texts, plain or structured -> memory (B, M1 + M2, width), its mask, and the mean of its real entries.
+        """Encode plain or structured texts to a context (B, M1 + M2, width), its mask, and its mean as pooled condition.
 
         Raises:
-            ConfigError: a text has the marks of a structured caption, and something in it is wrong.
+            ConfigError: a structured caption is malformed.
         """
         first, second = zip(*map(self._encoder_texts, values), strict=True)
         return self._concatenate(self._encoders[0].encode(first), self._encoders[1].encode(second))
 
     def null_condition(self, batch: int) -> Condition:
-        """Silence is the empty text for both."""
+        """Join the null conditions of both."""
         condition = self._concatenate(*(encoder.null_condition(1) for encoder in self._encoders))
         return select(condition, torch.zeros(batch, dtype=torch.int64))
 
-    def truncated_text(self, text: str) -> str:
-        """The end that the first of the two cuts off, or else the second."""
-        pairs = zip(self._encoders, self._encoder_texts(text), strict=True)
-        return next((end for encoder, encoder_text in pairs if (end := encoder.truncated_text(encoder_text))), "")
+    def truncated_text(self, value: str) -> str:
+        """Return the end of a text that the first conditioner truncates, or else the second."""
+        pairs = zip(self._encoders, self._encoder_texts(value), strict=True)
+        return next((end for encoder, text in pairs if (end := encoder.truncated_text(text))), "")
 
     def fingerprint(self) -> str:
-        """What decides the numbers that are said of a text."""
+        """Return a digest of options, both conditioners and own weights."""
         hasher = hashlib.sha256(self.config.model_dump_json(include={"use_structured_caption", "hidden_size"}).encode())
         for encoder in self._encoders:
             hasher.update((encoder.fingerprint() or repr(encoder)).encode())
@@ -88,34 +87,28 @@ class DualTextEncoder(nn.Module, Conditioner):
         return hasher.hexdigest()
 
     def map_children(self, fn: Callable[[Conditioner], Conditioner]) -> DualTextEncoder:
-        """The same with others in the place of the two; what widens them is shared, and learns on."""
+        """Return a copy with `fn` applied to both conditioners; the trainable projections are shared."""
         clone = copy.copy(self)
         clone._encoders = tuple(map(fn, self._encoders))
         return clone
 
     def check_available(self) -> None:
-        """Look whether what both borrow is there."""
+        """Raise CheckpointError if pretrained weights of either conditioner are missing."""
         for encoder in self._encoders:
             encoder.check_available()
 
     def _encoder_texts(self, text: str) -> tuple[str, str]:
-        """What each of the two reads."""
         if not (self.config.use_structured_caption and text):
             return text, text
-        return plain_text(text), to_structured_caption(text, self.ask)
+        return plain_text(text), to_structured_caption(text)
 
     def _concatenate(self, *conditions: Condition) -> Condition:
         projected = [
-            Condition(projection(_require_context(condition)), condition.context_mask)
+            Condition(projection(condition.context), condition.context_mask)
             for projection, condition in zip(self.projections, conditions, strict=True)
         ]
         joined = join(projected)
-        context, mask = _require_context(joined), joined.context_mask
-        token_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if mask is None else mask
-        return Condition(context, mask, mean_pool(context, token_mask))
-
-
-def _require_context(condition: Condition) -> Tensor:
-    if condition.context is None:
-        raise ConfigError("audio.dual_text: a conditioner answered without a memory")
-    return condition.context
+        assert joined.context is not None
+        mask: Tensor = torch.ones(joined.context.shape[:2], dtype=torch.bool, device=joined.context.device)
+        pooled = mean_pool(joined.context, mask if joined.context_mask is None else joined.context_mask)
+        return Condition(joined.context, joined.context_mask, pooled)

@@ -1,6 +1,6 @@
-"""A structured caption from plain words, by cue words; a language model only where one is handed over.
+"""Structured captions of audio, `<event& start>@<event& end>`: parse, format, and create them from plain text by rules.
 
-The rules are our own proposal: the published demo asks a language model for every caption.
+The rules are our own; the published demo asks a language model for each structured caption.
 """
 
 from __future__ import annotations
@@ -13,102 +13,94 @@ from typing import Literal, cast, get_args
 from lumina_core.errors import ConfigError, suggest
 
 TimeTag = Literal["start", "mid", "end", "all"]
-"""In which part of a sound something is heard; `all`: in every part."""
+"""Section of a clip in which an event is heard; `all`: in every section."""
 TIME_TAGS: tuple[str, ...] = get_args(TimeTag)
 _EVENT_PATTERN = re.compile(r"<([^<>]*)>")
-_FORM_HINT = "wanted <event& start>@<event& all>, with the tags start, mid, end and all"
+_EXPECTED_FORM = "expected <event& start>@<event& all> with the tags start, mid, end and all"
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something heard, in words, and when.
+    """Sound event and the section of the clip in which it is heard.
 
     Raises:
-        ConfigError: there are no words, or they hold the marks of the form itself.
+        ConfigError: the description is empty or has <, > or a line end, or the tag is unknown.
     """
 
     description: str
     tag: TimeTag = "all"
 
     def __post_init__(self) -> None:
-        if (
-            not self.description.strip()
-            or self.description != self.description.strip()
-            or re.search(r"[<>\n]", self.description)
-        ):
-            raise ConfigError(f"{self.description!r:.80} cannot be an event; wanted words without <, > and line ends")
+        text = self.description
+        if not text.strip() or text != text.strip() or re.search(r"[<>\n]", text):
+            raise ConfigError(
+                f"event of a structured caption: got {text!r:.80}, expected text without <, > and line ends"
+            )
         if self.tag not in TIME_TAGS:
-            raise ConfigError(f"an event is heard at the tag '{self.tag}'{_tag_hint(self.tag)}")
+            raise ConfigError(
+                f"tag of a structured caption: got {self.tag!r}, expected one of {', '.join(TIME_TAGS)}"
+                f"{suggest(self.tag, TIME_TAGS)}"
+            )
 
 
 def parse_structured(text: str) -> tuple[Event, ...]:
-    """The events of a structured caption, in order; blanks between its marks and a full stop at its end do not matter.
+    """Parse a structured caption; blanks around its marks and a final period are ignored.
 
     Raises:
-        ConfigError: it is none, or a tag is unknown (the nearest is offered).
+        ConfigError: the text is no structured caption, or a tag is unknown.
     """
     stripped = text.strip().removesuffix(".").rstrip()
     parts = _EVENT_PATTERN.findall(stripped)
     if not parts or _EVENT_PATTERN.sub("", stripped).replace(" ", "") != "@" * (len(parts) - 1):
-        raise ConfigError(f"{text!r:.80} is no structured caption; {_FORM_HINT}")
+        raise ConfigError(f"structured caption: got {text!r:.80}, {_EXPECTED_FORM}")
     return tuple(_parse_event(part) for part in parts)
 
 
 def format_structured(events: Sequence[Event]) -> str:
-    """The structured caption of these events; `parse` gives them back.
+    """Format events as a structured caption, the inverse of `parse_structured`.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no events.
     """
     if not events:
-        raise ConfigError(f"a structured caption has at least one event; {_FORM_HINT}")
+        raise ConfigError(f"structured caption: got no events, {_EXPECTED_FORM}")
     return "@".join(f"<{event.description}& {event.tag}>" for event in events)
 
 
-def plain_text(text: str) -> str:
-    """A text as it is, or the bare words of a structured caption.
-
-    Raises:
-        ConfigError: it has the marks of a structured caption, and something in it is wrong.
-    """
-    return ", ".join(event.description for event in parse_structured(text)) if is_structured(text) else text
-
-
 def is_structured(text: str) -> bool:
-    """Whether a text has the marks of the form; what they hold may still be wrong."""
+    """Whether a text has the marks of a structured caption; it may still be malformed."""
     stripped = text.strip()
     return stripped.startswith("<") and "&" in stripped
 
 
+def plain_text(text: str) -> str:
+    """Return the descriptions of a structured caption, joined by commas; any other text is returned unchanged.
+
+    Raises:
+        ConfigError: a structured caption is malformed.
+    """
+    return ", ".join(event.description for event in parse_structured(text)) if is_structured(text) else text
+
+
 def _parse_event(part: str) -> Event:
-    words, mark, tag = part.rpartition("&")
-    if not mark:
-        raise ConfigError(f"<{part!r:.80}> says no time; {_FORM_HINT}")
-    tag = tag.strip().lower()
-    if tag not in TIME_TAGS:
-        raise ConfigError(f"<{part!r:.80}> has the unknown tag {tag!r}{_tag_hint(tag)}")
-    return Event(words.strip(), cast(TimeTag, tag))
+    description, separator, tag = part.rpartition("&")
+    if not separator:
+        raise ConfigError(f"event of a structured caption: got <{part!r:.80}> without a tag, {_EXPECTED_FORM}")
+    return Event(description.strip(), cast(TimeTag, tag.strip().lower()))
 
-
-def _tag_hint(tag: str) -> str:
-    return suggest(tag, TIME_TAGS) or f"; the tags are {', '.join(TIME_TAGS)}"
-
-
-StructureModel = Callable[[str], str]
-"""A plain caption -> a structured one, by a language model for instance."""
 
 _SEQUENCE_CUES = re.compile(
     r"[\s,;]*\b(?:(?:and\s+)?(?:is\s+|are\s+)?followed\s+by|(?:and|before)?\s*\bthen(?:\s+by)?|before|after\s+which|"
     r"after\s+that|afterwards|and\s+later|and\s+finally|until)\b[\s,]*|[.;]\s+",
     re.IGNORECASE,
 )
-"""One thing comes after another."""
+"""Separators of consecutive events."""
 _REVERSED_CUES = re.compile(r"[\s,]*\bafter\b\s+", re.IGNORECASE)
-"""What stands behind it is heard first."""
+"""Separators whose right side is heard first."""
 _OVERLAP_CUES = re.compile(
     r"[\s,]*\b(?:while|as|whilst|along\s+with|accompanied\s+by)\b\s+|\s*,\s+(?:and\s+)?", re.IGNORECASE
 )
-"""Things are heard at the same time."""
+"""Separators of simultaneous events."""
 _CONJUNCTION = re.compile(r"\s+and\s+", re.IGNORECASE)
 _TIME_CUES: tuple[tuple[TimeTag, str], ...] = (
     (
@@ -124,19 +116,21 @@ _TIME_CUES: tuple[tuple[TimeTag, str], ...] = (
     ("mid", r"in\s+the\s+middle|halfway(?:\s+through)?|midway|in\s+between"),
     ("end", r"(?:at|in|towards)\s+the\s+(?:very\s+)?end|finally|eventually|lastly|at\s+last"),
 )
-"""Words that say when by themselves; they are taken out."""
+"""Adverbials that set the tag of their event; they are removed from its description."""
 _MIN_WORDS = 2
-"""Words that stand on each side of an `and` that parts two events, so that rock and roll stays one."""
+"""Words on each side of an `and` that separates two events; `rock and roll` stays one."""
 
 
-def to_structured_caption(text: str, model: StructureModel | None = None) -> str:
-    """The structured caption of a text: itself where it is one, the asked one's answer, or by rules.
+def to_structured_caption(text: str, model: Callable[[str], str] | None = None) -> str:
+    """Create the structured caption of a text; a structured caption is returned as it is.
 
     Args:
-        ask: asked first; where its answer is no structured caption, the rules are taken.
+        text: plain or structured caption.
+        model: language model, from a plain to a structured caption; its malformed answers are replaced by the rules of
+            `extract_events`. None: the rules alone.
 
     Raises:
-        ConfigError: the text has the marks of a structured caption, and something in it is wrong.
+        ConfigError: the text is a malformed structured caption, or has no words.
     """
     if is_structured(text):
         return format_structured(parse_structured(text))
@@ -144,45 +138,42 @@ def to_structured_caption(text: str, model: StructureModel | None = None) -> str
         try:
             return format_structured(parse_structured(model(text)))
         except ConfigError:
-            pass  # it could not say: language models answer in other forms now and then
+            pass
     return format_structured(extract_events(text))
 
 
 def extract_events(text: str) -> tuple[Event, ...]:
-    """What is heard and when, by cue words.
+    """Extract the events of a plain caption by cue words.
 
-    A text is cut where something follows, then where things sound together; stretches in order are start, mid and end,
-    a single one is all. Words such as `in the background` or `at the end` say it by themselves.
+    The text is split at cues of sequence, then at cues of overlap. Consecutive segments get the tags start, mid and end,
+    a single segment gets all. Adverbials such as `in the background` or `at the end` override these tags.
 
     Raises:
-        ConfigError: there are no words.
+        ConfigError: the text has no words.
     """
-    segments = [
-        segment for sentence in _split_sequence(_strip_marks(text)) if (segment := list(_split_overlapping(sentence)))
-    ]
+    plain = re.sub(r"[<>@&\s]+", " ", text).strip()
+    segments = [group for segment in _split_sequence(plain) if (group := list(_split_overlapping(segment)))]
     if not segments:
-        raise ConfigError("a caption needs words; this one has none")
-    result = []
+        raise ConfigError("caption: got no words, expected a description of the audio")
+    last = len(segments) - 1
+    events: list[Event] = []
     for index, segment in enumerate(segments):
-        result += [Event(words, tag or _default_tag(index, len(segments))) for words, tag in segment]
-    return tuple(result)
-
-
-def _strip_marks(text: str) -> str:
-    return re.sub(r"[<>@&\s]+", " ", text).strip()
+        default: TimeTag = "all" if not last else "start" if not index else "end" if index == last else "mid"
+        events += [Event(description, tag or default) for description, tag in segment]
+    return tuple(events)
 
 
 def _split_sequence(text: str) -> Iterator[str]:
-    """Parts in the order in which they are heard."""
+    """Split a text into segments in the order in which they are heard."""
     for part in _SEQUENCE_CUES.split(text):
         yield from reversed(_REVERSED_CUES.split(part, maxsplit=1))
 
 
 def _split_overlapping(segment: str) -> Iterator[tuple[str, TimeTag | None]]:
-    """Words and, where a cue in them says it, when."""
+    """Split a segment into simultaneous events, each with the tag of its adverbial, if any."""
     for part in _OVERLAP_CUES.split(segment):
-        for tensor in _split_conjunction(part):
-            words, tag = _extract_cue(tensor)
+        for clause in _split_conjunction(part):
+            words, tag = _extract_cue(clause)
             words = words.strip(" ,.;:")
             if words and words.lower() not in ("and", "then", "with"):
                 yield words, tag
@@ -205,11 +196,3 @@ def _extract_cue(words: str) -> tuple[str, TimeTag | None]:
         if count:
             return remainder, tag
     return words, None
-
-
-def _default_tag(index: int, count: int) -> TimeTag:
-    if count == 1:
-        return "all"
-    if index == 0:
-        return "start"
-    return "end" if index == count - 1 else "mid"
