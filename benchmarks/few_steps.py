@@ -23,8 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.evaluation.eval_set import noise_seeds, reference_index, resolve_languages, resolve_split, sample_items
-from lumina_core.evaluation.resolve import eval_set_from_recipe, resolve_metrics
+from lumina_core.evaluation.eval_set import (
+    noise_seeds,
+    reference_index,
+    resolve_eval_set,
+    resolve_languages,
+    resolve_split,
+    sample_items,
+)
+from lumina_core.evaluation.evaluate import resolve_metrics
 from lumina_core.protocols import EvalInputs, EvalItem, EvalSet
 from lumina_core.request import Request
 from lumina_core.sampling.pipeline import Pipeline, load_pipeline
@@ -67,7 +74,9 @@ class Finder:
 
     def __init__(self, names: Names) -> None:
         self.names = names
-        self.metric = resolve_metrics(["image.retrieval"], (), names.session.registry)["image.retrieval"]
+        self.metric = resolve_metrics(
+            ["image.retrieval"], {}, names.session.model, names.session.registry, len(names.cases)
+        )[0]["image.retrieval"]
         exam = names.exam
         self.real = torch.cat([self.metric.feature_extractor([exam.reference(k)]) for k in range(len(exam))])
         self.reference_index = reference_index(exam, resolve_split(exam, None))
@@ -79,7 +88,7 @@ class Finder:
 
 
 def names_of(session: Pipeline, count: int, seed: int, settings: dict[str, Any]) -> Names:
-    exam = eval_set_from_recipe(session.model.recipe, session.registry, session.model)
+    exam = resolve_eval_set(None, session.model, session.registry)
     cases = sample_items(exam, resolve_split(exam, None), resolve_languages(exam, ()), count, seed)
     return Names(session, exam, cases, noise_seeds(len(cases), 1, 1, seed), settings)
 

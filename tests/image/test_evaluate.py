@@ -86,10 +86,10 @@ def test_real_pictures_are_compared_at_the_size_that_the_model_makes(judge, pict
     [
         (("--metrics", "image.retreival"), "did you mean 'image.retrieval'"),
         (("--metrics", "retreival"), "did you mean 'retrieval'"),
-        (("--languages", "xx"), "nothing can be asked in 'xx'"),
+        (("--languages", "xx"), "languages: got 'xx'"),
         (("--split", "heldout"), "did you mean 'held_out'"),
         (("--dataset", "image.emojis"), "did you mean 'image.emoji'"),
-        (("--set", "image.recall.k=3"), "no metric that is asked for"),
+        (("--set", "image.recall.k=3"), "--set: got 'image.recall.k=3', expected METRIC.OPTION=VALUE"),
         (("--set", "image.retrieval.feature_extracter.type=x"), "did you mean 'feature_extractor'"),
         (("--solver", "midpont"), "did you mean 'midpoint'"),
     ],
@@ -106,7 +106,7 @@ def test_a_model_that_names_no_data_asks_for_some(lumina, tiny_folder, tmp_path)
     (tmp_path / "plain" / "config.json").write_text(json.dumps(settings), "utf-8")
     (tmp_path / "plain" / "model.safetensors").symlink_to(tiny_folder / "model.safetensors")
     done = lumina("evaluate", tmp_path / "plain", *QUICK)
-    assert done.status == 2 and "with --dataset" in done.err and done.err.count("\n") == 1
+    assert done.status == 2 and "Name a data set, a recipe or a folder" in done.err and done.err.count("\n") == 1
 
 
 def test_an_empty_folder_is_said(judge, tmp_path):
@@ -154,5 +154,5 @@ def test_any_field_of_a_request_can_be_asked(judge, pictures, tmp_path):
     told(judge("--dataset", pictures, "--param", "size=64x32", "--json", "--out", tmp_path / "judged"))
     with Image.open(tmp_path / "judged" / "samples.png") as sheet:
         assert sheet.width == 8 * (64 + 2)
-    assert "wants FIELD=VALUE" in judge("--param", "size").err
+    assert "expected FIELD=VALUE" in judge("--param", "size").err
     assert "did you mean 'size'" in judge("--param", "sise=8x8", "--dataset", pictures).err

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 
 import pytest
 import torch
 from core.toy import Signals, recipe, registry
 
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError
-from lumina_core.evaluation.eval_set import DatasetEvalSet, make_eval_set
-from lumina_core.evaluation.evaluate import EvalArgs, evaluate
-from lumina_core.evaluation.store import BATCHES_DIR
+from lumina_core.evaluation.eval_set import DatasetEvalSet
+from lumina_core.evaluation.evaluate import BATCHES_DIR, evaluate
 from lumina_core.model import build_model
 from lumina_core.protocols import FeatureExtractor, Metric
 from lumina_core.sampling.pipeline import Pipeline
@@ -75,9 +75,7 @@ def pipeline():
 
 
 def evaluated(pipeline, eval_set=EVAL_SET, metric=None, **asked):
-    return evaluate(
-        pipeline, eval_set, {"d": metric or Distance()}, EvalArgs(**{"samples": 8, **asked}), model_fingerprint="m"
-    )
+    return evaluate(pipeline, eval_set, {"d": metric or Distance()}, **{"num_samples": 8, **asked})
 
 
 def to_json(result):
@@ -90,7 +88,7 @@ class Killed(Exception):
 
 def killer(after):
     def watch(what, done, total):
-        if what == "made" and done >= after:
+        if what == "generated" and done >= after:
             raise Killed
 
     return watch
@@ -106,10 +104,10 @@ def test_another_seed_asks_otherwise(pipeline):
     assert to_json(evaluated(pipeline, seed=1)) != to_json(evaluated(pipeline, seed=0))
 
 
-def test_an_evaluation_that_was_killed_goes_on_with_the_same_figures(pipeline, tmp_path):
-    asked = {"samples": 8, "batch_size": 3, "out": tmp_path / "evaluated"}
+def test_an_interrupted_evaluation_is_resumed_with_the_same_scores(pipeline, tmp_path):
+    asked = {"num_samples": 8, "batch_size": 3, "out": tmp_path / "evaluated"}
     with pytest.raises(Killed):
-        evaluate(pipeline, EVAL_SET, {"d": Distance()}, EvalArgs(**asked), killer(6), "m")
+        evaluate(pipeline, EVAL_SET, {"d": Distance()}, **asked, progress=killer(6))
     assert len(list((tmp_path / "evaluated" / BATCHES_DIR).iterdir())) == 2
     (tmp_path / "evaluated" / BATCHES_DIR / ".000006.safetensors.12345678.partial.safetensors").write_bytes(b"half")
     metric = Distance()
@@ -136,7 +134,7 @@ def test_other_real_examples_are_looked_at_anew(pipeline, tmp_path):
 
 
 def test_figures_are_told_for_every_language_and_group_and_their_mean(pipeline):
-    each = evaluated(pipeline, samples=9, languages=("all",)).scores["d"]["each"]
+    each = evaluated(pipeline, num_samples=9, languages=("all",)).scores["d"]["each"]
     assert each.count == 18
     assert {key: sorted(found) for key, found in each.groups.items()} == {
         "language": ["loud", "soft"],
@@ -144,14 +142,14 @@ def test_figures_are_told_for_every_language_and_group_and_their_mean(pipeline):
     }
     assert each.group_means()["language"] == pytest.approx(each.value)
     assert each.groups["language"]["soft"].value == pytest.approx(
-        evaluated(pipeline, samples=9).scores["d"]["each"].value
+        evaluated(pipeline, num_samples=9).scores["d"]["each"].value
     )
 
 
 def test_a_figure_of_a_set_compares_a_group_with_the_real_ones_of_that_group(pipeline):
-    found = evaluated(pipeline, samples=9)
+    found = evaluated(pipeline, num_samples=9)
     real = Sums()([EVAL_SET.reference(place) for place in (0, 3, 6)]).mean(0)
-    made = [place for place, case in enumerate(found.items) if case.groups["label"] == "0"]
+    made = [place for place, case in enumerate(found.eval_items) if case.groups["label"] == "0"]
     features = Sums()([found.previews[2 * place] for place in made]).mean(0)
     assert found.scores["d"]["means"].groups["label"]["0"].value == pytest.approx(
         float((features - real).norm()), rel=1e-5
@@ -159,8 +157,8 @@ def test_a_figure_of_a_set_compares_a_group_with_the_real_ones_of_that_group(pip
 
 
 def test_one_example_alone_has_no_bounds_however_often_it_is_made(pipeline):
-    found = evaluated(pipeline, samples=4, samples_per_prompt=2, seed=1)
-    references = [{case.target_index for case in found.items if case.groups["label"] == name} for name in "012"]
+    found = evaluated(pipeline, num_samples=4, samples_per_prompt=2, seed=1)
+    references = [{case.target_index for case in found.eval_items if case.groups["label"] == name} for name in "012"]
     label = found.scores["d"]["each"].groups["label"]
     alone = {str(n) for n, places in enumerate(references) if len(places) == 1}
     assert alone and {name for name, figure in label.items() if figure.interval is None} == alone
@@ -171,24 +169,24 @@ def test_what_applies_to_nothing_is_not_told(pipeline):
 
 
 def test_several_of_each_have_noises_of_their_own(pipeline):
-    found = evaluated(pipeline, samples=4, samples_per_prompt=3, languages=("soft", "loud"))
+    found = evaluated(pipeline, num_samples=4, samples_per_prompt=3, languages=("soft", "loud"))
     assert len(set(found.seeds)) == 12 and found.seeds[:12] == found.seeds[12:]
-    assert [case.target_index for case in found.items[:3]] == [found.items[0].target_index] * 3
+    assert [case.target_index for case in found.eval_items[:3]] == [found.eval_items[0].target_index] * 3
 
 
 def test_made_and_real_stand_side_by_side(pipeline):
     found = evaluated(pipeline)
-    assert torch.equal(found.previews[1], EVAL_SET.reference(found.items[0].target_index)) and len(found.previews) == 16
+    assert torch.equal(found.previews[1], EVAL_SET.reference(found.eval_items[0].target_index)) and len(found.previews) == 16
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"samples": 2}, "needs at least 3"),
+        ({"num_samples": 2}, "got 2 generated and real examples, expected at least 3"),
         ({"languages": ("lout",)}, "did you mean 'loud'"),
         ({"split": "al"}, "did you mean 'all'"),
         ({"split": "none"}, "is empty"),
-        ({"settings": {"solver": "midpont"}}, "midpoint"),
+        ({"solver": "midpont"}, "midpoint"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_a_line(pipeline, asked, message):
@@ -197,7 +195,7 @@ def test_what_cannot_be_asked_is_told_in_a_line(pipeline, asked, message):
 
 
 def test_examples_with_a_label_are_told_by_class(pipeline):
-    found = evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config(count=9)), "signal"), samples=9).scores["d"][
+    found = evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config(count=9)), "signal"), num_samples=9).scores["d"][
         "each"
     ]
     assert {name: figure.count for name, figure in found.groups["label"].items()} == {"0": 3, "1": 3, "2": 3}
@@ -207,27 +205,27 @@ def test_a_model_that_makes_no_numbers_is_not_judged(pipeline):
     broken = Pipeline(copy.deepcopy(pipeline.model), pipeline.registry)
     with torch.no_grad():
         next(broken.model.head.parameters()).fill_(torch.nan)
-    with pytest.raises(LuminaError, match="no number"):
+    with pytest.raises(LuminaError, match="no number|NaN|not a number|finite"):
         evaluated(broken)
 
 
 def test_data_without_what_the_model_makes_is_told(pipeline):
-    with pytest.raises(ConfigError, match=r"makes 'shape'.*hold only: signal, label, word"):
-        evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config()), "shape"), samples=3)
+    with pytest.raises(ConfigError, match=r"got examples with the fields signal, label, word, expected 'shape'"):
+        evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config()), "shape"), num_samples=3)
 
 
-def test_an_empty_data_set_is_told():
+def test_an_empty_data_set_is_refused(pipeline):
     class Nothing(Signals):
         def __len__(self):
             return 0
 
-    with pytest.raises(ConfigError, match="is empty"):
-        make_eval_set(Nothing(Signals.Config()), "signal")
+    with pytest.raises(ConfigError, match="dataset: got an empty one"):
+        evaluate(pipeline, Nothing(Signals.Config()))
 
 
 def test_a_folder_goes_on_only_with_what_was_begun_in_it(pipeline, tmp_path):
     evaluated(pipeline, out=tmp_path)
-    with pytest.raises(ConfigError, match="--resume"):
+    with pytest.raises(ConfigError, match="Set resume"):
         evaluated(pipeline, out=tmp_path)
     with pytest.raises(ConfigError, match="another seed"):
         evaluated(pipeline, out=tmp_path, resume=True, seed=5)
@@ -243,11 +241,78 @@ def test_a_batch_cut_short_is_named(pipeline, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_a_line(pipeline, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="choose another --out"):
+    with pytest.raises(ConfigError, match="Choose another folder"):
         evaluated(pipeline, out=tmp_path / "file" / "evaluated")
 
 
 def test_what_was_asked_is_kept_beside_what_was_made(pipeline, tmp_path):
-    evaluated(pipeline, out=tmp_path, settings={"steps": 2})
+    evaluated(pipeline, out=tmp_path, steps=2)
     kept = json.loads((tmp_path / "eval_config.json").read_text())
-    assert (kept["settings"], kept["samples"], kept["model"]) == ({"steps": "2"}, 8, "m")
+    assert (kept["settings"], kept["samples"], len(kept["model"])) == ({"steps": "2"}, 8, 64)
+
+
+class CountingEvalSet(BilingualEvalSet):
+    num_digests = 0
+
+    def digest(self):
+        self.num_digests += 1
+        return super().digest()
+
+
+def test_the_real_examples_are_hashed_once(pipeline, tmp_path):
+    eval_set = CountingEvalSet(Signals(Signals.Config(count=9)), "signal")
+    evaluated(pipeline, eval_set, out=tmp_path)
+    assert eval_set.num_digests == 1
+
+
+def test_a_result_is_a_mapping_of_metrics_to_scores(pipeline):
+    result = evaluate(pipeline, EVAL_SET, [Distance()], num_samples=4)
+    assert list(result) == ["distance"] and result["distance"]["each"].value == result.scores["distance"]["each"].value
+    assert result["distance"]["each"].value == pytest.approx(result.report["scores"]["distance"]["each"]["value"])
+    assert result.report["model"]["sha256"] and result.report["dataset"]["num_real"] == 9
+
+
+def test_a_dataset_is_a_name_a_recipe_an_object_or_dicts(pipeline):
+    signals = Signals(Signals.Config(count=7))
+    dicts = [signals.get(index, random.Random(index)) for index in range(7)]
+    scores = [
+        to_json(evaluate(pipeline, dataset, {"d": Distance()}, num_samples=4))
+        for dataset in (None, "signals", "toy.signals", signals, dicts)
+    ]
+    assert all(score == scores[0] for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("toy.signal", "dataset: got 'toy.signal'.*did you mean 'toy.signals'"),
+        (3, "dataset: got int, expected a lumina_core Dataset"),
+        ([("a", "b")] * 4, r"dataset\[\d\]: got tuple, expected a dict"),
+    ],
+)
+def test_an_unknown_dataset_is_refused(pipeline, dataset, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(pipeline, dataset, {"d": Distance()})
+
+
+def test_a_misspelt_option_is_refused_with_the_nearest_one(pipeline):
+    with pytest.raises(ConfigError, match="unknown option 'num_sample'; did you mean 'num_samples'"):
+        evaluate(pipeline, EVAL_SET, [Distance()], num_sample=3)
+
+
+def test_options_of_a_metric_that_is_not_computed_are_refused(pipeline):
+    with pytest.raises(ConfigError, match="metric_options: got 'distanc'.*did you mean 'distance'"):
+        evaluate(pipeline, EVAL_SET, [Distance()], metric_options={"distanc": {}})
+
+
+@pytest.mark.parametrize("metrics", [[Distance(), Distance()], [3]])
+def test_metrics_are_names_or_objects_each_once(pipeline, metrics):
+    with pytest.raises(ConfigError, match="expected (each once|a name)"):
+        evaluate(pipeline, EVAL_SET, metrics)
+
+
+def test_a_damaged_cache_of_real_features_is_replaced(pipeline, tmp_path):
+    first = evaluated(pipeline, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    assert to_json(evaluated(pipeline, cache=tmp_path)) == to_json(first)

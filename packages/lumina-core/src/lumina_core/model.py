@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lumina_core.checkpoint.lazy_tensors import init_empty_weights
 from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
+from lumina_core.data.dataset import as_dataset
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.protocols import (
     BASE_CLASSES,
@@ -216,7 +217,7 @@ def build_dataset(recipe: Recipe, registry: ComponentRegistry) -> Dataset:
         raise ConfigError(
             "this recipe names no data set; add one: --set dataset.type=image.folder --set dataset.folder=DIR"
         )
-    return cast(Dataset, build_component(registry, "dataset", recipe.dataset))
+    return as_dataset(build_component(registry, "dataset", recipe.dataset))
 
 
 def build_component(registry: ComponentRegistry, component_type: str, spec: ComponentSpec, **derived: Any) -> Any:

@@ -125,12 +125,11 @@ def _fields_from_file(pipeline: Pipeline, path: Path) -> list[dict[str, object]]
 
 def _fields_from_dataset(pipeline: Pipeline, count: int, seed: int) -> list[dict[str, object]]:
     """Of the data that the model learnt from, drawn by the seed; the samples of its recipe where that is not there."""
-    from lumina_core.evaluation.eval_set import resolve_languages, resolve_split, sample_items
-    from lumina_core.evaluation.resolve import eval_set_from_recipe
+    from lumina_core.evaluation.eval_set import resolve_eval_set, resolve_languages, resolve_split, sample_items
 
     model, samples = pipeline.model, pipeline.model.recipe.training.sample_requests
     try:
-        eval_set = eval_set_from_recipe(model.recipe, pipeline.registry, model)
+        eval_set = resolve_eval_set(None, model, pipeline.registry)
         items = sample_items(eval_set, resolve_split(eval_set, None), resolve_languages(eval_set, ()), count, seed)
         return [dict(model.generation_task.request_for(item.fields)) for item in items]
     except LuminaError as error:

@@ -1,1 +1,1 @@
-"""Judging a model: asks it for known examples again, and measures what comes. `run` is the way in."""
+"""Evaluation of generative models on prompts with known real examples; `evaluate.evaluate` is the entry point."""

@@ -1,26 +1,31 @@
-"""What a model is asked: real examples of any data set as an exam, and the cases that are drawn from it."""
+"""Evaluation sets: real examples with their prompts, and the items that are drawn from them."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lumina_core.config import suggest_or_list
+from lumina_core.config import ComponentSpec, Config, suggest_or_list
+from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.errors import ConfigError
+from lumina_core.model import Model, build_component, build_dataset
+from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Dataset, EvalItem, EvalSet
+from lumina_core.recipe import Recipe
 
 BASE_SEED = 1000
-"""Noise of the first case; the next have the numbers that follow."""
+"""Noise seed of the first generated example; the following ones have consecutive seeds."""
 SEED_STRIDE = 2**32
-"""Between the noises of two seeds, so that they share none."""
+"""Distance between the noise seeds of two evaluation seeds, so that they share none."""
 
 
 class DatasetEvalSet(EvalSet):
-    """Every example of a data set, asked for by what is said of it. Whatever is drawn in it is drawn once for all."""
+    """Every example of a data set with its fields; the random numbers of an example are fixed by its index."""
 
     def __init__(self, dataset: Dataset, data_field: str) -> None:
         self._dataset, self._data_field = dataset, data_field
@@ -30,103 +35,150 @@ class DatasetEvalSet(EvalSet):
         return len(self._dataset)
 
     def reference(self, index: int) -> Tensor:
-        """The data of an example.
+        """Return the data of an example.
 
         Raises:
-            ConfigError: the examples have no such field.
+            ConfigError: the examples lack the field that the model generates.
         """
         example = self._example(index)
         if self._data_field not in example:
             raise ConfigError(
-                f"the model makes '{self._data_field}', and the examples of this data set hold only: {', '.join(example)}"
+                f"dataset: got examples with the fields {', '.join(example)}, expected '{self._data_field}', which the "
+                "model generates."
             )
         data: Tensor = example[self._data_field]
         return data
 
     def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
-        """Every field but the data."""
+        """Return every field but the data."""
         if index not in self._fields:
             self._example(index)
         return self._fields[index]
 
     def groups(self, index: int) -> Mapping[str, str]:
-        """Its class, where examples have a `label`."""
+        """Return the class of examples with a `label`."""
         fields = self.fields(index, None)
         return {"label": str(fields["label"])} if isinstance(fields.get("label"), int | str) else {}
 
     def _example(self, index: int) -> Mapping[str, Any]:
         example = self._dataset.get(index, random.Random(index))
-        # words are kept, so that a picture is not read again for them
-        self._fields[index] = {field: value for field, value in example.items() if field != self._data_field}
+        # the small fields are cached, so that the data are not decoded again for them
+        self._fields[index] = {name: value for name, value in example.items() if name != self._data_field}
         return example
 
 
-def make_eval_set(dataset: Dataset, data_field: str) -> EvalSet:
-    """The data set's own exam, or the plain one.
+def resolve_eval_set(
+    dataset: str | Path | Dataset | EvalSet | MapStyleDataset | None, model: Model, registry: Registry
+) -> EvalSet:
+    """Return the evaluation set of a data set, see `evaluate`.
 
     Raises:
-        ConfigError: there is nothing in it.
+        ConfigError: the name is unknown, the data set is empty, or the model names none.
     """
-    eval_set = dataset.eval_set()
-    if eval_set is None:
-        eval_set = DatasetEvalSet(dataset, data_field)
+    if dataset is None and model.recipe.dataset is None:
+        raise ConfigError(
+            "dataset: got none, and the recipe of the model names none. Name a data set, a recipe or a folder."
+        )
+    if isinstance(dataset, EvalSet):
+        eval_set = dataset
+    else:
+        if dataset is None:
+            dataset = build_dataset(model.recipe, registry)
+        elif isinstance(dataset, str | Path):
+            dataset = _build_named_dataset(str(dataset), model, registry)
+        eval_set = make_eval_set(as_dataset(dataset), model.task.data_field)
     if not len(eval_set):
-        raise ConfigError("the data set is empty: there is nothing to judge a model by")
+        raise ConfigError("dataset: got an empty one, expected at least one example to evaluate the model on.")
     return eval_set
 
 
+def make_eval_set(dataset: Dataset, data_field: str) -> EvalSet:
+    """Return the data set's own evaluation set, else one of all its examples."""
+    eval_set = dataset.eval_set()
+    return DatasetEvalSet(dataset, data_field) if eval_set is None else eval_set
+
+
+def _build_named_dataset(name: str, model: Model, registry: Registry) -> Dataset:
+    """Build a data set by its name (with or without the plugin of the model's task), as a folder, or from a recipe.
+
+    Options that task and data set share, such as the image size, take the values of the task, so that real examples
+    have the form of generated ones.
+    """
+    plugin = model.recipe.task.type.partition(".")[0]
+    datasets, recipes = registry.registrations("dataset"), registry.recipes()
+    if name in datasets:
+        spec = ComponentSpec(type=name)
+    elif Path(name).is_dir():
+        spec = ComponentSpec.model_validate({"type": f"{plugin}.folder", "folder": name})
+    elif f"{plugin}.{name}" in datasets:
+        spec = ComponentSpec(type=f"{plugin}.{name}")
+    elif name in recipes or Path(name).suffix in {".yaml", ".yml", ".json"}:
+        return build_dataset(Recipe.load(name, registry=registry), registry)
+    else:
+        hint = suggest_or_list(name, [*recipes, *datasets])
+        raise ConfigError(f"dataset: got '{name}', expected a data set, a recipe or a folder{hint}")
+    task_config = getattr(model.task, "config", None)
+    shared_options = task_config.model_dump() if isinstance(task_config, Config) else {}
+    dataset: Dataset = build_component(registry, "dataset", spec, **shared_options)
+    return dataset
+
+
 def resolve_languages(eval_set: EvalSet, requested: Sequence[str]) -> list[str | None]:
-    """The languages to ask in: those that are named, all for ("all",), the usual one for none.
+    """Return the requested languages; all for ("all",), the default one for ().
 
     Raises:
-        ConfigError: one is not known.
+        ConfigError: a language is unknown.
     """
     available = list(eval_set.languages)
+    requested = [requested] if isinstance(requested, str) else requested
     if not requested:
         return [available[0]] if available else [None]
     if list(requested) == ["all"]:
         return [*available] or [None]
     for language in requested:
         if language not in available:
-            hint = suggest_or_list(language, available) or "; this data set knows no languages, leave --languages out"
-            raise ConfigError(f"nothing can be asked in '{language}'{hint}")
+            hint = suggest_or_list(language, available) or "; this data set has no languages, leave them out"
+            raise ConfigError(f"languages: got '{language}'{hint}")
     return [*dict.fromkeys(requested)]
 
 
 def resolve_split(eval_set: EvalSet, requested: str | None) -> str:
-    """The split that is named, or the usual one.
+    """Return the requested split, or the default one.
 
     Raises:
-        ConfigError: it is not known, or holds nothing.
+        ConfigError: the split is unknown or empty.
     """
     split = eval_set.splits[0] if requested is None else requested
     if split not in eval_set.splits:
-        raise ConfigError(f"this data set has no split '{split}'{suggest_or_list(split, eval_set.splits)}")
+        raise ConfigError(f"split: got '{split}'{suggest_or_list(split, eval_set.splits)}")
     if not eval_set.indices(split):
-        raise ConfigError(f"the split '{split}' of this data set is empty; choose one of: {', '.join(eval_set.splits)}")
+        raise ConfigError(f"split: got '{split}', which is empty; choose one of: {', '.join(eval_set.splits)}")
     return split
 
 
 def sample_items(
     eval_set: EvalSet, split: str, languages: Sequence[str | None], num_items: int, seed: int
 ) -> list[EvalItem]:
-    """The cases: the same `samples` examples of the split (all, where it has no more) in each language."""
+    """Draw items: the same `num_items` examples of the split (all, if it has no more) in each language."""
     indices = list(eval_set.indices(split))
     chosen = random.Random(seed).sample(indices, min(num_items, len(indices)))
-    return [_make_item(eval_set, index, language) for language in languages for index in chosen]
+    return [
+        EvalItem(
+            eval_set.fields(index, language),
+            index,
+            {**({} if language is None else {"language": language}), **eval_set.groups(index)},
+        )
+        for language in languages
+        for index in chosen
+    ]
 
 
 def noise_seeds(count: int, num_languages: int, samples_per_prompt: int, seed: int) -> list[int]:
-    """Of the noise of each thing that is made: one language after another gets the same, so that only words differ."""
-    one_language = range(BASE_SEED + seed * SEED_STRIDE, BASE_SEED + seed * SEED_STRIDE + count * samples_per_prompt)
-    return [number for _ in range(num_languages) for number in one_language]
+    """Return the noise seed of each generated example; every language has the same, so that only the prompt differs."""
+    first = BASE_SEED + seed * SEED_STRIDE
+    return [*range(first, first + count * samples_per_prompt)] * num_languages
 
 
 def reference_index(eval_set: EvalSet, split: str) -> Tensor:
-    """(P,) the real examples that a split asks for, rising."""
+    """Return the indices (P,) of the real examples in a split, ascending."""
     return torch.tensor(sorted(eval_set.indices(split)), dtype=torch.int64)
-
-
-def _make_item(eval_set: EvalSet, index: int, language: str | None) -> EvalItem:
-    groups = {} if language is None else {"language": language}
-    return EvalItem(eval_set.fields(index, language), index, {**groups, **eval_set.groups(index)})

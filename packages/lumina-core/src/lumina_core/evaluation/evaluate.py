@@ -1,240 +1,381 @@
-"""One evaluation from beginning to end: ask, keep features, compare. Can be killed at any point and gone on with."""
+"""Evaluation of a model: generate for known prompts, extract features, compute metrics. Resumable in a folder."""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lumina_core.errors import ConfigError
-from lumina_core.evaluation.aggregate import MetricValue, aggregate
-from lumina_core.evaluation.eval_set import noise_seeds, reference_index, resolve_languages, resolve_split, sample_items
-from lumina_core.evaluation.store import EvalBatch, FeatureCache, ResultStore
-from lumina_core.protocols import EvalInputs, EvalItem, EvalSet, FeatureExtractor, Metric
+from lumina_core.config import ComponentSpec, suggest_or_list
+from lumina_core.data.dataset import MapStyleDataset
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError, suggest
+from lumina_core.evaluation.eval_set import (
+    noise_seeds,
+    reference_index,
+    resolve_eval_set,
+    resolve_languages,
+    resolve_split,
+    sample_items,
+)
+from lumina_core.evaluation.scores import MetricValue, aggregate, environment, metric_report
+from lumina_core.evaluation.store import TensorStore, open_run
+from lumina_core.model import Model, build_component
+from lumina_core.plugins.registry import Registry
+from lumina_core.protocols import Dataset, EvalInputs, EvalItem, EvalSet, FeatureExtractor, Metric
 from lumina_core.request import Request
 from lumina_core.sampling.pipeline import Pipeline
 
 NUM_PREVIEWS = 32
-"""Pairs on the sheet that is to be looked at."""
+"""Number of generated examples in the overview."""
+REAL_CHUNK = 64
+"""Number of real examples in one pass through a feature extractor."""
+CONFIG_FILE, BATCHES_DIR, REFERENCES_DIR = "eval_config.json", "batches", "reference_features"
 
 ProgressCallback = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, of how much)."""
+"""(name of the stage, number done, total)."""
 
 
 @dataclass(frozen=True)
-class EvalArgs:
-    """What is to be found out, and how.
+class EvalResult(Mapping[str, Mapping[str, MetricValue]]):
+    """Scores by metric and name: `result["image.retrieval"]["top1"].value`.
 
     Attributes:
-        samples: examples that are asked for, in each language.
-        each: how many are made for each, with noises of their own.
-        languages: ("all",) for all; () for the usual one.
-        settings: fields of every request: steps, solver, guidance and on.
-        batch: how many are made at once; changes no figure beyond rounding.
-        out: folder that keeps what is made, for `resume`; None keeps nothing.
-        cache: folder that keeps features of the real examples; None: inside `out`.
+        scores: the scores.
+        eval_items: prompts, one per generated example.
+        seeds: noise seed of each generated example.
+        previews: the first generated examples, each followed by its real one, (channels, ...).
+        report: all that is needed to repeat the evaluation, as JSON takes it, with the scores.
     """
 
-    samples: int = 500
-    samples_per_prompt: int = 1
-    seed: int = 0
-    languages: Sequence[str] = ()
-    split: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 50
-    out: Path | None = None
-    resume: bool = False
-    cache: Path | None = None
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """What was found: figures by metric and name, what was asked, and a few of those made beside the real ones."""
-
     scores: Mapping[str, Mapping[str, MetricValue]]
-    items: Sequence[EvalItem]
+    eval_items: Sequence[EvalItem]
     seeds: Sequence[int]
-    split: str
-    languages: Sequence[str | None]
-    metadata: Sequence[Mapping[str, Any]]
     previews: Sequence[Tensor]
-    notes: Sequence[str]
+    report: Mapping[str, Any]
+
+    def __getitem__(self, metric: str) -> Mapping[str, MetricValue]:
+        return self.scores[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 @dataclass(frozen=True)
-class _EvalPlan:
-    """Everything that is settled before the first thing is made."""
+class _Plan:
+    """What is settled before the first example is generated."""
 
     pipeline: Pipeline
     eval_set: EvalSet
     metrics: Mapping[str, Metric]
-    args: EvalArgs
-    split: str
-    languages: Sequence[str | None]
     items: Sequence[EvalItem]
     requests: Sequence[Request]
+    references: Tensor
+    progress: ProgressCallback
 
     @property
     def feature_extractors(self) -> dict[str, FeatureExtractor]:
-        """Each once, however many metrics look through it."""
+        """Feature extractors by key, each once for all metrics."""
         return {metric.feature_extractor.key: metric.feature_extractor for metric in self.metrics.values()}
 
 
 def evaluate(
-    pipeline: Pipeline,
-    eval_set: EvalSet,
-    metrics: Mapping[str, Metric],
-    args: EvalArgs,
-    progress: ProgressCallback = lambda what, done, total: None,
-    model_fingerprint: str = "",
+    pipe: Pipeline,
+    dataset: str | Path | Dataset | EvalSet | MapStyleDataset | None = None,
+    metrics: Sequence[str | Metric] | Mapping[str, Metric] | str | Metric | None = None,
+    *,
+    num_samples: int = 500,
+    samples_per_prompt: int = 1,
+    languages: Sequence[str] = (),
+    split: str | None = None,
+    seed: int = 0,
+    batch_size: int = 50,
+    metric_options: Mapping[str, Mapping[str, Any]] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    cache: str | Path | None = None,
+    progress: ProgressCallback | None = None,
+    **settings: Any,
 ) -> EvalResult:
-    """Judge a model.
+    """Evaluate a model: generate an example for each of several known prompts and compare them with the real ones.
 
     Args:
-        fingerprint: of the model's weights; a folder goes on only with the model that it was begun with.
+        pipe: pipeline of a model whose task generates data.
+        dataset: name of a data set (`emoji` or `image.emoji`) or recipe, a folder, a `Dataset`, a PyTorch data set of
+            dicts, or an `EvalSet`. None: the data set of the model's recipe.
+        metrics: names (`image.retrieval`) or `Metric` objects, or objects by name. None: every metric of the task's
+            plugin that works without options.
+        num_samples: number of prompts in each language, at most the size of the split.
+        samples_per_prompt: number of generated examples per prompt, each with its own noise.
+        languages: languages of the prompts, ("all",) for all of the data set, () for its default one.
+        split: split of the data set; None: its default one.
+        seed: seed of the prompts and of the noise.
+        batch_size: number of examples generated at once. Scores depend on it only by rounding.
+        metric_options: options by name of a metric: {"image.frechet_distance": {"min_samples": 20}}.
+        out: folder for generated features, so that an interrupted evaluation can be resumed. None: nothing is written.
+        resume: continue the evaluation in `out`; the scores are the same.
+        cache: folder for features of real examples, shared by several evaluations. None: inside `out`.
+        progress: callback with the stage, the number done and the total.
+        **settings: fields of every request: steps, solver, guidance_scale, ...
+
+    Returns:
+        The scores with 95 % confidence intervals; `result["image.retrieval"]["top1"].value`.
 
     Raises:
-        ConfigError: the exam does not know what is asked for, the model cannot be asked so or judged by a metric, or
-            a folder cannot be written to.
+        ConfigError: a name or an option is unknown, the model cannot be evaluated on this data set or by a metric, or a
+            folder cannot be written to.
+        PluginError: a metric needs a library or weights that are not installed.
     """
-    plan = _make_plan(pipeline, eval_set, metrics, args)
-    _check_plan(plan)
-    store = ResultStore(args.out)
-    digest = eval_set.digest()
-    store.start(_plan_config(plan, digest, model_fingerprint), args.resume)
-    cache = FeatureCache(args.cache if args.cache is not None or args.out is None else args.out / "reference_features")
-    _generate(plan, store, progress)  # first, for it is what can go wrong
-    real_features = {
-        key: _real_features(eval_set, extractor, cache, digest, progress)
-        for key, extractor in plan.feature_extractors.items()
-    }
-    return _compute_metrics(plan, store, real_features, progress)
-
-
-def _make_plan(pipeline: Pipeline, eval_set: EvalSet, metrics: Mapping[str, Metric], args: EvalArgs) -> _EvalPlan:
-    split, languages = resolve_split(eval_set, args.split), resolve_languages(eval_set, args.languages)
-    unique_items = sample_items(eval_set, split, languages, args.samples, args.seed)
-    items = [item for item in unique_items for _ in range(args.samples_per_prompt)]
-    item_seeds = noise_seeds(len(unique_items) // len(languages), len(languages), args.samples_per_prompt, args.seed)
+    registry, task = pipe.registry, pipe.model.generation_task
+    for name in settings:
+        if name not in task.Request.model_fields:
+            known = [*inspect.signature(evaluate).parameters, *task.Request.model_fields]
+            raise ConfigError(f"evaluate: got an unknown option '{name}'{suggest(name, known)}")
+    dataset_name = str(dataset) if isinstance(dataset, str | Path) else type(dataset).__name__
+    dataset_name = "the model's own" if dataset is None else dataset_name
+    eval_set = resolve_eval_set(dataset, pipe.model, registry)
+    split, language_list = resolve_split(eval_set, split), resolve_languages(eval_set, languages)
+    available = len(eval_set.indices(split))
+    count = min(min(num_samples, available) * samples_per_prompt * len(language_list), available)
+    metrics, notes = resolve_metrics(metrics, metric_options or {}, pipe.model, registry, count)
+    if available < num_samples:
+        notes.append(f"the split '{split}' has {available} examples, fewer than {num_samples}; each is used once")
+    prompts = sample_items(eval_set, split, language_list, num_samples, seed)
+    items = [item for item in prompts for _ in range(samples_per_prompt)]
+    seeds = noise_seeds(len(prompts) // len(language_list), len(language_list), samples_per_prompt, seed)
     requests = [
-        _make_request(pipeline, item, item_seed, args.settings)
-        for item, item_seed in zip(items, item_seeds, strict=True)
+        pipe.make_request(**task.request_for(item.fields), **{**settings, "seed": noise_seed})
+        for item, noise_seed in zip(items, seeds, strict=True)
     ]
-    return _EvalPlan(pipeline, eval_set, metrics, args, split, languages, items, requests)
-
-
-def _make_request(pipeline: Pipeline, item: EvalItem, seed: int, settings: Mapping[str, Any]) -> Request:
-    task = pipeline.model.generation_task
-    return pipeline.make_request(**task.request_for(item.fields), **{**settings, "seed": seed})
-
-
-def num_comparable(eval_set: EvalSet, args: EvalArgs) -> int:
-    """How many things will be made, or how many real ones there are, whichever is fewer."""
-    available, languages = (
-        len(eval_set.indices(resolve_split(eval_set, args.split))),
-        len(resolve_languages(eval_set, args.languages)),
-    )
-    return min(min(args.samples, available) * args.samples_per_prompt * languages, available)
-
-
-def _check_plan(plan: _EvalPlan) -> None:
-    """Nothing is made for a metric that could not tell a figure of it."""
-    count = num_comparable(plan.eval_set, plan.args)
-    for name, metric in plan.metrics.items():
-        if count < metric.min_samples:
-            raise ConfigError(
-                f"{name} needs at least {metric.min_samples} things made and as many real ones, here are {count}; "
-                "ask for more with --samples, or for another metric with --metrics"
-            )
+    references = reference_index(eval_set, split)
+    plan = _Plan(pipe, eval_set, metrics, items, requests, references, progress or (lambda stage, done, total: None))
     for extractor in plan.feature_extractors.values():
-        extractor([plan.eval_set.reference(0)])
+        extractor([eval_set.reference(0)])  # data of another form are refused before anything is generated
 
-
-def _plan_config(plan: _EvalPlan, digest: str, model_fingerprint: str) -> dict[str, Any]:
-    args = plan.args
-    return {
-        "model": model_fingerprint,
+    fingerprint, digest = model_fingerprint(pipe.model), eval_set.digest()
+    config = {
+        "model": fingerprint,
         "data": digest,
-        "split": plan.split,
-        "languages": list(plan.languages),
-        "samples": args.samples,
-        "samples_per_prompt": args.samples_per_prompt,
-        "seed": args.seed,
-        "settings": {key: str(value) for key, value in sorted(args.settings.items())},
+        "split": split,
+        "languages": language_list,
+        "samples": num_samples,
+        "samples_per_prompt": samples_per_prompt,
+        "seed": seed,
+        "settings": {key: str(value) for key, value in sorted(settings.items())},
     }
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        open_run(folder, config, CONFIG_FILE, resume)
+        cache = folder / REFERENCES_DIR if cache is None else cache
+    store = TensorStore(None if folder is None else folder / BATCHES_DIR)
+    batches = _generate(plan, store, batch_size)
+    scores, score_notes = _compute_scores(plan, store, TensorStore(None if cache is None else Path(cache)), digest)
+    report = {
+        "model": {"sha256": fingerprint, "task": pipe.model.recipe.task.type},
+        "dataset": {"name": dataset_name, "sha256": digest, "num_real": len(eval_set)},
+        "samples": num_samples,
+        "samples_per_prompt": samples_per_prompt,
+        "num_generated": len(items),
+        "split": split,
+        "languages": [language for language in language_list if language is not None],
+        "seed": seed,
+        "seeds": [min(seeds), max(seeds)],
+        "settings": batches[0]["settings"],
+        "nfe": batches[0]["nfe"],
+        "batch_size": batch_size,
+        "generation_seconds": round(sum(metadata["generation_seconds"] for metadata in batches), 1),
+        "scores": {name: metric_report(metrics[name], values) for name, values in scores.items()},
+        "notes": notes + score_notes,
+        **environment(registry, pipe.model.device, metrics),
+    }
+    return EvalResult(scores, items, seeds, _previews(plan, store), report)
 
 
-def _real_features(
-    eval_set: EvalSet, extractor: FeatureExtractor, cache: FeatureCache, digest: str, progress: ProgressCallback
-) -> Tensor:
-    features_found = cache.get(digest, extractor.key)
-    if features_found is not None and len(features_found) == len(eval_set):
-        return features_found
-    rows: list[Tensor] = []
-    step, what = 64, f"real ones, {extractor.name}"
-    for start in range(0, len(eval_set), step):
-        progress(what, start, len(eval_set))
-        rows.append(extractor([eval_set.reference(i) for i in range(start, min(start + step, len(eval_set)))]))
-    progress(what, len(eval_set), len(eval_set))
-    features_found = torch.cat(rows)
-    cache.put(features_found, digest, extractor.key)
-    return features_found
+def resolve_metrics(
+    metrics: Sequence[str | Metric] | Mapping[str, Metric] | str | Metric | None,
+    options: Mapping[str, Mapping[str, Any]],
+    model: Model,
+    registry: Registry,
+    num_generated: int,
+) -> tuple[dict[str, Metric], list[str]]:
+    """Build the metrics of an evaluation by name, see `evaluate`.
+
+    Args:
+        metrics: names or objects; None: every metric of the task's plugin that works without options.
+        options: options by name of a metric.
+        model: the model.
+        registry: the registry.
+        num_generated: number of examples that will be compared.
+
+    Returns:
+        The metrics, and remarks on those that were left out by default.
+
+    Raises:
+        ConfigError: an option is unknown or for another metric, or a metric needs more examples.
+    """
+    if isinstance(metrics, str | Metric):
+        metrics = [metrics]
+    by_default = metrics is None
+    if metrics is None:
+        plugin = model.recipe.task.type.partition(".")[0]
+        metrics = [name for name in registry.registrations("metric") if name.partition(".")[0] == plugin]
+    entries = list(metrics.items()) if isinstance(metrics, Mapping) else [("", metric) for metric in metrics]
+    names = [name or _metric_name(metric, registry) for name, metric in entries]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"metrics: got {', '.join(names)}, expected each once. Give objects by name in a dict.")
+    full_options = {_full_name(name, names): values for name, values in options.items()}
+    resolved: dict[str, Metric] = {}
+    notes = []
+    for name, (_, entry) in zip(names, entries, strict=True):
+        try:
+            metric = _build_metric(name, full_options.get(name, {}), registry) if isinstance(entry, str) else entry
+        except LuminaError as error:
+            if not by_default or name in full_options:
+                raise
+            notes.append(f"{name} is left out: {error}")
+            continue
+        if num_generated >= metric.min_samples:
+            resolved[name] = metric
+            continue
+        reason = f"got {num_generated} generated and real examples, expected at least {metric.min_samples} of each"
+        if not by_default:
+            raise ConfigError(f"{name}: {reason}. Raise the number of samples, or choose other metrics.")
+        notes.append(f"{name} is left out: {reason}")
+    if not resolved:
+        raise ConfigError(f"metrics: none works without options ({'; '.join(notes) or 'none is installed'})")
+    return resolved, notes
 
 
-def _generate(plan: _EvalPlan, store: ResultStore, progress: ProgressCallback) -> None:
-    completed, total = store.completed(list(plan.feature_extractors)), len(plan.items)
+def _metric_name(metric: str | Metric, registry: Registry) -> str:
+    if isinstance(metric, Metric):
+        return metric.name or type(metric).__name__
+    if not isinstance(metric, str):
+        raise ConfigError(f"metrics: got {type(metric).__name__}, expected a name or a lumina_core Metric.")
+    available = registry.registrations("metric")
+    if metric in available:
+        return metric
+    registry.find("metric", metric)  # raises with the nearest name
+    return next(name for name in available if name.rpartition(".")[2] == metric)
+
+
+def _full_name(name: str, names: Sequence[str]) -> str:
+    for full_name in names:
+        if name in (full_name, full_name.rpartition(".")[2]):
+            return full_name
+    raise ConfigError(f"metric_options: got '{name}', which is not among the metrics{suggest_or_list(name, names)}")
+
+
+def _build_metric(name: str, options: Mapping[str, Any], registry: Registry) -> Metric:
+    metric = build_component(registry, "metric", ComponentSpec.model_validate({"type": name, **options}))
+    if not isinstance(metric, Metric):
+        raise ConfigError(f"metric {name}: got {type(metric).__name__}, expected a subclass of lumina_core's Metric.")
+    return metric
+
+
+def model_fingerprint(model: Model) -> str:
+    """Return a SHA-256 of the recipe and all weights of a model."""
+    hasher = hashlib.sha256(model.recipe.model_dump_json(exclude_defaults=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        hasher.update(name.encode() + str((tensor.dtype, tuple(tensor.shape))).encode())
+        hasher.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return hasher.hexdigest()
+
+
+def _generate(plan: _Plan, store: TensorStore, batch_size: int) -> list[Mapping[str, Any]]:
+    """Generate the examples whose features are not in the store, and return the metadata of all batches."""
+    keys, total = set(plan.feature_extractors), len(plan.items)
+    completed: set[int] = set()
+    for batch in store.entries():
+        if all(f"features.{key}" in batch.tensors for key in keys):
+            completed |= set(batch.tensors["indices"].tolist())
     remaining = [index for index in range(total) if index not in completed]
-    for start in range(0, len(remaining), plan.args.batch_size):
-        progress("made", total - len(remaining) + start, total)
-        store.add(_generate_batch(plan, remaining[start : start + plan.args.batch_size]))
-    progress("made", total, total)
+    for start in range(0, len(remaining), batch_size):
+        plan.progress("generated", total - len(remaining) + start, total)
+        indices = remaining[start : start + batch_size]
+        begin = time.perf_counter()
+        outputs = plan.pipeline.generate([plan.requests[index] for index in indices])
+        seconds = time.perf_counter() - begin
+        data = [output.data for output in outputs]
+        tensors = {f"features.{key}": extractor(data) for key, extractor in plan.feature_extractors.items()}
+        tensors |= {f"data.{index}": item for index, item in zip(indices, data, strict=True) if index < NUM_PREVIEWS}
+        metadata = {key: outputs[0].metadata[key] for key in ("nfe", "settings")}
+        name = f"{indices[0]:06d}-{TensorStore.make_name(json.dumps([sorted(keys), indices]))[:8]}"
+        store.put(name, {"indices": torch.tensor(indices), **tensors}, {**metadata, "generation_seconds": seconds})
+    plan.progress("generated", total, total)
+    return [batch.metadata for batch in store.entries()]
 
 
-def _generate_batch(plan: _EvalPlan, indices: Sequence[int]) -> EvalBatch:
-    start_time = time.perf_counter()
-    outputs = plan.pipeline.generate([plan.requests[index] for index in indices])
-    seconds = time.perf_counter() - start_time
-    data = [output.data for output in outputs]
-    features_by_key = {key: extractor(data) for key, extractor in plan.feature_extractors.items()}
-    previews = {index: output.data for index, output in zip(indices, outputs, strict=True) if index < NUM_PREVIEWS}
-    metadata = {key: outputs[0].metadata[key] for key in ("nfe", "settings")}
-    return EvalBatch(indices, features_by_key, previews, {**metadata, "generation_seconds": seconds})
-
-
-def _compute_metrics(
-    plan: _EvalPlan, store: ResultStore, real_features: Mapping[str, Tensor], progress: ProgressCallback
-) -> EvalResult:
-    eval_set, items = plan.eval_set, plan.items
-    groups = [eval_set.groups(index) for index in range(len(eval_set))]
+def _compute_scores(
+    plan: _Plan, store: TensorStore, cache: TensorStore, digest: str
+) -> tuple[dict[str, dict[str, MetricValue]], list[str]]:
+    """Compute the scores of every metric, and the remarks of the metrics."""
+    eval_set = plan.eval_set
+    real = {key: _real_features(plan, extractor, cache, digest) for key, extractor in plan.feature_extractors.items()}
+    group_labels = [eval_set.groups(index) for index in range(len(eval_set))]
     scores: dict[str, dict[str, MetricValue]] = {}
-    notes = _collect_notes(plan)
-    for metric_index, (name, metric) in enumerate(plan.metrics.items()):
-        progress("compared", metric_index, len(plan.metrics))
+    notes: list[str] = []
+    for number, (name, metric) in enumerate(plan.metrics.items()):
+        plan.progress("compared", number, len(plan.metrics))
         key = metric.feature_extractor.key
-        generated = store.gather_features(key, len(items))
-        inputs = EvalInputs(
-            generated, real_features[key], items, reference_index(eval_set, plan.split), eval_set.families
-        )
-        scores[name] = aggregate(metric, inputs, groups)
+        generated = _gather_features(store, key, len(plan.items))
+        inputs = EvalInputs(generated, real[key], plan.items, plan.references, eval_set.families)
+        scores[name] = aggregate(metric, inputs, group_labels)
         notes += metric.notes(inputs)
-    previews = [
+    plan.progress("compared", len(plan.metrics), len(plan.metrics))
+    return scores, notes
+
+
+def _real_features(plan: _Plan, extractor: FeatureExtractor, cache: TensorStore, digest: str) -> Tensor:
+    eval_set, name = plan.eval_set, TensorStore.make_name(digest, extractor.key)
+    try:
+        cached = cache.get(name)
+    except CheckpointError:  # a damaged file is replaced
+        cached = None
+    if cached is not None and len(cached.tensors["features"]) == len(eval_set):
+        return cached.tensors["features"]
+    rows: list[Tensor] = []
+    stage = f"real examples, {extractor.name}"
+    for start in range(0, len(eval_set), REAL_CHUNK):
+        plan.progress(stage, start, len(eval_set))
+        chunk = range(start, min(start + REAL_CHUNK, len(eval_set)))
+        rows.append(extractor([eval_set.reference(index) for index in chunk]))
+    plan.progress(stage, len(eval_set), len(eval_set))
+    features = torch.cat(rows)
+    cache.put(name, {"features": features})
+    return features
+
+
+def _gather_features(store: TensorStore, key: str, count: int) -> Tensor:
+    """Return the features (count, D) of all generated examples by one feature extractor."""
+    batches = [batch.tensors for batch in store.entries() if f"features.{key}" in batch.tensors]
+    first = batches[0][f"features.{key}"]
+    features = torch.empty(count, first.shape[1], dtype=first.dtype)
+    for tensors in batches:
+        features[tensors["indices"]] = tensors[f"features.{key}"]
+    return features
+
+
+def _previews(plan: _Plan, store: TensorStore) -> list[Tensor]:
+    """Return the first generated examples, each followed by its real one."""
+    generated = {
+        int(key.removeprefix("data.")): data
+        for batch in store.entries()
+        for key, data in batch.tensors.items()
+        if key.startswith("data.")
+    }
+    return [
         item
-        for metric_index, data in store.preview_data().items()
-        for item in (data, eval_set.reference(items[metric_index].target_index))
+        for index in sorted(generated)
+        for item in (generated[index], plan.eval_set.reference(plan.items[index].target_index))
     ]
-    return EvalResult(
-        scores, items, [request.seed for request in plan.requests], plan.split, plan.languages,
-        [batch.metadata for batch in store.batches], previews, notes,
-    )  # fmt: skip
-
-
-def _collect_notes(plan: _EvalPlan) -> list[str]:
-    available = len(plan.eval_set.indices(plan.split))
-    if available >= plan.args.samples:
-        return []
-    return [f"the split '{plan.split}' has {available} examples, not {plan.args.samples}: each is asked for once"]

@@ -1,15 +1,13 @@
-"""What an evaluation keeps in its folder: what was asked, what was made part by part, features of the real examples."""
+"""Tensors in a folder by name, each file written atomically; in memory without a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,165 +15,114 @@ from torch import Tensor
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.io import atomic_file, remove_partial
 
-CONFIG_FILE, BATCHES_DIR = "eval_config.json", "batches"
+
+class StoredTensors(NamedTuple):
+    """Tensors by name, and metadata as JSON takes it."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class EvalBatch:
-    """Some of the things that were made: their places among the cases, features, and the data of those to be shown."""
+class TensorStore:
+    """Named sets of tensors: generated batches of an evaluation, features of real examples.
 
-    indices: Sequence[int]
-    features: Mapping[str, Tensor]
-    data: Mapping[int, Tensor] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-class ResultStore:
-    """Parts of one evaluation, in a folder or, without one, only in memory. A part is whole or not there."""
+    Args:
+        folder: folder of the files; None: in memory, for as long as the store lives.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.batches: list[EvalBatch] = []
+        self._entries: dict[str, StoredTensors] = {}
 
-    def start(self, config: Mapping[str, Any], resume: bool) -> None:
-        """Open the folder for this evaluation.
+    @staticmethod
+    def make_name(*key: str) -> str:
+        """Return a file name for a key of several strings."""
+        return hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+
+    def entries(self) -> list[StoredTensors]:
+        """Return all entries, sorted by name; remove what a killed process left half-written.
 
         Raises:
-            ConfigError: it holds one already and `resume` is not asked for, or holds another one, or cannot be made.
-            CheckpointError: a part in it cannot be read.
+            CheckpointError: a file is damaged.
         """
-        if self.folder is None:
-            return
-        try:
-            (self.folder / BATCHES_DIR).mkdir(parents=True, exist_ok=True)
+        names = set(self._entries)
+        if self.folder is not None and self.folder.is_dir():
             remove_partial(self.folder)
-            remove_partial(self.folder / BATCHES_DIR)
-            previous = self._read_config()
-            if previous is None:
-                _write_json(self.folder / CONFIG_FILE, config)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write to {self.folder}: {error.strerror or error}; choose another --out"
-            ) from error
-        if previous is None:
-            return
-        if not resume:
-            raise ConfigError(f"{self.folder} holds an evaluation already; go on with --resume or choose another --out")
-        changed = [key for key in config if previous.get(key) != config[key]]
-        if changed:
-            raise ConfigError(
-                f"{self.folder} holds an evaluation with another {', '.join(changed)}; choose another --out"
-            )
-        self.batches = [_read_batch(path) for path in sorted((self.folder / BATCHES_DIR).glob("*.safetensors"))]
+            names |= {path.stem for path in self.folder.glob("*.safetensors") if not path.name.startswith(".")}
+        return [entry for name in sorted(names) if (entry := self.get(name)) is not None]
 
-    def completed(self, keys: Sequence[str]) -> set[int]:
-        """Places whose features of every key are there."""
-        return {index for batch in self.batches if set(keys) <= set(batch.features) for index in batch.indices}
-
-    def add(self, batch: EvalBatch) -> None:
-        """Keep a part.
+    def get(self, name: str) -> StoredTensors | None:
+        """Return an entry; None if there is none.
 
         Raises:
-            ConfigError: the disk is full, or the folder gone.
+            CheckpointError: its file is damaged.
         """
-        self.batches.append(batch)
+        if name not in self._entries and self.folder is not None and self._path(name).is_file():
+            path = self._path(name)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+                    self._entries[name] = StoredTensors(tensors, json.loads(file.metadata()["metadata"]))
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(f"{path} cannot be read ({error}). Delete it; it is made again.") from error
+        return self._entries.get(name)
+
+    def put(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+        """Write an entry.
+
+        Raises:
+            ConfigError: the folder cannot be written to.
+        """
+        entry = StoredTensors({key: tensor.contiguous() for key, tensor in tensors.items()}, metadata or {})
+        self._entries[name] = entry
         if self.folder is None:
             return
-        tensors = {
-            "indices": torch.tensor(batch.indices),
-            **{f"features.{k}": v.contiguous() for k, v in batch.features.items()},
-        }
-        tensors |= {f"data.{index}": data.contiguous() for index, data in batch.data.items()}
-        name = hashlib.sha256(json.dumps([sorted(batch.features), list(batch.indices)]).encode()).hexdigest()[:8]
-        path = self.folder / BATCHES_DIR / f"{batch.indices[0]:06d}-{name}.safetensors"
         try:
-            with atomic_file(path) as partial:
-                save_file(tensors, partial, metadata={"metadata": json.dumps(batch.metadata)})
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self._path(name)) as partial:
+                save_file(dict(entry.tensors), partial, metadata={"metadata": json.dumps(entry.metadata)})
         except (OSError, SafetensorError) as error:
             raise ConfigError(
-                f"cannot write {path}: {error}; what was made before is kept, go on with --resume"
+                f"cannot write {self._path(name)}: {error}. Choose another folder, or resume when there is room."
             ) from error
 
-    def gather_features(self, key: str, count: int) -> Tensor:
-        """(count, D) by place."""
-        batches = [batch for batch in self.batches if key in batch.features]
-        rows = torch.empty(count, batches[0].features[key].shape[1], dtype=batches[0].features[key].dtype)
-        for batch in batches:
-            rows[torch.tensor(batch.indices)] = batch.features[key]
-        return rows
-
-    def preview_data(self) -> dict[int, Tensor]:
-        """Those that are to be shown, by place."""
-        return dict(sorted((index, data) for batch in self.batches for index, data in batch.data.items()))
-
-    def _read_config(self) -> dict[str, Any] | None:
+    def _path(self, name: str) -> Path:
         assert self.folder is not None
-        path = self.folder / CONFIG_FILE
-        if not path.exists():
-            return None
-        try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); choose another --out") from error
-        return config
-
-
-class FeatureCache:
-    """Features of the real examples by what they depend on; in a folder or, without one, nowhere."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-
-    def get(self, *key_parts: str) -> Tensor | None:
-        """What was put there, or None."""
-        path = self._path(key_parts)
-        if path is None or not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                features: Tensor = file.get_tensor("features")
-        except (OSError, SafetensorError):
-            return None  # made anew and replaced
-        return features
-
-    def put(self, features: Tensor, *key_parts: str) -> None:
-        """Keep features.
-
-        Raises:
-            ConfigError: they cannot be written.
-        """
-        path = self._path(key_parts)
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as partial:
-                save_file({"features": features.contiguous()}, partial)
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(f"cannot write {path}: {error}; choose another --cache") from error
-
-    def _path(self, key_parts: Sequence[str]) -> Path | None:
-        if self.folder is None:
-            return None
-        name = hashlib.sha256("\n".join(key_parts).encode()).hexdigest()[:32]
         return self.folder / f"{name}.safetensors"
 
 
-def _read_batch(path: Path) -> EvalBatch:
+def open_run(folder: Path, config: Mapping[str, Any], config_file: str, resume: bool) -> None:
+    """Create the folder of an evaluation, or check that it holds this one.
+
+    Args:
+        folder: the folder.
+        config: what the results depend on, as JSON takes it.
+        config_file: name of the file with it.
+        resume: whether the folder may hold the evaluation already.
+
+    Raises:
+        ConfigError: the folder holds another evaluation, or this one without `resume`, or cannot be written to.
+        CheckpointError: the configuration in it cannot be read.
+    """
+    path = folder / config_file
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            metadata = json.loads(file.metadata()["metadata"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete it, and --resume makes it again") from error
-    return EvalBatch(
-        tensors["indices"].tolist(),
-        {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith("features.")},
-        {int(name.partition(".")[2]): tensor for name, tensor in tensors.items() if name.startswith("data.")},
-        metadata,
-    )
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
+        if not path.exists():
+            with atomic_file(path) as partial:
+                partial.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            return
+        previous: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"out: cannot write to {folder}: {error.strerror or error}. Choose another folder."
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Choose another folder.") from error
+    if not resume:
+        raise ConfigError(f"out: {folder} holds an evaluation already. Set resume, or choose another folder.")
+    changed = [key for key in config if previous.get(key) != config[key]]
+    if changed:
+        raise ConfigError(
+            f"out: {folder} holds an evaluation with another {', '.join(changed)}. Choose another folder."
+        )
