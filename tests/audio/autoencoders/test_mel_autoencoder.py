@@ -1,4 +1,4 @@
-"""Sounds become latents of unit variance and come back through a vocoder."""
+"""Autoencoder of audio: shapes, training, normalization, errors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(item) for item in range(count)]
 
 
-def test_a_latent_frame_stands_for_512_samples():
+def test_latent_frame_is_512_samples():
     part = autoencoder().eval()
     latent = part.encode(chord())
     assert latent.shape == (2, 8, 16)
     assert part.decode(latent).shape == (2, 1, 8192)
 
 
-def test_what_would_be_too_loud_is_softer_as_a_whole_and_the_rest_stays():
+def test_decoded_audio_beyond_full_scale_is_divided_by_its_peak():
     sounds = torch.tensor([[[0.5, -4.0, 2.0]], [[0.5, -0.25, 1.0]], [[0.0, 0.0, 0.0]]])
     found = limit_peak(sounds)
     assert torch.equal(found, torch.tensor([[[0.125, -1.0, 0.5]], [[0.5, -0.25, 1.0]], [[0.0, 0.0, 0.0]]]))
@@ -45,7 +45,7 @@ def test_what_would_be_too_loud_is_softer_as_a_whole_and_the_rest_stays():
     assert torch.allclose(part.decode(latent), plain / plain.abs().amax(dim=(1, 2), keepdim=True), atol=1e-6)
 
 
-def test_training_brings_the_spectrogram_back_and_the_latent_to_unit_variance():
+def test_training_reduces_the_loss_and_normalizes_the_latent():
     part, data = autoencoder(kl_weight=1e-4), chord()
     optimizer = torch.optim.AdamW(part.parameters(), lr=3e-3)
     losses = []
@@ -60,7 +60,7 @@ def test_training_brings_the_spectrogram_back_and_the_latent_to_unit_variance():
     assert 0.7 < float(latent.std()) < 1.4 and abs(float(latent.mean())) < 0.3
 
 
-def test_a_training_may_look_at_a_crop_of_each_sound_drawn_for_it_alone():
+def test_random_crop_of_an_item_does_not_depend_on_the_batch():
     part, data = autoencoder(crop=4096).eval(), chord()
     with torch.no_grad():
         both = float(part.loss(data, generators(2)).total)
@@ -68,21 +68,23 @@ def test_a_training_may_look_at_a_crop_of_each_sound_drawn_for_it_alone():
     assert both == pytest.approx(sum(alone) / 2, rel=1e-4)
 
 
-def test_an_item_is_encoded_alike_alone_and_in_a_batch():
+def test_encoding_does_not_depend_on_the_batch():
     part, data = autoencoder().eval(), chord()
     assert torch.allclose(part.encode(data)[1:], part.encode(data[1:]), atol=1e-5)
 
 
-def test_a_length_that_cannot_be_encoded_names_the_next_that_can():
-    with pytest.raises(ShapeError, match="the next that fits: 8704"):
+def test_error_for_a_length_names_the_next_valid_one():
+    with pytest.raises(ShapeError, match="such as 8704"):
         autoencoder().encode(torch.zeros(1, 1, 8192 + 256))
 
 
-def test_a_vocoder_of_another_rate_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"sample_rate 22050.*autoencoder\.vocoder\.sample_rate"):
+def test_vocoder_of_another_sample_rate_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"sample_rate of vocoder .*: got 22050, expected 16000.*autoencoder\.vocoder\.sample_rate"
+    ):
         MelAutoencoder(MelAutoencoder.Config(vae=SMALL), Vocos(Vocos.Config(sample_rate=22050)))
 
 
-def test_time_is_halved_only_between_levels():
-    with pytest.raises(ValidationError, match="time is halved between levels"):
+def test_downsampling_after_the_last_level_is_refused():
+    with pytest.raises(ValidationError, match="down_layers: got level 1"):
         VAEConfig(ch_mult=(1, 2), down_layers=(1,))

@@ -1,4 +1,4 @@
-"""BigVGAN's generator: its filters, its activations, and published folders of it."""
+"""BigVGAN: filters, activations, and published folders."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def options_of(folder):
     return read_options(folder)
 
 
-def test_the_filter_halves_the_band():
+def test_filter_passes_half_of_the_band():
     taps = kaiser_sinc_filter(0.25, 0.3, 12).double()
     assert taps.sum() == pytest.approx(1)
     assert torch.equal(taps, taps.flip(0))
@@ -62,7 +62,7 @@ def test_the_filter_halves_the_band():
 
 
 @pytest.mark.parametrize(("beta", "logscale"), [(False, False), (True, True)])
-def test_snake_by_hand(beta, logscale):
+def test_snake_equals_its_formula(beta, logscale):
     snake = Snake(1, beta, logscale)
     with torch.no_grad():
         snake.alpha.fill_(math.log(2) if logscale else 2)
@@ -74,7 +74,7 @@ def test_snake_by_hand(beta, logscale):
     assert got == pytest.approx([v + math.sin(2 * v) ** 2 / (4 if beta else 2) for v in (0, 0.5, -1)])
 
 
-def test_overtones_beyond_the_band_do_not_fold_back():
+def test_overtones_are_not_aliased():
     """A tone at 0.3 cycles: its square's 0.6 would fold to 0.4."""
     tone = torch.cos(2 * math.pi * 0.3 * torch.arange(400))[None, None]
     snake = Snake(1, False, False)
@@ -92,7 +92,7 @@ def test_overtones_beyond_the_band_do_not_fold_back():
 
 @pytest.mark.parametrize("block", ["1", "2"])
 @pytest.mark.parametrize("activation", ["snake", "snakebeta"])
-def test_a_published_folder_gives_the_plain_generators_sound(tmp_path, block, activation):
+def test_published_folder_equals_the_generator_without_weight_norm(tmp_path, block, activation):
     plain = published(tmp_path / "bigvnat", resblock=block, activation=activation)
     assert is_bigvgan_dir(tmp_path / "bigvnat")
     found = BigVGAN(BigVGAN.Config(source=str(tmp_path / "bigvnat")))
@@ -106,7 +106,7 @@ def test_a_published_folder_gives_the_plain_generators_sound(tmp_path, block, ac
     assert got.abs().max() <= 1
 
 
-def test_later_releases_are_read_too(tmp_path):
+def test_later_releases_are_read(tmp_path):
     plain = published(tmp_path / "v2", use_tanh_at_final=False, use_bias_at_final=False, sampling_rate=44100)
     found = BigVGAN(BigVGAN.Config(source=str(tmp_path / "v2")))
     assert found.sample_rate == 44100
@@ -135,14 +135,20 @@ class Trap:
     [
         (lambda c: c["generator"].pop("conv_pre.bias"), "conv_pre.bias is missing"),
         (lambda c: c["generator"].pop("ups.0.0.weight_g"), "without ups.0.0.weight_g"),
-        (lambda c: c["generator"].update(more=torch.zeros(1)), "more is none of a generator's"),
-        (lambda c: c["generator"].update({"conv_pre.bias": torch.zeros(3)}), "conv_pre.bias is (3,), wanted (8,)"),
-        (lambda c: c["generator"].update({"activation_post.upsample.filter": torch.zeros(1, 1, 12)}), "not the filter"),
+        (lambda c: c["generator"].update(more=torch.zeros(1)), "more is unexpected"),
+        (
+            lambda c: c["generator"].update({"conv_pre.bias": torch.zeros(3)}),
+            "conv_pre.bias has shape (3,), expected (8,)",
+        ),
+        (
+            lambda c: c["generator"].update({"activation_post.upsample.filter": torch.zeros(1, 1, 12)}),
+            "expected the half-band filter",
+        ),
         (lambda c: c.update(weights=c.pop("generator")), "holds dict under 'weights'"),
         (lambda c: c.update(more=Trap()), "code in it"),
     ],
 )
-def test_a_damaged_generator_is_told(tmp_path, change, word):
+def test_damaged_checkpoint_is_refused(tmp_path, change, word):
     published(tmp_path / "v")
     broken(change, tmp_path / "v")
     with pytest.raises(CheckpointError, match=r"best_netG\.pt") as error:
@@ -150,17 +156,17 @@ def test_a_damaged_generator_is_told(tmp_path, change, word):
     assert word in str(error.value)
 
 
-def test_settings_of_something_else_are_told(tmp_path):
+def test_invalid_configs_are_refused(tmp_path):
     (tmp_path / "args.yml").write_text("model: x\n")
-    with pytest.raises(CheckpointError, match="says no num_mels"):
+    with pytest.raises(CheckpointError, match="num_mels is missing"):
         BigVGAN(BigVGAN.Config(source=str(tmp_path)))
-    with pytest.raises(CheckpointError, match="there is no folder"):
+    with pytest.raises(CheckpointError, match="expected an existing folder"):
         BigVGAN(BigVGAN.Config(source=str(tmp_path / "none")))
-    with pytest.raises(ConfigError, match="2 upsample_rates with 6 upsample_kernel_sizes"):
+    with pytest.raises(ConfigError, match="upsample_rates and upsample_kernel_sizes of different lengths"):
         BigVGAN(BigVGAN.Config(upsample_rates=(2, 2)))
 
 
-def test_safetensors_are_read_too(tmp_path):
+def test_safetensors_are_read(tmp_path):
     plain = published(tmp_path / "v")
     (tmp_path / "v" / "best_netG.pt").unlink()
     save_file(plain.generator.state_dict(), tmp_path / "v" / "model.safetensors")

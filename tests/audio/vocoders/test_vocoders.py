@@ -1,4 +1,4 @@
-"""Vocoders make the sound that a spectrogram is of."""
+"""Vocoders Griffin-Lim and Vocos, and the STFT distances."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def loudest(sound: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("hertz", [220.0, 440.0, 880.0])
-def test_griffin_lim_gives_back_the_pitch_of_a_tone(hertz):
+def test_griffin_lim_keeps_the_frequency_of_a_tone(hertz):
     mel = MelSpectrogram(MelConfig())(tone(hertz, partials=1)[None])
     assert loudest(GriffinLim(GriffinLim.Config())(mel)) == pytest.approx(hertz, rel=0.06)
 
 
-def test_griffin_lim_is_the_nearer_the_longer_it_seeks():
+def test_griffin_lim_improves_with_iterations():
     sound = chord()
     mel = MelSpectrogram(MelConfig())(sound)
     short, long = (stft_loss(GriffinLim(GriffinLim.Config(n_iter=n))(mel), sound).mean() for n in (1, 48))
     assert float(long) < float(short)
 
 
-def test_griffin_lim_leaves_the_global_random_numbers_alone():
+def test_griffin_lim_does_not_change_the_global_random_state():
     mel = MelSpectrogram(MelConfig())(tone(300.0)[None])
     torch.manual_seed(3)
     wanted = torch.rand(1)
@@ -45,7 +45,7 @@ def test_griffin_lim_leaves_the_global_random_numbers_alone():
     assert torch.equal(torch.rand(1), wanted)
 
 
-def test_the_distance_of_a_sound_to_itself_is_nothing_and_grows_with_noise():
+def test_stft_distance_is_0_for_equal_audio_and_grows_with_noise():
     sound = chord()
     noise = torch.randn(sound.shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(stft_loss(sound, sound), torch.zeros(2))
@@ -53,20 +53,20 @@ def test_the_distance_of_a_sound_to_itself_is_nothing_and_grows_with_noise():
     assert 0 < float(little) < float(much)
 
 
-def test_half_as_loud_has_half_the_spectral_convergence_whatever_the_level():
+def test_half_the_amplitude_has_a_spectral_convergence_of_one_half():
     sound = chord()
     share, _ = stft_losses(0.5 * sound, sound)
     assert torch.allclose(share, torch.full((2,), 0.5), atol=1e-3)
 
 
-def taught(vocoder: object) -> MelAutoencoder:
+def vocoder_training(vocoder: object) -> MelAutoencoder:
     vae = VAEConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1, latent_channels=8)
     return MelAutoencoder(MelAutoencoder.Config(vae=vae, train_target="vocoder"), vocoder).eval()
 
 
-def test_a_vocoder_learns_a_sound_and_the_autoencoder_stays_as_it_is():
+def test_training_a_vocoder_reduces_its_loss_and_does_not_train_the_vae():
     torch.manual_seed(0)
-    part, data = taught(Vocos(SMALL)), chord(4096)
+    part, data = vocoder_training(Vocos(SMALL)), chord(4096)
     optimizer = torch.optim.AdamW(part.vocoder.parameters(), lr=2e-3)
     losses = []
     for _ in range(30):
@@ -79,13 +79,13 @@ def test_a_vocoder_learns_a_sound_and_the_autoencoder_stays_as_it_is():
     assert all(weight.grad is None for weight in part.vae.parameters())
 
 
-def test_a_vocoder_without_weights_cannot_be_taught():
-    with pytest.raises(ConfigError, match=r"no weights to teach; take audio\.vocos"):
-        taught(GriffinLim(GriffinLim.Config())).loss(chord(4096), [torch.Generator()] * 2)
+def test_training_a_vocoder_without_weights_is_refused():
+    with pytest.raises(ConfigError, match=r"got audio\.griffin_lim, expected a vocoder with weights"):
+        vocoder_training(GriffinLim(GriffinLim.Config())).loss(chord(4096), [torch.Generator()] * 2)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 @pytest.mark.parametrize("hop", [128, 512])
-def test_griffin_lim_voices_the_shortest_sounds(frames, hop):
+def test_griffin_lim_accepts_the_shortest_clips(frames, hop):
     made = GriffinLim(GriffinLim.Config(hop_length=hop, n_iter=2))(torch.full((2, 80, frames), -3.0))
     assert made.shape == (2, 1, frames * hop) and bool(made.isfinite().all())

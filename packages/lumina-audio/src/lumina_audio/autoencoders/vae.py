@@ -1,8 +1,8 @@
-"""The 1-D convolutional autoencoder of spectrograms, by the published architecture and its tensor names.
+"""Published 1-D convolutional VAE of spectrograms, with its architecture and tensor names.
 
-Formulas: `lumina_music/models/autoencoder1d.py` of Alpha-VLLM/Lumina-T2X, itself after Make-An-Audio 2 (arXiv
-2305.18474). Two things of the published code are kept because weights depend on them: the decoder's residual blocks
-have kernels of 3 whatever the encoder's, and halving pads one zero on the right only.
+After `lumina_music/models/autoencoder1d.py` of Alpha-VLLM/Lumina-T2X, itself after Make-An-Audio 2 (arXiv 2305.18474).
+Published weights depend on two details: residual blocks of the decoder have kernel size 3 whatever that of the encoder,
+and downsampling pads one zero on the right only.
 """
 
 from __future__ import annotations
@@ -15,40 +15,42 @@ from lumina_core.config import Config
 
 
 class VAEConfig(Config):
-    """Sizes; the defaults are the published ones (384 wide, 80 bands to 20 channels, one halving of time)."""
+    """Sizes; the defaults are the published ones."""
 
     latent_channels: int = Field(20, ge=1, le=1024, description="channels of the latent")
-    z_channels: int = Field(20, ge=1, le=1024, description="channels before the last convolution of one sample")
-    ch: int = Field(384, ge=32, multiple_of=32, description="channels of the outermost level")
-    ch_mult: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="of the width, level by level")
-    num_res_blocks: int = Field(2, ge=1, le=8, description="residual blocks of a level; the decoder has one more")
-    kernel_size: int = Field(5, ge=1, le=31, description="samples that a convolution of the encoder sees; odd")
-    down_layers: tuple[int, ...] = Field((0,), description="levels of the encoder after which time is halved")
-    attn_layers: tuple[int, ...] = Field((), description="levels with attention, besides the middle")
+    z_channels: int = Field(20, ge=1, le=1024, description="channels of the encoder before the 1x1 convolution")
+    ch: int = Field(384, ge=32, multiple_of=32, description="channels of the first level")
+    ch_mult: tuple[int, ...] = Field(
+        (1, 2, 4), min_length=1, description="channels of each level, as multiples of `ch`"
+    )
+    num_res_blocks: int = Field(2, ge=1, le=8, description="residual blocks per level; the decoder has one more")
+    kernel_size: int = Field(5, ge=1, le=31, description="kernel size of the encoder's convolutions, odd")
+    down_layers: tuple[int, ...] = Field((0,), description="levels of the encoder that end with downsampling by 2")
+    attn_layers: tuple[int, ...] = Field((), description="levels with attention; the middle always has it")
 
     @model_validator(mode="after")
     def _check_levels(self) -> VAEConfig:
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"a kernel is odd, so that it has a middle; got {self.kernel_size}")
+            raise ValueError(f"kernel_size: got {self.kernel_size}, expected an odd number")
         last = len(self.ch_mult) - 1
         invalid = [level for level in self.down_layers if not 0 <= level < last]
         if invalid:
-            raise ValueError(f"time is halved between levels, so after one of 0..{last - 1}; got {invalid[0]}")
+            raise ValueError(f"down_layers: got level {invalid[0]}, expected a level below the last one, {last}")
         return self
 
     @property
     def level_channels(self) -> tuple[int, ...]:
-        """Channels level by level."""
+        """Channels of each level."""
         return tuple(self.ch * mult for mult in self.ch_mult)
 
     @property
     def downsample_factor(self) -> int:
-        """Frames of the spectrogram a frame of the latent stands for."""
+        """Spectrogram frames per latent frame."""
         return 1 << len(self.down_layers)
 
 
 class VAE(nn.Module):
-    """Spectrogram (B, bands, T) <-> mean and log-variance of a latent (B, channels, T / stride)."""
+    """Spectrogram (B, n_mels, T) <-> mean and log-variance of a latent (B, channels, T / stride)."""
 
     def __init__(self, config: VAEConfig, n_mels: int) -> None:
         super().__init__()
@@ -59,18 +61,18 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv1d(config.latent_channels, config.z_channels, 1)
 
     def encode(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, bands, T) -> mean and log-variance, each (B, channels, T / stride); the latter within [-30, 20]."""
+        """Map (B, n_mels, T) to mean and log-variance (B, channels, T / stride); the latter within [-30, 20]."""
         mean, log_variance = self.quant_conv(self.encoder(mel)).chunk(2, dim=1)
         return mean, log_variance.clamp(-30, 20)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, channels, T / stride) -> (B, bands, T)."""
+        """Map (B, channels, T / stride) to (B, n_mels, T)."""
         decoded: Tensor = self.decoder(self.post_quant_conv(latent))
         return decoded
 
 
 class Encoder(nn.Module):
-    """Residual blocks at each width, halvings of time between some of them, attention in the middle."""
+    """Levels of residual blocks, some with downsampling, and a middle block with attention."""
 
     def __init__(self, config: VAEConfig, n_mels: int) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class Encoder(nn.Module):
         self.conv_out = _conv(level_channels[-1], 2 * config.z_channels, kernel_size)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, bands, T) -> (B, 2 * inner, T / stride)."""
+        """Map (B, n_mels, T) to (B, 2 * z_channels, T / stride)."""
         x = self.conv_in(mel)
         for stage in self.down:
             x = stage(x)
@@ -97,7 +99,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back; what level i halved is doubled after level i + 1."""
+    """Levels of residual blocks in reverse order; level i + 1 upsamples if level i of the encoder downsamples."""
 
     def __init__(self, config: VAEConfig, n_mels: int) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class Decoder(nn.Module):
         self.conv_out = _conv(level_channels[0], n_mels, kernel_size)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(B, inner, T / stride) -> (B, bands, T)."""
+        """Map (B, z_channels, T / stride) to (B, n_mels, T)."""
         x = self.mid(self.conv_in(latent))
         for stage in reversed(self.up):
             x = stage(x)
@@ -125,7 +127,7 @@ class Decoder(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks of one width, each with attention where asked for, then a halving or doubling of time or none."""
+    """Level of residual blocks, each followed by attention if enabled, then down- or upsampling if present."""
 
     def __init__(
         self, in_channels: int, out_channels: int, num_blocks: int, kernel_size: int, use_attention: bool
@@ -139,7 +141,7 @@ class Stage(nn.Module):
         self.upsample: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, before, T) -> (B, width, T, or its half or double)."""
+        """Map (B, in_channels, T) to (B, out_channels, T), T / 2 or 2 T."""
         for index, block in enumerate(self.block):
             x = block(x)
             x = self.attn[index](x) if len(self.attn) else x
@@ -157,32 +159,30 @@ class MidBlock(nn.Module):
         self.attn_1 = AttnBlock(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, T) -> the same."""
+        """Map (B, channels, T) to the same shape."""
         out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
         return out
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions beside a straight road, which is a convolution of one sample where the width changes."""
+    """Two convolutions and a skip connection, a 1x1 convolution if the number of channels changes."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = _norm(in_channels), _norm(out_channels)
-        self.conv1, self.conv2 = (
-            _conv(in_channels, out_channels, kernel_size),
-            _conv(out_channels, out_channels, kernel_size),
-        )
+        self.conv1 = _conv(in_channels, out_channels, kernel_size)
+        self.conv2 = _conv(out_channels, out_channels, kernel_size)
         self.nin_shortcut = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, before, T) -> (B, width, T)."""
+        """Map (B, in_channels, T) to (B, out_channels, T)."""
         residual = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
         out: Tensor = residual + (x if self.nin_shortcut is None else self.nin_shortcut(x))
         return out
 
 
 class AttnBlock(nn.Module):
-    """One head over time, as wide as the layer."""
+    """Self-attention over time with one head."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class AttnBlock(nn.Module):
         self.q, self.k, self.v, self.proj_out = (nn.Conv1d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, T) -> the same."""
+        """Map (B, channels, T) to the same shape."""
         normed = self.norm(x)
         q, k, v = (proj(normed).transpose(1, 2) for proj in (self.q, self.k, self.v))
         out: Tensor = self.proj_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2))
@@ -198,27 +198,27 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Every second sample of a convolution; one zero is put behind the end."""
+    """Convolution with stride 2; one zero is padded at the end."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, T) -> (B, width, T / 2)."""
+        """Map (B, channels, T) to (B, channels, T / 2)."""
         out: Tensor = self.conv(F.pad(x, (0, 1)))
         return out
 
 
 class Upsample(nn.Module):
-    """Every sample twice, then a convolution."""
+    """Nearest-neighbor upsampling by 2, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, T) -> (B, width, 2 T)."""
+        """Map (B, channels, T) to (B, channels, 2 T)."""
         out: Tensor = self.conv(x.repeat_interleave(2, dim=-1))
         return out
 

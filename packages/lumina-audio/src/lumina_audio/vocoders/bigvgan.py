@@ -1,4 +1,4 @@
-"""The vocoder BigVGAN (arXiv 2206.04658), with weights of the model or of a published folder."""
+"""Vocoder BigVGAN, with weights of the model or of a published folder."""
 
 from __future__ import annotations
 
@@ -19,37 +19,34 @@ from lumina_core.types import check_shape
 
 
 class BigVGAN(nn.Module):
-    """Log-mel spectrograms -> waveforms by BigVGAN's generator; its weights are the model's, or a folder's."""
+    """Generator of BigVGAN (arXiv 2206.04658); its weights are part of the model, or those of a `source` folder."""
 
     class Config(GeneratorConfig):
-        """Sizes, which a `source` says by itself."""
+        """Sizes of the generator; a `source` sets them."""
 
-        sample_rate: int = Field(DEFAULT_SAMPLE_RATE, ge=1, description="samples a second")
+        sample_rate: int = Field(DEFAULT_SAMPLE_RATE, ge=1, description="samples per second")
         log_base: Literal["natural", "decimal"] = Field(
-            "natural", description="of the spectrograms that it was taught with; decimal: as the released sound models"
+            "natural", description="logarithm of its training spectrograms; decimal: the released audio models"
         )
         source: str | None = Field(
-            None, description="folder of a published generator (args.yml or config.json, and its weights)"
+            None, description="folder of a published generator: args.yml or config.json, and weights"
         )
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config if config.source is None else _config_from_source(config)
-        self.sample_rate, self.n_mels, self.hop_length = (
-            self.config.sample_rate,
-            self.config.n_mels,
-            math.prod(self.config.upsample_rates),
-        )
+        self.sample_rate, self.n_mels = self.config.sample_rate, self.config.n_mels
+        self.hop_length = math.prod(self.config.upsample_rates)
         self.generator = Generator(self.config) if config.source is None else FrozenModule(self._load)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, bands, T), natural logarithms -> (B, 1, T * hop) in [-1, 1].
+        """Map natural logarithms (B, n_mels, T) to (B, 1, T * hop_length) in [-1, 1].
 
         Raises:
-            ShapeError: the mel has other bands.
-            CheckpointError: the weights of a source cannot be read.
+            ShapeError: the spectrogram has another number of bands.
+            CheckpointError: the weights of the source cannot be read.
         """
-        check_shape(mel, (None, self.n_mels, None), "the mel of a vocoder")
+        check_shape(mel, (None, self.n_mels, None), "a batch of spectrograms")
         network = self.generator.network() if isinstance(self.generator, FrozenModule) else self.generator
         waveform: Tensor = network(mel if self.config.log_base == "natural" else mel / math.log(10))
         return waveform
@@ -65,9 +62,8 @@ class BigVGAN(nn.Module):
 
 
 def _config_from_source(config: BigVGAN.Config) -> BigVGAN.Config:
-    """The sizes that a source says, the logarithm that is asked."""
     folder = Path(str(config.source)).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(f"audio.bigvgan: there is no folder {folder}; name a published generator's")
+        raise CheckpointError(f"source of audio.bigvgan: got {folder}, expected an existing folder of a generator")
     settings = {**read_options(folder), "source": config.source, "log_base": config.log_base}
     return BigVGAN.Config.read(settings, f"audio.bigvgan: {folder}")

@@ -1,4 +1,4 @@
-"""Folders of published BigVGAN generators: their settings, and their weights without the old weight norm."""
+"""Folders of published BigVGAN generators: options from their config, and weights without weight norm."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lumina_core.errors import CheckpointError, ConfigError
 
 CONFIG_FILES = ("args.yml", "args.yaml", "config.json")
 WEIGHT_FILES = ("best_netG.pt", "bigvgan_generator.pt", "g_*", "*.pt", "*.pth", "*.safetensors")
-"""Of lumina_music, of NVIDIA's later releases and of its training; the first that is there is taken."""
+"""File names of lumina_music, of NVIDIA's releases and of its training, in the order of preference."""
 STATE_KEY = "generator"
 DEFAULT_SAMPLE_RATE = 16000
-"""Samples a second where settings say none: the released sound models' do not."""
+"""Samples per second if the config has none, as that of the released audio models."""
 _PUBLISHED_TO_OURS = {
     "num_mels": "n_mels", **{name: name for name in (
         "upsample_initial_channel", "upsample_rates", "upsample_kernel_sizes", "resblock", "resblock_kernel_sizes",
@@ -33,33 +33,35 @@ _MAX_CONFIG_BYTES = 1 << 20
 
 
 def is_bigvgan_dir(folder: Path) -> bool:
-    """Whether a folder has settings of a generator and a file that may hold one."""
+    """Whether a folder has a config of a generator and a file of weights."""
     return _find_config(folder) is not None and _find_weights(folder) is not None
 
 
 def read_options(folder: Path) -> dict[str, Any]:
-    """The options of `audio.bigvgan` for the generator in a folder: its sizes, and its rate where that is said.
+    """Read the options of `audio.bigvgan` from the config in a folder: sizes, and the sample rate if it has one.
 
     Raises:
-        CheckpointError: there are no settings, or they are none of a generator's.
+        CheckpointError: there is no config, or it is not that of a generator.
     """
     path = _find_config(folder)
     if path is None:
-        raise CheckpointError(
-            f"{folder} holds none of {', '.join(CONFIG_FILES)}; wanted a folder of BigVGAN's generator"
-        )
+        raise CheckpointError(f"{folder}: expected {' or '.join(CONFIG_FILES)} of a BigVGAN generator")
     return options_from_published(_read_config(path), str(path))
 
 
 def options_from_published(published: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of `audio.bigvgan` that published settings speak of; others of them do not matter.
+    """Convert a published config to the options of `audio.bigvgan`; other entries are ignored.
+
+    Args:
+        published: entries of the config.
+        where: name of the file, for messages.
 
     Raises:
-        CheckpointError: they are none of a generator's.
+        CheckpointError: it is not the config of a generator.
     """
     missing = [name for name in _PUBLISHED_TO_OURS if name not in published and not name.startswith("use_")]
     if missing:
-        raise CheckpointError(f"{where} says no {missing[0]}; wanted the settings of BigVGAN's generator")
+        raise CheckpointError(f"{where}: {missing[0]} is missing, expected the config of a BigVGAN generator")
     renamed = {ours: published[theirs] for theirs, ours in _PUBLISHED_TO_OURS.items() if theirs in published}
     renamed["resblock"] = str(renamed["resblock"])
     try:
@@ -71,29 +73,34 @@ def options_from_published(published: Mapping[str, Any], where: str) -> dict[str
 
 
 def options_to_published(config: GeneratorConfig) -> dict[str, Any]:
-    """The settings that a published generator of this shape has: what `options_from_published` reads."""
+    """Convert sizes to a published config, the inverse of `options_from_published`."""
     options = config.model_dump(mode="json", include=set(_PUBLISHED_TO_OURS.values()))
     return {theirs: options[ours] for theirs, ours in _PUBLISHED_TO_OURS.items()}
 
 
 def open_generator(folder: Path, config: GeneratorConfig) -> Weights:
-    """The generator's weights under our names, unread; they must be those that its settings ask for.
+    """Open the weights of a generator without reading them.
 
     Raises:
-        CheckpointError: no weights, code in the file, or tensors that are missing, surplus or of another shape.
+        CheckpointError: there are no weights, the file has code, or tensors are missing, unexpected or of another shape.
     """
     path = _find_weights(folder)
     if path is None:
-        raise CheckpointError(f"{folder} holds no generator; wanted a file such as {WEIGHT_FILES[0]}")
+        raise CheckpointError(f"{folder}: expected weights of a generator, such as {WEIGHT_FILES[0]}")
     published = open_safetensors(path) if path.suffix == ".safetensors" else open_torch_pickle(path, STATE_KEY)
     return remove_weight_norm(published, config, str(path))
 
 
 def remove_weight_norm(published: Weights, config: GeneratorConfig, where: str) -> dict[str, LazyTensor]:
-    """Published tensors under our names: each pair `weight_g`, `weight_v` is one matrix, filters are left out.
+    """Combine each pair `weight_g`, `weight_v` of published tensors to one weight, and drop the constant filters.
+
+    Args:
+        published: tensors of a checkpoint.
+        config: sizes of the generator.
+        where: name of the file, for messages.
 
     Raises:
-        CheckpointError: a tensor is missing, surplus or of another shape; or a filter is not the usual one.
+        CheckpointError: tensors are missing, unexpected or of another shape, or a filter is not `half_band_filter`.
     """
     result: dict[str, LazyTensor] = {}
     for name, lazy in published.items():
@@ -102,7 +109,7 @@ def remove_weight_norm(published: Weights, config: GeneratorConfig, where: str) 
         elif name.endswith(".weight_v"):
             stem = name[: -len("weight_v")]
             if f"{stem}weight_g" not in published:
-                raise CheckpointError(f"{where} has {name} without {stem}weight_g; fetch it again")
+                raise CheckpointError(f"{where}: got {name} without {stem}weight_g. Download it again.")
             result[f"{stem}weight"] = WeightNormTensor(published[f"{stem}weight_g"], lazy)
         elif not name.endswith(".weight_g"):
             result[name] = lazy
@@ -114,7 +121,7 @@ def remove_weight_norm(published: Weights, config: GeneratorConfig, where: str) 
 
 @dataclass(frozen=True)
 class WeightNormTensor:
-    """A matrix stored as its direction and the length of each part of its first dimension (old-style weight norm)."""
+    """Weight stored as directions and magnitudes along its first dimension (weight norm)."""
 
     weight_g: LazyTensor
     weight_v: LazyTensor
@@ -131,7 +138,7 @@ class WeightNormTensor:
         target.copy_(self.load())
 
     def load(self) -> Tensor:
-        # float32 and torch's own kernel: the last digits are those of a model whose norm was never taken off
+        # float32 and the kernel of torch: bit-exact with a model that computes its weight norm
         direction, magnitude = read_tensor(self.weight_v, torch.float32), read_tensor(self.weight_g, torch.float32)
         weight: Tensor = torch._weight_norm(direction, magnitude, 0)
         return weight.to(self.dtype)
@@ -142,15 +149,15 @@ class WeightNormTensor:
 
 def _check_shapes(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
     problems = [f"{name} is missing" for name in expected if name not in actual]
-    problems += [f"{name} is none of a generator's" for name in actual if name not in expected]
+    problems += [f"{name} is unexpected" for name in actual if name not in expected]
     problems += [
-        f"{name} is {actual[name]}, wanted {expected[name]}"
+        f"{name} has shape {actual[name]}, expected {expected[name]}"
         for name in expected
         if name in actual and actual[name] != expected[name]
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{where} does not fit its settings: {'; '.join(problems[:3])}{more}")
+        raise CheckpointError(f"{where} does not match its config: {'; '.join(problems[:3])}{more}")
 
 
 def _check_filter(tensor: LazyTensor, where: str) -> None:
@@ -159,7 +166,7 @@ def _check_filter(tensor: LazyTensor, where: str) -> None:
         tensor.shape[-1:] != expected.shape
         or (read_tensor(tensor, torch.float32).flatten() - expected).abs().max() > 1e-4
     ):
-        raise CheckpointError(f"{where} is not the filter of BigVGAN's activations (12 taps, half the band)")
+        raise CheckpointError(f"{where}: expected the half-band filter of BigVGAN (12 taps)")
 
 
 def _find_config(folder: Path) -> Path | None:
@@ -172,7 +179,7 @@ def _find_weights(folder: Path) -> Path | None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise CheckpointError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes; it is no vocoder's settings")
+        raise CheckpointError(f"{path}: expected a config of at most {_MAX_CONFIG_BYTES} bytes")
     try:
         return read_file(path)
     except ConfigError as error:

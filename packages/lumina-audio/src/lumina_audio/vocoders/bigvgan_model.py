@@ -1,4 +1,4 @@
-"""BigVGAN's generator: transposed convolutions, between them blocks of anti-aliased periodic activations."""
+"""Generator of BigVGAN: transposed convolutions, and residual blocks with anti-aliased periodic activations."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
 
 FILTER_TAPS, RESAMPLE_RATIO = 12, 2
-"""Of the filters in every published generator."""
+"""Filter of the activations in every published generator."""
 EPS = 1e-9
 
 
 def kaiser_sinc_filter(cutoff: float, half_width: float, taps: int) -> Tensor:
-    """A low-pass filter (taps,) whose sum is 1: a sinc under a Kaiser window.
+    """Compute a low-pass filter (taps,) with sum 1: a sinc with a Kaiser window.
 
     Args:
-        cutoff: in cycles a sample, at most 0.5.
-        half_width: of the transition band, in the same unit.
-        taps: an even number.
+        cutoff: cutoff frequency in cycles per sample, at most 0.5.
+        half_width: half width of the transition band, in cycles per sample.
+        taps: number of taps, even.
     """
-    # Kaiser's formulas: the attenuation that so many taps reach, and the window's shape for it
+    # Kaiser's formulas: attenuation of a number of taps, and beta of the window for it
     attenuation = 2.285 * (taps // 2 - 1) * math.pi * 4 * half_width + 7.95
     if attenuation > 50:
         beta = 0.1102 * (attenuation - 8.7)
@@ -41,17 +41,17 @@ def kaiser_sinc_filter(cutoff: float, half_width: float, taps: int) -> Tensor:
 
 
 def half_band_filter() -> Tensor:
-    """The filter (12,) of both directions: it passes half of the doubled rate's band."""
+    """Compute the filter (12,) of up- and downsampling by 2."""
     return kaiser_sinc_filter(0.5 / RESAMPLE_RATIO, 0.6 / RESAMPLE_RATIO, FILTER_TAPS)
 
 
 class Snake(nn.Module):
-    """x + sin^2(a x) / b by channel; `snake` has b = a, `snakebeta` a magnitude of its own.
+    """Activation x + sin^2(alpha x) / beta with parameters per channel.
 
     Args:
         channels: C.
-        beta: whether b is learnt beside a.
-        logscale: what is stored are logarithms of a and b.
+        learn_beta: `snakebeta`: beta is a parameter; `snake`: beta = alpha.
+        logscale: parameters are stored as logarithms.
     """
 
     def __init__(self, channels: int, learn_beta: bool, logscale: bool) -> None:
@@ -62,7 +62,7 @@ class Snake(nn.Module):
         self.beta = nn.Parameter(start(channels)) if learn_beta else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)."""
+        """Map (B, C, T) to (B, C, T)."""
         alpha = self._per_channel(self.alpha)
         beta = alpha if self.beta is None else self._per_channel(self.beta)
         return x + (x * alpha).sin().square() / (beta + EPS)
@@ -72,18 +72,18 @@ class Snake(nn.Module):
 
 
 class Activation1d(nn.Module):
-    """An activation at twice the rate, so that the overtones it makes are filtered away instead of folded back."""
+    """Activation at twice the sample rate, which filters its overtones instead of aliasing them."""
 
     filter: Tensor
 
     def __init__(self, act: Snake) -> None:
         super().__init__()
         self.act = act
-        # always the same numbers: on the CPU even where a model is built on no device, and in no state dict
+        # a constant: on the CPU even if the model is built on the meta device, and not in the state dict
         self.register_buffer("filter", half_band_filter().view(1, 1, -1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)."""
+        """Map (B, C, T) to (B, C, T)."""
         return self._downsample(self.act(self._upsample(x)))
 
     def _upsample(self, x: Tensor) -> Tensor:
@@ -103,39 +103,45 @@ class Activation1d(nn.Module):
 
 
 ActivationFactory = Callable[[int], Activation1d]
-"""Channels -> one activation for them."""
+"""Function from a number of channels to their activation."""
 
 
 class GeneratorConfig(Settings):
-    """Sizes of a generator; the defaults are those of the published sound models' one (bigvgan_args.yaml)."""
+    """Sizes of a generator; the defaults are those of the released audio models (bigvgan_args.yaml)."""
 
-    n_mels: int = Field(80, ge=1, description="of the mel spectrogram")
+    n_mels: int = Field(80, ge=1, description="number of mel bands")
     upsample_initial_channel: int = Field(
-        1536, ge=2, description="channels of the first layer, halved by each that lengthens"
+        1536, ge=2, description="channels of the first layer; each upsampling layer halves them"
     )
     upsample_rates: tuple[int, ...] = Field(
-        (4, 4, 2, 2, 2, 2), min_length=1, description="by how much each layer lengthens"
+        (4, 4, 2, 2, 2, 2), min_length=1, description="factors of the upsampling layers"
     )
-    upsample_kernel_sizes: tuple[int, ...] = Field((8, 8, 4, 4, 4, 4), description="kernels of those layers")
-    resblock: Literal["1", "2"] = Field("1", description="1: two convolutions a step, three steps; 2: one a step")
-    resblock_kernel_sizes: tuple[int, ...] = Field((3, 7, 11), min_length=1, description="one block each, averaged")
+    upsample_kernel_sizes: tuple[int, ...] = Field(
+        (8, 8, 4, 4, 4, 4), description="kernel sizes of the upsampling layers"
+    )
+    resblock: Literal["1", "2"] = Field("1", description="residual block: AMPBlock1 or AMPBlock2")
+    resblock_kernel_sizes: tuple[int, ...] = Field(
+        (3, 7, 11), min_length=1, description="kernel sizes of the parallel blocks"
+    )
     resblock_dilation_sizes: tuple[tuple[int, ...], ...] = Field(
-        ((1, 3, 5),) * 3, description="steps of each of these blocks"
+        ((1, 3, 5),) * 3, description="dilations of the parallel blocks"
     )
-    activation: Literal["snake", "snakebeta"] = Field("snakebeta", description="snake: one number a channel")
-    snake_logscale: bool = Field(True, description="the activations' numbers are stored as logarithms")
-    use_tanh_at_final: bool = Field(True, description="False: cut at -1 and 1 instead, as in later releases")
-    use_bias_at_final: bool = Field(True, description="a bias in the last layer, which later releases leave out")
+    activation: Literal["snake", "snakebeta"] = Field(
+        "snakebeta", description="snakebeta has two parameters per channel, snake one"
+    )
+    snake_logscale: bool = Field(True, description="store parameters of activations as logarithms")
+    use_tanh_at_final: bool = Field(True, description="end with tanh; false: clamp, as in later releases")
+    use_bias_at_final: bool = Field(True, description="bias of the last layer; false in later releases")
 
 
 class Generator(nn.Module):
-    """Log-mel (B, bands, T) -> waveform (B, 1, T * hop) in [-1, 1].
+    """Log-mel spectrogram (B, n_mels, T) -> waveform (B, 1, T * hop_length) in [-1, 1].
 
-    As published (NVIDIA/BigVGAN, arXiv 2206.04658; lumina_music/models/vocoder/bigvgan/models.py), by the same names
-    but for the weight norm, which `bigvgan_files.plain` takes off.
+    Architecture and tensor names are those of NVIDIA/BigVGAN (arXiv 2206.04658) and
+    lumina_music/models/vocoder/bigvgan/models.py, except for weight norm, which `remove_weight_norm` removes.
 
     Raises:
-        ConfigError: lists of sizes have not the same length, or the width cannot be halved so often.
+        ConfigError: lists of sizes differ in length, or the channels cannot be halved often enough.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -166,7 +172,7 @@ class Generator(nn.Module):
         self.conv_post = nn.Conv1d(level_channels[-1], 1, 7, padding=3, bias=config.use_bias_at_final)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, bands, T) -> (B, 1, T * hop)."""
+        """Map (B, n_mels, T) to (B, 1, T * hop_length)."""
         x: Tensor = self.conv_pre(mel)
         blocks_per_stage = len(self.resblocks) // len(self.ups)
         for step, up in enumerate(self.ups):
@@ -178,7 +184,7 @@ class Generator(nn.Module):
 
 
 class AMPBlock1(nn.Module):
-    """x + convolution(convolution with holes(x)), step by step, an activation before each (AMPBlock1)."""
+    """Residual steps of a dilated and a plain convolution, an activation before each (AMPBlock1)."""
 
     def __init__(
         self, channels: int, kernel_size: int, dilations: Sequence[int], activation: ActivationFactory
@@ -189,8 +195,8 @@ class AMPBlock1(nn.Module):
         self.activations = nn.ModuleList(activation(channels) for _ in range(2 * len(dilations)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)."""
-        acts = iter(self.activations)  # they take turns: one before each of the two convolutions
+        """Map (B, C, T) to (B, C, T)."""
+        acts = iter(self.activations)  # alternating: one before each of both convolutions
         for first, second in zip(self.convs1, self.convs2, strict=True):
             hidden = first(next(acts)(x))
             x = x + second(next(acts)(hidden))
@@ -198,7 +204,7 @@ class AMPBlock1(nn.Module):
 
 
 class AMPBlock2(nn.Module):
-    """x + convolution with holes(x), step by step, an activation before each (AMPBlock2)."""
+    """Residual steps of a dilated convolution, an activation before each (AMPBlock2)."""
 
     def __init__(
         self, channels: int, kernel_size: int, dilations: Sequence[int], activation: ActivationFactory
@@ -208,7 +214,7 @@ class AMPBlock2(nn.Module):
         self.activations = nn.ModuleList(activation(channels) for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)."""
+        """Map (B, C, T) to (B, C, T)."""
         for conv, act in zip(self.convs, self.activations, strict=True):
             x = x + conv(act(x))
         return x
@@ -219,15 +225,18 @@ def _dilated_conv(channels: int, kernel_size: int, dilation: int) -> nn.Conv1d:
 
 
 def _check_config(config: GeneratorConfig) -> None:
-    if len(config.upsample_rates) != len(config.upsample_kernel_sizes) or len(config.resblock_kernel_sizes) != len(
-        config.resblock_dilation_sizes
+    for first, second in (
+        ("upsample_rates", "upsample_kernel_sizes"),
+        ("resblock_kernel_sizes", "resblock_dilation_sizes"),
     ):
+        lengths = [len(values) for values in config.model_dump(include={first, second}).values()]
+        if lengths[0] != lengths[1]:
+            raise ConfigError(
+                f"audio.bigvgan: got {first} and {second} of different lengths, expected one value for each"
+            )
+    steps = len(config.upsample_rates)
+    if config.upsample_initial_channel % 2**steps:
         raise ConfigError(
-            f"audio.bigvgan: {len(config.upsample_rates)} upsample_rates with {len(config.upsample_kernel_sizes)} upsample_kernel_sizes, and "
-            f"{len(config.resblock_kernel_sizes)} resblock_kernel_sizes with {len(config.resblock_dilation_sizes)} resblock_dilation_sizes; give one for each"
-        )
-    if config.upsample_initial_channel % 2 ** len(config.upsample_rates):
-        raise ConfigError(
-            f"audio.bigvgan: upsample_initial_channel {config.upsample_initial_channel} is halved {len(config.upsample_rates)} times; "
-            f"make it a multiple of {2 ** len(config.upsample_rates)}"
+            f"audio.bigvgan.upsample_initial_channel: got {config.upsample_initial_channel}, expected a multiple of "
+            f"{2**steps}, because {steps} layers halve it"
         )

@@ -1,4 +1,4 @@
-"""What every vocoder promises, for the kit: `lumina_core.testing.check_part`."""
+"""Contract check of vocoders for `lumina_core.testing`."""
 
 from __future__ import annotations
 
@@ -10,38 +10,34 @@ from lumina_core.testing import Contract, expect
 
 
 def check_vocoder(vocoder: Vocoder, mel: Tensor | None = None) -> None:
-    """Try every line of a vocoder's contract.
+    """Check every clause of the contract of vocoders.
 
     Args:
-        mel: (B, bands, T) natural logarithms, at least two items; None: spectrograms that are made here.
+        vocoder: to be checked.
+        mel: (B, n_mels, T) natural logarithms, at least two items; None: two chirps.
 
     Raises:
-        ContractError: a line is broken.
+        ContractError: a clause does not hold.
     """
     contract = Contract("lumina_audio.vocoders.protocol.Vocoder", vocoder)
-    with contract.clause("rate, bands and hop are whole numbers above 0"):
+    with contract.clause("sample_rate, n_mels and hop_length are positive integers"):
         numbers = (vocoder.sample_rate, vocoder.n_mels, vocoder.hop_length)
-        expect(all(isinstance(number, int) and number > 0 for number in numbers), f"they are {numbers}")
-    spectrograms = _chirp_mels(vocoder.n_mels) if mel is None else mel
-    with torch.no_grad(), contract.clause("(B, bands, T) -> (B, 1, T * hop), real numbers"):
-        waveform = vocoder(spectrograms)
-        expected = (len(spectrograms), 1, spectrograms.shape[-1] * vocoder.hop_length)
-        expect(
-            tuple(waveform.shape) == expected, f"the sound has the shape {tuple(waveform.shape)} instead of {expected}"
-        )
-        expect(bool(torch.isfinite(waveform).all()), "it holds numbers that are infinite or none")
-    with torch.no_grad(), contract.clause("the same spectrogram gives the same sound"):
-        expect(torch.equal(vocoder(spectrograms), waveform), "another sound")
+        expect(all(isinstance(number, int) and number > 0 for number in numbers), f"got {numbers}")
+    mel = _chirp_mels(vocoder.n_mels) if mel is None else mel
+    with torch.no_grad(), contract.clause("(B, n_mels, T) -> (B, 1, T * hop_length), finite"):
+        waveform = vocoder(mel)
+        shape = (len(mel), 1, mel.shape[-1] * vocoder.hop_length)
+        expect(tuple(waveform.shape) == shape, f"got shape {tuple(waveform.shape)}, expected {shape}")
+        expect(bool(torch.isfinite(waveform).all()), "got NaN or infinite samples")
+    with torch.no_grad(), contract.clause("the same spectrogram gives the same waveform"):
+        expect(torch.equal(vocoder(mel), waveform), "got another waveform")
     with torch.no_grad(), contract.clause("twice as many frames give twice as many samples"):
-        longer = vocoder(torch.cat([spectrograms, spectrograms], dim=-1))
-        expect(
-            longer.shape[-1] == 2 * waveform.shape[-1],
-            f"{longer.shape[-1]} samples instead of {2 * waveform.shape[-1]}",
-        )
+        longer, expected = vocoder(torch.cat([mel, mel], dim=-1)).shape[-1], 2 * waveform.shape[-1]
+        expect(longer == expected, f"got {longer} samples, expected {expected}")
 
 
 def _chirp_mels(n_mels: int, num_frames: int = 24) -> Tensor:
-    """Two spectrograms of one band that rises and one that falls, (2, bands, frames)."""
+    """Create two spectrograms (2, n_mels, frames) of one band that rises and one that falls."""
     rising = torch.linspace(0, n_mels - 1, num_frames).long()
     mel = torch.full((2, n_mels, num_frames), -11.0)
     for item, bins in enumerate((rising, rising.flip(0))):

@@ -1,4 +1,4 @@
-"""The kind of part that turns a spectrogram into sound."""
+"""Contract of the component type `vocoder`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,35 @@ from typing import Protocol
 
 from torch import Tensor
 
+from lumina_audio.mel import MelConfig
+from lumina_core.errors import ConfigError
+
 
 class Vocoder(Protocol):
-    """A log-mel spectrogram -> the waveform it is of. Says by three numbers which spectrograms it reads."""
+    """Function from a log-mel spectrogram to a waveform.
+
+    Attributes:
+        sample_rate: samples per second of the waveform.
+        n_mels: bands of the spectrogram.
+        hop_length: samples per frame.
+    """
 
     sample_rate: int
-    """Samples of the waveform a second."""
     n_mels: int
-    """Bands of the spectrogram."""
     hop_length: int
-    """Samples a frame stands for."""
 
     def __call__(self, mel: Tensor) -> Tensor:
-        """(B, bands, T), natural logarithms as `mel.Mel` makes them -> (B, 1, T * hop) in about [-1, 1]."""
+        """Map natural logarithms (B, n_mels, T) of `MelSpectrogram` to (B, 1, T * hop_length) in about [-1, 1]."""
         ...
+
+
+def check_vocoder_matches(vocoder: Vocoder, mel: MelConfig, name: str) -> None:
+    """Raise ConfigError unless a vocoder reads spectrograms of this config."""
+    actual = {"sample_rate": vocoder.sample_rate, "n_mels": vocoder.n_mels, "hop_length": vocoder.hop_length}
+    expected = mel.model_dump(include=set(actual))
+    for option, value in actual.items():
+        if value != expected[option]:
+            raise ConfigError(
+                f"{option} of vocoder {name}: got {value}, expected {expected[option]}, that of the spectrogram. Set "
+                f"autoencoder.mel.{option} and autoencoder.vocoder.{option} to the same value."
+            )

@@ -1,39 +1,58 @@
-"""Spectrogram -> sound by one inverse Fourier transform a frame, after a small convolutional network."""
+"""Vocos: magnitudes and phases of an STFT from ConvNeXt blocks."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lumina_audio.convnext import ConvNeXtBlock
 from lumina_audio.mel import overlap_add
 from lumina_core.config import Config as Settings
 from lumina_core.types import check_shape
 
 MAX_MAGNITUDE = 1e2
-"""Magnitudes are bounded by it, as published: the exponential of a wild start would not be a number."""
+"""Upper bound of magnitudes, as published: the exponential of an untrained output can overflow."""
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution over time, then two layers per frame (after arXiv 2201.03545)."""
+
+    def __init__(self, dim: int, hidden_dim: int, layer_scale: float) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv1d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1, self.pwconv2 = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), layer_scale))
+        for layer in (self.dwconv, self.pwconv1, self.pwconv2):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, dim) to (B, T, dim)."""
+        normed = self.norm(self.dwconv(x.transpose(1, 2)).transpose(1, 2))
+        out: Tensor = x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(normed)))
+        return out
 
 
 class Vocos(nn.Module):
-    """ConvNeXt blocks at the frame rate, then magnitude and phase of each frame (Vocos, arXiv 2306.00814).
+    """ConvNeXt blocks at the frame rate, then one inverse STFT (Vocos, arXiv 2306.00814).
 
-    No layer works at the rate of samples, so it is some hundred times cheaper than a network that doubles its way up.
-    Its frames stand as those of `lumina_audio.mel.MelSpectrogram` do.
+    No layer works at the sample rate, so it is about a hundred times faster than a vocoder of transposed convolutions.
+    Its frames are those of `lumina_audio.mel.MelSpectrogram`.
     """
 
     class Config(Settings):
-        """Which spectrograms it reads, and the sizes of the network; the published one is 512 wide, 8 deep."""
+        """Spectrogram, and sizes of the network; the published one has hidden_size 512 and 8 layers."""
 
-        sample_rate: int = Field(16000, ge=1000, le=192000, description="samples a second")
+        sample_rate: int = Field(16000, ge=1000, le=192000, description="samples per second")
         n_fft: int = Field(1024, ge=16, le=16384, description="samples of a window")
-        hop_length: int = Field(256, ge=1, le=8192, description="samples from one window to the next")
-        n_mels: int = Field(80, ge=1, le=512, description="bands of the spectrogram")
+        hop_length: int = Field(256, ge=1, le=8192, description="samples between windows")
+        n_mels: int = Field(80, ge=1, le=512, description="number of mel bands")
         hidden_size: int = Field(256, ge=8, description="width of the network")
-        intermediate_size: int = Field(768, ge=8, description="width inside a block")
-        num_layers: int = Field(6, ge=1, le=64, description="blocks")
-        mel_mean: float = Field(-5.0, description="taken from the spectrogram before it is read")
-        mel_std: float = Field(3.0, gt=0, description="what is left is divided by it")
+        intermediate_size: int = Field(768, ge=8, description="width of the hidden layer of a block")
+        num_layers: int = Field(6, ge=1, le=64, description="number of blocks")
+        mel_mean: float = Field(-5.0, description="mean that is subtracted from the spectrogram")
+        mel_std: float = Field(3.0, gt=0, description="standard deviation that the spectrogram is divided by")
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -49,11 +68,11 @@ class Vocos(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.n_fft + 2)
         for layer in (self.embed, self.head):
             nn.init.trunc_normal_(layer.weight, std=0.02)
-        with torch.device("cpu"):  # a plain tensor: it follows from the settings, and is never rounded as weights are
+        with torch.device("cpu"):  # a plain tensor: computed from the config, and not rounded with the weights
             self.window = torch.hann_window(config.n_fft)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, bands, T), natural logarithms -> (B, 1, T * hop)."""
+        """Map natural logarithms (B, n_mels, T) to (B, 1, T * hop_length)."""
         check_shape(mel, (None, self.n_mels, None), "a batch of spectrograms")
         x = self.embed((mel - self.config.mel_mean) / self.config.mel_std).transpose(1, 2)
         x = self.norm(x)
