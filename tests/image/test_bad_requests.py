@@ -130,14 +130,14 @@ FOLDERS = {
     "is missing": (shutil.rmtree, "no model folder"),
     "has no settings": (without("config.json"), "holds no config.json"),
     "has no weights": (without("model.safetensors"), "the folder is half-written or not a model"),
-    "has half its weights": (truncated, "is no whole safetensors file"),
+    "has half its weights": (truncated, "got a truncated or invalid file"),
     "has half its settings": (lambda f: os.truncate(f / "config.json", 99), "cannot be read as a model's settings"),
     "is of a newer schema": (
         changed('"schema_version": 2', '"schema_version": 3'),
         "is of schema 3; this lumina-core reads up to 2",
     ),
     "has wrong shapes": (changed('"multiple_of": 32', '"multiple_of": 256'), "does not fit its recipe"),
-    "has a pickle under the name of weights": (pickled, "is no whole safetensors file"),
+    "has a pickle under the name of weights": (pickled, "got a truncated or invalid file"),
     "has a pickle": (
         named("model.safetensors", "model.pt"),
         "model.pt but no model.safetensors; pickled weights are never",

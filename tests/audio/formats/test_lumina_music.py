@@ -177,8 +177,8 @@ def without(*names):
         ({"vae": {"encoder.conv_in.weight": torch.zeros(32, 80, 5)}}, ["maa2.ckpt", "autoencoder", "is missing"]),
         ({"said": {**VOCODER, "sampling_rate": 22050}}, ["22050 samples a second", "have 16000"]),
         ({"said": {**VOCODER, "upsample_initial_channel": 32}}, ["does not match its config"]),
-        ({"state": {**ours.state(), "x": Trap()}}, ["code in it"]),
-        ({"vae": {"x": Trap()}}, ["maa2.ckpt", "code in it"]),
+        ({"state": {**ours.state(), "x": Trap()}}, ["Code in a pickle"]),
+        ({"vae": {"x": Trap()}}, ["maa2.ckpt", "Code in a pickle"]),
     ],
 )  # fmt: skip
 def test_damage_is_told_in_a_line_and_nothing_is_run(tmp_path, monkeypatch, change, words):

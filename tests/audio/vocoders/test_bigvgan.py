@@ -144,8 +144,8 @@ class Trap:
             lambda c: c["generator"].update({"activation_post.upsample.filter": torch.zeros(1, 1, 12)}),
             "expected the half-band filter",
         ),
-        (lambda c: c.update(weights=c.pop("generator")), "holds dict under 'weights'"),
-        (lambda c: c.update(more=Trap()), "code in it"),
+        (lambda c: c.update(weights=c.pop("generator")), "got dict under 'weights'"),
+        (lambda c: c.update(more=Trap()), "Code in a pickle"),
     ],
 )
 def test_damaged_checkpoint_is_refused(tmp_path, change, word):

@@ -1,4 +1,4 @@
-"""Tensors unread: what is read is what was written, whole or in shards, and what is damaged is told."""
+"""Lazy tensors: values survive writing and reading, in one file or in shards, and damage is reported."""
 
 from __future__ import annotations
 
@@ -31,71 +31,62 @@ def tensors():
 
 
 @pytest.fixture
-def unread(tensors, tmp_path):
+def lazy(tensors, tmp_path):
     save_file(tensors, tmp_path / "w.safetensors")
     return open_safetensors(tmp_path / "w.safetensors")
 
 
-def test_what_is_read_is_what_safetensors_has_written(tensors, unread):
-    assert unread.keys() == tensors.keys()
+def test_files_of_safetensors_are_read(tensors, lazy):
+    assert lazy.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert (unread[name].shape, unread[name].dtype) == (tuple(tensor.shape), tensor.dtype)
-        assert torch.equal(read_tensor(unread[name]), tensor)
-        assert torch.equal(unread[name].load(), tensor)
-        assert torch.equal(read_tensor(unread[name], torch.float64), tensor.double())
+        assert (lazy[name].shape, lazy[name].dtype) == (tuple(tensor.shape), tensor.dtype)
+        assert torch.equal(read_tensor(lazy[name]), tensor)
+        assert torch.equal(lazy[name].load(), tensor)
+        assert torch.equal(read_tensor(lazy[name], torch.float64), tensor.double())
 
 
-def test_what_is_written_is_read_by_safetensors(tensors, tmp_path):
-    write_weights(tmp_path / "again", {name: InMemoryTensor(tensor) for name, tensor in tensors.items()})
-    again = load_file(tmp_path / "again.safetensors")
-    assert again.keys() == tensors.keys()
-    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+def test_written_files_are_read_by_safetensors(tensors, tmp_path):
+    write_weights(tmp_path / "reread", {name: InMemoryTensor(tensor) for name, tensor in tensors.items()})
+    reread = load_file(tmp_path / "reread.safetensors")
+    assert reread.keys() == tensors.keys()
+    assert all(torch.equal(reread[name], tensor) for name, tensor in tensors.items())
 
 
-def test_a_window_takes_no_memory_of_its_own(unread):
-    window, copy = unread["float32"].load(), read_tensor(unread["float32"])
-    assert window.data_ptr() != copy.data_ptr()
-    assert unread["float32"].load().data_ptr() == window.data_ptr()
+def test_a_loaded_tensor_is_a_view_of_the_file(lazy):
+    view, copy = lazy["float32"].load(), read_tensor(lazy["float32"])
+    assert view.data_ptr() != copy.data_ptr()
+    assert lazy["float32"].load().data_ptr() == view.data_ptr()
 
 
-def test_rows_joins_and_changes_are_those_of_the_tensors(tensors, unread):
-    piece, tensor = unread["bfloat16"], tensors["bfloat16"]
-    assert torch.equal(read_tensor(piece.slice_rows(2, 5)), tensor[2:5])
-    assert torch.equal(piece.slice_rows(2, 5).slice_rows(1, 2).load(), tensor[3:4])
+def test_rows_concatenations_and_transforms_equal_those_of_the_tensors(tensors, lazy):
+    lazy_tensor, tensor = lazy["bfloat16"], tensors["bfloat16"]
+    assert torch.equal(read_tensor(lazy_tensor.slice_rows(2, 5)), tensor[2:5])
+    assert torch.equal(lazy_tensor.slice_rows(2, 5).slice_rows(1, 2).load(), tensor[3:4])
     for dim in (0, 1):
-        both = ConcatTensor([piece, piece], dim)
-        whole = torch.cat([tensor, tensor], dim)
-        assert both.shape == tuple(whole.shape)
-        assert torch.equal(read_tensor(both), whole)
-        assert torch.equal(read_tensor(both, torch.float32), whole.float())
-        assert torch.equal(read_tensor(both.slice_rows(3, 6)), whole[3:6])
-    assert ConcatTensor([piece, piece]).slice_rows(7, 14) is piece
-    turned = TransformedTensor(piece, (3, 7), lambda t: t.T.contiguous())
-    assert torch.equal(read_tensor(turned), tensor.T)
-    assert torch.equal(read_tensor(turned.slice_rows(1, 3)), tensor.T[1:3])
+        both = ConcatTensor([lazy_tensor, lazy_tensor], dim)
+        full = torch.cat([tensor, tensor], dim)
+        assert both.shape == tuple(full.shape)
+        assert torch.equal(read_tensor(both), full)
+        assert torch.equal(read_tensor(both, torch.float32), full.float())
+        assert torch.equal(read_tensor(both.slice_rows(3, 6)), full[3:6])
+    assert ConcatTensor([lazy_tensor, lazy_tensor]).slice_rows(7, 14) is lazy_tensor
+    transposed = TransformedTensor(lazy_tensor, (3, 7), lambda t: t.T.contiguous())
+    assert torch.equal(read_tensor(transposed), tensor.T)
+    assert torch.equal(read_tensor(transposed.slice_rows(1, 3)), tensor.T[1:3])
 
 
-def test_a_format_on_the_way_rounds_even_if_a_wider_one_is_asked_for_afterwards(tensors, unread):
+def test_a_cast_rounds_even_if_a_wider_dtype_is_read(tensors, lazy):
     assert torch.equal(
-        read_tensor(CastTensor(unread["float32"], torch.bfloat16), torch.float32), tensors["float32"].bfloat16().float()
+        read_tensor(CastTensor(lazy["float32"], torch.bfloat16), torch.float32), tensors["float32"].bfloat16().float()
     )
-    changed = cast_weights(unread, torch.bfloat16)
-    assert {name: piece.dtype for name, piece in changed.items() if piece.dtype != unread[name].dtype} == {
-        name: torch.bfloat16 for name in ("float32", "float16", "one", "none")
-    }
-    assert num_bytes(changed["float32"]) * 2 == num_bytes(unread["float32"])
+    changed = cast_weights(lazy, torch.bfloat16)
+    assert {
+        name: lazy_tensor.dtype for name, lazy_tensor in changed.items() if lazy_tensor.dtype != lazy[name].dtype
+    } == {name: torch.bfloat16 for name in ("float32", "float16", "one", "none")}
+    assert num_bytes(changed["float32"]) * 2 == num_bytes(lazy["float32"])
 
 
-def test_numbers_that_are_larger_than_what_is_read_at_once_are_converted_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("lumina_core.checkpoint.safetensors_io.CONVERT_BUFFER_BYTES", 100)
-    tensor = torch.randn(33, 7)
-    save_file({"w": tensor}, tmp_path / "w.safetensors")
-    assert torch.equal(
-        read_tensor(open_safetensors(tmp_path / "w.safetensors")["w"], torch.bfloat16), tensor.bfloat16()
-    )
-
-
-def test_shards_hold_at_most_so_much_and_come_back_together(tensors, tmp_path):
+def test_shards_are_not_larger_than_the_limit_and_are_read_together(tensors, tmp_path):
     write_weights(
         tmp_path / "w", {name: InMemoryTensor(tensor) for name, tensor in tensors.items()}, max_shard_bytes=150
     )
@@ -104,11 +95,8 @@ def test_shards_hold_at_most_so_much_and_come_back_together(tensors, tmp_path):
     assert all(sum(t.numel() * t.itemsize for t in load_file(tmp_path / f).values()) <= 168 for f in files)
     index = json.loads((tmp_path / "w.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(t.numel() * t.itemsize for t in tensors.values())
-    again = open_weights(tmp_path, "w")
-    assert all(torch.equal(read_tensor(again[name]), tensor) for name, tensor in tensors.items())
-
-
-# ---- what is wrong with files
+    reread = open_weights(tmp_path, "w")
+    assert all(torch.equal(read_tensor(reread[name]), tensor) for name, tensor in tensors.items())
 
 
 def reason(call, *arguments):
@@ -126,35 +114,30 @@ def cut(tensors, tmp_path):
     return tmp_path
 
 
-def test_shards_that_are_missing_are_named(cut):
+def test_missing_shards_are_named(cut):
     (cut / "w-00002-of-00004.safetensors").unlink()
-    assert "names shards that are not there: w-00002-of-00004.safetensors; fetch them" in reason(open_weights, cut, "w")
+    assert "missing shards w-00002-of-00004.safetensors. Download them" in reason(open_weights, cut, "w")
 
 
-def test_an_index_that_names_what_no_shard_has_is_told(cut):
+def test_a_tensor_of_the_index_that_no_shard_has_is_reported(cut):
     index = json.loads((cut / "w.safetensors.index.json").read_text())
     index["weight_map"]["ghost"] = "w-00001-of-00004.safetensors"
     (cut / "w.safetensors.index.json").write_text(json.dumps(index))
-    assert "w-00001-of-00004.safetensors holds ghost, but it does not" in reason(open_weights, cut, "w")
+    assert "w-00001-of-00004.safetensors does not hold the tensor ghost" in reason(open_weights, cut, "w")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"weight_map": {}}', '{"weight_map": {"a": "../w.safetensors"}}'])
-def test_an_index_that_is_none_or_leads_elsewhere_is_refused(cut, text):
+def test_an_invalid_index_or_one_of_another_folder_is_refused(cut, text):
     (cut / "w.safetensors.index.json").write_text(text)
     assert "cannot be read as an index of shards" in reason(open_weights, cut, "w")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_file_that_was_cut_short_is_told(cut, share):
+def test_a_truncated_file_is_reported(cut, share):
     path = cut / "w-00001-of-00004.safetensors"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert "w-00001-of-00004.safetensors is no whole safetensors file" in reason(open_weights, cut, "w")
+    assert "w-00001-of-00004.safetensors: got a truncated or invalid file" in reason(open_weights, cut, "w")
 
 
-def test_a_file_that_becomes_shorter_while_it_is_open_is_told(unread, tmp_path):
-    (tmp_path / "w.safetensors").write_bytes(b"")
-    assert "has become shorter" in reason(read_tensor, unread["float32"])
-
-
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     assert "there is no file" in reason(open_weights, tmp_path, "w")

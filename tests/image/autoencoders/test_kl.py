@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path, monkeypatch):
     path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     shutil.copy(FOLDER / "config.json", tmp_path / "vae")
-    with pytest.raises(CheckpointError, match="no whole safetensors file"):
+    with pytest.raises(CheckpointError, match="got a truncated or invalid file"):
         autoencoder(tmp_path / "vae").decode(torch.zeros(1, 4, 2, 2))
 
 

@@ -92,6 +92,6 @@ def test_a_damaged_folder_is_one_line_and_leaves_nothing(lumina, published, tmp_
     torch.save({"x": torch.nn.Linear(1, 1)}, published / "consolidated.00-of-01.pth")
     told = lumina("convert", published, tmp_path / "ours")
     assert (told.status, len(told.err.splitlines())) == (1, 1)
-    assert "has code in it" in told.err and "torch.nn.modules.linear.Linear" in told.err
+    assert "got code that runs" in told.err and "torch.nn.modules.linear.Linear" in told.err
     assert lumina("convert", tmp_path / "none", tmp_path / "ours").err.startswith("Error: there is no model folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]

@@ -22,9 +22,9 @@ def test_code_in_the_weights_or_in_the_settings_is_told(tmp_path):
 
     folder = write_original(tmp_path / "1", tensors(SIZES))
     torch.save({**tensors(SIZES), "pad_token": Trap()}, folder / "consolidated.00-of-01.pth")
-    assert "consolidated.00-of-01.pth wants to run" in conversion_error(folder)
+    assert "consolidated.00-of-01.pth: got code that runs" in conversion_error(folder)
     write_original(tmp_path / "1", tensors(SIZES), Namespace(model=Trap()))
-    assert "model_args.pth wants to run" in conversion_error(folder)
+    assert "model_args.pth: got code that runs" in conversion_error(folder)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -72,13 +72,13 @@ def theirs(tmp_path) -> Path:
 def test_a_shard_that_the_index_names_and_is_not_there(theirs):
     shards = sorted((theirs / "transformer").glob("*-00002-of-*.safetensors"))
     shards[0].unlink()
-    assert f"names shards that are not there: {shards[0].name}" in conversion_error(theirs)
+    assert f"missing shards {shards[0].name}" in conversion_error(theirs)
 
 
 def test_a_shard_that_was_cut_short(theirs):
     shard = sorted((theirs / "transformer").glob("*.safetensors"))[0]
     shard.write_bytes(shard.read_bytes()[:-100])
-    assert f"{shard.name} is no whole safetensors file" in conversion_error(theirs)
+    assert f"{shard.name}: got a truncated or invalid file" in conversion_error(theirs)
 
 
 @pytest.mark.parametrize(

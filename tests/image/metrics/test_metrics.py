@@ -143,7 +143,7 @@ def test_too_few_pictures_for_a_distance_are_told_before_anything_is_made(lumina
 
 def test_what_a_file_of_weights_holds_besides_weights_is_refused(tmp_path):
     torch.save({"a": test_what_a_file_of_weights_holds_besides_weights_is_refused}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="code in it"):
+    with pytest.raises(CheckpointError, match="Code in a pickle"):
         Inception(Inception.Config(weights=str(tmp_path / "w.pth")))
 
 

@@ -239,5 +239,5 @@ def stored_dtype(folder: Path) -> torch.dtype:
         with safe_open(files[0], "pt") as file:
             formats = [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{files[0]} is no whole safetensors file ({error}); fetch it again") from error
+        raise CheckpointError(f"{files[0]}: got a truncated or invalid file ({error}), expected safetensors. Download it again.") from error
     return next((SAFETENSORS_DTYPES[name] for name in formats if name in SAFETENSORS_DTYPES), torch.float32)

@@ -1,1 +1,1 @@
-"""Checkpoint."""
+"""Reading and writing weights: lazy tensors, safetensors files, and guarded pickles."""

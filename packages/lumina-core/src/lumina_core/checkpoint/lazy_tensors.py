@@ -1,4 +1,4 @@
-"""Tensors that are read when they are asked for, and models made of them that are carried from folder to folder."""
+"""Lazy tensors: shape and dtype are known, values are read on demand. And models made of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class LazyTensor(Protocol):
-    """A tensor that has not been read yet; its shape and its format are known."""
+    """A tensor whose values are read on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -25,29 +25,29 @@ class LazyTensor(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def copy_to(self, target: Tensor) -> None:
-        """Fill a CPU tensor of the same shape, of any format and strides."""
+        """Copy the values to a CPU tensor of the same shape, of any dtype and strides."""
         ...
 
     def load(self) -> Tensor:
-        """The numbers as they are stored: a window on the file where that is possible, else read."""
+        """Return the values: a view of the file or of memory if possible, else a copy. Do not change them in place."""
         ...
 
     def slice_rows(self, start: int, stop: int) -> LazyTensor:
-        """A part of the first dimension."""
+        """Return the rows start to stop - 1 of the first dimension, unread."""
         ...
 
 
 Weights = Mapping[str, LazyTensor]
-"""Tensors by name, each read when it is asked for."""
+"""Lazy tensors by name."""
 
 
 def num_bytes(tensor: LazyTensor) -> int:
-    """Bytes of a piece as it is stored."""
+    """Return the number of bytes of the stored values."""
     return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
 def read_tensor(tensor: LazyTensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The numbers in memory of their own, in `dtype` (None: as they are stored)."""
+    """Read the values to new memory, converted to `dtype` (None: as stored)."""
     target = torch.empty(tensor.shape, dtype=dtype or tensor.dtype)
     tensor.copy_to(target)
     return target
@@ -55,7 +55,7 @@ def read_tensor(tensor: LazyTensor, dtype: torch.dtype | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class InMemoryTensor:
-    """A tensor that is in memory already."""
+    """A tensor in memory."""
 
     value: Tensor
 
@@ -79,7 +79,7 @@ class InMemoryTensor:
 
 @dataclass(frozen=True)
 class ConcatTensor:
-    """Pieces side by side along a dimension."""
+    """The concatenation of lazy tensors along a dimension."""
 
     tensors: Sequence[LazyTensor]
     dim: int = 0
@@ -106,19 +106,18 @@ class ConcatTensor:
     def slice_rows(self, start: int, stop: int) -> LazyTensor:
         offset = 0
         for tensor in self.tensors if self.dim == 0 else ():
-            if offset <= start and stop <= offset + tensor.shape[0]:
-                return (
-                    tensor
-                    if (start, stop) == (offset, offset + tensor.shape[0])
-                    else tensor.slice_rows(start - offset, stop - offset)
-                )
-            offset += tensor.shape[0]
-        return TransformedTensor(self, (stop - start, *self.shape[1:]), lambda whole: whole[start:stop])
+            rows = tensor.shape[0]
+            if (start, stop) == (offset, offset + rows):
+                return tensor
+            if offset <= start and stop <= offset + rows:
+                return tensor.slice_rows(start - offset, stop - offset)
+            offset += rows
+        return TransformedTensor(self, (stop - start, *self.shape[1:]), lambda full: full[start:stop])
 
 
 @dataclass(frozen=True)
 class TransformedTensor:
-    """Another piece whose numbers are put into another order."""
+    """A lazy tensor with a function applied to its values; the function returns new values of `shape`."""
 
     source: LazyTensor
     shape: tuple[int, ...]
@@ -135,14 +134,12 @@ class TransformedTensor:
         return self.transform(read_tensor(self.source))
 
     def slice_rows(self, start: int, stop: int) -> TransformedTensor:
-        return TransformedTensor(
-            self.source, (stop - start, *self.shape[1:]), lambda whole: self.transform(whole)[start:stop]
-        )
+        return TransformedTensor(self, (stop - start, *self.shape[1:]), lambda full: full[start:stop])
 
 
 @dataclass(frozen=True)
 class CastTensor:
-    """Another piece in another number format."""
+    """A lazy tensor in another dtype; its values are rounded to it before any further conversion."""
 
     source: LazyTensor
     dtype: torch.dtype
@@ -154,7 +151,7 @@ class CastTensor:
     def copy_to(self, target: Tensor) -> None:
         if target.dtype == self.dtype:
             self.source.copy_to(target)
-        else:  # by way of this format, which may round
+        else:
             target.copy_(self.load())
 
     def load(self) -> Tensor:
@@ -165,30 +162,27 @@ class CastTensor:
 
 
 def cast_weights(weights: Weights, dtype: torch.dtype | None) -> Weights:
-    """Floating pieces in `dtype`, others and None as they are."""
+    """Cast floating tensors to `dtype`, lazily; None: no cast."""
     if dtype is None:
         return weights
     return {
-        n: CastTensor(p, dtype) if p.dtype.is_floating_point and p.dtype != dtype else p for n, p in weights.items()
+        name: CastTensor(tensor, dtype) if tensor.dtype.is_floating_point and tensor.dtype != dtype else tensor
+        for name, tensor in weights.items()
     }
-
-
-def as_bytes(tensor: Tensor) -> Any:
-    """The bytes of a contiguous CPU tensor, as a numpy array that shares its memory."""
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A model in a folder of somebody's, before anything is built or read.
+    """A model in a foreign folder, before anything is built or read.
 
     Attributes:
-        recipe: plain data, as a recipe is written; what lies outside is named by `source` and `tokenizer`.
-        weights: under our names, each read when it is asked for.
-        kept: tensors that have no place in a model of ours; kept for the way back, under the foreign names.
-        origin: plain data that the layout wants to find again on the way back.
-        dtype: what its settings say of the weights' format, where they say something.
-        notes: what the user should know of what was found, a line each.
+        recipe: plain data of a recipe; pretrained files are named by `source` and `tokenizer`.
+        weights: lazy tensors under the names of this project.
+        extra_tensors: tensors that a model of this project does not use, under their foreign names. They are saved
+            with a converted model, so that it can be converted back.
+        source_metadata: plain data that the format needs to convert the model back.
+        dtype: dtype of the weights according to the folder's settings; None: not stated.
+        notes: remarks for the user, one line each.
     """
 
     recipe: Mapping[str, Any]
@@ -201,14 +195,14 @@ class LoadedCheckpoint:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What a folder shall hold, before it is written.
+    """The content of a model folder, before it is written.
 
     Attributes:
-        weights: by their file's path in the folder, without `.safetensors`.
-        files: contents by path.
-        folders: folders that are copied, by the path that they get.
-        whole: weights are never cut into shards.
-        notes: what the user should know.
+        weights: tensors by the path of their file in the folder, without `.safetensors`.
+        files: contents of other files by path.
+        folders: folders to copy, by their new path.
+        single_file: whether weights are never split into shards.
+        notes: remarks for the user, one line each.
     """
 
     weights: Mapping[str, Weights]
@@ -220,16 +214,13 @@ class ExportPlan:
 
 @contextmanager
 def init_empty_weights() -> Iterator[None]:
-    """What is built in here stands on no device, and none of its weights is drawn."""
+    """Build modules on the meta device without initial values: for shapes, or for weights that are assigned later."""
     with torch.device("meta"), _SkipInit():
         yield
 
 
 class _SkipInit(TorchFunctionMode):
-    """Leaves out every filling of fresh weights, which are about to be replaced.
-
-    Drawing them on the meta device would make torch import its compiler, which takes longer than a picture.
-    """
+    """Skip the functions of torch.nn.init: on the meta device they import torch's compiler, which takes seconds."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

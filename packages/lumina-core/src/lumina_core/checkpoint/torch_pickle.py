@@ -1,13 +1,17 @@
-"""The one place where a pickle is opened: old `.pth` files, by torch's restricted reader and with an allow-list."""
+"""Pickled `.pth` files of others: opened only here, by torch's restricted unpickler; code in them is never run."""
 
 from __future__ import annotations
 
+import ctypes
 import io
 import re
+import sys
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +19,91 @@ import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor
-from lumina_core.checkpoint.safetensors_io import FileTensor
 from lumina_core.errors import CheckpointError
 
+_MADV_DONTNEED = 4
 _PLAIN_TYPES = (str, int, float, bool, type(None))
 
 
+@dataclass(frozen=True)
+class MappedTensor:
+    """A tensor of a memory-mapped file."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    def copy_to(self, target: Tensor) -> None:
+        target.copy_(self.value)
+        _release_pages(self.value)
+
+    def load(self) -> Tensor:
+        return self.value
+
+    def slice_rows(self, start: int, stop: int) -> MappedTensor:
+        return MappedTensor(self.value[start:stop])
+
+
+def _release_pages(tensor: Tensor) -> None:
+    """Release the pages of a mapped tensor, so that those of a large file do not add up in memory.
+
+    They are read again on the next use. torch maps a file as a whole and cannot close the map of one tensor.
+    """
+    if sys.platform != "linux" or not tensor.is_contiguous():
+        return
+    begin, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    begin, end = -(-begin // PAGESIZE) * PAGESIZE, end // PAGESIZE * PAGESIZE  # whole pages of this tensor alone
+    if begin < end:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_DONTNEED)
+
+
 def open_torch_pickle(path: Path, key: str | None = None, allowed_stubs: Sequence[str] = ()) -> dict[str, LazyTensor]:
-    """The tensors of a `.pth` file that holds tensors by name, and nothing else.
+    """Open the tensors of a `.pth` file; no values are read, except from the oldest form, which is no zip file.
 
     Args:
-        within: the name under which a file that tells more than weights (its step, say) holds them; where it is not
-            there, the file itself is looked at.
-        inert: full names of classes that may lie beside them. They are not imported: an empty object stands for each, a
-            plain dict for one whose name ends so.
+        key: entry with the tensors, in a file with other content (a step, an optimizer). If there is no such entry,
+            the file itself holds the tensors.
+        allowed_stubs: full names of classes that the other content may hold. They are not imported: an empty object
+            takes the place of each instance, or a dict if the name ends in "dict".
 
     Raises:
-        CheckpointError: the file is missing, cut short, or holds anything else; code in it is never run.
+        CheckpointError: the file is missing, truncated, or holds anything but tensors by name.
     """
     content = _load_restricted(path, [(_stub_class(name), name) for name in allowed_stubs])
     state_dict = content.get(key, content) if key is not None and isinstance(content, dict) else content
-    mismatch = _describe_mismatch(state_dict)
-    if mismatch:
-        raise CheckpointError(f"{path} holds {mismatch}; wanted tensors by their names and nothing else")
-    offsets = _tensor_offsets(path, state_dict, list(_iter_tensors(content)))
-    return {str(name): _lazy_tensor(path, tensor, offsets.get(name)) for name, tensor in state_dict.items()}
-
-
-def list_keys(path: Path, allowed_stubs: Sequence[str] = ()) -> set[str]:
-    """The names of what a `.pth` file holds, read as `open_pickled` reads it."""
-    content = _load_restricted(path, [(_stub_class(name), name) for name in allowed_stubs])
-    return {name for name in content if isinstance(name, str)} if isinstance(content, dict) else set()
+    if not isinstance(state_dict, dict):
+        raise CheckpointError(f"{path}: got {type(state_dict).__name__}, expected a dict of tensors by name.")
+    for name, value in state_dict.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise CheckpointError(f"{path}: got {type(value).__name__} under '{name}', expected tensors by name only.")
+    tensor_type = MappedTensor if zipfile.is_zipfile(path) else InMemoryTensor
+    return {name: tensor_type(tensor) for name, tensor in state_dict.items()}
 
 
 def read_namespace(path: Path) -> dict[str, Any]:
-    """The plain values of an argparse.Namespace (or a dict) in a `.pth` file, such as `model_args.pth`.
+    """Read the plain values of an argparse.Namespace (or a dict) in a `.pth` file, such as `model_args.pth`.
 
     Raises:
-        CheckpointError: the file is missing, cut short, or holds anything but plain values; code in it is never run.
+        CheckpointError: the file is missing, truncated, or holds anything but plain values.
     """
     content = _load_restricted(path, [Namespace])
     values = vars(content) if isinstance(content, Namespace) else content
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(content).__name__}; wanted an argparse.Namespace of plain values")
-    invalid = [str(name) for name, value in values.items() if not (isinstance(name, str) and _is_plain(value))]
-    if invalid:
-        raise CheckpointError(
-            f"{path}: the value of '{invalid[0]}' is not plain; wanted words, numbers and lists of them"
-        )
+        raise CheckpointError(f"{path}: got {type(content).__name__}, expected an argparse.Namespace of plain values.")
+    for name, value in values.items():
+        if not (isinstance(name, str) and _is_plain(value)):
+            raise CheckpointError(f"{path}: '{name}': got {type(value).__name__}, expected strings, numbers and lists.")
     return dict(values)
 
 
 def namespace_bytes(values: Mapping[str, Any]) -> bytes:
-    """The content of a `.pth` file with these values in an argparse.Namespace, as the published code reads it."""
+    """Return the content of a `.pth` file with these values in an argparse.Namespace, as published code reads it."""
     buffer = io.BytesIO()
     torch.save(Namespace(**values), buffer)
     return buffer.getvalue()
@@ -78,24 +114,23 @@ def _load_restricted(path: Path, allowed: list[Any]) -> Any:
         raise CheckpointError(f"there is no file {path}")
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a protocol that torch would not have written; it is refused anyway
+            warnings.simplefilter("ignore")  # of a pickle protocol that torch does not write
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        # torch's own words tell how to switch its guard off, which nobody should do; so they are not repeated
+        # torch's message explains how to switch its guard off, so it is not repeated
         global_name = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)`? ", str(error))
         if global_name and "weights_only" in str(error).lower():
-            raise CheckpointError(
-                f"{path} wants to run {global_name[1]}: it has code in it, and only tensors and plain values are read. "
-                "Get the weights as .safetensors"
-            ) from error
+            reason = f"code that runs {global_name[1]}"
+        else:
+            reason = f"a truncated file, or one with code in it ({type(error).__name__})"
         raise CheckpointError(
-            f"{path} is no whole .pth file of tensors and plain values ({type(error).__name__}): it is cut short, or "
-            "has code in it, which is never run; fetch it again"
+            f"{path}: got {reason}, expected tensors and plain values. Code in a pickle is never run: get the "
+            "weights as .safetensors, or download the file again."
         ) from error
 
 
 class _StubObject:
-    """What stands for an object of a class that is not imported: it takes any arguments and any state, and has none."""
+    """Stand-in for an object of a class that is not imported; it accepts any arguments and state, and holds none."""
 
     def __new__(cls, *_: Any) -> _StubObject:
         return super().__new__(cls)
@@ -108,7 +143,7 @@ class _StubObject:
 
 
 class _StubDict:
-    """What stands for a kind of dict: a plain one, which a pickle may then fill."""
+    """Stand-in for a subclass of dict: a plain dict, which a pickle may fill."""
 
     def __new__(cls, *_: Any) -> Any:
         return {}
@@ -119,61 +154,9 @@ def _stub_class(name: str) -> type[Any]:
     return type(class_name, (_StubDict if class_name.lower().endswith("dict") else _StubObject,), {})
 
 
-def _iter_tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, dict | list | tuple):
-        for item in content.values() if isinstance(content, dict) else content:
-            yield from _iter_tensors(item)
-
-
-def _describe_mismatch(content: Any) -> str:
-    if not isinstance(content, dict):
-        return type(content).__name__
-    invalid = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
-    return f"{type(content[invalid[0]]).__name__} under '{invalid[0]}'" if invalid else ""
-
-
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
         return all(map(_is_plain, (*value.keys(), *value.values())))
-    return type(value) in _PLAIN_TYPES  # a child of a plain type may be anything
-
-
-def _tensor_offsets(path: Path, state_dict: Mapping[str, Tensor], all_tensors: Sequence[Tensor]) -> dict[str, int]:
-    """Where in the file each tensor's numbers begin; nothing where that is not certain.
-
-    torch maps the whole file and cuts its storages from it: addresses in memory differ from places in the file by one
-    number, which the first storage tells. Reading from places keeps the map's pages out of memory.
-    """
-    tensors = {name: tensor for name, tensor in state_dict.items() if tensor.is_contiguous() and tensor.numel()}
-    offsets = _storage_offsets(path)
-    if not tensors or not offsets:
-        return {}
-    storages = {tensor.untyped_storage().data_ptr() for tensor in all_tensors if tensor.numel()}
-    shift = min(storages) - min(offsets)
-    if {storage - shift for storage in storages} != offsets:  # some are not here: nobody knows which is the first
-        return {}
-    return {name: tensor.data_ptr() - shift for name, tensor in tensors.items()}
-
-
-def _storage_offsets(path: Path) -> set[int]:
-    if not zipfile.is_zipfile(path):
-        return set()
-    offsets = set()
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        for entry in archive.infolist():
-            if re.search(r"(?:^|/)data/\d+$", entry.filename) and entry.file_size:
-                file.seek(entry.header_offset + 26)  # of the entry's own header: lengths of its name and its extra
-                lengths = file.read(4)
-                extra = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-                offsets.add(entry.header_offset + 30 + extra)
-    return offsets
-
-
-def _lazy_tensor(path: Path, tensor: Tensor, start: int | None) -> LazyTensor:
-    if start is None:
-        return InMemoryTensor(tensor)
-    return FileTensor(path, start, tuple(tensor.shape), tensor.dtype, lambda: tensor)
+    return type(value) in _PLAIN_TYPES  # an instance of a subclass may hold anything
