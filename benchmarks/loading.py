@@ -33,9 +33,8 @@ from lumina_core.checkpoint.safetensors_io import MAX_SHARD_BYTES
 from lumina_core.convert import ConvertOptions, execute, plan_conversion
 from lumina_core.model_dir import find_format, write_export
 from lumina_core.plugins.loader import load_plugins
-from lumina_image.formats.config_mapping import PublishedConfig, expected_shapes
-from lumina_image.formats.key_mapping import PAD_TOKEN, from_original
-from lumina_image.formats.recipes import text_to_image_recipe
+from lumina_image.formats.next_dit import PAD_TOKEN, NextDiTAdapter, PublishedConfig
+from lumina_image.formats.recipes import make_recipe
 
 FULL = PublishedConfig(dim=2304, n_layers=24, n_heads=32, n_kv_heads=8, qk_norm=True, cap_feat_dim=2048)
 SMALL = PublishedConfig(dim=1024, n_layers=12, n_heads=16, n_kv_heads=4, qk_norm=True, cap_feat_dim=1024)
@@ -99,11 +98,12 @@ class Random:
 
 def make(folder: Path, arguments: PublishedConfig) -> Path:
     """A folder of Alpha-VLLM's with random weights."""
-    shapes = expected_shapes(arguments)
-    theirs: dict[str, LazyTensor] = {name: Random(shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
-    kept = {PAD_TOKEN: theirs.pop(PAD_TOKEN)}
-    weights = from_original(theirs, arguments.in_channels, arguments.patch_size)
-    model = LoadedCheckpoint(text_to_image_recipe(arguments, 1024, {}, {}), weights, kept)
+    adapter = NextDiTAdapter()
+    shapes = adapter.foreign_shapes(arguments)
+    foreign: dict[str, LazyTensor] = {name: Random(shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    weights = adapter.from_foreign(foreign, arguments, "benchmark")
+    pad = {PAD_TOKEN: weights.pop(PAD_TOKEN)}
+    model = LoadedCheckpoint(make_recipe(arguments, 1024, {}, {}), weights, pad)
     folder.mkdir()
     write_export(find_format(load_plugins(), "image.alpha_vllm").export(model), folder)
     return folder

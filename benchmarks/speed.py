@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from memory import Watch
@@ -71,20 +71,18 @@ def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) ->
     from lumina_core.models.heads import VelocityHead
     from lumina_core.models.next_dit import NextDiTBackbone
     from lumina_core.types import Condition
-    from lumina_image.formats.config_mapping import from_diffusers, with_dims
-    from lumina_image.formats.key_mapping import from_diffusers as renamed
-    from lumina_image.formats.key_mapping import from_original
+    from lumina_image.formats.next_dit import PAD_TOKEN, DiffusersNextDiTAdapter
     from lumina_image.patchify import Patchify
 
-    arguments = from_diffusers(dict(model.config), "benchmark")
-    options = with_dims(arguments)
-    backbone = NextDiTBackbone(NextDiTBackbone.Config.read(options["backbone"], "benchmark"))
-    head = VelocityHead(VelocityHead.Config.read(options["head"], "benchmark"))
-    held = {name: InMemoryTensor(tensor) for name, tensor in model.state_dict().items() if name != "pad_token"}
-    state = {name: piece.load() for name, piece in from_original(renamed(held), 4, 2).items()}
-    for part, module in (("backbone.", backbone), ("head.", head)):
-        module.load_state_dict({n.removeprefix(part): s for n, s in state.items() if n.startswith(part)})
-        module.to(x.dtype).eval()
+    adapter = DiffusersNextDiTAdapter()
+    arguments = adapter.config_from(dict(model.config), "benchmark")
+    foreign = {name: InMemoryTensor(tensor) for name, tensor in model.state_dict().items()}
+    state = {name: tensor.load() for name, tensor in adapter.from_foreign(foreign, arguments, "benchmark").items()}
+    state.pop(PAD_TOKEN, None)
+    network = arguments.native_network()
+    network.load_state_dict(state)
+    network.to(x.dtype).eval()
+    backbone, head = cast("NextDiTBackbone", network["backbone"]), cast("VelocityHead", network["head"])
     patches = Patchify(Patchify.Config(patch_size=2, channels=4))
     said = Condition(context=caption, context_mask=mask.bool(), pooled=mean_pool(caption, mask.bool()))
     tokens = patches.patchify(x)

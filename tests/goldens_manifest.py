@@ -8,20 +8,19 @@ import re
 from typing import Any
 
 import torch
-from goldens_model import Network, unread
 from goldens_read import Unsupported
 
+from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, init_empty_weights
 from lumina_core.conditioning.class_label import ClassLabelConditioner
-from lumina_image.formats.config_mapping import (
+from lumina_image.formats.next_dit import (
+    LABEL_TABLE,
+    DiffusersNextDiTAdapter,
+    NextDiTAdapter,
     PublishedConfig,
-    expected_shapes,
-    from_diffusers,
-    from_kwargs,
-    infer_from_shapes,
+    infer_config,
 )
-from lumina_image.formats.key_mapping import PAD_TOKEN, original_key_to_diffusers, to_original
-from lumina_image.formats.key_mapping import diffusers_key_to_original as original_name
 
+ORIGINAL, DIFFUSERS = NextDiTAdapter(), DiffusersNextDiTAdapter()
 Shapes = dict[str, list[int]]
 
 
@@ -35,11 +34,14 @@ def manifest(content: dict[str, Any]) -> float:
 
 def keymap(content: dict[str, Any]) -> float:
     """0 where the map is ours to the last name, there and back, else 1."""
-    sizes = from_kwargs({"n_layers": 1, "qk_norm": True, "dim": 64, "n_heads": 4, "cap_feat_dim": 32})
-    ours = {name: list(original_key_to_diffusers(name)) for name in expected_shapes(sizes)}
-    back = {theirs: original_name(theirs) for names in ours.values() for theirs in names}
-    wanted = {_first(name): [_first(theirs) for theirs in names] for name, names in content["map"].items()}
-    return float(ours != wanted or back != {theirs: name for name, names in wanted.items() for theirs in names})
+    config = PublishedConfig(n_layers=1, qk_norm=True, dim=64, n_heads=4, cap_feat_dim=32)
+    original, diffusers = ORIGINAL.key_map(config), DIFFUSERS.key_map(config)
+    ours: dict[str, list[str]] = {}
+    for native in ORIGINAL.native_shapes(config):
+        for (name,), renamed in zip(original.foreign_names(native), diffusers.foreign_names(native), strict=True):
+            ours[name] = list(renamed)
+            assert all(diffusers.native_name(theirs) == native == original.native_name(name) for theirs in renamed)
+    return float(ours != {_first(name): [_first(theirs) for theirs in names] for name, names in content["map"].items()})
 
 
 def _first(name: str) -> str:
@@ -50,8 +52,7 @@ def _diffusers(content: dict[str, Any]) -> Shapes:
     said = re.search(r"\{.*\}", content["what"])
     if said is None:
         raise Unsupported
-    published = _published(from_diffusers(json.loads(said[0]), "manifest"))
-    return {theirs: shape for name, shape in published.items() for theirs in original_key_to_diffusers(name)}
+    return _published(DIFFUSERS, DIFFUSERS.config_from(json.loads(said[0]), "manifest"))
 
 
 def _original(content: dict[str, Any]) -> Shapes:
@@ -60,22 +61,15 @@ def _original(content: dict[str, Any]) -> Shapes:
         raise Unsupported
     if "y_embedder.embedding_table.weight" not in shapes and "layers.0.attention_norm1.weight" not in shapes:
         raise Unsupported
-    tuples = {name: tuple(shape) for name, shape in shapes.items()}
-    return _published(infer_from_shapes(tuples, {"model": content.get("what", "")}, "manifest"))
+    tensors = {name: InMemoryTensor(torch.empty(shape, device="meta")) for name, shape in shapes.items()}
+    return _published(ORIGINAL, infer_config(tensors, {"model": content.get("what", "")}, "manifest"))
 
 
-def _published(arguments: PublishedConfig) -> Shapes:
-    """Shapes by published name, of the modules that a user gets; what the layouts expect must be the same."""
-    with torch.device("meta"):
-        state = dict(Network(arguments.model_dump(), arguments.imagenet).state_dict())
-        if arguments.imagenet:
-            label = ClassLabelConditioner(
-                ClassLabelConditioner.Config(num_classes=arguments.num_classes, hidden_size=min(arguments.dim, 1024))
-            )
-            state |= {f"conditioners.label.{name}": tensor for name, tensor in label.state_dict().items()}
-    theirs = to_original(unread(state), arguments.in_channels, arguments.patch_size, imagenet=arguments.imagenet)
-    found = {name: list(piece.shape) for name, piece in theirs.items()}
-    # has no place in our model; see its docstring
-    found |= {} if arguments.imagenet else {PAD_TOKEN: [arguments.dim]}
-    assert found == {name: list(shape) for name, shape in expected_shapes(arguments).items()}
-    return found
+def _published(adapter: NextDiTAdapter, config: PublishedConfig) -> Shapes:
+    """Shapes by published name; the label table must be that of the conditioner that a user gets."""
+    if config.imagenet:
+        sizes = ClassLabelConditioner.Config(num_classes=config.num_classes, hidden_size=min(config.dim, 1024))
+        with init_empty_weights():
+            table = ClassLabelConditioner(sizes).state_dict()["table.weight"]
+        assert tuple(table.shape) == adapter.native_shapes(config)[LABEL_TABLE]
+    return {name: list(shape) for name, shape in adapter.foreign_shapes(config).items()}

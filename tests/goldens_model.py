@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from goldens_flow import grid_of
@@ -24,8 +24,7 @@ from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import frequencies, rope_from_positions
 from lumina_core.models.rope_scaling import SwitchScaling
 from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
-from lumina_image.formats.config_mapping import from_kwargs, with_dims
-from lumina_image.formats.key_mapping import PAD_TOKEN, from_original, to_original
+from lumina_image.formats.next_dit import PAD_TOKEN, NextDiTAdapter, PublishedConfig
 from lumina_image.patchify import Patchify
 from lumina_image.task import grid_region_weights
 
@@ -33,15 +32,20 @@ BASE = 10000.0
 """Of the published rotary frequencies."""
 
 
+def published_config(constructor: Mapping[str, Any], imagenet: bool = False) -> PublishedConfig:
+    """Return the config of a published constructor's arguments."""
+    classes = {"num_classes": 1000, **constructor, "cap_feat_dim": 0} if imagenet else dict(constructor)
+    return NextDiTAdapter().config_from(classes, "golden")
+
+
 class Network(nn.Module):
     """Backbone and head under the names that checkpoints use."""
 
     def __init__(self, constructor: dict[str, Any], imagenet: bool = False, base: float = BASE) -> None:
         super().__init__()
-        options = with_dims(from_kwargs(constructor, imagenet=imagenet))
-        options["backbone"]["rope_theta"] = base
-        self.backbone = NextDiTBackbone(NextDiTBackbone.Config.read(options["backbone"], "golden"))
-        self.head = VelocityHead(VelocityHead.Config.read(options["head"], "golden"))
+        self.published = published_config(constructor, imagenet)
+        network = self.published.native_network(rope_theta=base)
+        self.backbone, self.head = cast("NextDiTBackbone", network["backbone"]), cast("VelocityHead", network["head"])
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition, precomputed: Any = None) -> Tensor:
         return self.head(self.backbone(tokens, time, condition, precomputed=precomputed), tokens)
@@ -53,7 +57,9 @@ def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patchif
     base = BASE * float((constructor.get("scale_factor") or 1.0) if factor is None else factor)
     network = Network(constructor, base=base)
     channels, patch = constructor.get("in_channels", 4), constructor.get("patch_size", 2)
-    network.load_state_dict(numbers(from_original(unread(golden.group("weights"), PAD_TOKEN), channels, patch)))
+    weights = numbers(NextDiTAdapter().from_foreign(unread(golden.group("weights")), network.published, "golden"))
+    weights.pop(PAD_TOKEN, None)
+    network.load_state_dict(weights)
     return network.eval(), Patchify(Patchify.Config(patch_size=patch, channels=channels))
 
 
@@ -228,7 +234,7 @@ def gradients(golden: Golden) -> float:
     items = objective.per_sample_loss(network, batch, golden.tensors["input.t"], noise.values)
     items.mean().backward()
     got = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in network.named_parameters()}
-    theirs = numbers(to_original(unread(got), patches.channels, patches.patch))
+    theirs = numbers(NextDiTAdapter().to_foreign(unread(got), network.published))
     wanted = golden.group("output.grad")
     # pad_token has no place in our model: its gradient must be the zero that it has there
     pairs = [(theirs.get(name, torch.zeros_like(tensor)), tensor) for name, tensor in wanted.items()]

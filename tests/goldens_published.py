@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from goldens_model import BASE, Network, numbers, unread
+from goldens_model import BASE, Network, numbers, published_config, unread
 from goldens_read import Golden, Unsupported, worst
 from torch import Tensor
 
@@ -15,9 +15,7 @@ from lumina_core.flow.guidance import cfg
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.rope import frequencies
 from lumina_core.types import Condition, Tokens
-from lumina_image.formats.config_mapping import PublishedConfig, from_diffusers, from_kwargs
-from lumina_image.formats.key_mapping import PAD_TOKEN, from_original
-from lumina_image.formats.key_mapping import from_diffusers as from_their_names
+from lumina_image.formats.next_dit import PAD_TOKEN, DiffusersNextDiTAdapter, NextDiTAdapter, PublishedConfig
 from lumina_image.patchify import Patchify
 
 GUIDED = 5
@@ -27,10 +25,12 @@ LABELS = "conditioners.label.table.weight"
 
 def diffusers_forward(golden: Golden) -> float:
     """`LuminaNextDiT2DModel.forward`; of its output the half that means something."""
-    arguments = from_diffusers(golden.config["constructor"], "golden")
+    arguments = DiffusersNextDiTAdapter().config_from(golden.config["constructor"], "golden")
     asked = {name: golden.tensors[f"input.{name}"] for name in ("hidden_states", "timestep", "encoder_hidden_states")}
     mask = golden.tensors["input.encoder_mask"].bool()
-    state = numbers(from_original(from_their_names(unread(golden.group("weights"), PAD_TOKEN)), *_sizes(arguments)))
+    weights = unread(golden.group("weights"))
+    state = numbers(DiffusersNextDiTAdapter().from_foreign(weights, arguments, "golden"))
+    state.pop(PAD_TOKEN, None)
     network, patches = _built(arguments, state)
     said = Condition(asked["encoder_hidden_states"], mask, mean_pool(asked["encoder_hidden_states"], mask))
     base = golden.config["call"].get("cross_attention_kwargs", {}).get("base_sequence_length")
@@ -44,8 +44,8 @@ def diffusers_forward(golden: Golden) -> float:
 
 def imagenet(golden: Golden) -> float:
     """`DiT_Llama.forward`, or `forward_with_cfg`, whichever the file has called."""
-    arguments = from_kwargs(golden.config["constructor"], imagenet=True)
-    state = numbers(from_original(unread(golden.group("weights")), *_sizes(arguments)))
+    arguments = published_config(golden.config["constructor"], imagenet=True)
+    state = numbers(NextDiTAdapter().from_foreign(unread(golden.group("weights")), arguments, "golden"))
     labels = state.pop(LABELS)
     network, patches = _built(arguments, state)
     call = golden.config["call"]
@@ -87,10 +87,6 @@ def _guided(both: Tensor, scale: float, only: slice) -> Tensor:
     second = silent.clone()
     second[..., only] = cfg(conditional, silent, scale)[..., only]
     return torch.cat([cfg(conditional, silent, scale, only), second])
-
-
-def _sizes(arguments: PublishedConfig) -> tuple[int, int]:
-    return arguments.in_channels, arguments.patch_size
 
 
 def _built(arguments: PublishedConfig, state: dict[str, Tensor]) -> tuple[Network, Patchify]:

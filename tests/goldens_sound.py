@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from goldens_model import numbers, unread
@@ -21,13 +21,7 @@ from lumina_audio.formats.components import (
     from_timestep,
     to_timestep,
 )
-from lumina_audio.formats.config_mapping import (
-    PublishedConfig,
-    expected_shapes,
-    from_published,
-    vae_config_from_published,
-    with_dims,
-)
+from lumina_audio.formats.networks import FlagDiTAdapter, VAEAdapter
 from lumina_audio.mel import MelConfig
 from lumina_audio.tokenizer import FramePatchify
 from lumina_audio.vocoders.bigvgan_checkpoint import options_from_published, remove_weight_norm
@@ -47,11 +41,14 @@ class SoundNetwork(nn.Module):
 
     def __init__(self, golden: Golden) -> None:
         super().__init__()
-        said = PublishedConfig.read(golden.config["constructor"], "golden")
-        widths = with_dims(said)
-        self.backbone = DiscreteTimeFlagDiT(DiscreteTimeFlagDiT.Config.read(widths["backbone"], "golden"))
-        self.head = VelocityHead(VelocityHead.Config.read(widths["head"], "golden"))
-        self.load_state_dict(numbers(from_published(unread(golden.group("weights")))))
+        adapter = FlagDiTAdapter()
+        said = adapter.config_from(golden.config["constructor"], "golden")
+        network = said.native_network()
+        self.backbone, self.head = (
+            cast("DiscreteTimeFlagDiT", network["backbone"]),
+            cast("VelocityHead", network["head"]),
+        )
+        self.load_state_dict(numbers(adapter.from_foreign(unread(golden.group("weights")), said, "golden")))
         self.frames = FramePatchify(FramePatchify.Config(channels=said.in_channels))
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
@@ -127,9 +124,11 @@ def losses(golden: Golden) -> float:
 
 def autoencoder(golden: Golden) -> float:
     """AutoencoderKL of spectrograms: what it encodes to, its divergence, and what it decodes to."""
-    settings, bands = vae_config_from_published(golden.config["constructor"], "golden")
-    vae = VAE(settings, bands)
-    vae.load_state_dict(golden.group("weights"))
+    constructor = golden.config["constructor"]
+    adapter = VAEAdapter(constructor["ddconfig"]["in_channels"])
+    config = adapter.config_from(constructor, "golden")
+    vae = VAE(config, adapter.n_mels)
+    vae.load_state_dict(numbers(adapter.from_foreign(unread(golden.group("weights")), config, "golden")))
     x, z = golden.tensors["input.x"], golden.tensors["input.z"]
     with torch.no_grad():
         mean, log_variance = vae.encode(x)
@@ -158,7 +157,8 @@ def manifest(content: dict[str, Any]) -> float:
     said = re.search(r"FlagDiT(?:v2)?\(([^)]*)\)", content["what"])
     if said is not None:
         pairs = (pair.split("=") for pair in said[1].split(","))
-        found = expected_shapes(PublishedConfig.read({key.strip(): int(value) for key, value in pairs}, "manifest"))
+        adapter = FlagDiTAdapter()
+        found = adapter.foreign_shapes(adapter.config_from({k.strip(): int(v) for k, v in pairs}, "manifest"))
     elif "AutoencoderKL" in content["what"]:
         with torch.device("meta"):
             state = VAE(VAEConfig(), MelConfig().n_mels).state_dict()

@@ -200,16 +200,16 @@ def test_a_pickle_is_never_loaded(folder, registry, tmp_path):
 def test_weights_of_other_shapes_are_named(folder, registry):
     edit(folder, recipe=_wider(folder))
     said = reason(folder, registry)
-    assert "does not fit its recipe: " in said and "wanted" in said and " more" in said
+    assert "does not fit its recipe: " in said and "expected" in said and " more" in said
 
 
-def test_missing_and_surplus_weights_are_named(folder, registry):
+def test_missing_and_unexpected_weights_are_named(folder, registry):
     weights = read_weights(folder / "model.safetensors")
     name = next(name for name in weights if name.startswith("head."))
     weights["head.surprise"] = weights.pop(name)
     save_file(weights, folder / "model.safetensors")
     said = reason(folder, registry)
-    assert f"missing {name}" in said and "surplus head.surprise" in said
+    assert f"missing: {name}" in said and "unexpected: head.surprise" in said
 
 
 def test_a_vocabulary_that_cannot_be_read_is_told_when_it_is_used(folder, registry):

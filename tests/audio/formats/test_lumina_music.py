@@ -1,4 +1,4 @@
-"""Folders of Lumina-T2Music and Lumina-T2Audio: opened, converted, played and written; damage is told."""
+"""Folders of Lumina-T2Music and Lumina-T2Audio: loading, conversion, generation, export, and damaged folders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lumina_music_release import SCALE, VOCODER, write
 from making import registry_of
 
 from lumina_audio.autoencoders.vae import VAE, VAEConfig
-from lumina_audio.formats.config_mapping import PublishedConfig, from_published, with_dims
 from lumina_audio.formats.lumina_music import LuminaMusicFormat
+from lumina_audio.formats.networks import FlagDiTAdapter
 from lumina_audio.vocoders.bigvgan import BigVGAN
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, read_tensor
 from lumina_core.convert import ConvertOptions, execute, plan_conversion
@@ -26,7 +26,7 @@ from lumina_core.types import Condition, Tokens
 
 pytest.importorskip("transformers")
 REGISTRY = registry_of("audio")
-LAYOUT = LuminaMusicFormat()
+FORMAT = LuminaMusicFormat()
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def audio(tmp_path_factory):
     return folder
 
 
-def test_every_part_of_the_music_folder_is_found_and_becomes_ours(music):
-    model = LAYOUT.load(music)
-    assert LAYOUT.matches(music)
+def test_every_component_of_the_music_folder_is_loaded(music):
+    model = FORMAT.load(music)
+    assert FORMAT.matches(music)
     torch.manual_seed(0)
     made = ours.state()
     wanted = torch.cat([made[f"model.diffusion_model.blocks.1.attention.w{n}.weight"] for n in "qkv"])
@@ -61,14 +61,14 @@ def test_every_part_of_the_music_folder_is_found_and_becomes_ours(music):
     recipe = dict(model.recipe)
     assert recipe["conditioners"][0]["source"] == str(music / "flan-t5-large")
     assert recipe["sampling"]["guidance_scale"] == 5.0
-    told = "\n".join(model.notes)
+    notes = "\n".join(model.notes)
     for place in ("119.ckpt", "maa2.ckpt", "bigvnat", "lumina-text2music.yaml", "flan-t5-large"):
-        assert place in told
+        assert place in notes
 
 
-def test_sizes_are_told_by_the_tensors_where_there_is_no_yaml(music, tmp_path):
+def test_sizes_are_inferred_from_the_tensors_without_a_yaml_config(music, tmp_path):
     bare = write(tmp_path / "bare", settings=False)
-    with_yaml, without = (dict(LAYOUT.load(folder).recipe) for folder in (music, bare))
+    with_yaml, without = (dict(FORMAT.load(folder).recipe) for folder in (music, bare))
     assert {k: v for k, v in with_yaml.items() if k != "conditioners"} == {
         k: v for k, v in without.items() if k != "conditioners"
     }
@@ -76,7 +76,7 @@ def test_sizes_are_told_by_the_tensors_where_there_is_no_yaml(music, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["music", "audio"])
-def test_a_folder_is_converted_and_plays_the_same(lumina, request, tmp_path, kind):
+def test_a_converted_folder_generates_the_same_sounds(lumina, request, tmp_path, kind):
     folder = request.getfixturevalue(kind)
     done = lumina("convert", folder, tmp_path / "ours")
     assert done.status == 0, done.err
@@ -95,58 +95,58 @@ def test_a_folder_is_converted_and_plays_the_same(lumina, request, tmp_path, kin
     assert len(sounds["published"]) == len(sounds["ours"]) > 4096
 
 
-def test_an_unknown_tag_of_a_structured_prompt_is_told_in_a_line(lumina, audio, tmp_path):
+def test_an_unknown_tag_of_a_structured_prompt_is_one_line(lumina, audio, tmp_path):
     done = lumina("audio", "<rain& never>", "--model", audio, "--duration", "0.256", "--out", tmp_path / "x.wav")
     assert done.status == 2
     assert len(done.err.splitlines()) == 1
     assert "got 'never', expected one of start, mid, end, all" in done.err
 
 
-def test_which_parts_were_found_is_said(lumina, music, tmp_path):
+def test_notes_name_the_file_of_each_component(lumina, music, tmp_path):
     assert "vocoder: " in lumina("models", music).out
     said = json.loads(lumina("models", music, "--json").out)
     assert said["checkpoint_format"] == "audio.lumina_music"
     assert any(note.startswith("autoencoder: ") for note in said["notes"])
     bare = write(tmp_path / "bare", vocoder=None)
-    assert "Griffin-Lim takes its place" in lumina("convert", bare, tmp_path / "x", "--dry-run").err
+    assert "none, Griffin-Lim is used" in lumina("convert", bare, tmp_path / "x", "--dry-run").err
 
 
 @pytest.mark.parametrize("kind", ["music", "audio"])
-def test_what_is_written_in_their_layout_is_the_same_model(request, tmp_path, kind):
+def test_an_exported_folder_holds_the_same_model(request, tmp_path, kind):
     folder = request.getfixturevalue(kind)
     for source, target, to in ((folder, "ours", None), (tmp_path / "ours", "theirs", "audio.lumina_music")):
         execute(plan_conversion(source, REGISTRY, ConvertOptions(format=to)), tmp_path / target)
-    first, again = LAYOUT.load(folder), LAYOUT.load(tmp_path / "theirs")
+    first, again = FORMAT.load(folder), FORMAT.load(tmp_path / "theirs")
     assert first.weights.keys() == again.weights.keys()
     assert all(torch.equal(read_tensor(first.weights[n]), read_tensor(again.weights[n])) for n in first.weights)
     assert first.recipe["backbone"] == again.recipe["backbone"]
     assert first.recipe["autoencoder"]["vae"] == again.recipe["autoencoder"]["vae"]
 
 
-def test_a_model_of_another_kind_is_not_written_so(tmp_path, music):
+def test_a_model_with_another_path_is_not_exported(tmp_path, music):
     execute(
         plan_conversion(music, REGISTRY, ConvertOptions(overrides=("objective.path.type=core.linear",))),
         tmp_path / "ours",
     )
-    with pytest.raises(CheckpointError, match=r"on the path audio\.cfm_path"):
+    with pytest.raises(CheckpointError, match=r"objective\.path: got core\.linear, expected audio\.cfm_path"):
         plan_conversion(tmp_path / "ours", REGISTRY, ConvertOptions(format="audio.lumina_music"))
 
 
-def test_the_autoencoder_of_the_checkpoint_comes_first(tmp_path):
+def test_the_autoencoder_in_the_checkpoint_comes_before_maa2(tmp_path):
     inside = {f"first_stage_model.{name}": tensor + 1 for name, tensor in ours.autoencoder().items()}
     folder = write(tmp_path / "f", state={**ours.state(), **inside, "first_stage_model.loss.x": torch.zeros(1)})
     name = "encoder.conv_in.bias"
-    got = read_tensor(LAYOUT.load(folder).weights[f"autoencoder.vae.{name}"])
+    got = read_tensor(FORMAT.load(folder).weights[f"autoencoder.vae.{name}"])
     assert torch.equal(got, inside[f"first_stage_model.{name}"])
 
 
-def test_clap_beside_the_checkpoint_is_read_where_the_checkpoint_has_none(tmp_path):
+def test_clap_is_read_from_its_own_file_if_the_checkpoint_has_none(tmp_path):
     folder = write(tmp_path / "f", "audio", state=ours.state("music"))
-    with pytest.raises(CheckpointError, match="lacks CLAP's text tower"):
-        LAYOUT.load(folder)
+    with pytest.raises(CheckpointError, match="got no text tower, expected CLAP"):
+        FORMAT.load(folder)
     (folder / "CLAP").mkdir()
     torch.save({"model": ours.tower()}, folder / "CLAP" / "CLAP_weights_2022.pth")
-    weights = LAYOUT.load(folder).weights
+    weights = FORMAT.load(folder).weights
     assert "conditioners.caption.first.tower.projection.linear1.weight" in weights
 
 
@@ -162,29 +162,29 @@ def without(*names):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"state": None}, ["has no checkpoint such as music_generation"]),
-        ({"vae": None}, ["lacks the autoencoder", "fetch maa2"]),
-        ({"state": without("scale_factor")}, ["119.ckpt has no scale_factor"]),
-        ({"state": {"other": torch.zeros(1)}}, ["is no checkpoint of a released sound model"]),
+        ({"state": None}, ["got no checkpoint music_generation"]),
+        ({"vae": None}, ["got no autoencoder", "Get maa2"]),
+        ({"state": without("scale_factor")}, ["119.ckpt: got no number scale_factor"]),
+        ({"state": {"other": torch.zeros(1)}}, ["expected the checkpoint of a released audio model"]),
         (
             {"state": without("model.diffusion_model.blocks.1.ffn_norm.weight")},
-            ["network", "blocks.1.ffn_norm.weight is missing"],
+            ["network", "missing: blocks.1.ffn_norm.weight"],
         ),
         (
             {"state": {**ours.state(), "model.diffusion_model.proj_in.bias": torch.zeros(3)}},
-            ["proj_in.bias is (3,), wanted (32,)"],
+            ["proj_in.bias is (3,), expected (32,)"],
         ),
-        ({"vae": {"encoder.conv_in.weight": torch.zeros(32, 80, 5)}}, ["maa2.ckpt", "autoencoder", "is missing"]),
-        ({"said": {**VOCODER, "sampling_rate": 22050}}, ["22050 samples a second", "have 16000"]),
-        ({"said": {**VOCODER, "upsample_initial_channel": 32}}, ["does not match its config"]),
+        ({"vae": {"encoder.conv_in.weight": torch.zeros(32, 80, 5)}}, ["maa2.ckpt", "autoencoder", "missing: "]),
+        ({"said": {**VOCODER, "sampling_rate": 22050}}, ["sampling rate: got 22050, expected 16000"]),
+        ({"said": {**VOCODER, "upsample_initial_channel": 32}}, ["config of the vocoder"]),
         ({"state": {**ours.state(), "x": Trap()}}, ["Code in a pickle"]),
         ({"vae": {"x": Trap()}}, ["maa2.ckpt", "Code in a pickle"]),
     ],
 )  # fmt: skip
-def test_damage_is_told_in_a_line_and_nothing_is_run(tmp_path, monkeypatch, change, words):
+def test_a_damaged_folder_is_one_line_and_runs_no_code(tmp_path, monkeypatch, change, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError) as error:
-        LAYOUT.load(write(tmp_path / "f", **change))
+        FORMAT.load(write(tmp_path / "f", **change))
     said = str(error.value)
     assert "\n" not in said
     for word in words:
@@ -192,7 +192,7 @@ def test_damage_is_told_in_a_line_and_nothing_is_run(tmp_path, monkeypatch, chan
     assert not (tmp_path / "sprung").exists()
 
 
-def test_places_in_the_settings_are_never_followed(tmp_path):
+def test_paths_in_the_config_are_never_followed(tmp_path):
     """The YAML names a file that is there, outside; only its name is looked for, inside."""
     outside = tmp_path / "elsewhere"
     outside.mkdir()
@@ -202,34 +202,35 @@ def test_places_in_the_settings_are_never_followed(tmp_path):
         settings = ours.yaml_of("music")
         settings["model"]["params"]["first_stage_config"]["params"]["ckpt_path"] = place
         (folder / "configs" / "lumina-text2music.yaml").write_text(yaml.safe_dump(settings))
-        with pytest.raises(CheckpointError, match="lacks the autoencoder"):
-            LAYOUT.load(folder)
+        with pytest.raises(CheckpointError, match="got no autoencoder"):
+            FORMAT.load(folder)
     torch.save({"state_dict": ours.autoencoder()}, folder / "stolen.ckpt")
     settings["model"]["params"]["first_stage_config"]["params"]["ckpt_path"] = str(outside / "stolen.ckpt")
     (folder / "configs" / "lumina-text2music.yaml").write_text(yaml.safe_dump(settings))
-    assert str(folder / "stolen.ckpt") in "".join(LAYOUT.load(folder).notes)
+    assert str(folder / "stolen.ckpt") in "".join(FORMAT.load(folder).notes)
 
 
-def test_other_folders_are_not_taken_for_one(tmp_path):
+def test_other_folders_do_not_match(tmp_path):
     (tmp_path / "a.yaml").write_text("model: {params: {x: 1}}\n")
     (tmp_path / "b.ckpt").touch()
-    assert not LAYOUT.matches(tmp_path)
+    assert not FORMAT.matches(tmp_path)
     (tmp_path / "music_generation").mkdir()
-    assert not LAYOUT.matches(tmp_path / "music_generation")
+    assert not FORMAT.matches(tmp_path / "music_generation")
 
 
 @torch.no_grad()
 def by_hand(folder, noise, steps, guidance, text):
-    """The way of their demo (demo_music.py, CFM.sample_cfg, decode_first_stage, VocoderBigVGAN), step by step."""
+    """Steps of the released demo (demo_music.py, CFM.sample_cfg, decode_first_stage, VocoderBigVGAN)."""
     import transformers
 
     state = torch.load(folder / "music_generation" / "119.ckpt")["state_dict"]
-    sizes = with_dims(PublishedConfig.read(ours.UNET, "test"))["backbone"]
+    adapter = FlagDiTAdapter()
+    config = adapter.config_from(ours.UNET, "test")
+    sizes = config.native_options()["backbone"] | {"token_dim": 4, "cross_attention_dim": 16, "pooled_dim": 16}
     sizes.pop("rope_scaling_factor")
     network = FlagDiTBackbone(FlagDiTBackbone.Config.read(sizes, "test"))
-    named = from_published(
-        {n[22:]: InMemoryTensor(t) for n, t in state.items() if n.startswith("model.diffusion_model.")}
-    )
+    foreign = {n[22:]: InMemoryTensor(t) for n, t in state.items() if n.startswith("model.diffusion_model.")}
+    named = adapter.from_foreign(foreign, config, "test")
     own = {name: piece.load() for name, piece in named.items()}
     network.load_state_dict({n[9:]: t for n, t in own.items() if n.startswith("backbone.")})
     t5 = transformers.T5EncoderModel.from_pretrained(folder / "flan-t5-large").eval()
@@ -256,7 +257,7 @@ def by_hand(folder, noise, steps, guidance, text):
     return BigVGAN(BigVGAN.Config(source=str(folder / "bigvnat"))).generator.network()(vae.decode(x / SCALE))
 
 
-def test_a_folder_plays_what_their_code_would(music):
+def test_a_generated_sound_equals_that_of_the_released_code(music):
     noise = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(3))
     wanted = by_hand(music, noise, 25, 5.0, "a red cat")
     session = load_pipeline(music)

@@ -133,12 +133,12 @@ class Trap:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda c: c["generator"].pop("conv_pre.bias"), "conv_pre.bias is missing"),
+        (lambda c: c["generator"].pop("conv_pre.bias"), "missing: conv_pre.bias"),
         (lambda c: c["generator"].pop("ups.0.0.weight_g"), "without ups.0.0.weight_g"),
-        (lambda c: c["generator"].update(more=torch.zeros(1)), "more is unexpected"),
+        (lambda c: c["generator"].update(more=torch.zeros(1)), "unexpected: more"),
         (
             lambda c: c["generator"].update({"conv_pre.bias": torch.zeros(3)}),
-            "conv_pre.bias has shape (3,), expected (8,)",
+            "conv_pre.bias is (3,), expected (8,)",
         ),
         (
             lambda c: c["generator"].update({"activation_post.upsample.filter": torch.zeros(1, 1, 12)}),

@@ -34,17 +34,17 @@ def test_a_published_folder_becomes_ours_by_default_and_goes_back_where_asked(lu
     assert names(tmp_path / "back") == ["consolidated_ema.00-of-01.safetensors", "model_args.pth"]
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(lumina, published, tmp_path):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(lumina, published, tmp_path):
     told = lumina("convert", published, tmp_path / "ours", "--format", "image.diffusers", "--dry-run")
     assert told.status == 0
     assert "image.alpha_vllm -> image.diffusers: 67 tensors" in told.out
     assert "  transformer/diffusion_pytorch_model.safetensors" in told.out.splitlines()
     assert "nothing was written (--dry-run)" in told.out
-    assert "Note: vae is left out, for stabilityai/sdxl-vae is no folder here" in told.err
+    assert "Note: vae is not copied: autoencoder.source is stabilityai/sdxl-vae, not a local folder." in told.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
 
 
-def test_what_lies_outside_is_taken_along_from_where_the_user_says(lumina, published, tmp_path):
+def test_external_folders_are_copied_from_the_configured_paths(lumina, published, tmp_path):
     for part, name in (("vae", "config.json"), ("words", "config.json"), ("words", "tokenizer_config.json")):
         (tmp_path / part).mkdir(exist_ok=True)
         (tmp_path / part / name).write_text(
@@ -62,7 +62,7 @@ def test_what_lies_outside_is_taken_along_from_where_the_user_says(lumina, publi
     }  # fmt: skip
 
 
-def test_nothing_that_is_there_is_overwritten_unless_asked(lumina, published, tmp_path):
+def test_an_existing_folder_is_overwritten_only_with_the_option(lumina, published, tmp_path):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "diary.txt").write_text("dear")
     told = lumina("convert", published, tmp_path / "ours")
@@ -79,7 +79,7 @@ def test_the_source_is_never_written_into(lumina, published, place):
     assert names(published) == ["consolidated.00-of-01.pth", "model_args.pth"]
 
 
-def test_a_folder_of_ours_needs_to_be_told_into_what_and_a_slip_is_mended(lumina, published, tmp_path):
+def test_a_native_folder_needs_a_format_and_a_misspelt_one_gets_a_suggestion(lumina, published, tmp_path):
     lumina("convert", published, tmp_path / "ours")
     told = lumina("convert", tmp_path / "ours", tmp_path / "back")
     assert told.status == 2

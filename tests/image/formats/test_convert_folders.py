@@ -53,7 +53,7 @@ def test_original_to_ours_to_diffusers_to_ours_to_original_changes_no_bit(tmp_pa
     )
 
 
-def test_a_class_conditional_model_goes_there_and_back_and_has_no_place_in_diffusers(tmp_path):
+def test_a_class_conditional_model_survives_a_round_trip_and_is_refused_by_diffusers(tmp_path):
     state = class_conditional_tensors()
     folder = write_original(tmp_path / "1", state, Namespace(model="DiT_Llama_600M_patch2", image_size=256, vae="mse"))
     ours = converted(folder, tmp_path / "2")
@@ -62,10 +62,10 @@ def test_a_class_conditional_model_goes_there_and_back_and_has_no_place_in_diffu
     assert recipe.autoencoder.options["source"] == "stabilityai/sd-vae-ft-mse"
     again = converted(ours, tmp_path / "3", format="alpha_vllm")
     assert equal_weights(open_weights(again, "consolidated_ema.00-of-01"), state)
-    assert "has no place for a model that is told a class" in conversion_error(ours, format="image.diffusers")
+    assert "image.diffusers: got a class-conditional model" in conversion_error(ours, format="image.diffusers")
 
 
-def test_the_averaged_weights_are_taken_where_there_are_both(tmp_path):
+def test_ema_weights_are_preferred(tmp_path):
     plain, averaged = tensors(SIZES), tensors(SIZES, seed=1)
     write_original(tmp_path / "1", plain)
     write_original(tmp_path / "1", averaged, name="consolidated_ema.00-of-01.pth")
@@ -73,7 +73,7 @@ def test_the_averaged_weights_are_taken_where_there_are_both(tmp_path):
     assert torch.equal(read_tensor(ours["backbone.embed.weight"]), averaged["x_embedder.weight"])
 
 
-def test_numbers_are_stored_in_the_format_asked_for(tmp_path):
+def test_weights_are_stored_in_the_requested_dtype(tmp_path):
     state = tensors(SIZES)
     ours = open_weights(converted(write_original(tmp_path / "1", state), tmp_path / "2", dtype=torch.bfloat16), "model")
     assert {piece.dtype for piece in ours.values()} == {torch.bfloat16}

@@ -15,7 +15,7 @@ from lumina_core.convert import ConvertOptions, execute, plan_conversion
 from lumina_core.model_dir import detect_format, find_format, open_model_dir
 from lumina_core.sampling.pipeline import load_pipeline
 from lumina_core.types import Condition
-from lumina_image.formats.recipes import to_published_config
+from lumina_image.formats.recipes import published_config
 from lumina_image.patchify import Patchify
 
 library = pytest.importorskip("diffusers.models.transformers.lumina_nextdit2d")
@@ -43,7 +43,7 @@ def theirs(model):
 
 def ours(folder):
     opened = find_format(REGISTRY, detect_format(folder, REGISTRY)).load(folder)
-    arguments = to_published_config(opened, "test")
+    arguments = published_config(opened, "test")
     network = Network(arguments.model_dump())
     network.load_state_dict(numbers(opened.weights))
     picture, time, said, mask = asked()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lumina_image.formats.config_mapping import PublishedConfig
+from lumina_image.formats.next_dit import PublishedConfig
 
 SIZES = PublishedConfig(dim=1024, n_layers=2, n_heads=16, n_kv_heads=4, qk_norm=True, cap_feat_dim=256)
 

@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lumina_core.checkpoint import compare
 from lumina_core.checkpoint.lazy_tensors import (
     ExportPlan,
     InMemoryTensor,
@@ -32,7 +33,7 @@ from lumina_core.checkpoint.safetensors_io import (
     open_weights,
     write_weights,
 )
-from lumina_core.config import ComponentSpec, suggest_or_list
+from lumina_core.config import ComponentSpec
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
 from lumina_core.io import atomic_dir
 from lumina_core.model import Model, build_component, build_model
@@ -437,31 +438,13 @@ def _materialize(tensor: LazyTensor, device: torch.device, dtype: torch.dtype) -
     return read_tensor(tensor).to(device, target_dtype)
 
 
-class HasShape(Protocol):
-    """A tensor, or one that has not been read."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
+HasShapeT = TypeVar("HasShapeT", bound=compare.HasShape)
 
 
-HasShapeT = TypeVar("HasShapeT", bound=HasShape)
-
-
-def describe_mismatch(model: Model, weights: Mapping[str, HasShape]) -> str:
-    """What is missing, surplus or of another shape, in words; empty where all fits."""
-    state_dict = model.state_dict()
-    messages = [f"missing {name}" for name in state_dict if name not in weights]
-    messages += [
-        f"surplus {name}{suggest_or_list(name, state_dict) if not messages else ''}"
-        for name in weights
-        if name not in state_dict
-    ]
-    messages += [
-        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(tensor.shape)}"
-        for name, tensor in state_dict.items()
-        if name in weights and weights[name].shape != tensor.shape and not _has_variable_length(name)
-    ]
-    return "; ".join(messages[:3]) + (f"; and {len(messages) - 3} more" if len(messages) > 3 else "")
+def describe_mismatch(model: Model, weights: Mapping[str, compare.HasShape]) -> str:
+    """Describe weights that are missing, unexpected or of another shape than those of a model; empty: they match."""
+    expected = {n: None if _has_variable_length(n) else tuple(t.shape) for n, t in model.state_dict().items()}
+    return compare.describe_mismatch(weights, expected)
 
 
 def _has_variable_length(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Recipes for released sound models: which of our parts give the numbers that their own code gives, and back."""
+"""Recipes of released audio models, and the published config of a recipe."""
 
 from __future__ import annotations
 
@@ -9,176 +9,169 @@ from typing import Any
 import torch
 
 from lumina_audio.autoencoders.vae import VAEConfig
-from lumina_audio.formats.components import DiscreteTimeFlagDiT
-from lumina_audio.formats.config_mapping import ROPE_THETA, PublishedConfig, to_options
+from lumina_audio.formats.networks import FlagDiTConfig, config_from_native
 from lumina_audio.mel import MelConfig
 from lumina_audio.text.clap import BertConfig
 from lumina_core.checkpoint.lazy_tensors import LoadedCheckpoint
-from lumina_core.errors import CheckpointError, ConfigError
+from lumina_core.checkpoint.state_dict_adapter import read_config
+from lumina_core.errors import CheckpointError
 
 MUSIC, AUDIO = "music", "audio"
 T5_SOURCES = {MUSIC: "google/flan-t5-large", AUDIO: "google/t5-v1_1-large"}
-"""The T5 of each release, by its name on the hub (encoders/modules.py)."""
+"""T5 of each release by its name on the hub (encoders/modules.py)."""
 BERT_TOKENIZER_SOURCE = "bert-base-uncased"
 MAX_TOKENS = 77
-"""Of a text that each encoder reads, filled up to so many."""
+"""Length to which each text encoder truncates or pads a text."""
 RELEASE_DURATION = 9.984
-"""Of a released sound: 624 frames of its spectrogram, 312 of its latent."""
+"""Duration of released sounds in seconds: 624 frames of the spectrogram, 312 of the latent."""
+_SAMPLING = {"solver": "core.euler", "schedule": {"type": "audio.float32_schedule"}}
 SAMPLING_OPTIONS = {
-    MUSIC: {"steps": 39, "solver": "core.euler", "schedule": {"type": "audio.float32_schedule"}, "guidance_scale": 5.0},
-    AUDIO: {"steps": 99, "solver": "core.euler", "schedule": {"type": "audio.float32_schedule"}, "guidance_scale": 3.0},
+    MUSIC: {"steps": 39, **_SAMPLING, "guidance_scale": 5.0},
+    AUDIO: {"steps": 99, **_SAMPLING, "guidance_scale": 3.0},
 }
-"""Of the demos (demo_music.py, demo_audio.py); their 40 and 100 count points, ours steps."""
+"""Options of the demos (demo_music.py, demo_audio.py), whose 40 and 100 count times and not steps."""
 _COMPONENTS = {
-    "backbone": "audio.flag_dit", "head": "core.velocity", "tokenizer": "audio.patchify", "autoencoder": "audio.mel",
-}  # fmt: skip
-OBJECTIVE_OPTIONS = {
-    "type": "core.flow_matching", "path": {"type": "audio.cfm_path"}, "time_sampler": {"type": "audio.discrete_times"},
-}  # fmt: skip
-
-DERIVED_OPTIONS = {"type", "token_dim", "cross_attention_dim", "pooled_dim", "modulation_dim"}
-"""Of a backbone: its name, and the widths that follow from other parts."""
+    "backbone": "audio.flag_dit",
+    "head": "core.velocity",
+    "tokenizer": "audio.patchify",
+    "autoencoder": "audio.mel",
+    "objective": "core.flow_matching",
+}
+_CONDITIONERS = {"core.transformers": MUSIC, "audio.dual_text": AUDIO}
+VARIANCE_EPS = 1e-5
+"""What `audio.mel` adds to a variance before the square root."""
 
 
 def make_recipe(
     variant: str,
-    network_config: PublishedConfig,
-    vae_config: VAEConfig,
+    network: FlagDiTConfig,
+    vae: VAEConfig,
     vocoder: Mapping[str, Any] | None,
-    conditioner: dict[str, Any],
+    conditioner: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A text-to-sound model.
+    """Make the recipe of a released text-to-audio model.
 
     Args:
-        kind: `music` or `audio`, for how it is asked.
-        vocoder: options of `audio.bigvgan`; None: Griffin-Lim, which needs no weights.
+        variant: `MUSIC` or `AUDIO`.
+        network: config of the network.
+        vae: config of the autoencoder.
+        vocoder: options of `audio.bigvgan`; None for Griffin-Lim, which has no weights.
+        conditioner: options of the text conditioner.
     """
-    components = to_options(network_config)
-    vocoder_options: dict[str, Any] = {"type": "audio.griffin_lim"}
-    if vocoder is not None:
-        vocoder_options = {"type": "audio.bigvgan", "log_base": "decimal", **vocoder}
+    options = network.native_options()
     return {
         "task": {"type": "audio.text_to_audio", "duration": RELEASE_DURATION},
         "autoencoder": {
-            "type": "audio.mel", "mel": {"log_base": "decimal"},
-            "vae": vae_config.model_dump(mode="json", exclude_defaults=True), "vocoder": vocoder_options,
+            "type": _COMPONENTS["autoencoder"],
+            "mel": {"log_base": "decimal"},
+            "vae": vae.model_dump(mode="json", exclude_defaults=True),
+            "vocoder": {"type": "audio.griffin_lim"}
+            if vocoder is None
+            else {"type": "audio.bigvgan", "log_base": "decimal", **vocoder},
         },
-        "tokenizer": {"type": "audio.patchify"},
-        "backbone": {"type": "audio.flag_dit", **components["backbone"]},
-        "head": {"type": "core.velocity", **components["head"]},
-        "objective": OBJECTIVE_OPTIONS,
-        "conditioners": [conditioner],
+        "tokenizer": {"type": _COMPONENTS["tokenizer"]},
+        "backbone": {"type": _COMPONENTS["backbone"], **options["backbone"]},
+        "head": {"type": _COMPONENTS["head"], **options["head"]},
+        "objective": {
+            "type": _COMPONENTS["objective"],
+            "path": {"type": "audio.cfm_path"},
+            "time_sampler": {"type": "audio.discrete_times"},
+        },
+        "conditioners": [dict(conditioner)],
         "sampling": SAMPLING_OPTIONS[variant],
-    }  # fmt: skip
+    }
 
 
-def t5_options(variant: str, source: Path | str | None, context_dim: int) -> dict[str, Any]:
-    """The options of T5 as their code reads it: 77 pieces, padding among them, none of it masked."""
+def t5_options(variant: str, source: Path | None, context_dim: int) -> dict[str, Any]:
+    """Return the options of T5 as the released code uses it: 77 tokens, padding included and not masked."""
     return {
-        "type": "core.transformers", "source": str(source or T5_SOURCES[variant]), "hidden_state_index": -1, "max_length": MAX_TOKENS,
-        "pad_to_max_length": True, "use_attention_mask": False, "hidden_size": context_dim,
-    }  # fmt: skip
+        "type": "core.transformers",
+        "source": str(source or T5_SOURCES[variant]),
+        "hidden_state_index": -1,
+        "max_length": MAX_TOKENS,
+        "pad_to_max_length": True,
+        "use_attention_mask": False,
+        "hidden_size": context_dim,
+    }
 
 
-def dual_encoder_options(tokenizer: Path | None, bert_config: BertConfig, t5_spec: dict[str, Any]) -> dict[str, Any]:
-    """The options of CLAP's tower, with weights of the model's own, and T5 behind it."""
+def dual_encoder_options(tokenizer: Path | None, bert: BertConfig, t5: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a dual conditioner: CLAP's text tower, whose weights are the model's, then T5."""
     tower = {
-        "type": "audio.clap_text", "source": str(tokenizer or BERT_TOKENIZER_SOURCE), "max_length": MAX_TOKENS,
-        "bert": bert_config.model_dump(mode="json"),
-    }  # fmt: skip
-    return {"field": "caption", "type": "audio.dual_text", "conditioner": [tower, t5_spec]}
+        "type": "audio.clap_text",
+        "source": str(tokenizer or BERT_TOKENIZER_SOURCE),
+        "max_length": MAX_TOKENS,
+        "bert": bert.model_dump(mode="json"),
+    }
+    return {"type": "audio.dual_text", "conditioner": [tower, dict(t5)]}
 
 
-def release_variant(model: LoadedCheckpoint, where: str) -> str:
-    """`music` or `audio`, by how a model of ours is told what to do.
+def published_config(model: LoadedCheckpoint, format_name: str) -> tuple[str, FlagDiTConfig]:
+    """Return the variant and the published config of a native model.
+
+    Args:
+        model: the native model.
+        format_name: checkpoint format that is written, for messages.
 
     Raises:
-        CheckpointError: in a way that no release knows.
+        CheckpointError: the model has a component or an option that no released model has.
     """
-    specs = [dict(spec) for spec in model.recipe.get("conditioners") or ()]
-    variants = {"core.transformers": MUSIC, "audio.dual_text": AUDIO}
-    if len(specs) != 1 or specs[0]["type"] not in variants:
-        names = ", ".join(str(spec["type"]) for spec in specs) or "nothing"
-        raise CheckpointError(f"{where} holds models that T5 tells, alone or behind CLAP; this one is told by {names}")
-    return variants[specs[0]["type"]]
-
-
-def published_config(model: LoadedCheckpoint, where: str) -> PublishedConfig:
-    """The arguments of FlagDiT for a model of ours.
-
-    Raises:
-        CheckpointError: a part or an option has no place in the released code.
-    """
-    expected = {
-        "backbone": "audio.flag_dit",
-        "head": "core.velocity",
-        "tokenizer": "audio.patchify",
-        "autoencoder": "audio.mel",
+    options = {name: dict(model.recipe.get(name) or {}) for name in _COMPONENTS}
+    conditioners = [str(spec["type"]) for spec in model.recipe.get("conditioners") or ()]
+    variant = _CONDITIONERS.get(conditioners[0], "") if len(conditioners) == 1 else ""
+    mel = read_config(MelConfig, dict(options["autoencoder"].get("mel") or {}), "mel")
+    expected: dict[str, Any] = {
+        **_COMPONENTS,
+        "objective.path": "audio.cfm_path",
+        "objective.prediction": "velocity",
+        "head.shift": True,
+        "tokenizer.patch_size": 1,
+        "autoencoder.mel": MelConfig(log_base="decimal"),
+        "autoencoder.mel_mean": 0,
+        "autoencoder.mel_std": 1,
     }
-    options = {
-        component_type: dict(model.recipe.get(component_type) or {}) for component_type in (*expected, "objective")
+    actual = {name: options[name].pop("type", None) for name in _COMPONENTS} | {
+        "objective.path": dict(options["objective"].get("path") or {}).get("type"),
+        "objective.prediction": options["objective"].get("prediction", "velocity"),
+        "head.shift": bool(options["head"].get("shift")),
+        "tokenizer.patch_size": options["tokenizer"].get("patch_size", 1),
+        "autoencoder.mel": mel,
+        "autoencoder.mel_mean": options["autoencoder"].get("mel_mean", 0),
+        "autoencoder.mel_std": options["autoencoder"].get("mel_std", 1),
     }
-    for component_type, name in expected.items():
-        if options[component_type].get("type") != name:
+    if not variant:
+        actual["conditioners"] = ", ".join(conditioners) or None
+        expected["conditioners"] = f"one of {', '.join(_CONDITIONERS)}"
+    for name, value in expected.items():
+        if actual[name] != value:
             raise CheckpointError(
-                f"{where} holds models with {name}; the {component_type} of this one is {options[component_type].get('use')}"
+                f"{name}: got {actual[name]}, expected {value}: {format_name} holds no other. "
+                "Convert to another checkpoint format."
             )
-    _check_options(options, where)
-    backbone_options = {key: value for key, value in options["backbone"].items() if key not in DERIVED_OPTIONS}
-    backbone = DiscreteTimeFlagDiT.Config.read(backbone_options, "backbone")
-    if backbone.position_ids != "index" or not backbone.time_conditioned or backbone.pooled_embed != "mlp":
-        raise CheckpointError(
-            f"{where}: no released model has position_ids {backbone.position_ids}, "
-            f"time_conditioned {backbone.time_conditioned}, pooled_embed {backbone.pooled_embed}"
-        )
-    return PublishedConfig(
-        in_channels=model.weights["backbone.embed.weight"].shape[1],
-        context_dim=model.weights["backbone.blocks.0.context_norm.weight"].shape[0],
-        hidden_size=backbone.hidden_size, depth=backbone.num_layers, num_heads=backbone.num_heads, n_kv_heads=backbone.num_kv_heads, multiple_of=backbone.multiple_of,
-        ffn_dim_multiplier=backbone.ffn_dim_multiplier, norm_eps=backbone.eps, qk_norm=backbone.qk_norm or None, rope_scaling_factor=backbone.rope_scaling_factor,
-        ntk_factor=backbone.rope_theta / ROPE_THETA,
-    )  # fmt: skip
+    weights = model.weights
+    config = config_from_native(
+        options["backbone"],
+        in_channels=weights["backbone.embed.weight"].shape[1],
+        context_dim=weights["backbone.blocks.0.context_norm.weight"].shape[0],
+    )
+    return variant, config
 
 
-def _check_options(options: Mapping[str, Any], where: str) -> None:
-    """That path, times, logarithm and sizes of frames are theirs."""
-    objective, autoencoder = options["objective"], options["autoencoder"]
-    path = dict(objective.get("path") or {})
-    if path.get("type") != "audio.cfm_path" or objective.get("prediction", "velocity") != "velocity":
-        raise CheckpointError(
-            f"{where} holds models that answer a velocity on the path audio.cfm_path; this one does not"
-        )
-    if not options["head"].get("shift") or options["tokenizer"].get("patch_size", 1) != 1:
-        raise CheckpointError(f"{where} holds models with a shifting head and tokens of one frame; this one is another")
-    try:
-        mel = MelConfig.read(dict(autoencoder.get("mel") or {}), "mel")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    if mel != MelConfig(log_base="decimal") or autoencoder.get("mel_mean", 0) or autoencoder.get("mel_std", 1) != 1:
-        raise CheckpointError(
-            f"{where} holds models of spectrograms at 16000 samples a second with 80 bands and a decimal logarithm, "
-            "neither centred nor scaled; this one has others"
-        )
+def variance_from_scale(scale: float, channels: int) -> torch.Tensor:
+    """Return the variances (channels,) that `audio.mel` stores for latents which are multiplied by `scale`."""
+    return torch.full((channels,), scale**-2 - VARIANCE_EPS, dtype=torch.float64).float()
 
 
-def scale_from_variance(mean: torch.Tensor, variance: torch.Tensor, where: str) -> torch.Tensor:
-    """The released scale (one number) of a latent's mean and variance by channel.
+def scale_from_variance(mean: torch.Tensor, variance: torch.Tensor, format_name: str) -> torch.Tensor:
+    """Return the released scale, a scalar, from mean and variance (channels,) of a latent.
 
     Raises:
-        CheckpointError: they differ from channel to channel.
+        CheckpointError: the mean is not 0, or the variance differs between channels.
     """
     scale = (variance + VARIANCE_EPS).rsqrt()
     if bool(mean.any()) or not torch.allclose(scale, scale[:1].expand_as(scale), rtol=1e-6):
         raise CheckpointError(
-            f"{where} has one scale for all channels of a latent; this model has a mean and one for each"
+            f"autoencoder: got a mean and a variance per channel, expected one scale: {format_name} holds no other. "
+            "Convert to another checkpoint format."
         )
     return scale[0]
-
-
-VARIANCE_EPS = 1e-5
-"""What `audio.mel` adds to a variance before its root."""
-
-
-def variance_from_scale(scale: float, channels: int) -> torch.Tensor:
-    """The variance by channel that `audio.mel` keeps for a latent that is multiplied by `scale`."""
-    return torch.full((channels,), scale**-2 - VARIANCE_EPS, dtype=torch.float64).float()

@@ -1,8 +1,8 @@
-"""What lies where in a folder of a released sound model. Paths that its settings name are never followed.
+"""Files in the folder of a released audio model. Paths in its config are never followed.
 
 Layout of the releases (lumina_music/README.md and lumina_audio/README.md of Alpha-VLLM/Lumina-T2X):
 `music_generation` or `audio_generation` (a file, or a folder with a checkpoint), `maa2/maa2.ckpt`,
-`bigvnat/args.yml` and `bigvnat/best_netG.pt`, `CLAP/CLAP_weights_2022.pth`; perhaps the YAML of the repository beside.
+`bigvnat/args.yml` and `bigvnat/best_netG.pt`, `CLAP/CLAP_weights_2022.pth`, and possibly the YAML of the repository.
 """
 
 from __future__ import annotations
@@ -27,20 +27,42 @@ from lumina_core.errors import CheckpointError, ConfigError
 GENERATOR_NAMES = ("music_generation", "audio_generation")
 VAE_STEM, CLAP_STEM = "maa2", "CLAP_weights_2022"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+SCALE_KEY = "scale_factor"
 _MAX_CONFIG_BYTES = 1 << 20
+_LIGHTNING = "pytorch_lightning.callbacks."
+_OMEGACONF_NAMES = ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata")
+_OMEGACONF_NODES = ("AnyNode", "StringNode", "IntegerNode", "FloatNode", "BooleanNode")
+ALLOWED_STUBS = (
+    f"{_LIGHTNING}model_checkpoint.ModelCheckpoint",
+    f"{_LIGHTNING}early_stopping.EarlyStopping",
+    f"{_LIGHTNING}lr_monitor.LearningRateMonitor",
+    f"{_LIGHTNING}progress.TQDMProgressBar",
+    f"{_LIGHTNING}timer.Timer",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    *(f"omegaconf.{name}" for name in _OMEGACONF_NAMES),
+    *(f"omegaconf.nodes.{name}" for name in _OMEGACONF_NODES),
+    "typing.Any",
+    "collections.defaultdict",
+    *(f"{module}.{name}" for module in ("__builtin__", "builtins") for name in ("dict", "list")),
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
+"""Classes that training checkpoints contain; each is replaced by an empty stub and never imported."""
 
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """The files of a folder that hold parts of a model; None: there is none.
+    """Files of a released model; None: the folder has no such file.
 
     Attributes:
-        said: `model.params` of its YAML, or nothing.
-        settings: that YAML file.
-        generator: the diffusion checkpoint.
-        vae, clap: checkpoints of the autoencoder and of CLAP by themselves.
+        folder: the folder of the model.
+        model_params: `model.params` of its YAML config, {} without one.
+        config_file: that YAML config.
+        generator: checkpoint of the network.
+        vae, clap: separate checkpoints of the autoencoder and of CLAP.
         vocoder: folder of a BigVGAN.
-        readers: folders of transformers by the `model_type` of their config.json.
+        text_encoders: folders of transformers models by the `model_type` of their config.json.
     """
 
     folder: Path
@@ -52,40 +74,76 @@ class ReleaseFiles:
     vocoder: Path | None = None
     text_encoders: Mapping[str, Path] = field(default_factory=dict)
 
+    def stage_params(self, stage: str) -> dict[str, Any]:
+        """Return the `params` of a stage of the YAML config (`unet_config`), {} without one."""
+        config = self.model_params.get(stage)
+        params = config.get("params") if isinstance(config, Mapping) else None
+        return dict(params) if isinstance(params, Mapping) else {}
+
 
 def locate_files(folder: Path) -> ReleaseFiles:
-    """What there is in a folder, by names alone; only its YAML is read.
+    """Find the files of a released model by their names; only the YAML config is read.
 
     Raises:
-        CheckpointError: the YAML cannot be read.
+        CheckpointError: the YAML config cannot be read.
     """
     config_file, model_params = _find_config(folder)
-    first_stage, conditioner = (
-        dict(model_params.get(key) or {}) for key in ("first_stage_config", "cond_stage_config")
-    )
-    vae, clap = (
-        _file_name_in(stage, key) for stage, key in ((first_stage, "ckpt_path"), (conditioner, "weights_path"))
-    )
+    files = ReleaseFiles(folder, model_params, config_file)
     return ReleaseFiles(
-        folder=folder,
-        model_params=model_params,
-        config_file=config_file,
+        folder,
+        model_params,
+        config_file,
         generator=_find_generator(folder),
-        vae=_find_file(folder, [*([vae] if vae else []), *(VAE_STEM + suffix for suffix in CHECKPOINT_SUFFIXES)]),
-        clap=_find_file(folder, [*([clap] if clap else []), *(CLAP_STEM + suffix for suffix in CHECKPOINT_SUFFIXES)]),
+        vae=_find_checkpoint(folder, files.stage_params("first_stage_config").get("ckpt_path"), VAE_STEM),
+        clap=_find_checkpoint(folder, files.stage_params("cond_stage_config").get("weights_path"), CLAP_STEM),
         vocoder=next((path for path in _list_folders(folder) if is_bigvgan_dir(path)), None),
         text_encoders=_find_text_encoders(folder),
     )
 
 
 def is_release(folder: Path) -> bool:
-    """Whether a folder looks like a released sound model: by its generator's name, or by its YAML."""
+    """Return whether a folder is that of a released model, by the name of its generator or by its YAML config."""
     if any((folder / name).exists() for name in GENERATOR_NAMES) and _find_generator(folder) is not None:
         return True
     try:
         return "unet_config" in _find_config(folder)[1]
     except CheckpointError:
         return False
+
+
+def open_checkpoint(path: Path, key: str = "state_dict") -> dict[str, LazyTensor]:
+    """Open the tensors of a checkpoint; other content is ignored.
+
+    Args:
+        path: a safetensors file or a pickle.
+        key: key of the tensors in a pickle.
+
+    Raises:
+        CheckpointError: the file is truncated, has code in it, or no tensors by name.
+    """
+    if path.suffix == ".safetensors":
+        return open_safetensors(path)
+    return open_torch_pickle(path, key, ALLOWED_STUBS)
+
+
+def sub_state_dict(state: Weights, prefix: str) -> dict[str, LazyTensor]:
+    """Return the tensors of one module, without its prefix."""
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def read_scale_factor(state: Weights, where: str) -> float:
+    """Read the factor of latents, a number in (0, 100).
+
+    Raises:
+        CheckpointError: it is missing or out of range.
+    """
+    tensor = state.get(SCALE_KEY)
+    if tensor is None or math.prod(tensor.shape) != 1:
+        raise CheckpointError(f"{where}: got no number {SCALE_KEY}, expected the scale of latents. Get the release.")
+    scale = float(read_tensor(tensor, torch.float32))
+    if not 0 < scale < 100:
+        raise CheckpointError(f"{where}: {SCALE_KEY}: got {scale:g}, expected a number in (0, 100). Get the release.")
+    return scale
 
 
 def _find_config(folder: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -99,21 +157,12 @@ def _find_config(folder: Path) -> tuple[Path | None, dict[str, Any]]:
 
 def _read_model_params(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise CheckpointError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes; it is no model's settings")
+        raise CheckpointError(f"{path}: got a file larger than {_MAX_CONFIG_BYTES} bytes, expected a model config.")
     try:
-        yaml_data = read_file(path)
-        model_section = dict(yaml_data.get("model") or {})
+        model_section = dict(read_file(path).get("model") or {})
         return dict(model_section.get("params") or {})
     except (ConfigError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as a model's settings ({error})") from error
-
-
-def _file_name_in(stage: Mapping[str, Any], key: str) -> str | None:
-    """The name of the file that settings speak of; where they say it lies does not matter."""
-    params = stage.get("params")
-    path = params.get(key) if isinstance(params, Mapping) else None
-    name = PurePosixPath(str(path).replace("\\", "/")).name if path else ""
-    return name if re.fullmatch(r"[\w.-]+", name) and name.strip(".") else None
+        raise CheckpointError(f"{path}: got no readable model config ({error}). Get the file again.") from error
 
 
 def _find_generator(folder: Path) -> Path | None:
@@ -124,29 +173,26 @@ def _find_generator(folder: Path) -> Path | None:
         checkpoints = [path for path in _list_files(location) if path.suffix in CHECKPOINT_SUFFIXES]
         if checkpoints:
             return max(checkpoints, key=_checkpoint_number)
-    other_stems = {VAE_STEM, CLAP_STEM}
     candidates = [
-        path for path in _list_files(folder) if path.suffix in CHECKPOINT_SUFFIXES and path.stem not in other_stems
+        path
+        for path in _list_files(folder)
+        if path.suffix in CHECKPOINT_SUFFIXES and path.stem not in (VAE_STEM, CLAP_STEM)
     ]
-    return max(candidates, key=_checkpoint_number) if candidates else None
+    return max(candidates, key=_checkpoint_number, default=None)
 
 
 def _checkpoint_number(path: Path) -> tuple[int, str]:
-    """Of the epoch that a checkpoint's name ends with: the last one is taken."""
+    """Return the number of the epoch at the end of a checkpoint's name."""
     digits = re.findall(r"\d+", path.stem)
     return (int(digits[-1]) if digits else -1, path.name)
 
 
-def _list_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-
-
-def _list_folders(folder: Path) -> Iterator[Path]:
-    yield from sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def _find_file(folder: Path, names: list[str]) -> Path | None:
-    """A file of one of these names, in the folder or one below it."""
+def _find_checkpoint(folder: Path, config_path: Any, stem: str) -> Path | None:
+    """Find a checkpoint in the folder or one level below, by the file name of a config path or by its usual stem."""
+    names = [stem + suffix for suffix in CHECKPOINT_SUFFIXES]
+    name = PurePosixPath(str(config_path or "").replace("\\", "/")).name
+    if re.fullmatch(r"[\w.-]+", name) and name.strip("."):
+        names.insert(0, name)
     folders = [folder, *_list_folders(folder)]
     return next((directory / name for name in names for directory in folders if (directory / name).is_file()), None)
 
@@ -166,74 +212,9 @@ def _find_text_encoders(folder: Path) -> dict[str, Path]:
     return encoders
 
 
-NETWORK_PREFIX, AUTOENCODER_PREFIX, CLAP_PREFIX = (
-    "model.diffusion_model.",
-    "first_stage_model.",
-    "cond_stage_model.caption_encoder.",
-)
-SCALE_KEY = "scale_factor"
-ALLOWED_STUBS = (
-    *(f"pytorch_lightning.callbacks.{name}" for name in (
-        "model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping", "lr_monitor.LearningRateMonitor",
-        "progress.TQDMProgressBar", "timer.Timer",
-    )),
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    *(f"omegaconf.{name}" for name in (
-        "dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata", "nodes.AnyNode",
-        "nodes.StringNode", "nodes.IntegerNode", "nodes.FloatNode", "nodes.BooleanNode",
-    )),
-    "typing.Any", "collections.defaultdict", "__builtin__.dict", "__builtin__.list", "builtins.dict", "builtins.list",
-    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype",
-)  # fmt: skip
-"""Classes that trainings leave beside the weights: an empty object stands for each, nothing is imported."""
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
-def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a checkpoint, whatever lies beside them.
-
-    Raises:
-        CheckpointError: it is cut short, holds code, or no tensors by name.
-    """
-    return (
-        open_safetensors(path)
-        if path.suffix == ".safetensors"
-        else open_torch_pickle(path, "state_dict", ALLOWED_STUBS)
-    )
-
-
-def sub_state_dict(state: Weights, prefix: str) -> dict[str, LazyTensor]:
-    """The tensors of one part, without its prefix."""
-    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def read_scale_factor(state: Weights, where: str) -> float:
-    """What a latent is multiplied by; a number above 0.
-
-    Raises:
-        CheckpointError: it is missing or out of range.
-    """
-    tensor = state.get(SCALE_KEY)
-    if tensor is None or math.prod(tensor.shape) != 1:
-        raise CheckpointError(
-            f"{where} has no {SCALE_KEY}, which says how large latents are; fetch the released checkpoint"
-        )
-    scale = float(read_tensor(tensor, torch.float32))
-    if not 0 < scale < 100:
-        raise CheckpointError(f"{where}: {SCALE_KEY} is {scale:g}; wanted a number above 0")
-    return scale
-
-
-def check_state_dict(component: str, state: Weights, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise CheckpointError with what is missing, surplus or of another shape in a part."""
-    problems = [f"{name} is missing" for name in expected if name not in state]
-    problems += [f"{name} is surplus" for name in state if name not in expected]
-    problems += [
-        f"{name} is {state[name].shape}, wanted {shape}"
-        for name, shape in expected.items()
-        if name in state and state[name].shape != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"{where} does not hold the {component} that its sizes ask for: {'; '.join(problems[:3])}{more}"
-        )
+def _list_folders(folder: Path) -> Iterator[Path]:
+    yield from sorted(path for path in folder.iterdir() if path.is_dir())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lumina_audio.vocoders.bigvgan_model import Generator, GeneratorConfig, half_band_filter
+from lumina_core.checkpoint.compare import check_tensors
 from lumina_core.checkpoint.lazy_tensors import LazyTensor, TransformedTensor, Weights, read_tensor
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
@@ -115,7 +116,7 @@ def remove_weight_norm(published: Weights, config: GeneratorConfig, where: str) 
             result[name] = lazy
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in Generator(config).state_dict().items()}
-    _check_shapes({name: lazy.shape for name, lazy in result.items()}, expected, where)
+    check_tensors(result, expected, "vocoder", where)
     return result
 
 
@@ -145,19 +146,6 @@ class WeightNormTensor:
 
     def slice_rows(self, start: int, stop: int) -> LazyTensor:
         return TransformedTensor(self, (stop - start, *self.shape[1:]), lambda whole: whole[start:stop])
-
-
-def _check_shapes(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    problems = [f"{name} is missing" for name in expected if name not in actual]
-    problems += [f"{name} is unexpected" for name in actual if name not in expected]
-    problems += [
-        f"{name} has shape {actual[name]}, expected {expected[name]}"
-        for name in expected
-        if name in actual and actual[name] != expected[name]
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{where} does not match its config: {'; '.join(problems[:3])}{more}")
 
 
 def _check_filter(tensor: LazyTensor, where: str) -> None:
