@@ -46,7 +46,7 @@ from lumina_core.errors import CheckpointError
 from lumina_core.protocols import CheckpointFormat
 
 FORMAT_NAME = "audio.lumina_music"
-PICKLE_NOTE = "The released code reads pickles: save each file with torch.save({'state_dict': ...}), the vocoder under 'generator'."
+PICKLE_NOTE = "The released code reads pickles: torch.save({'state_dict': ...}), or {'generator': ...} for the vocoder."
 NETWORK_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLAP_PREFIX = "cond_stage_model.caption_encoder."
@@ -61,8 +61,8 @@ class LuminaMusicFormat(CheckpointFormat):
     """Folders as on the hub: `music_generation` (or `audio_generation`), `maa2`, `bigvnat`, optionally CLAP, T5, YAML.
 
     Checkpoints are pickles of a training: only tensors are read, and no class is imported. Without a YAML config sizes
-    are inferred from the tensors. An autoencoder in the checkpoint comes before `maa2`, as in the released code; without
-    a vocoder Griffin-Lim is used. The recipe refers to T5 in a subfolder, or on the hub.
+    are inferred from the tensors. An autoencoder in the checkpoint comes before `maa2`, as in the released code.
+    Without a vocoder Griffin-Lim is used. The recipe refers to T5 in a subfolder, or on the hub.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -152,10 +152,7 @@ def _load_vae(files: ReleaseFiles, state: Weights) -> tuple[VAEConfig, Weights]:
         weights, path = open_checkpoint(files.vae), files.vae
     weights = {name: value for name, value in weights.items() if not name.startswith("loss.")}
     params = files.stage_params("first_stage_config")
-    if params:
-        config = VAE_ADAPTER.config_from(params, str(files.config_file))
-    else:
-        config = infer_vae_config(weights, str(path))
+    config = VAE_ADAPTER.config_from(params, str(files.config_file)) if params else infer_vae_config(weights, str(path))
     return config, VAE_ADAPTER.from_foreign(weights, config, str(path))
 
 

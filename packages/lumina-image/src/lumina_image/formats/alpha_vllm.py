@@ -112,8 +112,8 @@ def merge_shards(shards: Sequence[Weights], where: str) -> Weights:
         raise CheckpointError(f"{where}: got files with different tensors, expected the same. Get them again.")
     if any(".q_norm." in name for name in first):
         raise CheckpointError(
-            f"{where}: got {len(shards)} files with q_norm, expected one. Each rank normalised the queries over its own "
-            "heads, so no single model computes the same numbers. Get a checkpoint in one file."
+            f"{where}: got {len(shards)} files with q_norm, expected one. Each rank normalised the queries over its "
+            "own heads, so no single model computes the same numbers. Get a checkpoint in one file."
         )
     return {name: _merge_tensor(name, [shard[name] for shard in shards], where) for name in first}
 
