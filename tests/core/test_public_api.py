@@ -98,3 +98,26 @@ def test_a_plugin_that_registers_while_it_is_loaded_is_left_out_with_the_reason(
     text = "import lumina_core\n@lumina_core.register('solver', 'late.step')\ndef step(v, x, t, u): return x\n"
     install("lumina-late", "late = late_plugin", {"late_plugin": text})
     assert "lumina_register_components" in loader.load_plugins().failures["late"].reason
+
+
+def test_intermediate_features_of_a_backbone():
+    import torch
+    from backbones import next_dit, picture, said
+
+    backbone, tokens, condition = next_dit(num_layers=8, hidden_size=32), picture(2, 3), said(1)
+    features = backbone.forward_intermediates(tokens, torch.tensor([0.5]), condition, indices=[4, 7], norm=True)
+    assert [tuple(one.shape) for one in features] == [(1, 6, 32)] * 2
+
+
+def test_next_dit_is_a_plain_module_on_latents():
+    import torch
+
+    from lumina_core import NextDiT
+
+    net = NextDiT(in_channels=4, patch_size=2, hidden_size=256, num_layers=2, num_heads=4, context_dim=64)
+    x, t, text = torch.randn(2, 4, 8, 8), torch.rand(2), torch.randn(2, 7, 64)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    velocity = net(x, t, context=text, context_mask=mask)
+    assert velocity.shape == x.shape
+    velocity.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in net.head.parameters())

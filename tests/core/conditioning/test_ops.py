@@ -6,7 +6,7 @@ import pytest
 import torch
 from backbones import drawn
 
-from lumina_core.conditioning.ops import choose, combine_regions, join, mean_pool, select, stack
+from lumina_core.conditioning.ops import choose, combine_regions, condition_to, join, mean_pool, repeat, select, stack
 from lumina_core.errors import ShapeError
 from lumina_core.types import Condition, Tokens
 
@@ -107,3 +107,50 @@ def test_regions_that_do_not_fit_are_refused():
         stack([three, regional(2, 5)[1]])
     with pytest.raises(ShapeError, match="a single context"):
         join([three, parts[0]])
+
+
+def every_field(batch, seed=0):
+    return Condition(
+        context=drawn((batch, 3, 2), seed), context_mask=torch.ones(batch, 3, dtype=torch.bool),
+        pooled=drawn((batch, 4), seed + 1),
+        reference=Tokens(drawn((batch, 2, 6), seed), drawn((batch, 2, 3)), ((2,),) * batch),
+        region_weights=drawn((batch, 1, 5), seed + 2), token_condition=drawn((batch, 5, 3), seed + 3),
+    )  # fmt: skip
+
+
+def tensors(condition):
+    fields = {**vars(condition), **{f"reference.{k}": v for k, v in vars(condition.reference).items()}}
+    return {name: value for name, value in fields.items() if isinstance(value, torch.Tensor)}
+
+
+def test_selecting_stacking_repeating_and_moving_reach_every_field():
+    condition = every_field(3)
+    whole, order = tensors(condition), torch.tensor([2, 0])
+    assert len(whole) == 7
+    for name, value in tensors(select(condition, order)).items():
+        assert torch.equal(value, whole[name][order]), name
+    for name, value in tensors(stack([select(condition, torch.tensor([k])) for k in range(3)])).items():
+        assert torch.equal(value, whole[name]), name
+    for name, value in tensors(repeat(condition, 2)).items():
+        assert torch.equal(value, whole[name][[0, 0, 1, 1, 2, 2]]), name
+    for name, value in tensors(condition_to(condition, torch.device("cpu"), torch.float64)).items():
+        kept = {"context_mask": torch.bool, "reference.positions": torch.float32}
+        assert value.dtype == kept.get(name, torch.float64), name
+        assert torch.equal(value, whole[name].to(value.dtype)), name
+
+
+def test_token_conditions_of_two_conditioners_are_joined_along_their_width():
+    first, second = drawn((2, 5, 3), 1), drawn((2, 5, 1), 2)
+    both = join([Condition(token_condition=first), Condition(token_condition=second)])
+    assert torch.equal(both.token_condition, torch.cat([first, second], dim=-1))
+
+
+def test_items_without_a_token_condition_get_zeros_and_without_a_reference_a_masked_one():
+    plain = Condition(pooled=drawn((2, 4)))
+    both = stack([Condition(pooled=drawn((1, 4)), token_condition=drawn((1, 5, 3)), reference=context(1)), plain])
+    assert both.token_condition.shape == (3, 5, 3) and not both.token_condition[1:].any()
+    assert both.reference.mask.tolist() == [[True] * 3, [False] * 3, [False] * 3]
+    dropped = choose(torch.tensor([False]), select(both, torch.tensor([0])), Condition(pooled=drawn((1, 4), 3)))
+    assert not dropped.token_condition.any() and not dropped.reference.mask.any()
+    shorter = stack([Condition(token_condition=drawn((1, 2, 3))), Condition(token_condition=drawn((1, 5, 3)))])
+    assert not shorter.token_condition[0, 2:].any()

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from lumina_core.flow.loss import FlowMatching, noise_like
-from lumina_core.flow.path import GVPPath, LinearPath, VPPath, convert_prediction, sample_x_t, train_time, velocity_target
+from lumina_core.flow.path import (
+    GVPPath,
+    LinearPath,
+    VPPath,
+    convert_prediction,
+    sample_x_t,
+    train_time,
+    velocity_target,
+)
 from lumina_core.flow.schedules import LogitNormalTimeSampler, UniformTimeSampler
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 

@@ -16,8 +16,10 @@ from lumina_core.flow.path import (
     LinearPath,
     PredictionType,
     VPPath,
+    compute_drift,
     convert_prediction,
     sample_x_t,
+    train_time,
     velocity_target,
 )
 
@@ -127,3 +129,27 @@ def test_an_unknown_prediction_is_refused_by_name():
     x = torch.zeros(1, 1, 1)
     with pytest.raises(ConfigError, match="'velocty'"):
         convert_prediction(PATHS[0], x, x, torch.zeros(1), "velocty", "data")
+
+
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
+def test_conversions_on_the_vp_path_are_finite_at_the_data(source, target):
+    noise, data = ends()
+    one = torch.ones(3, dtype=torch.float64)
+    assert bool(convert_prediction(PATHS[2], noise, data, one, source, target).isfinite().all())
+
+
+def test_drift_and_variance_of_the_vp_path_are_finite_at_the_data():
+    drift, variance = compute_drift(PATHS[2], ends()[1], torch.ones(3, dtype=torch.float64))
+    assert bool(drift.isfinite().all()) and bool(variance.isfinite().all())
+
+
+def test_times_for_training_end_before_the_data_on_the_vp_path_only():
+    times = torch.linspace(0, 1, 5, dtype=torch.float64)
+    assert torch.equal(train_time(PATHS[0], times), times) and torch.equal(train_time(PATHS[1], times), times)
+    # as in SiT: 1e-5 for training, 1e-3 for sampling
+    assert train_time(PATHS[2], times).tolist() == pytest.approx([t * (1 - 1e-5) for t in times.tolist()], abs=1e-15)
+    assert bool(PATHS[2].d_sigma(train_time(PATHS[2], times)).isfinite().all())
+    assert PATHS[2].sample_eps == 1e-3
+    exact = VPPath(VPPath.Config(train_eps=0.0))
+    assert torch.equal(train_time(exact, times), times)

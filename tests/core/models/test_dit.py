@@ -8,6 +8,7 @@ import pytest
 import torch
 from backbones import BACKBONES, drawn, flag_dit, next_dit, picture, said, times
 
+from lumina_core.conditioning.ops import select, stack
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.models.attention import proportional_attn_scale
 from lumina_core.models.dit import proportional_scale
@@ -262,3 +263,164 @@ def test_half_precision_stays_near(build):
 def test_the_baseline_differs_from_its_successor():
     assert type(flag_dit()) is FlagDiTBackbone
     assert {name for name, _ in flag_dit().named_parameters()} != {name for name, _ in next_dit().named_parameters()}
+
+
+@both
+@torch.no_grad()
+def test_intermediates_are_the_outputs_of_the_blocks_in_the_order_of_the_indices(build):
+    model = build(num_layers=3)
+    tokens, condition = picture(2, 3), replace(said(1), reference=picture(2, 2, seed=5))
+    outputs: list[torch.Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda _, __, output: outputs.append(output[:, :6])) for block in model.blocks
+    ]
+    final = model(tokens, times(1), condition).hidden_states
+    assert torch.equal(outputs[-1], final)
+    for handle in handles:
+        handle.remove()
+    for indices, expected in ((None, [0, 1, 2]), (2, [1, 2]), ([2, 0], [2, 0]), ([-1, 1], [2, 1]), ([], [])):
+        got = model.forward_intermediates(tokens, times(1), condition, indices=indices)
+        assert len(got) == len(expected)
+        assert all(torch.equal(one, outputs[index]) for one, index in zip(got, expected, strict=True))
+    normed = model.forward_intermediates(tokens, times(1), condition, indices=[1], norm=True)[0]
+    centred = outputs[1] - outputs[1].mean(-1, keepdim=True)
+    assert torch.allclose(normed, centred / centred.square().mean(-1, keepdim=True).sqrt(), atol=1e-4)
+    with pytest.raises(ShapeError, match="indices: got 3, expected blocks from 0 to 2"):
+        model.forward_intermediates(tokens, times(1), condition, indices=[3])
+
+
+@torch.no_grad()
+def test_blocks_after_the_last_intermediate_do_not_run():
+    model, ran = next_dit(num_layers=3), []
+    for number, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    model.forward_intermediates(picture(2, 2), times(1), said(1), indices=[1])
+    assert ran == [0, 1]
+
+
+@both
+def test_compiled_blocks_share_one_graph_and_keep_numbers_and_names(build):
+    torch._dynamo.reset()
+    model, graphs = build(num_layers=3), []
+    names = list(model.state_dict())
+    tokens, condition = mixed()
+    expected = model(tokens, times(3), condition).hidden_states.detach()
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model.compile_blocks(backend=backend, fullgraph=True)
+    assert torch.allclose(model(tokens, times(3), condition).hidden_states, expected, atol=1e-5)
+    assert len(graphs) == 1
+    assert list(model.state_dict()) == names
+
+
+@both
+def test_muon_leaves_out_first_layers_and_modulations_by_name(build):
+    model = build(token_condition_dim=3)
+    named = {name for name, parameter in model.named_parameters() if parameter.ndim == 2}
+    left_out = {name for name in model.no_muon() if name in named}
+    assert left_out == {
+        "embed.weight", "token_condition_embed.weight", "blocks.0.modulation.weight", "blocks.1.modulation.weight",
+    }  # fmt: skip
+    assert model.no_weight_decay() == set()
+
+
+def rays(tokens: Tokens, seed: int = 4) -> torch.Tensor:
+    return drawn((len(tokens.sizes), tokens.values.shape[1], 3), seed)
+
+
+@both
+def test_a_new_model_ignores_its_token_condition_and_learns_to_use_it(build):
+    model = build(token_condition_dim=3)
+    torch.nn.init.zeros_(model.token_condition_embed.weight)  # as a new model has it
+    tokens = picture(2, 3)
+    condition = replace(said(1), token_condition=rays(tokens))
+    plain = model(tokens, times(1), said(1)).hidden_states
+    with_rays = model(tokens, times(1), condition).hidden_states
+    assert torch.equal(with_rays, plain)
+    with_rays.square().mean().backward()
+    assert model.token_condition_embed.weight.grad.abs().max() > 1e-4
+    assert not type(model)(model.config).token_condition_embed.weight.any()
+
+
+@both
+@torch.no_grad()
+def test_a_token_condition_moves_with_its_token_and_is_none_where_it_is_zero(build):
+    model = build(token_condition_dim=3, **({"position_ids": "time"} if build is flag_dit else {}))
+    tokens = picture(2, 3)
+    condition = replace(said(1), token_condition=rays(tokens))
+    out = model(tokens, times(1), condition).hidden_states
+    assert (out - model(tokens, times(1), said(1)).hidden_states).abs().max() > 1e-2
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    moved = replace(tokens, values=tokens.values[:, order], positions=tokens.positions[:, order])
+    got = model(moved, times(1), replace(condition, token_condition=condition.token_condition[:, order]))
+    assert torch.allclose(got.hidden_states, out[:, order], atol=1e-5)
+    zeros = replace(condition, token_condition=torch.zeros_like(condition.token_condition))
+    assert torch.equal(model(tokens, times(1), zeros).hidden_states, model(tokens, times(1), said(1)).hidden_states)
+
+
+@both
+@pytest.mark.parametrize("dropped", [False, True], ids=["all keys", "averaged keys"])
+@torch.no_grad()
+def test_a_batch_with_reference_tokens_and_token_conditions_equals_its_items(build, dropped):
+    """Some items have a reference, others none; sizes of tokens and references differ; padding is noise."""
+    model = build(token_condition_dim=3)
+    items = [picture(3, 4, seed=1), picture(2, 2, seed=2), picture(1, 5, seed=3)]
+    references = [picture(2, 2, seed=5), None, picture(1, 3, seed=6)]
+    conditions = [
+        replace(
+            select(said(3), torch.tensor([k])), reference=reference, token_condition=None if k == 1 else rays(item, k)
+        )
+        for k, (item, reference) in enumerate(zip(items, references, strict=True))
+    ]
+    tokens, condition = stack_tokens(items), stack(conditions)
+    assert condition.reference.mask.sum(1).tolist() == [4, 0, 3]
+    loud = condition.reference.values.masked_fill(~condition.reference.mask[..., None], 1e3)
+    condition = replace(
+        condition, reference=condition.reference.with_values(loud),
+        token_condition=condition.token_condition.masked_fill(~tokens.mask[..., None], -1e3),
+    )  # fmt: skip
+
+    def run(batch, own, t):
+        inputs = model.precompute(batch, own)
+        if dropped:
+            inputs = model.with_context_drop(inputs, model.make_token_pool(batch, own, (1, 2, 2)))
+            inputs = model.set_dropped_blocks(inputs, (True, False))
+        return batch.with_values(model(batch, t, own, precomputed=inputs).hidden_states).items()
+
+    together = run(tokens, condition, times(3))
+    for k, (alone, own) in enumerate(zip(items, conditions, strict=True)):
+        assert torch.allclose(together[k].values, run(alone, own, times(3)[k : k + 1])[0].values, atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_the_order_of_reference_tokens_does_not_matter_but_their_positions_do(build):
+    model = build(**({"position_ids": "time"} if build is flag_dit else {}))
+    tokens, reference = picture(2, 3), picture(1, 4, seed=5)
+    reference = replace(
+        reference, positions=reference.positions[..., [2, 1, 0]] if build is flag_dit else reference.positions
+    )
+    out = model(tokens, times(1), replace(said(1), reference=reference)).hidden_states
+    order = torch.tensor([2, 0, 3, 1])
+    values, positions = reference.values[:, order], reference.positions[:, order]
+    permuted = replace(reference, values=values, positions=positions)
+    assert torch.allclose(model(tokens, times(1), replace(said(1), reference=permuted)).hidden_states, out, atol=1e-5)
+    misplaced = replace(reference, values=values)
+    assert (model(tokens, times(1), replace(said(1), reference=misplaced)).hidden_states - out).abs().max() > 1e-3
+
+
+@both
+def test_token_conditions_and_batches_that_do_not_fit_are_named(build):
+    model, tokens = build(token_condition_dim=3), picture(2, 3)
+    for condition, word in (
+        (replace(said(1), token_condition=drawn((1, 5, 3))), r"token condition: got .*expected \(1, 6, 3\)"),
+        (replace(said(1), token_condition=drawn((1, 6, 4))), r"token condition: got .*expected \(1, 6, 3\)"),
+        (said(2), r"context: got .*expected \(1, any, 12\)"),
+    ):
+        with pytest.raises(ShapeError, match=word):
+            model(tokens, times(1), condition)
+    with pytest.raises(ShapeError, match="takes no token condition"):
+        build()(tokens, times(1), replace(said(1), token_condition=rays(tokens)))
