@@ -30,7 +30,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
+from lumina_audio.datasets.instruments.dataset import InstrumentsEvalSet
 from lumina_audio.metrics.features import LogMelStatistics, batched_log_mels
 from lumina_core.protocols import EvalItem
 from lumina_core.sampling.pipeline import Pipeline, load_pipeline

@@ -27,7 +27,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
+from lumina_audio.datasets.instruments.dataset import InstrumentsEvalSet
 from lumina_audio.mel import MelConfig, MelSpectrogram
 from lumina_audio.vocoders.griffin_lim import GriffinLim
 from lumina_audio.vocoders.loss import stft_losses

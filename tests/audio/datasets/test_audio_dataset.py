@@ -1,4 +1,4 @@
-"""Folders and shards of sound: mixed files side by side, lengths that batches share, and what is skipped by name."""
+"""Data sets of audio files in folders and tar files: formats, captions, crops, lengths, skipped files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 import torch
 from audio.datasets.audio_files import RATE, encode_audio, put, ramp, write_tar
 
-from lumina_audio.datasets.folder import FolderDataset
-from lumina_audio.datasets.tar_shards import TarDataset
+from lumina_audio.datasets.audio_dataset import FolderDataset, TarDataset
 from lumina_core.errors import ConfigError
 from lumina_core.training.dataloader import make_sampler
 
@@ -27,7 +26,7 @@ def read(data: object, index: int = 0, seed: int = 0) -> torch.Tensor:
     return data.get(index, random.Random(seed))["audio"]
 
 
-def test_mono_and_stereo_of_any_rate_and_kind_lie_side_by_side(tmp_path):
+def test_formats_sample_rates_and_channels_may_be_mixed(tmp_path):
     put(tmp_path / "a.wav", ramp(1, 44100, 2), "stereo", 44100)
     put(tmp_path / "b.flac", ramp(1, 22050), "mono", 22050)
     put(tmp_path / "c.ogg", ramp(1, 8000), "narrow", 8000)
@@ -40,7 +39,7 @@ def test_mono_and_stereo_of_any_rate_and_kind_lie_side_by_side(tmp_path):
     assert {one["duration"] for one in examples} == {0.512}
 
 
-def test_captions_come_from_one_jsonl_where_there_is_one(tmp_path):
+def test_captions_jsonl_takes_precedence(tmp_path):
     put(tmp_path / "a.wav", ramp(1))
     put(tmp_path / "b.wav", ramp(1))
     lines = [{"file": "a.wav", "caption": "one"}, {"file": "b.wav", "captions": ["two", "zwei"]}, {"file": "no.wav"}]
@@ -50,7 +49,7 @@ def test_captions_come_from_one_jsonl_where_there_is_one(tmp_path):
     assert [name for name, _ in data.skipped] == ["no.wav"]
 
 
-def test_a_longer_sound_is_cut_where_the_draw_says_or_at_its_start(tmp_path):
+def test_longer_file_is_cropped_at_random_or_at_its_start(tmp_path):
     put(tmp_path / "a.wav", ramp(4), "x")
     starts = {round(float(read(folder(tmp_path), seed=seed)[0, 0]), 3) for seed in range(20)}
     assert len(starts) == 20
@@ -59,7 +58,7 @@ def test_a_longer_sound_is_cut_where_the_draw_says_or_at_its_start(tmp_path):
     assert torch.equal(read(folder(tmp_path), seed=5), read(folder(tmp_path), seed=5))
 
 
-def test_a_shorter_sound_is_padded_repeated_or_left_out(tmp_path):
+def test_shorter_file_is_padded_repeated_or_skipped(tmp_path):
     put(tmp_path / "a.wav", ramp(0.25), "short")
     put(tmp_path / "b.wav", ramp(1), "long")
     padded, repeated = read(folder(tmp_path)), read(folder(tmp_path, short_clips="repeat"))
@@ -70,7 +69,7 @@ def test_a_shorter_sound_is_padded_repeated_or_left_out(tmp_path):
     assert data.skipped[0] == ("a.wav", "0.25 s, shorter than 0.51 s")
 
 
-def test_batches_hold_sounds_of_one_length_that_suits_each(tmp_path):
+def test_batches_have_one_length_that_fits_each_file(tmp_path):
     for number, seconds in enumerate([0.3, 0.6, 0.95, 1.2, 2.5, 5.0] * 4):
         put(tmp_path / f"{number:02d}.wav", ramp(seconds), f"{seconds}")
     data = folder(tmp_path, durations=[0.512, 1.024, 2.048])
@@ -85,7 +84,7 @@ def test_batches_hold_sounds_of_one_length_that_suits_each(tmp_path):
         assert lengths == {(1, *data.size(draws[0].index, draws[0].python_rng()))}
 
 
-def test_what_cannot_be_used_is_skipped_with_its_name_and_reason(tmp_path):
+def test_unusable_files_are_skipped_with_a_reason(tmp_path):
     put(tmp_path / "a.wav", ramp(1), "fine")
     put(tmp_path / "b.wav", np.zeros(RATE, np.float32), "silent")
     put(tmp_path / "c.wav", np.array([0.1, math.nan, 0.2] * 1000, np.float32), "broken")
@@ -100,7 +99,7 @@ def test_what_cannot_be_used_is_skipped_with_its_name_and_reason(tmp_path):
     assert data.values("file") == ["a.wav"]
     reasons = dict(data.skipped)
     for name, reason in [
-        ("b.wav", "silent"), ("c.wav", "no numbers"), ("d.wav", "not a sound"), ("e.wav", "empty file"),
+        ("b.wav", "silent"), ("c.wav", "NaN or infinite"), ("d.wav", "not a supported audio file"), ("e.wav", "empty file"),
         ("f.txt", "missing"), ("g.wav", "too long: 9 s"), ("h.wav", "clipped"),
     ]:  # fmt: skip
         assert reason in reasons[name], (name, reasons)
@@ -108,14 +107,14 @@ def test_what_cannot_be_used_is_skipped_with_its_name_and_reason(tmp_path):
     assert folder(tmp_path, silent_clips="keep", max_duration=5).values("file") == ["a.wav", "b.wav", "h.wav"]
 
 
-def test_a_folder_without_a_usable_sound_says_what_to_put_there(tmp_path):
-    with pytest.raises(ConfigError, match="Put sounds there"):
+def test_error_for_an_empty_folder_tells_what_to_add(tmp_path):
+    with pytest.raises(ConfigError, match="Add audio files"):
         folder(tmp_path)
     with pytest.raises(ConfigError, match="no folder"):
         folder(tmp_path / "none")
 
 
-def test_a_sound_that_is_damaged_later_is_replaced_by_the_next_at_the_same_length(tmp_path):
+def test_file_damaged_later_is_replaced_at_the_same_length(tmp_path):
     put(tmp_path / "a.wav", ramp(2), "gone")
     put(tmp_path / "b.wav", ramp(0.25), "here")
     data = folder(tmp_path, durations=[0.512, 1.024])
@@ -124,20 +123,20 @@ def test_a_sound_that_is_damaged_later_is_replaced_by_the_next_at_the_same_lengt
     assert (example["caption"], example["audio"].shape) == ("here", (1, 16384))
 
 
-def test_loudness_can_be_made_alike(tmp_path):
+def test_loudness_is_normalized(tmp_path):
     put(tmp_path / "a.wav", 0.01 * ramp(1), "quiet")
     put(tmp_path / "b.wav", ramp(1), "loud")
     data = folder(tmp_path, loudness="peak")
     assert [float(read(data, n).max()) for n in range(2)] == pytest.approx([0.95, 0.95], abs=0.01)
 
 
-def test_a_data_set_goes_to_a_worker_process_and_reads_the_same_there(tmp_path):
+def test_pickled_data_set_reads_the_same(tmp_path):
     put(tmp_path / "a.wav", ramp(2), "x")
     data = folder(tmp_path)
     assert torch.equal(read(pickle.loads(pickle.dumps(data))), read(data))
 
 
-def test_tar_shards_as_webdataset_packs_them_are_read_in_any_order(tmp_path):
+def test_tar_files_of_webdataset_are_read_in_any_order(tmp_path):
     members = {}
     for number in range(3):
         members[f"{number}.flac"] = encode_audio(ramp(1) * (number + 1) / 4)

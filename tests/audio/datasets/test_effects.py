@@ -17,7 +17,7 @@ def effects(**options: object) -> EffectsDataset:
     return EffectsDataset(EffectsDataset.Config.read(options, "test"))
 
 
-def test_the_pack_is_what_its_card_says_byte_for_byte():
+def test_data_files_match_the_hashes_of_the_card():
     folder = files("lumina_audio") / "data" / "effects"
     card = (folder / "card.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+) \| (\d+) \| `([0-9a-f]{64})` \|$", card, flags=re.MULTILINE)
@@ -28,7 +28,7 @@ def test_the_pack_is_what_its_card_says_byte_for_byte():
     assert sum(int(size) for _, size, _ in rows) < 3_000_000
 
 
-def test_every_effect_sounds_and_no_other_leaks_into_it():
+def test_clips_are_audible_and_do_not_overlap():
     data = effects()
     assert len(data) == 165
     for index, record in enumerate(records()):
@@ -38,12 +38,12 @@ def test_every_effect_sounds_and_no_other_leaks_into_it():
         assert float(sound[0, record["samples"] :].abs().sum()) == 0
 
 
-def test_an_effect_is_called_by_the_words_of_its_file():
+def test_captions_are_the_words_of_the_file_name():
     place = {record["name"]: index for index, record in enumerate(records())}
     assert "drum cymbal open" in captions(place["drum_cymbal_open"])
     assert "the sound of electronic beep" in captions(place["elec_beep"])
     assert set(captions(place["misc_crow"])) == {"crow", "the sound of crow", "a sound effect: crow"}
     listed = effects().values("caption")
-    assert all(said in listed for index in range(165) for said in captions(index))
-    with pytest.raises(ConfigError, match="not of 'file'"):
+    assert all(caption in listed for index in range(165) for caption in captions(index))
+    with pytest.raises(ConfigError, match="got the field 'file'"):
         effects().values("file")

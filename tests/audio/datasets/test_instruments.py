@@ -1,4 +1,4 @@
-"""The built-in instruments: whole, honestly split, and told truly."""
+"""Built-in instruments: package data, splits, pitch shifts, captions, evaluation set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def loudest_frequency(sound: torch.Tensor) -> float:
     return float(spectrum.argmax()) * 16000 / len(sound)
 
 
-def test_the_pack_is_what_its_card_says_byte_for_byte():
+def test_data_files_match_the_hashes_of_the_card():
     folder = files("lumina_audio") / "data" / "instruments"
     card = (folder / "card.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+) \| (\d+) \| `([0-9a-f]{64})` \|$", card, flags=re.MULTILINE)
@@ -45,7 +45,7 @@ def test_the_pack_is_what_its_card_says_byte_for_byte():
     assert sum(int(size) for _, size, _ in rows) <= 16_000_000
 
 
-def test_all_128_programs_are_there_under_names_of_their_own():
+def test_128_programs_have_unique_names():
     records = data.records()
     assert {record["program"] for record in records} == set(range(128))
     names = [name.text for instrument in instruments() for name in instrument.names]
@@ -54,14 +54,14 @@ def test_all_128_programs_are_there_under_names_of_their_own():
 
 
 @pytest.mark.parametrize(("loudness", "peak"), [("soft", 0.35), ("medium", 0.6), ("loud", 0.95)])
-def test_a_clip_is_as_loud_as_it_is_called(loudness, peak):
+def test_peak_of_a_clip_matches_its_loudness_label(loudness, peak):
     data = dataset(split="all", pitch_shift_semitones=0)
     for program in (0, 40, 56, 73):
         sound = data.get(find(data, program=program, loudness=loudness), random.Random(0))["audio"]
         assert float(sound.abs().max()) == pytest.approx(peak, rel=0.15)
 
 
-def test_a_flute_that_is_called_a_pitch_sounds_at_that_pitch():
+def test_flute_clips_have_their_labelled_pitch():
     data = dataset(split="all", pitch_shift_semitones=0)
     for index, record in enumerate(data.records()):
         if record["program"] == 73 and record["kind"] == "note":
@@ -70,7 +70,7 @@ def test_a_flute_that_is_called_a_pitch_sounds_at_that_pitch():
             assert min(abs(12 * np.log2(heard / (written * part))) for part in (1, 2, 3)) < 0.5
 
 
-def test_a_shift_by_a_semitone_moves_every_frequency_by_it_and_keeps_the_length():
+def test_pitch_shift_scales_frequencies_and_keeps_the_length():
     tone = torch.sin(2 * torch.pi * 880 * torch.arange(32768) / 16000)
     for step in (-1, 1):
         moved = pitch_shift(tone, step)
@@ -78,7 +78,7 @@ def test_a_shift_by_a_semitone_moves_every_frequency_by_it_and_keeps_the_length(
         assert loudest_frequency(moved[8192:24576]) == pytest.approx(880 * 2 ** (step / 12), abs=1.5)
 
 
-def test_what_is_held_out_cannot_be_reached_from_training_by_a_shift():
+def test_pitch_shifts_of_training_clips_never_reach_held_out_notes():
     held_out = {(r["program"], r["pitch"]) for r in dataset(split="held_out").records() if r["kind"] == "note"}
     phrases = {(r["program"], r["phrase"]) for r in dataset(split="held_out").records() if r["phrase"]}
     train = dataset(pitch_shift_semitones=4)
@@ -91,7 +91,7 @@ def test_what_is_held_out_cannot_be_reached_from_training_by_a_shift():
     assert len(phrases) >= 110
 
 
-def test_every_program_is_drawn_alike_and_every_kind_with_its_share():
+def test_programs_and_kinds_have_their_weights():
     data = dataset()
     weights = [data.weight(index) for index in range(len(data))]
     totals, kinds = Counter(), Counter()
@@ -103,47 +103,47 @@ def test_every_program_is_drawn_alike_and_every_kind_with_its_share():
     assert kinds["note"] / sum(weights) == pytest.approx(0.64, abs=0.02)
 
 
-def test_no_training_caption_is_in_a_wording_that_was_held_out():
-    said = {make_caption(ClipFacts(OBOE, "note", 69, "loud", "long", None), random.Random(n)) for n in range(3000)}
+def test_held_out_wordings_do_not_overlap_training_captions():
+    caption = {make_caption(ClipFacts(OBOE, "note", 69, "loud", "long", None), random.Random(n)) for n in range(3000)}
     held = {
         make_caption(ClipFacts(OBOE, "note", 69, "loud", "long", None), random.Random(n), CaptionStyle(held_out=True))
         for n in range(3000)
     }
-    assert len(said) > 100
+    assert len(caption) > 100
     assert len(held) > 50
-    assert not said & held
+    assert not caption & held
 
 
-def test_captions_say_only_what_is_true():
+def test_captions_mention_only_known_facts():
     for n in range(500):
-        said = make_caption(ClipFacts(VIOLIN, "note", 81, "soft", "short", None), random.Random(n))
-        assert "violin" in said
-        assert not re.search(r"\b(loud|long|low|middle|chord|scale)\b", said)
-        assert all(name == "A5" for name in re.findall(r"\b[A-G](?:#|b| sharp| flat)? ?\d\b", said)), said
+        caption = make_caption(ClipFacts(VIOLIN, "note", 81, "soft", "short", None), random.Random(n))
+        assert "violin" in caption
+        assert not re.search(r"\b(loud|long|low|middle|chord|scale)\b", caption)
+        assert all(name == "A5" for name in re.findall(r"\b[A-G](?:#|b| sharp| flat)? ?\d\b", caption)), caption
         unnamed = make_caption(ClipFacts(VIOLIN, "note", None, "medium", None, None), random.Random(n))
         assert not re.search(r"\d|low|middle|high|soft|loud|short|long", unnamed), unnamed
         assert "note" not in make_caption(ClipFacts(GUNSHOT, "note", None, "loud", "short", None), random.Random(n))
 
 
-def test_articles_follow_what_is_spoken():
-    said = " | ".join(
+def test_articles_follow_pronunciation():
+    caption = " | ".join(
         make_caption(ClipFacts(program, "note", pitch, "soft", None, None), random.Random(n))
         for program in (VIOLIN, OBOE, BELLS) for pitch in (57, 60, 64, 65) for n in range(300)
     )  # fmt: skip
-    assert not re.search(r"\ba (A|E|F|oboe|E\d)", said)
-    assert not re.search(r"\ban (B|C|D|G|violin|soft)", said)
-    assert "an F4" in said
-    assert "an oboe plays" in said
-    assert "tubular bells play " in said
-    assert "a tubular bells" not in said
+    assert not re.search(r"\ba (A|E|F|oboe|E\d)", caption)
+    assert not re.search(r"\ban (B|C|D|G|violin|soft)", caption)
+    assert "an F4" in caption
+    assert "an oboe plays" in caption
+    assert "tubular bells play " in caption
+    assert "a tubular bells" not in caption
 
 
-def test_notes_are_called_by_sharps_and_by_flats():
+def test_note_names_use_sharps_and_flats():
     assert {note_name(73, random.Random(n)) for n in range(100)} == {"C#5", "Db5", "C sharp 5", "D flat 5"}
     assert {note_name(60, random.Random(n)) for n in range(100)} == {"C4"}
 
 
-def test_an_example_names_its_pitch_as_shifted():
+def test_pitch_of_an_example_includes_the_shift():
     data = dataset(pitch_shift_semitones=1)
     index = find(data, program=73, kind="note", clear=True)
     pitches = {data.get(index, random.Random(n))["pitch"] - data.records()[index]["pitch"] for n in range(40)}
@@ -153,23 +153,23 @@ def test_an_example_names_its_pitch_as_shifted():
     assert (chord["audio"].shape, chord["audio"].dtype) == ((1, 32768), torch.float32)
 
 
-def test_the_listed_captions_are_many_and_few_enough_to_learn_from():
+def test_number_of_listed_captions():
     listed = dataset().values("caption")
     assert 20_000 < len(listed) < 60_000
-    with pytest.raises(ConfigError, match="not of 'sound'"):
+    with pytest.raises(ConfigError, match="got the field 'sound'"):
         dataset().values("sound")
 
 
-def test_the_exam_asks_for_what_training_never_met_and_names_the_pitch_it_judges():
-    exam = dataset().eval_set()
-    asked = [exam.fields(place, None) for place in exam.indices("held_out")]
-    assert len(asked) >= 300
-    assert sum(said["pitch"] is not None for said in asked) >= 200
-    wordings = Counter(exam.groups(place)["wording"] for place in exam.indices("held_out"))
-    assert min(wordings.values()) > 0.4 * len(asked)
-    for place, said in zip(exam.indices("held_out"), asked, strict=True):
-        assert exam.fields(place, None) == said
-        record = data.records()[place]
-        assert any(name.text in said["caption"] for name in instruments()[record["program"]].names)
-        assert said["pitch"] is None or re.search(r"\d", said["caption"])
-    assert set(exam.indices("pitches")) | set(exam.indices("phrases")) == set(exam.indices("held_out"))
+def test_eval_set_has_held_out_clips_and_captions_that_name_their_pitch():
+    eval_set = dataset().eval_set()
+    all_fields = [eval_set.fields(index, None) for index in eval_set.indices("held_out")]
+    assert len(all_fields) >= 300
+    assert sum(fields["pitch"] is not None for fields in all_fields) >= 200
+    wordings = Counter(eval_set.groups(index)["wording"] for index in eval_set.indices("held_out"))
+    assert min(wordings.values()) > 0.4 * len(all_fields)
+    for index, fields in zip(eval_set.indices("held_out"), all_fields, strict=True):
+        assert eval_set.fields(index, None) == fields
+        record = data.records()[index]
+        assert any(name.text in fields["caption"] for name in instruments()[record["program"]].names)
+        assert fields["pitch"] is None or re.search(r"\d", fields["caption"])
+    assert set(eval_set.indices("pitches")) | set(eval_set.indices("phrases")) == set(eval_set.indices("held_out"))

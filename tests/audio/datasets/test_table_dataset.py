@@ -1,4 +1,4 @@
-"""Tables like AudioCaps' and MusicCaps': which file a row means, which part of it, and which rows have none."""
+"""Tables such as those of AudioCaps and MusicCaps: files and parts of rows, skipped rows, errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def first(data: TableDataset, index: int) -> tuple[str, float]:
     return example["caption"], float(example["audio"][0, 0])
 
 
-def test_rows_of_audiocaps_find_their_clips_or_the_part_of_a_whole_video(tmp_path):
+def test_rows_of_audiocaps_find_clips_or_parts_of_full_videos(tmp_path):
     put(tmp_path / "aaa_30.wav", ramp(10, 2000), rate=2000)  # cut out before
     put(tmp_path / "Ybbb.flac", ramp(10, 2000), rate=2000)
     put(tmp_path / "ccc.wav", ramp(40, 2000), rate=2000)  # the whole video: 10 s to 20 s of it are meant
@@ -59,7 +59,7 @@ def test_rows_of_audiocaps_find_their_clips_or_the_part_of_a_whole_video(tmp_pat
     assert reason.startswith("missing: no -ddd.wav, -ddd_100_110.wav")
 
 
-def test_rows_of_musiccaps_find_theirs_in_a_folder_of_their_own(tmp_path):
+def test_rows_of_musiccaps_find_clips_in_another_folder(tmp_path):
     (tmp_path / "wav").mkdir()
     put(tmp_path / "wav" / "[aaa]-[30-40].wav", ramp(10, 2000), rate=2000)
     data = manifest(tmp_path, MUSICCAPS, folder=str(tmp_path / "wav"))
@@ -70,12 +70,12 @@ def test_rows_of_musiccaps_find_theirs_in_a_folder_of_their_own(tmp_path):
     assert len(set(starts)) == 8
 
 
-def test_where_every_file_is_missing_the_message_counts_them_and_says_where_it_looked(tmp_path):
-    with pytest.raises(ConfigError, match=r"4 of the 4 files of table.csv are missing in .*dataset.folder=DIR"):
+def test_error_for_missing_files_counts_them_and_names_the_folder(tmp_path):
+    with pytest.raises(ConfigError, match=r"4 of the 4 files of table.csv are missing in .*dataset\.folder"):
         manifest(tmp_path, AUDIOCAPS)
 
 
-def test_a_table_may_name_files_and_parts_of_them_in_any_form(tmp_path):
+def test_csv_tsv_and_jsonl_name_files_and_parts_of_them(tmp_path):
     put(tmp_path / "a.wav", ramp(4, 2000), rate=2000)
     for name, text in [
         ("t.csv", "file,start,end,text\na.wav,1,2,x\na.wav,,,y\n"),
@@ -87,7 +87,7 @@ def test_a_table_may_name_files_and_parts_of_them_in_any_form(tmp_path):
         assert first(data, 1) == ("y", pytest.approx(0.1, abs=0.001))
 
 
-def test_a_part_is_never_read_beyond_its_end(tmp_path):
+def test_part_is_not_read_beyond_its_end(tmp_path):
     put(tmp_path / "a.wav", ramp(4, 2000), rate=2000)
     data = manifest(tmp_path, "file,start,end,text\na.wav,1,1.25,x\n")
     sound = data.get(0, random.Random(0))["audio"][0]
@@ -95,7 +95,7 @@ def test_a_part_is_never_read_beyond_its_end(tmp_path):
     assert float(sound[503:].abs().max()) == 0
 
 
-def test_rows_that_cannot_be_used_cost_only_themselves(tmp_path):
+def test_unusable_rows_are_skipped_with_a_reason(tmp_path):
     put(tmp_path / "a.wav", ramp(1, 2000), rate=2000)
     rows = [
         "a.wav,0,1,fine",
@@ -107,19 +107,25 @@ def test_rows_that_cannot_be_used_cost_only_themselves(tmp_path):
     ]
     data = manifest(tmp_path, "\n".join(["file,start,end,text", *rows]))
     assert data.values("caption") == ["fine"]
-    said = " ".join(reason for _, reason in data.skipped)
-    for reason in ("where the file has ended", "no numbers of seconds", "is none", "leads outside", "no caption"):
-        assert reason in said
+    reasons = " ".join(reason for _, reason in data.skipped)
+    for reason in (
+        "after the end of the file",
+        "expected a number of seconds",
+        "expected 0 <= start < end",
+        "leads outside",
+        "no caption",
+    ):
+        assert reason in reasons
 
 
-def test_a_table_without_the_columns_is_told_which_it_has(tmp_path):
-    with pytest.raises(ConfigError, match=r"no column of files .* its columns: name, caption"):
+def test_error_for_missing_columns_lists_those_of_the_table(tmp_path):
+    with pytest.raises(ConfigError, match=r"no column of file: got name, caption, expected file or file_name"):
         manifest(tmp_path, "name,caption\na,b\n")
-    with pytest.raises(ConfigError, match=r"no column of captions .* its columns: file, words"):
+    with pytest.raises(ConfigError, match=r"no column of captions: got file, words, expected captions or caption"):
         manifest(tmp_path, "file,words\na.wav,b\n")
     with pytest.raises(ConfigError, match="has no rows"):
         manifest(tmp_path, "file,caption\n")
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="got no file"):
         TableDataset(TableDataset.Config.read({"table": str(tmp_path / "none.csv")}, "test"))
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
+from lumina_audio.datasets.instruments.dataset import InstrumentsEvalSet
 from lumina_audio.metrics.instruments import WEIGHTS_FILE, ClassKL, InstrumentClassifierFeatures
 from lumina_core.protocols import EvalInputs, EvalItem
 

@@ -50,8 +50,8 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     components.conditioner("audio.dual_text", f"{module}.dual_encoder:DualTextEncoder", "contexts of two text encoders")
 
     module = f"{package}.datasets"
-    components.dataset("audio.folder", f"{module}.folder:FolderDataset", "folder of audio files with captions")
-    components.dataset("audio.tar", f"{module}.tar_shards:TarDataset", "tar files of WebDataset")
+    components.dataset("audio.folder", f"{module}.audio_dataset:FolderDataset", "folder of audio files with captions")
+    components.dataset("audio.tar", f"{module}.audio_dataset:TarDataset", "tar files of WebDataset")
     components.dataset("audio.table", f"{module}.table_dataset:TableDataset", "csv, tsv or jsonl: AudioCaps, MusicCaps")
     components.dataset("audio.effects", f"{module}.effects:EffectsDataset", "built in: sound effects with captions")
     components.dataset(

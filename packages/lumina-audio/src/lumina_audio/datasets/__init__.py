@@ -1,1 +1,1 @@
-"""Data sets of sound: folders, manifests and shards, and what is alike in all of them."""
+"""Data sets of audio: folders, tar files, tables, and built-in ones."""

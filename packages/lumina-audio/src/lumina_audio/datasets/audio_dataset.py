@@ -1,4 +1,4 @@
-"""What every data set of sounds does alike: lengths that batches share, crops, padding, loudness, what is skipped."""
+"""Data sets of audio files with captions, in a folder or in tar files, and how their clips are selected and cropped."""
 
 from __future__ import annotations
 
@@ -7,77 +7,79 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from pydantic import Field, model_validator
+import torch.nn.functional as F
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from lumina_audio.audio_io import AudioError, Loudness, read_audio, read_header
+from lumina_audio.audio_io import AUDIO_SUFFIXES, AudioError, Loudness, read_audio, read_header
 from lumina_core.config import Config as Settings
 from lumina_core.data.dataset import IndexedDataset
 from lumina_core.data.index import load_or_build_index
-from lumina_core.data.source import FileOrBytes, SkippedItem, Source
+from lumina_core.data.source import FileOrBytes, FolderSource, Shards, SkippedItem, Source, list_folder, require_dir
+from lumina_core.data.tar import TarSource
 from lumina_core.protocols import Example
 from lumina_core.types import Size
 
 MAX_DECODE_DURATION = 120.0
-"""Seconds: of a longer file only the header is looked at before a run."""
+"""Longest file, in seconds, that is decoded when the index is built; of longer ones only the header is read."""
 MIN_FILL_FRACTION = 0.75
-"""A sound that fills so much of a length is padded to it rather than cut to the next shorter one."""
+"""Smallest share of a length that a clip fills to be padded to it, rather than cropped to the next shorter length."""
+MAX_CLIP_DURATION = 600.0
+EMPTY_FOLDER_ADVICE = (
+    "Add audio files (wav, flac, ogg, mp3 ...), each with a .txt of the same name, or a captions.jsonl with lines "
+    'like {"file": "a.wav", "caption": "a dog barks"}'
+)
 
 
 class AudioCropConfig(Settings):
-    """How sounds are cut and chosen, wherever they come from."""
+    """Selection and cropping of clips."""
 
-    sample_rate: int = Field(16000, ge=1000, le=192_000, description="samples a second; what has others is resampled")
-    duration: float = Field(2.048, gt=0, le=600, description="length that every sound is cut or padded to")
+    sample_rate: int = Field(16000, ge=1000, le=192_000, description="samples per second; others are resampled")
+    duration: float = Field(2.048, gt=0, le=MAX_CLIP_DURATION, description="seconds of every clip")
     durations: tuple[float, ...] = Field(
-        (), description="several lengths in seconds instead of one: each sound gets the one that suits it"
+        (), description="seconds of several clip lengths instead; each file gets the length that fits it best"
     )
     length_multiple: int = Field(
-        512, ge=1, le=65536, description="lengths are rounded up to a multiple of so many samples: the model's"
+        512, ge=1, le=65536, description="lengths are rounded up to a multiple of samples: that of the model"
     )
-    crop: Literal["random", "start"] = Field("random", description="where a longer sound is cut")
+    crop: Literal["random", "start"] = Field("random", description="position of the crop of a longer file")
     short_clips: Literal["pad", "repeat", "skip"] = Field(
-        "pad", description="a shorter one is followed by silence, repeated, or left out"
+        "pad", description="shorter files: padded with silence, repeated, or skipped"
     )
     loudness: Loudness = Field(
-        "keep", description="keep; peak: brought to 0.95; level: what sounds of it to -20 dB of full scale"
+        "keep", description="keep; peak: scaled to a peak of 0.95; level: scaled to -20 dB of full scale"
     )
-    silent_clips: Literal["skip", "keep"] = Field(
-        "skip", description="what to do with a sound in which nothing is heard"
-    )
-    clipped_clips: Literal["skip", "keep"] = Field("keep", description="what to do with one whose peaks are cut off")
-    max_duration: float = Field(3600.0, gt=0, description="longer files are skipped, by their header")
+    silent_clips: Literal["skip", "keep"] = Field("skip", description="silent files: skipped or kept")
+    clipped_clips: Literal["skip", "keep"] = Field("keep", description="clipped files: skipped or kept")
+    max_duration: float = Field(3600.0, gt=0, description="seconds; longer files are skipped")
     validate_first: int = Field(
-        500, ge=0, description="up to so many sounds are decoded once at the start; of more only the headers are"
+        500, ge=0, description="files that are decoded when the index is built; of the others only the header is read"
     )
     caption_weights: dict[str, float] = Field(
-        {}, description="how often each source of captions is heard: {human: 2, tagger: 1}; one not named: 1"
+        {}, description="sampling weight of each caption source, 1 by default: {human: 2, tagger: 1}"
     )
 
-    @model_validator(mode="after")
-    def _check_durations(self) -> AudioCropConfig:
-        if any(not 0 < duration <= 600 for duration in self.durations):
-            raise ValueError(f"lengths {list(self.durations)}: wanted seconds above 0 up to 600")
-        return self
+    @field_validator("durations")
+    @classmethod
+    def _check_durations(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < duration <= MAX_CLIP_DURATION for duration in value):
+            raise ValueError(f"got {list(value)}, expected seconds above 0, at most {MAX_CLIP_DURATION:g}")
+        return value
 
     def lengths_in_samples(self) -> list[int]:
-        """The lengths in samples, rising, each once."""
-        durations = self.durations or (self.duration,)
-        return sorted(
-            {
-                -(-round(duration * self.sample_rate) // self.length_multiple) * self.length_multiple
-                for duration in durations
-            }
-        )
+        """Return the clip lengths in samples, ascending, each once."""
+        samples = (round(duration * self.sample_rate) for duration in self.durations or (self.duration,))
+        return sorted({-(-count // self.length_multiple) * self.length_multiple for count in samples})
 
 
 class AudioDataset(IndexedDataset):
-    """Sounds of a source by index. The parts below build the source, and are this.
+    """Clips of a source of audio files.
 
     Args:
-        part: name of the part, for messages.
-        kept_in: folder for the index of what was found; None: none is kept.
+        component: name of the component, for messages.
+        crop_config: selection and cropping.
+        source: files and captions.
+        index_dir: folder of the index; None: the index is not stored.
     """
 
     variable_size = True
@@ -86,44 +88,36 @@ class AudioDataset(IndexedDataset):
         self, component: str, crop_config: AudioCropConfig, source: Source, index_dir: Path | None = None
     ) -> None:
         self._crop_config, self.lengths = crop_config, crop_config.lengths_in_samples()
-        bounds = {
-            "max_duration": crop_config.max_duration,
-            "silent_clips": crop_config.silent_clips,
-            "clipped_clips": crop_config.clipped_clips,
-        }
-        super().__init__(
-            component,
-            "sounds",
-            source,
-            load_or_build_index(source, self._measure, bounds, crop_config.validate_first, index_dir),
-        )
+        bounds = crop_config.model_dump(include={"max_duration", "silent_clips", "clipped_clips"})
+        index = load_or_build_index(source, self._measure, bounds, crop_config.validate_first, index_dir)
+        super().__init__(component, "sounds", source, index)
 
     def get(self, index: int, rng: random.Random) -> Example:
-        """`audio` (1, samples) in [-1, 1], `duration` (its length in seconds), `caption`, `file` (its name there), further fields.
+        """Return `audio` (1, samples) in [-1, 1], `duration` (seconds), `caption`, `file` and fields of the source.
 
-        A sound that turns out to be damaged is skipped for good: the next whole one stands in, at the same length.
+        A file that cannot be read any more is skipped from then on, and replaced by the next one at the same length.
 
         Raises:
-            ConfigError: no sound can be read any more.
+            ConfigError: no file can be read any more.
         """
         samples = self._target_length(int(self._item_numbers[index]))
         example = self._get_item(index, "audio", rng, lambda source, item: self._load_crop(source, item, samples, rng))
         return {**example, "duration": samples / self._crop_config.sample_rate}
 
     def size(self, index: int, rng: random.Random) -> Size:
-        """(samples,) of the example's sound; nothing is read."""
+        """Return (samples,) of an example without reading it."""
         return (self._target_length(int(self._item_numbers[index])),)
 
     def sizes(self) -> list[Size]:
-        """Every length."""
+        """Return every clip length."""
         return [(samples,) for samples in self.lengths]
 
     def _span(self, item: int) -> tuple[float, float]:
-        """Where in its file a sound begins and how long it lasts, in seconds."""
+        """Return start and duration, in seconds, of the usable part of a file."""
         return 0.0, self._index.size(item)[0] / 1000
 
     def _target_length(self, item: int) -> int:
-        """The length that suits a sound: the next longer one if it fills that well, else the next shorter one."""
+        """Select the next longer length if the file fills it well, else the next shorter one."""
         available = self._span(item)[1] * self._crop_config.sample_rate
         longer = [samples for samples in self.lengths if samples >= available]
         shorter = [samples for samples in self.lengths if samples < available]
@@ -132,35 +126,31 @@ class AudioDataset(IndexedDataset):
         return shorter[-1]
 
     def _select_items(self) -> np.ndarray:
-        usable = []
-        for item in range(len(self._index)):
-            reason = self._skip_reason(item)
-            if reason:
-                self.skipped.append(SkippedItem(self._index.name(item), reason))
-            else:
-                usable.append(item)
-        return np.array(usable, dtype=np.int64)
+        reasons = [self._skip_reason(item) for item in range(len(self._index))]
+        self.skipped += [SkippedItem(self._index.name(item), reason) for item, reason in enumerate(reasons) if reason]
+        return np.array([item for item, reason in enumerate(reasons) if not reason], dtype=np.int64)
 
     def _skip_reason(self, item: int) -> str:
         start, duration = self._span(item)
         if duration <= 0:
-            return f"its part begins at {start:g} s, where the file has ended"
-        if self._crop_config.short_clips == "skip" and duration * self._crop_config.sample_rate < self.lengths[0] - 1:
-            return f"{duration:.2f} s, shorter than {self.lengths[0] / self._crop_config.sample_rate:.2f} s"
+            return f"begins at {start:g} s, after the end of the file"
+        sample_rate, shortest = self._crop_config.sample_rate, self.lengths[0]
+        if self._crop_config.short_clips == "skip" and duration * sample_rate < shortest - 1:
+            return f"{duration:.2f} s, shorter than {shortest / sample_rate:.2f} s"
         return ""
 
     def _measure(self, source: FileOrBytes, decode: bool) -> tuple[int, int]:
-        """Milliseconds, and samples a second."""
+        """Return milliseconds and sample rate of a file."""
         header = read_header(source, self._crop_config.max_duration)
         if decode and header.duration <= MAX_DECODE_DURATION:
             self._check_notes(read_audio(source, header.sample_rate, max_duration=self._crop_config.max_duration).notes)
         return max(int(1000 * header.duration), 1), header.sample_rate
 
     def _check_notes(self, notes: tuple[str, ...]) -> None:
+        """Raise AudioError if a file with these notes is skipped."""
+        policies = {"silent": self._crop_config.silent_clips, "clipped": self._crop_config.clipped_clips}
         for note in notes:
-            if (note.startswith("silent") and self._crop_config.silent_clips == "skip") or (
-                note.startswith("clipped") and self._crop_config.clipped_clips == "skip"
-            ):
+            if any(note.startswith(prefix) and policy == "skip" for prefix, policy in policies.items()):
                 raise AudioError(note)
 
     def _load_crop(self, source: FileOrBytes, item: int, samples: int, rng: random.Random) -> Tensor:
@@ -175,13 +165,52 @@ class AudioDataset(IndexedDataset):
             start=start + offset,
             duration=min(duration, target_duration) + 0.001,
         )
-        if not spare:  # a silent part of a longer sound is a part of it all the same
+        if not spare:  # a silent crop of a longer file is valid
             self._check_notes(clip.notes)
         return fit_length(clip.waveform, samples, config.short_clips == "repeat")
 
 
-def fit_length(wave: Tensor, samples: int, repeat: bool = False) -> Tensor:
-    """(1, S) cut to a length, or followed by silence (or by itself again) up to it."""
-    if repeat and wave.shape[-1] < samples:
-        wave = wave.repeat(1, -(-samples // wave.shape[-1]))
-    return torch.nn.functional.pad(wave[:, :samples], (0, max(samples - wave.shape[-1], 0)))
+def fit_length(waveform: Tensor, samples: int, repeat: bool = False) -> Tensor:
+    """Crop or pad a waveform (1, S) to a number of samples, with silence or by repetition."""
+    if repeat and waveform.shape[-1] < samples:
+        waveform = waveform.repeat(1, -(-samples // waveform.shape[-1]))
+    return F.pad(waveform[:, :samples], (0, max(samples - waveform.shape[-1], 0)))
+
+
+class FolderDataset(AudioDataset):
+    """Audio files of a folder and its subfolders, of any sample rates and numbers of channels.
+
+    Captions are read from `captions.jsonl` if present ({"file": ..., "caption": a text, a list, or texts by source}),
+    otherwise from a `.txt` with the name of each file (one caption per line), or a `.json` ({"caption": ...}).
+    """
+
+    class Config(AudioCropConfig):
+        """Folder, selection and cropping."""
+
+        folder: str = Field(min_length=1, description="folder of the audio files")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        root = require_dir(config.folder, "audio.folder")
+        items = list(list_folder(root, AUDIO_SUFFIXES, config.caption_weights))
+        super().__init__("audio.folder", config, FolderSource(root, items, EMPTY_FOLDER_ADVICE))
+
+
+class TarDataset(AudioDataset):
+    """Audio files in tar files of WebDataset, uncompressed, with captions in a .txt or .json of the same name.
+
+    Examples are read in any order: an index of offsets is built once and stored.
+    """
+
+    class Config(AudioCropConfig):
+        """Tar files, selection and cropping."""
+
+        folder: str = Field(min_length=1, description="folder of the tar files")
+        shards: str = Field("**/*.tar", description="pattern of the tar files in it")
+        index: str | None = Field(None, description="folder of the index; null: `.lumina-index` in `folder`")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        shards = Shards(config.folder, config.shards, "audio.tar")
+        source = TarSource(shards, AUDIO_SUFFIXES, config.caption_weights)
+        super().__init__("audio.tar", config, source, shards.index_dir(config.index))

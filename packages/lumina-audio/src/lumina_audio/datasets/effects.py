@@ -1,4 +1,4 @@
-"""The built-in effects: short noises, drums and loops, each with the words of its name."""
+"""Built-in data set: short sound effects, drums and loops, with captions from their names."""
 
 from __future__ import annotations
 
@@ -26,16 +26,14 @@ CAPTION_TEMPLATES = ("{}", "{}", "the sound of {}", "a sound effect: {}")
 
 
 class EffectsDataset(Dataset):
-    """165 sounds of Sonic Pi's, cut or padded to one length; data/effects/card.md tells of them."""
+    """The 165 samples of Sonic Pi, cropped or padded to one length; data/effects/card.md documents them."""
 
     class Config(Settings):
-        """How long, and where they are cut."""
+        """Length and crop."""
 
-        duration: float = Field(2.048, gt=0, le=60, description="length that every sound is cut or padded to")
-        length_multiple: int = Field(
-            512, ge=1, le=65536, description="it is rounded up to a multiple of so many samples"
-        )
-        crop: Literal["random", "start"] = Field("start", description="where a longer sound is cut")
+        duration: float = Field(2.048, gt=0, le=60, description="seconds of every clip")
+        length_multiple: int = Field(512, ge=1, le=65536, description="lengths are rounded up to a multiple of samples")
+        crop: Literal["random", "start"] = Field("start", description="position of the crop of a longer clip")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -45,49 +43,44 @@ class EffectsDataset(Dataset):
         return len(records())
 
     def get(self, index: int, rng: random.Random) -> Example:
-        """`audio` (1, samples) in [-1, 1] at 16 kHz, `caption`, and `label`: the place in the pack."""
+        """Return `audio` (1, samples) in [-1, 1] at 16 kHz, `caption`, and `label`, the index of the clip."""
         record = records()[index]
         spare = max(record["samples"] - self.num_samples, 0)
         start = record["start"] + (rng.randint(0, spare) if self.config.crop == "random" else 0)
         segment = _load_samples()[start : start + min(record["samples"], self.num_samples)]
-        wave = torch.from_numpy(segment.astype("float32"))[None] / 32768
-        return {"audio": fit_length(wave, self.num_samples), "caption": rng.choice(captions(index)), "label": index}
+        waveform = torch.from_numpy(segment.astype("float32"))[None] / 32768
+        return {"audio": fit_length(waveform, self.num_samples), "caption": rng.choice(captions(index)), "label": index}
 
     def values(self, field: str) -> Sequence[Any]:
-        """`caption`: all of them. `label`: every place.
+        """Return all values of `caption` or `label`.
 
         Raises:
-            ConfigError: the field is another.
+            ConfigError: the field is another one.
         """
         if field == "label":
             return range(len(self))
         if field != "caption":
-            raise ConfigError(f"audio.effects lists the values of 'caption' and 'label', not of '{field}'")
+            raise ConfigError(f"values of audio.effects: got the field '{field}', expected caption or label")
         return list(dict.fromkeys(text for index in range(len(self)) for text in captions(index)))
-
-    def weight(self, index: int) -> float:
-        """1 for all."""
-        return 1.0
 
 
 @functools.lru_cache(maxsize=1)
 def records() -> tuple[dict[str, Any], ...]:
-    """One a sound: `name`, `category`, `words`, and where it is: `start` and `samples`."""
+    """Read the record of each clip: `name`, `category`, `words`, `start` and `samples`."""
     text = (files("lumina_audio") / "data/effects/effects.jsonl").read_text(encoding="utf-8")
     return tuple(json.loads(line) for line in text.splitlines())
 
 
 def captions(index: int) -> list[str]:
-    """What is said of a sound, the more usual more than once: `electronic beep`, `the sound of electronic beep`."""
-    record = records()[index]
-    full = " ".join(word for word in (record["category"], record["words"]) if word)
-    texts = [template.format(full) for template in CAPTION_TEMPLATES]
-    return [*texts, f"{record['category']}, {record['words']}"] if record["category"] and record["words"] else texts
+    """List the captions of a clip, frequent ones repeatedly: `electronic beep`, `the sound of electronic beep` ..."""
+    category, words = records()[index]["category"], records()[index]["words"]
+    texts = [template.format(" ".join(filter(None, (category, words)))) for template in CAPTION_TEMPLATES]
+    return [*texts, f"{category}, {words}"] if category and words else texts
 
 
 @functools.lru_cache(maxsize=1)
 def _load_samples() -> NDArray[np.int16]:
     data = (files("lumina_audio") / "data/effects/effects.ogg").read_bytes()
-    wave: NDArray[np.int16] = soundfile.read(io.BytesIO(data), dtype="int16")[0]
-    wave.setflags(write=False)
-    return wave
+    samples: NDArray[np.int16] = soundfile.read(io.BytesIO(data), dtype="int16")[0]
+    samples.setflags(write=False)
+    return samples

@@ -1,1 +1,1 @@
-"""Instruments."""
+"""Built-in instruments: data, captions, data set and evaluation set."""

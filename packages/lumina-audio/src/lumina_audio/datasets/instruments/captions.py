@@ -1,68 +1,42 @@
-"""What one says of a note, a chord or a phrase on an instrument: many wordings, each of them true."""
+"""Captions of the built-in instruments: varied wordings of what is known about a clip.
+
+The wordings are in data/instrument_captions.json: `note` for clips of which the content is described, `name` for those of
+which only the instrument is named, and `held_out_note`, `held_out_name`, which training never uses, so that evaluation
+tells understanding from memorization. A wording listed twice is twice as frequent. Placeholders: {n} name, {a} name with
+article, {plays} verb, {family}, {thing} content, {a_thing} content with article, {loud} loudness, {a_loud} with article.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 import random
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
 
 from lumina_audio.datasets.instruments.general_midi import Instrument, InstrumentName, indefinite_article
 
 SHARPS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 FLATS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 LOW_REGISTER_END, HIGH_REGISTER_START = 48, 72
-"""C3 and C5: a low note lies below the one, a high note from the other on."""
-LOUDNESS_WORDS = {"soft": ("soft", "quiet"), "loud": ("loud",), "medium": ()}
-PHRASE_NAMES = {
-    "rising scale": ("rising scale", "ascending scale"),
-    "falling scale": ("falling scale", "descending scale"),
-    "arpeggio": ("arpeggio", "rising arpeggio"),
-    "repeated note": ("repeated note",),
-    "octave leap": ("octave leap", "leap of an octave"),
-}
-NOTE_TEMPLATES = (
-    "{a} {plays} {a_thing}", "{a} {plays} {a_thing}", "{a_thing} on {a}", "{a_thing} on {a}", "{n}, {thing}",
-    "{n}, {thing}", "{n} playing {a_thing}", "{a_thing} played on {a}", "{family}: {n}, {thing}", "{n}: {thing}",
-    "the sound of {a} playing {a_thing}", "{n} {thing}", "{a}: {a_thing}", "{thing} for {n}", "let {a} play {a_thing}",
-    "one hears {a} playing {a_thing}", "{a_thing}, {family}, {n}", "{n} ({family}): {thing}",
-    "{a_thing} in the sound of {a}", "this is {a_thing}, the instrument is {a}", "{thing} ({n})",
-)  # fmt: skip
-"""Wordings for training, of something that is played. One that stands here twice comes twice as often."""
-NAME_TEMPLATES = (
-    "{n}",
-    "{a}",
-    "{family}: {n}",
-    "the sound of {a}",
-    "{loud} {n}",
-    "{a_loud} {n}",
-    "{n}, {loud}",
-    "{n}, {family}",
-    "{n} sound",
-    "this is {a}",
-    "one hears {a}",
-    "let {a} sound",
-)
-"""Wordings for training that name the instrument alone."""
-HELD_OUT_NOTE_TEMPLATES = (
-    "{thing}, {n}", "on {a}, {a_thing}", "{a_thing} from {a}", "{n} sounding {a_thing}", "play {a_thing} on {a}",
-    "{family}, {n}, {thing}", "{n} with {a_thing}", "{a_thing} by {a}",
-)  # fmt: skip
-"""Wordings that no training uses: with them one asks whether a model understands, or only remembers."""
-HELD_OUT_NAME_TEMPLATES = ("a recording of {a}", "{family}, {n}", "play {a}", "hear {a}", "{loud} sound of {a}")
+"""MIDI notes C3 and C5: low notes are below the first, high notes begin with the second."""
 
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What may be said of a sound.
+    """Properties of a clip that a caption may mention.
 
     Attributes:
+        instrument: the program.
         kind: note, chord or phrase.
-        pitch: MIDI number of the note, the root or the first note; None: not to be named.
+        pitch: MIDI number of the note, of the root, or of the first note; None: not mentioned.
         loudness: soft, medium or loud.
-        length: short, long, or None: neither.
-        phrase: major or minor for a chord; a key of `PHRASES`; None for a note.
+        length: short, long, or None for neither.
+        phrase: major or minor for a chord, the name of a phrase, None for a note.
     """
 
     instrument: Instrument
@@ -75,35 +49,37 @@ class ClipFacts:
 
 @dataclass(frozen=True)
 class CaptionStyle:
-    """Which wordings, and how often what is named."""
+    """Selection of wordings.
+
+    Attributes:
+        held_out: use the held-out wordings.
+        describe_prob: share of captions that describe the content.
+        note_name_prob: share of pitches that are mentioned by note name.
+        default_name_prob: share of the default name of an instrument with several names.
+    """
 
     held_out: bool = False
     describe_prob: float = 0.85
-    """Share that tells what is played."""
     note_name_prob: float = 0.7
-    """Share of pitches that are called by their name."""
     default_name_prob: float = 0.6
-    """Share of the usual name where an instrument has others."""
 
 
 def make_caption(facts: ClipFacts, rng: random.Random, style: CaptionStyle | None = None) -> str:
-    """One sentence or phrase about a sound; it always names the instrument."""
+    """Make a random caption of a clip; it always names the instrument."""
     style = style or CaptionStyle()
     names = facts.instrument.names
     name = names[0] if len(names) == 1 or rng.random() < style.default_name_prob else rng.choice(names[1:])
     describes = facts.instrument.register is not None and rng.random() < style.describe_prob
-    loudness = rng.choice(LOUDNESS_WORDS[facts.loudness] or ("",))
+    loudness = rng.choice(_wordings()["loudness"][facts.loudness] or ("",))
     slots = {**_name_slots(name, facts.instrument.family), "loud": loudness, "a_loud": loudness and f"a {loudness}"}
     if describes:
         slots["thing"], slots["a_thing"] = _describe(facts, rng, style)
-    templates = {
-        (False, False): NAME_TEMPLATES, (True, False): NOTE_TEMPLATES, (False, True): HELD_OUT_NAME_TEMPLATES, (True, True): HELD_OUT_NOTE_TEMPLATES
-    }[describes, style.held_out]  # fmt: skip
+    templates: list[str] = _wordings()[f"{'held_out_' if style.held_out else ''}{'note' if describes else 'name'}"]
     return rng.choice([template for template in templates if _slots_available(template, slots)]).format(**slots)
 
 
 def note_name(pitch: int, rng: random.Random) -> str:
-    """60 -> C4; 61 -> C#4, Db4, C sharp 4 or D flat 4."""
+    """Name a MIDI note at random: 60 is C4; 61 is C#4, Db4, C sharp 4 or D flat 4."""
     letter, octave = rng.choice((SHARPS, SHARPS, FLATS))[pitch % 12], pitch // 12 - 1
     if len(letter) > 1 and rng.random() < 0.5:
         return f"{letter[0]} {'sharp' if letter[1] == '#' else 'flat'} {octave}"
@@ -111,8 +87,13 @@ def note_name(pitch: int, rng: random.Random) -> str:
 
 
 def register_of(pitch: int) -> str:
-    """low, middle or high."""
+    """Classify a MIDI note as low, middle or high."""
     return "low" if pitch < LOW_REGISTER_END else "high" if pitch >= HIGH_REGISTER_START else "middle"
+
+
+@functools.lru_cache(maxsize=1)
+def _wordings() -> Any:
+    return json.loads((files("lumina_audio") / "data/instrument_captions.json").read_text(encoding="utf-8"))
 
 
 def _name_slots(name: InstrumentName, family: str) -> dict[str, str]:
@@ -120,7 +101,7 @@ def _name_slots(name: InstrumentName, family: str) -> dict[str, str]:
 
 
 def _slots_available(template: str, slots: dict[str, str]) -> bool:
-    # an empty slot means that there is nothing true to put in; a name without an article takes no second one
+    # an empty slot means that nothing is known; a name without an indefinite article takes no second one
     names = [field for _, field, _, _ in string.Formatter().parse(template) if field]
     if "a_loud" in names and not slots["a"].startswith("a"):
         return False
@@ -128,29 +109,27 @@ def _slots_available(template: str, slots: dict[str, str]) -> bool:
 
 
 def _describe(facts: ClipFacts, rng: random.Random, style: CaptionStyle) -> tuple[str, str]:
-    """What is played, without and with its article."""
+    """Describe the content of a clip, without and with its article."""
     words = [] if facts.length is None or rng.random() > 0.35 else [facts.length]
-    if LOUDNESS_WORDS[facts.loudness] and rng.random() < 0.4:
-        words.append(rng.choice(LOUDNESS_WORDS[facts.loudness]))
+    loudness_words = _wordings()["loudness"][facts.loudness]
+    if loudness_words and rng.random() < 0.4:
+        words.append(rng.choice(loudness_words))
     if facts.kind == "note":
         return _describe_note(facts.pitch, words, rng, style)
     noun = _describe_chord(facts, rng, style) if facts.kind == "chord" else _describe_phrase(facts, rng, style)
-    full = " ".join([*words, noun])
-    return full, _article_for(full) + full
+    return _with_article([*words, noun])
 
 
 def _describe_note(pitch: int | None, words: Sequence[str], rng: random.Random, style: CaptionStyle) -> tuple[str, str]:
     if pitch is None or rng.random() >= style.note_name_prob:
         register = [register_of(pitch)] if pitch is not None and rng.random() < 0.8 else []
-        full = " ".join([*words, *register, "note"])
-        return full, _article_for(full) + full
+        return _with_article([*words, *register, "note"])
     name = note_name(pitch, rng)
     if words:
-        full = " ".join([*words, name])
-        return full, _article_for(full) + full
+        return _with_article([*words, name])
     if rng.random() < 0.3:
         return f"note {name}", f"the note {name}"
-    return name, rng.choice((name, name, _article_for(name) + name))
+    return name, rng.choice((name, name, _with_article([name])[1]))
 
 
 def _describe_chord(facts: ClipFacts, rng: random.Random, style: CaptionStyle) -> str:
@@ -163,13 +142,15 @@ def _describe_chord(facts: ClipFacts, rng: random.Random, style: CaptionStyle) -
 
 
 def _describe_phrase(facts: ClipFacts, rng: random.Random, style: CaptionStyle) -> str:
-    text = rng.choice(PHRASE_NAMES[str(facts.phrase)])
+    text: str = rng.choice(_wordings()["phrases"][str(facts.phrase)])
     if facts.pitch is None or rng.random() >= 0.5 * style.note_name_prob:
         return text
     return f"{text} {rng.choice(('from', 'starting on'))} {note_name(facts.pitch, rng)}"
 
 
-def _article_for(words: str) -> str:
-    if re.match(r"[A-G](#|b|\d|-| )", words):
-        return "an " if words[0] in "AEF" else "a "  # as the letters are spoken
-    return indefinite_article(words)
+def _with_article(words: Sequence[str]) -> tuple[str, str]:
+    """Join words, without and with an indefinite article; a note name is pronounced as its letter."""
+    text = " ".join(words)
+    if re.match(r"[A-G](#|b|\d|-| )", text):
+        return text, ("an " if text[0] in "AEF" else "a ") + text
+    return text, indefinite_article(text) + text

@@ -1,59 +1,63 @@
-"""The built-in data set: General MIDI instruments with true captions."""
+"""Built-in data set and evaluation set: General MIDI instruments with captions."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from lumina_audio.audio_io import resample
 from lumina_audio.datasets.instruments import data
-from lumina_audio.datasets.instruments.captions import ClipFacts, make_caption
+from lumina_audio.datasets.instruments.captions import CaptionStyle, ClipFacts, make_caption
 from lumina_audio.datasets.instruments.data import Record
-from lumina_audio.datasets.instruments.eval_set import InstrumentsEvalSet
 from lumina_audio.datasets.instruments.general_midi import instruments
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import Dataset, Example
+from lumina_core.protocols import Dataset, EvalSet, Example
 
 KIND_WEIGHTS = {"note": 0.62, "chord": 0.13, "phrase": 0.25}
-"""How often each kind is drawn of a program; drums and noises have but one kind, and half the weight."""
+"""Share of each kind of clip in a program; drums and noises have one kind, with half the weight of a program."""
 LISTED_CAPTIONS = 16
-"""Captions of a clip among the listed values."""
+"""Captions of each clip in `values`."""
 
 
 class InstrumentsDataset(Dataset):
-    """Two seconds of an instrument, each time with another true caption, and a little higher or lower."""
+    """Clips of two seconds, each time with another caption and pitch shift."""
 
     class Config(Settings):
-        """Which clips, how much they are shifted."""
+        """Split and pitch shift."""
 
-        split: Literal["train", "held_out", "all"] = Field("train", description="`train` is without those held out")
-        pitch_shift_semitones: int = Field(
-            1, ge=0, le=4, description="largest shift of pitch in semitones, by resampling"
-        )
+        split: Literal["train", "held_out", "all"] = Field("train", description="clips of the split")
+        pitch_shift_semitones: int = Field(1, ge=0, le=4, description="largest random pitch shift, in semitones")
 
     def __init__(self, config: Config) -> None:
         self.config = config
         all_records = data.records()
         self._indices = [n for n, record in enumerate(all_records) if config.split in ("all", record["split"])]
         self._records = [all_records[index] for index in self._indices]
-        self._held_out_pitches = _held_out_pitches(all_records)
         self._counts = Counter((record["program"], record["kind"]) for record in self._records)
+        self._held_out_pitches: dict[int, set[int]] = defaultdict(set)
+        for record in all_records:
+            if record["split"] == "held_out" and record["kind"] == "note" and record["pitch"] is not None:
+                self._held_out_pitches[record["program"]].add(record["pitch"])
 
     def __len__(self) -> int:
         return len(self._records)
 
     def get(self, index: int, rng: random.Random) -> Example:
-        """`audio` (1, 32768) in [-1, 1] at 16 kHz, `caption`, `label` (the program, 0..127), and `pitch`: the MIDI
-        number of a single note that is heard as such, otherwise None."""
+        """Return `audio` (1, 32768) in [-1, 1] at 16 kHz, `caption`, `label` (program) and `pitch`.
+
+        The pitch is the MIDI number of a single note with a recognizable pitch, otherwise None.
+        """
         record = self._records[index]
         semitones = rng.choice(self.pitch_shifts(index))
         pitch = record["pitch"] + semitones if record["kind"] == "note" and record["clear"] else None
@@ -62,29 +66,29 @@ class InstrumentsDataset(Dataset):
         return {"audio": audio, "caption": text, "label": record["program"], "pitch": pitch}
 
     def values(self, field: str) -> Sequence[Any]:
-        """`caption`: 16 of each clip, which use every wording, name and note. `label`: all programs.
+        """Return 16 captions of each clip for `caption`, or all programs for `label`.
 
         Raises:
-            ConfigError: the field is another.
+            ConfigError: the field is another one.
         """
         if field == "label":
             return sorted({record["program"] for record in self._records})
         if field != "caption":
-            raise ConfigError(f"audio.instruments lists the values of 'caption' and 'label', not of '{field}'")
+            raise ConfigError(f"values of audio.instruments: got the field '{field}', expected caption or label")
         return list(dict.fromkeys(text for index in range(len(self)) for text in self._captions(index)))
 
     def weight(self, index: int) -> float:
-        """Every program with a pitch alike, whatever the number of its clips; each kind with its share."""
+        """Return the weight of a clip: all pitched programs are equally frequent, and kinds have `KIND_WEIGHTS`."""
         record = self._records[index]
         count = self._counts[record["program"], record["kind"]]
         return 20 * (0.5 if record["pitch"] is None else KIND_WEIGHTS[record["kind"]]) / count
 
     def records(self) -> Sequence[Record]:
-        """What is known of each clip; see `lumina_audio.datasets.instruments.data.records`."""
+        """Return the record of each clip; see `lumina_audio.datasets.instruments.data.records`."""
         return self._records
 
     def pitch_shifts(self, index: int) -> Sequence[int]:
-        """By how many semitones a clip may be shifted: never onto a note of its program that is held out."""
+        """Return the valid pitch shifts of a clip in semitones: none leads to a held-out note of its program."""
         record, max_shift = self._records[index], self.config.pitch_shift_semitones
         shifts = range(-max_shift, max_shift + 1)
         if record["kind"] != "note" or record["pitch"] is None or record["split"] == "held_out":
@@ -92,50 +96,93 @@ class InstrumentsDataset(Dataset):
         return [shift for shift in shifts if record["pitch"] + shift not in self._held_out_pitches[record["program"]]]
 
     def eval_set(self) -> InstrumentsEvalSet:
-        """All clips, those held out too, asked for by captions in wordings that were trained and that were not."""
+        """Return the evaluation set of all clips."""
         return InstrumentsEvalSet()
 
     def _captions(self, index: int) -> list[str]:
-        shifts = self.pitch_shifts(index)
+        shifts, record = self.pitch_shifts(index), self._records[index]
+        first_seed = LISTED_CAPTIONS * self._indices[index]
         return [
-            make_caption(
-                clip_facts(self._records[index], shifts[n % len(shifts)]),
-                random.Random(LISTED_CAPTIONS * self._indices[index] + n),
-            )
+            make_caption(clip_facts(record, shifts[n % len(shifts)]), random.Random(first_seed + n))
             for n in range(LISTED_CAPTIONS)
         ]
 
 
+class InstrumentsEvalSet(EvalSet):
+    """All clips, with one fixed caption each; about half of the captions have wordings that training never uses.
+
+    The split `held_out` has the clips that training never uses: `pitches` and `phrases` together. The family of a clip is
+    its instrument.
+    """
+
+    splits = ("held_out", "pitches", "phrases", "trained", "all")
+
+    def __init__(self) -> None:
+        self._records = data.records()
+        self.families = [record["name"] for record in self._records]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def reference(self, index: int) -> Tensor:
+        """Return the clip (1, 32768) in [-1, 1] at 16 kHz."""
+        return torch.from_numpy(data.clip(index).astype("float32"))[None] / 32768
+
+    def indices(self, split: str) -> Sequence[int]:
+        """Return the clips of a split."""
+        return [index for index, record in enumerate(self._records) if split in _splits_of(record)]
+
+    def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
+        """Return `caption`, `label` (program) and `pitch` (MIDI number if the caption must name it, otherwise None)."""
+        record = self._records[index]
+        is_clear_note = record["kind"] == "note" and record["clear"]
+        named = is_clear_note or (record["kind"] != "note" and record["named"])
+        style = CaptionStyle(
+            held_out=self._has_held_out_wording(index), describe_prob=1, note_name_prob=1, default_name_prob=0.7
+        )
+        # the seed contains the name that was used when the published scores were measured
+        text = make_caption(clip_facts({**record, "named": named}), random.Random(f"exam {index}"), style)
+        return {"caption": text, "label": record["program"], "pitch": record["pitch"] if is_clear_note else None}
+
+    def groups(self, index: int) -> Mapping[str, str]:
+        """Return `kind` (note, chord, phrase), `family` of General MIDI, and `wording` (trained, new)."""
+        record = self._records[index]
+        wording = "new" if self._has_held_out_wording(index) else "trained"
+        return {"kind": record["kind"], "family": record["family"], "wording": wording}
+
+    def _has_held_out_wording(self, index: int) -> bool:
+        # by a hash, so that both halves have clips of every program
+        return hashlib.sha256(f"wording {index}".encode()).digest()[0] % 2 == 0
+
+
 def clip_facts(record: Record, semitones: int = 0) -> ClipFacts:
-    """What may be said of a clip that was shifted by some semitones."""
+    """Return what a caption may mention of a clip with a pitch shift."""
     pitch = record["pitch"] + semitones if record["named"] else None
     program = instruments()[record["program"]]
     return ClipFacts(program, record["kind"], pitch, record["loudness"], record["length"], record["phrase"])
 
 
 def pitch_shift(waveform: Tensor, semitones: int) -> Tensor:
-    """(S,) some semitones higher and as much shorter, ended by silence or cut with a fade; as long as before."""
+    """Shift the pitch of a waveform (S,) by resampling; the result is padded, or cut with a fade, to S samples."""
     if not semitones:
         return waveform
-    # a ratio of small numbers, at most 0.2 cents off, keeps the filters few
+    # a ratio of small integers, with an error of at most 0.2 cents, keeps the filters small
     ratio = Fraction(2 ** (semitones / 12)).limit_denominator(100)
     result = resample(waveform, ratio.numerator, ratio.denominator)[: len(waveform)]
     if len(result) < len(waveform):
-        return torch.nn.functional.pad(result, (0, len(waveform) - len(result)))
+        return F.pad(result, (0, len(waveform) - len(result)))
     result[-800:] *= torch.linspace(1, 0, 800)
     return result
 
 
 @functools.cache
 def _shifted_clip(index: int, semitones: int) -> Tensor:
-    """(S,) int16 of one record, shifted. Kept: resampling anew would take a tenth of a training step."""
+    """Return the clip (S,) of a record with a pitch shift, int16. Cached: resampling takes a tenth of a training step."""
     waveform = torch.from_numpy(data.clip(index).astype("float32"))
     return pitch_shift(waveform, semitones).round().clamp(-32768, 32767).to(torch.int16)
 
 
-def _held_out_pitches(all_records: Sequence[Record]) -> dict[int, set[int]]:
-    pitches: dict[int, set[int]] = defaultdict(set)
-    for record in all_records:
-        if record["split"] == "held_out" and record["kind"] == "note" and record["pitch"] is not None:
-            pitches[record["program"]].add(record["pitch"])
-    return pitches
+def _splits_of(record: Record) -> tuple[str, ...]:
+    if record["split"] == "train":
+        return "trained", "all"
+    return "held_out", "pitches" if record["kind"] == "note" else "phrases", "all"
