@@ -80,7 +80,7 @@ def begun(name: str, backbone: dict[str, Any], source: Model, asked: argparse.Na
         for field, speaker in source.conditioners_by_field.items():  # a vocabulary that was learnt decides about shapes
             fresh.conditioners_by_field[field].load_state_dict(speaker.state_dict())
         fresh.autoencoder.load_state_dict(source.autoencoder.state_dict())
-        save_model(fresh, registry, folder)
+        save_model(fresh, folder, registry)
     return folder
 
 

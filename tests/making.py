@@ -51,5 +51,5 @@ def make_model(recipe: str, folder: Path, registry: Registry) -> Path:
             weight.add_(0.1 * torch.randn_like(weight))
     for conditioner in model.conditioners_by_field.values():
         conditioner.fit(CAPTIONS)
-    save_model(model, registry, folder)
+    save_model(model, folder, registry)
     return folder

@@ -128,19 +128,19 @@ def named(old: str, new: str):
 
 FOLDERS = {
     "is missing": (shutil.rmtree, "no model folder"),
-    "has no settings": (without("config.json"), "holds no config.json"),
-    "has no weights": (without("model.safetensors"), "the folder is half-written or not a model"),
+    "has no settings": (without("config.json"), "got no config.json"),
+    "has no weights": (without("model.safetensors"), "got no model.safetensors, expected a complete model folder"),
     "has half its weights": (truncated, "got a truncated or invalid file"),
-    "has half its settings": (lambda f: os.truncate(f / "config.json", 99), "cannot be read as a model's settings"),
+    "has half its settings": (lambda f: os.truncate(f / "config.json", 99), "cannot be read as the config of a model"),
     "is of a newer schema": (
         changed('"schema_version": 2', '"schema_version": 3'),
-        "is of schema 3; this lumina-core reads up to 2",
+        "got schema version 3, expected 2",
     ),
     "has wrong shapes": (changed('"multiple_of": 32', '"multiple_of": 256'), "does not fit its recipe"),
     "has a pickle under the name of weights": (pickled, "got a truncated or invalid file"),
     "has a pickle": (
         named("model.safetensors", "model.pt"),
-        "model.pt but no model.safetensors; pickled weights are never",
+        "got model.pt, expected model.safetensors. Pickled weights are never",
     ),
     "needs a plugin": (changed("image.patchify", "motion.joints"), "no plugin called 'motion' is installed"),
     "has an unknown part": (changed("image.patchify", "image.pathces"), "did you mean 'image.patchify'?"),

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
         for weight in model.parameters():
             weight.normal_(std=0.5)
     path = tmp_path_factory.mktemp("classes") / "model"
-    save_model(model, registry, path)
+    save_model(model, path, registry)
     return path
 
 

@@ -143,14 +143,14 @@ def test_a_text_longer_than_the_model_reads_is_answered_with_a_note(lumina, toy_
 
 
 WRONG = [
-    (("",), "word: string should have at least 1 character (got '')"),
-    (("cat", "--steps", 0), "steps: input should be greater than or equal to 1 (got 0)"),
-    (("cat", "--steps", -3), "steps: input should be greater than or equal to 1 (got -3)"),
+    (("",), "word: got '', expected at least 1 character"),
+    (("cat", "--steps", 0), "steps: got 0, expected a value greater than or equal to 1"),
+    (("cat", "--steps", -3), "steps: got -3, expected a value greater than or equal to 1"),
     (("cat", "--steps", "many"), "'many' is not a valid integer"),
-    (("cat", "--count", 0), "count: input should be greater than or equal to 1 (got 0)"),
-    (("cat", "--seed", -1), "seed: input should be greater than or equal to 0 (got -1)"),
-    (("cat", "--guidance-scale", -1), "guidance_scale: input should be greater than or equal to 0 (got -1.0)"),
-    (("cat", "--guidance-scale", "nan"), "guidance_scale: input should be"),
+    (("cat", "--count", 0), "count: got 0, expected a value greater than or equal to 1"),
+    (("cat", "--seed", -1), "seed: got -1, expected a value greater than or equal to 0"),
+    (("cat", "--guidance-scale", -1), "guidance_scale: got -1.0, expected a value greater than or equal to 0"),
+    (("cat", "--guidance-scale", "nan"), "guidance_scale: got nan, expected a value"),
     (("cat", "--solver", "midpont"), "no solver is called 'midpont'; did you mean 'midpoint'?"),
     (
         ("cat", "--solver", "motion.step"),
@@ -158,7 +158,7 @@ WRONG = [
     ),
     (("cat", "--schedule", "shft"), "did you mean 'shift"),
     (("cat", "--length", 5), "this model cannot do 5: 5 numbers cannot be cut into pairs; try 6"),
-    (("cat", "--length", 1000), "length: input should be less than or equal to 64 (got 1000)"),
+    (("cat", "--length", 1000), "length: got 1000, expected a value less than or equal to 64"),
     (("cat", "--device", "gpu9"), "the device 'gpu9' cannot be used here"),
     (("cat", "--words", "file"), "give either WORD or --words FILE"),
     ((), "give either WORD or --words FILE"),

@@ -97,7 +97,7 @@ def test_debug_shows_the_traceback_and_the_line(capsys):
         (("check", "toy.small", "--set", "sampling.step=3"), "unknown key 'sampling.step'; did you mean 'steps'?"),
         (("check", "toy.small", "--set", "sampling.steps=0"), "sampling.steps: got 0, expected a value greater than"),
         (("check", "toy.small", "--set", "schema_version=9"), "got schema version 9, expected 2"),
-        (("check", "toy.small"), "this recipe names no data set"),
+        (("check", "toy.small"), "dataset: got none, expected a data set"),
         (("models", "nowhere"), "there is no model folder nowhere"),
         (("plugins", "tyo"), "no plugin is called 'tyo'; did you mean 'toy'?"),
     ],

@@ -109,7 +109,7 @@ def test_an_interrupted_evaluation_is_resumed_with_the_same_scores(pipeline, tmp
     with pytest.raises(Killed):
         evaluate(pipeline, EVAL_SET, {"d": Distance()}, **asked, progress=killer(6))
     assert len(list((tmp_path / "evaluated" / BATCHES_DIR).iterdir())) == 2
-    (tmp_path / "evaluated" / BATCHES_DIR / ".000006.safetensors.12345678.partial.safetensors").write_bytes(b"half")
+    (tmp_path / "evaluated" / BATCHES_DIR / ".000006.safetensors.lumina-4999999-12345678.partial.safetensors").write_bytes(b"half")
     metric = Distance()
     resumed = evaluated(pipeline, metric=metric, **asked, resume=True)
     assert to_json(resumed) == to_json(evaluated(pipeline, batch_size=3))

@@ -72,7 +72,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_checkpoint_whole(tmp_p
         real(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(LuminaError, match=r"step-00000008 .*No space left on device.*still whole") as raised:
+    with pytest.raises(LuminaError, match=r"step-00000008 .*No space left on device.*is unchanged") as raised:
         save_checkpoint(run, 8, tmp_path, registry())
     assert "\n" not in str(raised.value)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
@@ -83,8 +83,8 @@ def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_go(tmp_path)
     run = begun(recipe(), 1)
     for done in (4, 8, 12, 100000000):
         save_checkpoint(run, done, tmp_path, registry())
-    (tmp_path / "checkpoints" / ".step-00000016.12345678.partial").mkdir()
-    (tmp_path / ".recipe.yaml.12345678.partial.yaml").write_text("half")
+    (tmp_path / "checkpoints" / ".step-00000016.lumina-4999999-12345678.partial").mkdir()
+    (tmp_path / ".recipe.yaml.lumina-4999999-12345678.partial.yaml").write_text("half")
     delete_old_checkpoints(tmp_path, 2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000012", "step-100000000"]
     assert latest_checkpoint(tmp_path).name == "step-100000000"

@@ -40,7 +40,7 @@ def test_memory_grows_with_the_share_of_the_batch_that_is_held_at_once():
 
 
 def test_a_recipe_without_data_or_with_an_unknown_part_is_refused_as_by_the_run():
-    with pytest.raises(ConfigError, match="names no data set"):
+    with pytest.raises(ConfigError, match="dataset: got none, expected a data set"):
         dry_run(read_recipe({**values(), "dataset": None}, "toy"), registry())
     with pytest.raises(PluginError, match=r"did you mean 'core\.next_dit'"):
         dry_run(read_recipe({**values(), "backbone": {"type": "core.next_dti"}}, "toy"), registry())

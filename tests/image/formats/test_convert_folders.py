@@ -98,7 +98,7 @@ def test_what_lies_beside_the_weights_is_taken_for_what_they_were_trained_with(t
     assert recipe.autoencoder.options["source"] == str(folder / "vae")
     assert recipe.conditioners[0].options["source"] == "google/gemma-2b"
     referenced = plan_conversion(folder, REGISTRY)
-    assert "stays there; --bundle takes it along" in referenced.export_plan.notes[0]
+    assert "bundle it to make a copy" in referenced.export_plan.notes[0]
     taken = converted(folder, tmp_path / "2", bundle=True)
     assert (taken / "vae" / "config.json").is_file()
     assert read_json(taken / "config.json")["recipe"]["autoencoder"]["source"] == "./vae"

@@ -109,14 +109,14 @@ def test_a_folder_of_another_model_or_with_a_damaged_config_is_refused(diffusers
 def test_a_folder_of_a_language_model_is_refused(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "config.json").write_text('{"model_type": "gemma", "architectures": ["GemmaModel"]}')
-    assert "is of another family (architectures: ['GemmaModel'])" in conversion_error(tmp_path / "1")
+    assert "got a model of another family (architectures: ['GemmaModel'])" in conversion_error(tmp_path / "1")
 
 
 def test_a_config_with_another_dtype_than_the_weights_is_refused(diffusers_folder, tmp_path):
     config = read_json(diffusers_folder / "transformer" / "config.json")
     (diffusers_folder / "transformer" / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
-    assert "asks for bfloat16 weights, and those beside it are float32" in conversion_error(diffusers_folder)
-    assert "say which format you want: --dtype" in conversion_error(diffusers_folder)
+    assert "dtype: got bfloat16, expected float32, the dtype of its weights" in conversion_error(diffusers_folder)
+    assert "choose a dtype when the model is loaded" in conversion_error(diffusers_folder)
     converted(diffusers_folder, tmp_path / "asked", dtype=torch.float32)
 
 

@@ -1,11 +1,10 @@
-"""A model folder in one layout -> a folder in another, tensor by tensor: planned first, then written whole or not."""
+"""Conversion of model folders between checkpoint formats, tensor by tensor: planned first, then written atomically."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,25 +23,25 @@ from lumina_core.model_dir import (
     dominant_dtype,
     find_format,
     open_model_dir,
-    with_hashes,
+    pin_pretrained,
     write_export,
 )
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import map_paths, read_recipe
 
 NATIVE_FORMAT = "lumina"
-"""What this project's own layout is called."""
+"""Name of this project's own checkpoint format."""
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How a folder is to be converted.
+    """Options of a conversion.
 
     Attributes:
-        to: name of the layout to write; None: ours for a folder of another layout.
-        dtype: floating weights are stored in it; None keeps theirs.
-        settings: changes of the recipe, `a.b=c`, for example where something outside lies.
-        copy: take what lies outside (text encoder, autoencoder) along instead of naming its place.
+        format: checkpoint format to write; None: this project's own, for a folder of another format.
+        dtype: dtype of floating weights; None: as stored.
+        overrides: changes of the recipe, `a.b=c`, for example of the path of a pretrained text encoder.
+        bundle: whether pretrained folders (text encoder, autoencoder) are copied instead of named by their path.
     """
 
     format: str | None = None
@@ -53,7 +52,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class ConvertPlan:
-    """What a conversion would write. `source` and `target` are names of layouts."""
+    """What a conversion writes: the names of both formats and the content of the folder."""
 
     source_format: str
     target_format: str
@@ -62,44 +61,41 @@ class ConvertPlan:
     @property
     def num_tensors(self) -> int:
         """Number of tensors to write."""
-        return sum(len(weights) for weights in self.export_plan.weights.values())
+        return sum(map(len, self.export_plan.weights.values()))
 
     @property
     def num_bytes(self) -> int:
         """Bytes of weights to write."""
-        return sum(num_bytes(piece) for weights in self.export_plan.weights.values() for piece in weights.values())
+        return sum(num_bytes(tensor) for weights in self.export_plan.weights.values() for tensor in weights.values())
 
 
 def plan_conversion(source: Path, registry: Registry, options: ConvertOptions = ConvertOptions()) -> ConvertPlan:
-    """Look at a folder and say what would be written; reads no weights.
+    """Plan the conversion of a folder; reads no weights.
 
     Raises:
-        CheckpointError: the folder is damaged or of another family, or the target has no place for something of it.
-        ConfigError: the folder is ours and no layout is named, or a setting does not fit.
-        PluginError: no layout is called so.
+        CheckpointError: the folder is damaged or of another family, or the target format cannot hold something of it.
+        ConfigError: the folder has this project's own format and `format` is None, or an override is invalid.
+        PluginError: there is no such format.
     """
     loaded = open_model_dir(source, registry)
     if options.dtype is None:
         check_dtype(loaded)
     target_format = _target_format(loaded, registry, options.format)
-    values = loaded.recipe.model_dump(mode="json", exclude_defaults=True)
+    values = loaded.recipe.to_dict()
     for override in options.overrides:
         values = apply_override(values, override)
-    recipe = read_recipe(values, f"{source} with --set").model_dump(mode="json", exclude_defaults=True)
     checkpoint = LoadedCheckpoint(
-        recipe,
+        read_recipe(values, f"{source} with overrides").to_dict(),
         cast_weights(loaded.weights, options.dtype),
         cast_weights(loaded.extra_tensors, options.dtype),
         loaded.source_metadata,
     )
-    export_plan = (
-        _native_export(checkpoint, registry, options)
-        if target_format == NATIVE_FORMAT
-        else find_format(registry, target_format).export(checkpoint)
-    )
-    return ConvertPlan(
-        loaded.format or NATIVE_FORMAT, target_format, replace(export_plan, notes=(*loaded.notes, *export_plan.notes))
-    )
+    if target_format == NATIVE_FORMAT:
+        export_plan = _native_export(checkpoint, registry, options.bundle)
+    else:
+        export_plan = find_format(registry, target_format).export(checkpoint)
+    export_plan = replace(export_plan, notes=(*loaded.notes, *export_plan.notes))
+    return ConvertPlan(loaded.format or NATIVE_FORMAT, target_format, export_plan)
 
 
 def execute(
@@ -108,32 +104,31 @@ def execute(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     on_bytes_written: Callable[[int], None] | None = None,
 ) -> None:
-    """Write what was planned, whole or not at all.
+    """Write a planned folder, atomically.
 
     Args:
-        most: bytes of a file of weights at most, where the layout knows shards.
-        told: called with the number of bytes after each tensor.
+        max_shard_bytes: largest number of bytes of weights in one file, if the format has shards.
+        on_bytes_written: called with the number of bytes after each tensor.
 
     Raises:
-        CheckpointError: it cannot be written, or the source turns out damaged; nothing is left behind.
+        CheckpointError: the folder cannot be written, or the source is damaged; nothing is left behind.
     """
     with atomic_model_dir(destination) as partial_dir:
         write_export(plan.export_plan, partial_dir, max_shard_bytes, on_bytes_written)
 
 
 def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
-    """Raise ConfigError where writing would destroy something that nobody said to destroy."""
+    """Raise ConfigError if the destination overlaps the source, or holds something that may not be replaced."""
     source_path, destination_path = source.resolve(), destination.resolve()
     if (
         source_path == destination_path
         or source_path in destination_path.parents
         or destination_path in source_path.parents
     ):
-        raise ConfigError(f"{destination} lies in {source}, or around it; choose a folder of its own")
-    if destination.is_dir() and not any(destination.iterdir()):
-        return
-    if destination.exists() and not overwrite:
-        raise ConfigError(f"{destination} is there already; choose another, or say --overwrite to replace it")
+        raise ConfigError(f"destination: got {destination}, expected a folder neither in {source} nor around it.")
+    is_empty_dir = destination.is_dir() and not any(destination.iterdir())
+    if destination.exists() and not is_empty_dir and not overwrite:
+        raise ConfigError(f"destination: got {destination}, which exists. Choose another, or allow to overwrite it.")
 
 
 def _target_format(loaded: LoadedDir, registry: Registry, requested: str | None) -> str:
@@ -141,48 +136,44 @@ def _target_format(loaded: LoadedDir, registry: Registry, requested: str | None)
     if requested is None:
         if loaded.format:
             return NATIVE_FORMAT
-        raise ConfigError(f"{loaded.folder} is a folder of ours; say into what with --format: {', '.join(formats[1:])}")
-    matches = [name for name in formats if name.rpartition(".")[2] == requested]
-    if requested not in formats and len(matches) != 1:
         raise ConfigError(
-            f"no layout is called '{requested}'{suggest(requested, formats) or '; known: ' + ', '.join(formats)}"
+            f"format: got none for {loaded.folder}, which has the format {NATIVE_FORMAT}, expected one of "
+            f"{', '.join(formats[1:])}."
         )
-    return requested if requested in formats else matches[0]
+    if requested in formats:
+        return requested
+    matches = [name for name in formats if name.rpartition(".")[2] == requested]
+    if len(matches) != 1:
+        hint = suggest(requested, formats)
+        raise ConfigError(f"format: got '{requested}', expected one of {', '.join(formats)}{hint}")
+    return matches[0]
 
 
-def _native_export(checkpoint: LoadedCheckpoint, registry: Registry, options: ConvertOptions) -> ExportPlan:
+def _native_export(checkpoint: LoadedCheckpoint, registry: Registry, bundle: bool) -> ExportPlan:
     folders: dict[str, Path] = {}
     external: list[str] = []
 
     def bundle_path(path: str) -> str:
         if not Path(path).is_dir():
             return path
-        if not options.bundle:
+        if not bundle:
             external.append(path)
             return path
-        name = next(
-            (name for name, folder in folders.items() if folder == Path(path)), _unused_name(Path(path).name, folders)
-        )
+        name, number = Path(path).name, 1
+        while folders.get(name, Path(path)) != Path(path):
+            number += 1
+            name = f"{Path(path).name}-{number}"
         folders[name] = Path(path)
         return f"./{name}"
 
-    values = with_hashes(read_recipe(dict(checkpoint.recipe), "the recipe"), registry).model_dump(
-        mode="json", exclude_defaults=True
-    )
-    recipe = read_recipe(map_paths(values, bundle_path), "the recipe")
+    recipe = pin_pretrained(read_recipe(checkpoint.recipe, "the recipe"), registry)
+    recipe = read_recipe(map_paths(recipe.to_dict(), bundle_path), "the recipe")
     dtype = str(dominant_dtype(checkpoint.weights)).removeprefix("torch.")
-    files = {CONFIG_FILE: config_bytes(recipe, registry, dtype=dtype, source_metadata=dict(checkpoint.source_metadata))}
-    weights = {
-        Path(WEIGHTS_FILE).stem: checkpoint.weights,
-        **({EXTRA_STEM: checkpoint.extra_tensors} if checkpoint.extra_tensors else {}),
-    }
-    notes = tuple(f"what is in {path} stays there; --bundle takes it along" for path in dict.fromkeys(external))
-    return ExportPlan(weights, files, folders, notes=notes)
-
-
-def _unused_name(name: str, used: Mapping[str, Any]) -> str:
-    number = 2
-    candidate = name
-    while candidate in used:
-        candidate, number = f"{name}-{number}", number + 1
-    return candidate
+    config = config_bytes(recipe, registry, dtype=dtype, source_metadata=dict(checkpoint.source_metadata))
+    weights = {Path(WEIGHTS_FILE).stem: checkpoint.weights}
+    if checkpoint.extra_tensors:
+        weights[EXTRA_STEM] = checkpoint.extra_tensors
+    notes = tuple(
+        f"The model still needs the folder {path}; bundle it to make a copy." for path in dict.fromkeys(external)
+    )
+    return ExportPlan(weights, {CONFIG_FILE: config}, folders, notes=notes)

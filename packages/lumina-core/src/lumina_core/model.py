@@ -1,4 +1,4 @@
-"""Builds the parts of a recipe and holds them together: Model.condition, Model.predict, Model.velocity."""
+"""Models: the components of a recipe, built and wired together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
 from lumina_core.data.dataset import as_dataset
 from lumina_core.errors import ConfigError, PluginError
+from lumina_core.plugins.loader import load_plugins
 from lumina_core.protocols import (
     BASE_CLASSES,
     Autoencoder,
@@ -31,15 +32,22 @@ from lumina_core.types import Condition, Tokens
 
 
 class ComponentRegistry(Protocol):
-    """What a registry of parts can do for a builder."""
+    """A source of components by type and name: `lumina_core.plugins.registry.Registry`, or a smaller one in tests."""
 
     def find(self, component_type: str, name: str) -> Any:
-        """The part called `name`, imported."""
+        """Return a component by its name."""
         ...
 
 
 class Model(nn.Module):
-    """A recipe come to life. Parts are attributes; weights are keyed by part (`backbone.`, `conditioners.caption.`)."""
+    """The components of a recipe as one module.
+
+    Attributes:
+        recipe: the recipe.
+        task, tokenizer, autoencoder, backbone, head, objective: its components; their weights are named by component
+            (`backbone.blocks.0...`).
+        conditioners: those conditioners that are modules, by the field that they encode (`conditioners.caption...`).
+    """
 
     def __init__(self, recipe: Recipe, components: Mapping[str, Any], conditioners: Mapping[str, Any]) -> None:
         super().__init__()
@@ -50,22 +58,21 @@ class Model(nn.Module):
         self.backbone: Backbone | None = components["backbone"]
         self.head: Head | None = components["head"]
         self.objective: Objective = components["objective"]
-        # only modules have weights; a conditioner may be a plain object
         self.conditioners = nn.ModuleDict({n: c for n, c in conditioners.items() if isinstance(c, nn.Module)})
         self._conditioners_by_field: dict[str, Conditioner] = dict(conditioners)
         self._exec_device: torch.device | None = None
 
     @property
     def conditioners_by_field(self) -> Mapping[str, Conditioner]:
-        """The conditioners by the field that they read, in the recipe's order."""
+        """All conditioners by the field that they encode, in the order of the recipe."""
         return self._conditioners_by_field
 
     @property
     def generation_task(self) -> GenerationTask:
-        """The task, if it generates data.
+        """The task as a GenerationTask.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: the task does not generate data.
         """
         if not isinstance(self.task, GenerationTask):
             raise ConfigError(
@@ -76,22 +83,22 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, or where they go to work."""
+        """Device of the computation: of the weights, or of an offloaded model the one that components move to."""
         return self._exec_device or next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format of the backbone's weights, in which it is asked."""
+        """Dtype of the backbone's weights and inputs."""
         module = self.backbone if isinstance(self.backbone, nn.Module) else self
         return next(p.dtype for p in module.parameters() if p.is_floating_point())
 
     def offload(self, device: torch.device) -> None:
-        """From now on the weights rest where they are, and each part is on `device` only while it works."""
+        """Keep the weights where they are, and move each component to `device` only while it computes."""
         self._exec_device = device
 
     @contextmanager
     def onload(self, *components: str) -> Iterator[None]:
-        """These parts (`conditioners`, `backbone`, `head`, `autoencoder`) stand on the device of an offloaded model."""
+        """Move components (`conditioners`, `backbone`, ...) of an offloaded model to its device, within `with`."""
         selected = [getattr(self, component) for component in components] if self._exec_device is not None else []
         modules = [component for component in selected if isinstance(component, nn.Module)]
         for module in modules:
@@ -103,19 +110,19 @@ class Model(nn.Module):
                 module.to("cpu")
 
     def encode_condition(self, values: Mapping[str, Sequence[Any]], batch: int) -> Condition:
-        """What is said of each of `batch` items; a conditioner without values says nothing.
+        """Encode values of each field, one per item; fields without values have the null condition.
 
         Raises:
-            ConfigError: values for a conditioner that this model has not.
+            ConfigError: a field has no conditioner.
         """
         return condition_to(encode_conditions(self._conditioners_by_field, values, batch), self.device, self.dtype)
 
     def null_condition(self, batch: int) -> Condition:
-        """The condition of having said nothing at all."""
+        """Return the null condition of all conditioners."""
         return self.encode_condition({}, batch)
 
     def predict(self, tokens: Tokens, t: Tensor | None, condition: Condition, *, precomputed: Any = None) -> Tensor:
-        """What the head answers, (B, N, D) for a generator; without a backbone, what the conditioner foretells."""
+        """Return the output of the head, (B, N, D) for generation; without a backbone, the conditioner's prediction."""
         if self.backbone is None or self.head is None:
             return self._predict_targets(condition)
         return self.head(self.backbone(tokens, t, condition, precomputed=precomputed), tokens)
@@ -138,21 +145,23 @@ class Model(nn.Module):
             targets = conditioner.predict_targets(condition)
             if targets is not None:
                 return targets
-        raise ConfigError("a recipe without backbone needs a conditioner that foretells, such as core.text")
+        raise ConfigError(
+            "backbone: got none, expected one, or a conditioner that predicts targets, such as core.text."
+        )
 
 
 def encode_conditions(
     conditioners: Mapping[str, Conditioner], values: Mapping[str, Sequence[Any]], batch: int
 ) -> Condition:
-    """What conditioners say together of `batch` items, those without values nothing.
+    """Encode values of each field, one per item, and join the conditions; other fields have the null condition.
 
     Raises:
-        ConfigError: values for a conditioner that is not there.
+        ConfigError: a field has no conditioner.
     """
     unknown = sorted(set(values) - set(conditioners))
     if unknown:
         names = ", ".join(conditioners) or "none"
-        raise ConfigError(f"this model has no conditioner '{unknown[0]}'; it has: {names}")
+        raise ConfigError(f"condition: got '{unknown[0]}', expected fields with a conditioner: {names}.")
     conditions = [
         conditioner.encode(values[n]) if n in values else conditioner.null_condition(batch)
         for n, conditioner in conditioners.items()
@@ -160,91 +169,104 @@ def encode_conditions(
     return join(conditions) if conditions else Condition()
 
 
-def build_model(recipe: Recipe, registry: ComponentRegistry) -> Model:
-    """Every part of the recipe, built from the floor up: widths that follow from other parts are filled in.
+def build_model(recipe: Recipe, registry: ComponentRegistry | None = None) -> Model:
+    """Build the components of a recipe; dimensions that follow from other components are filled in.
+
+    Args:
+        registry: where components are found; default: all installed plugins.
 
     Raises:
-        PluginError: a part is not there.
-        ConfigError: a part does not take its options.
+        PluginError: a component is unknown.
+        ConfigError: a component does not accept its options.
     """
+    registry = load_plugins() if registry is None else registry
     autoencoder = build_component(registry, "autoencoder", recipe.autoencoder)
     tokenizer = build_component(registry, "tokenizer", recipe.tokenizer, channels=autoencoder.channels)
     conditioners = {spec.field: build_component(registry, "conditioner", spec) for spec in recipe.conditioners}
-    components = dict(_backbone_and_head(recipe, registry, tokenizer, conditioners))
-    components |= {"autoencoder": autoencoder, "tokenizer": tokenizer}
-    components["task"] = build_component(
-        registry, "task", recipe.task, **_options_from_autoencoder(autoencoder, recipe.task)
-    )
-    components["objective"] = build_component(registry, "objective", recipe.objective)
+    backbone = head = None
+    if recipe.backbone is not None and recipe.head is not None:
+        context_dims = [c.cross_attention_dim for c in conditioners.values() if c.cross_attention_dim]
+        backbone = build_component(
+            registry,
+            "backbone",
+            recipe.backbone,
+            token_dim=tokenizer.width,
+            cross_attention_dim=context_dims[0] if context_dims else 0,
+            pooled_dim=sum(c.pooled_dim for c in conditioners.values()),
+        )
+        head = build_component(
+            registry,
+            "head",
+            recipe.head,
+            hidden_size=backbone.config.hidden_size,
+            token_dim=tokenizer.width,
+            modulation_dim=backbone.modulation_dim,
+        )
+    components = {
+        "autoencoder": autoencoder,
+        "tokenizer": tokenizer,
+        "backbone": backbone,
+        "head": head,
+        "task": build_component(registry, "task", recipe.task, **_fixed_task_options(autoencoder, recipe.task)),
+        "objective": build_component(registry, "objective", recipe.objective),
+    }
     return Model(recipe, components, conditioners)
 
 
 def check_pretrained(recipe: Recipe, registry: ComponentRegistry) -> None:
-    """Look whether the weights that a recipe borrows are there, before anything large is built.
+    """Check that the pretrained weights of a recipe exist, before anything large is built.
 
     Raises:
-        CheckpointError: some are not; the message says how to give a folder.
+        CheckpointError: some are missing; the message names the option for a folder.
     """
-    for component_type, spec in (
-        ("autoencoder", recipe.autoencoder),
-        *(("conditioner", spec) for spec in recipe.conditioners),
-    ):
+    specs = [("autoencoder", recipe.autoencoder), *(("conditioner", spec) for spec in recipe.conditioners)]
+    for component_type, spec in specs:
         with init_empty_weights():
             component = build_component(registry, component_type, spec)
         component.check_available()
 
 
-def _options_from_autoencoder(autoencoder: Autoencoder, task: ComponentSpec) -> Mapping[str, Any]:
-    """Options of the task that the autoencoder's data decide, and that the recipe may leave out of it."""
-    options = autoencoder.fixed_task_options
-    for key, value in options.items():
-        requested = task.options.get(key, value)
-        if requested != value:
-            raise ConfigError(
-                f"task.{key} is {requested}, and the autoencoder's data are of {key} {value}; leave it out of the task, or "
-                "take weights of the other"
-            )
-    return options
-
-
-def build_dataset(recipe: Recipe, registry: ComponentRegistry) -> Dataset:
-    """The recipe's data set.
+def build_dataset(recipe: Recipe, registry: ComponentRegistry | None = None) -> Dataset:
+    """Build the data set of a recipe.
 
     Raises:
-        ConfigError: the recipe names none.
+        ConfigError: the recipe has none.
     """
     if recipe.dataset is None:
-        raise ConfigError(
-            "this recipe names no data set; add one: --set dataset.type=image.folder --set dataset.folder=DIR"
-        )
-    return as_dataset(build_component(registry, "dataset", recipe.dataset))
+        raise ConfigError("dataset: got none, expected a data set, such as `dataset: {type: NAME, folder: DIR}`.")
+    return as_dataset(build_component(load_plugins() if registry is None else registry, "dataset", recipe.dataset))
 
 
 def build_component(registry: ComponentRegistry, component_type: str, spec: ComponentSpec, **derived: Any) -> Any:
-    """One part by its name and options; parts named inside its options are built first and handed over.
+    """Build one component; components in its options are built first and passed after the config.
 
     Args:
-        filled: what other parts decide (widths); given to the part where its Config knows the key.
+        derived: options that follow from other components (dimensions), for those keys that the Config has.
+
+    Raises:
+        PluginError: the component is unknown, or does not derive from the base class of its type.
+        ConfigError: it does not accept its options.
     """
     component = registry.find(component_type, spec.type)
     base = BASE_CLASSES.get(component_type)
     if base is not None and not (isinstance(component, type) and issubclass(component, base)):
         raise PluginError(
-            f"{component_type} '{spec.type}': got {component.__module__}.{component.__qualname__}, expected a subclass of "
-            f"{base.__module__}.{base.__qualname__}. Derive the class from it."
+            f"{component_type} '{spec.type}': got {component.__module__}.{component.__qualname__}, expected a "
+            f"subclass of {base.__module__}.{base.__qualname__}. Derive the class from it."
         )
     config_type: type[Config] | None = getattr(component, "Config", None)
     if config_type is None:
-        raise ConfigError(f"{spec.type} takes no options and cannot be built from a recipe")
-    accepted = {key: value for key, value in derived.items() if key in config_type.model_fields}
-    config = config_type.read(
-        {**accepted, **{k: v for k, v in spec.options.items() if k != "field"}}, f"{component_type} {spec.type}"
-    )
+        raise ConfigError(
+            f"{component_type} '{spec.type}': got a component without Config, expected one with a Config."
+        )
+    options = {key: value for key, value in derived.items() if key in config_type.model_fields} | spec.options
+    options.pop("field", None)  # of a conditioner's spec
+    config = config_type.read(options, f"{component_type} {spec.type}")
     return component(config, *_child_components(registry, config))
 
 
 def _child_components(registry: ComponentRegistry, config: Config) -> Iterator[Any]:
-    """Parts that a part's own options name, in their order; the option's name is the kind, and it may name several."""
+    """Build the components in the options of a config, in order; the key is the type, and a tuple holds several."""
     for component_type in type(config).model_fields:
         value = getattr(config, component_type)
         if isinstance(value, ComponentSpec):
@@ -253,20 +275,11 @@ def _child_components(registry: ComponentRegistry, config: Config) -> Iterator[A
             yield tuple(build_component(registry, component_type, one) for one in value)
 
 
-def _backbone_and_head(
-    recipe: Recipe, registry: ComponentRegistry, tokenizer: Tokenizer, conditioners: Mapping[str, Any]
-) -> Iterator[tuple[str, Any]]:
-    if recipe.backbone is None or recipe.head is None:
-        yield from (("backbone", None), ("head", None))
-        return
-    context_dims = [c.cross_attention_dim for c in conditioners.values() if c.cross_attention_dim]
-    pooled_dim = sum(c.pooled_dim for c in conditioners.values())
-    backbone = build_component(
-        registry, "backbone", recipe.backbone,
-        token_dim=tokenizer.width, cross_attention_dim=context_dims[0] if context_dims else 0, pooled_dim=pooled_dim,
-    )  # fmt: skip
-    yield "backbone", backbone
-    yield "head", build_component(
-        registry, "head", recipe.head,
-        hidden_size=backbone.config.hidden_size, token_dim=tokenizer.width, modulation_dim=backbone.modulation_dim,
-    )  # fmt: skip
+def _fixed_task_options(autoencoder: Autoencoder, task: ComponentSpec) -> Mapping[str, Any]:
+    """Return the task options that the autoencoder fixes, after a comparison with those of the recipe."""
+    for key, value in autoencoder.fixed_task_options.items():
+        if task.options.get(key, value) != value:
+            raise ConfigError(
+                f"task.{key}: got {task.options[key]}, expected {value}, which the autoencoder fixes. Remove the key."
+            )
+    return autoencoder.fixed_task_options

@@ -46,8 +46,8 @@ def save_checkpoint(train_state: TrainState, step: int, out: Path, registry: Reg
     folder = out / "checkpoints" / f"step-{step:08d}"
     with atomic_model_dir(folder) as partial:
         write_config(partial, train_state.model.recipe, registry)
-        save_file(to_cpu_contiguous(train_state.model.state_dict(), None), partial / WEIGHTS_FILE)
-        save_file(to_cpu_contiguous(train_state.ema.state_dict(train_state.model), None), partial / EMA_WEIGHTS_FILE)
+        save_file(to_cpu_contiguous(train_state.model.state_dict()), partial / WEIGHTS_FILE)
+        save_file(to_cpu_contiguous(train_state.ema.state_dict(train_state.model)), partial / EMA_WEIGHTS_FILE)
         (partial / "training").mkdir()
         tensors, scalars = _optimizers_to_tensors(train_state.optimizers)
         save_file(tensors, partial / OPTIMIZER_FILE)

@@ -486,6 +486,6 @@ def _export_model(train_state: TrainState, out: Path, registry: Registry, proces
     model_dir = out / "model"
     if process.is_main:
         train_state.model.load_state_dict(train_state.ema.state_dict(train_state.model))
-        save_model(train_state.model, registry, model_dir)
+        save_model(train_state.model, model_dir, registry)
     distributed.barrier(process)
     return model_dir
