@@ -24,8 +24,7 @@ from lumina_audio.formats.components import (
 from lumina_audio.formats.networks import FlagDiTAdapter, VAEAdapter
 from lumina_audio.mel import MelConfig
 from lumina_audio.tokenizer import FramePatchify
-from lumina_audio.vocoders.bigvgan_checkpoint import options_from_published, remove_weight_norm
-from lumina_audio.vocoders.bigvgan_model import Generator, GeneratorConfig
+from lumina_audio.vocoders.bigvgan import Generator, GeneratorConfig, options_from_published, remove_weight_norm
 from lumina_core.conditioning.ops import mean_pool
 from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lumina_audio.autoencoders.vae import VAE, VAEConfig
 from lumina_audio.text.clap import BertConfig, ClapTextTower
-from lumina_audio.vocoders.bigvgan_model import Generator, GeneratorConfig, half_band_filter
+from lumina_audio.vocoders.bigvgan import Generator, GeneratorConfig, half_band_filter
 
 UNET = {"in_channels": 4, "context_dim": 16, "hidden_size": 32, "num_heads": 4, "depth": 2, "max_len": 100}
 VAE_PARAMS = {"embed_dim": 4, "monitor": "val/rec_loss", "ckpt_path": "/path/to/ckpt/maa2/maa2.ckpt", "ddconfig": {

@@ -161,7 +161,7 @@ def test_panns_equals_its_network_and_derives_the_sample_rate_from_the_filterban
 
 def test_missing_tensor_is_named(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"no file of VGGish.*expected features\.0\.weight with 4 dimensions"):
+    with pytest.raises(CheckpointError, match=r"x\.pth: expected weights of VGGish"):
         VGGishFeatures(VGGishFeatures.Config(weights=str(tmp_path / "x.pth")))
     with pytest.raises(CheckpointError, match=r"logmel_extractor\.melW"):
         PannsFeatures(PannsFeatures.Config(weights=str(tmp_path / "x.pth")))

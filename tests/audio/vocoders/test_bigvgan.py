@@ -9,9 +9,15 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from lumina_audio.vocoders.bigvgan import BigVGAN
-from lumina_audio.vocoders.bigvgan_checkpoint import is_bigvgan_dir, read_options
-from lumina_audio.vocoders.bigvgan_model import Activation1d, Snake, half_band_filter, kaiser_sinc_filter
+from lumina_audio.vocoders.bigvgan import (
+    Activation1d,
+    BigVGAN,
+    Snake,
+    half_band_filter,
+    is_bigvgan_dir,
+    kaiser_sinc_filter,
+    read_options,
+)
 from lumina_core.errors import CheckpointError, ConfigError
 
 SAID = {

@@ -31,9 +31,8 @@ from lumina_audio.formats.release_files import (
     sub_state_dict,
 )
 from lumina_audio.mel import MelConfig
-from lumina_audio.vocoders import bigvgan_checkpoint
-from lumina_audio.vocoders.bigvgan import BigVGAN
-from lumina_audio.vocoders.bigvgan_model import GeneratorConfig
+from lumina_audio.vocoders import bigvgan
+from lumina_audio.vocoders.bigvgan import BigVGAN, GeneratorConfig
 from lumina_core.checkpoint.lazy_tensors import (
     ExportPlan,
     InMemoryTensor,
@@ -160,7 +159,7 @@ def _load_vocoder(files: ReleaseFiles) -> tuple[dict[str, Any] | None, Weights]:
     """Open the vocoder: its options and weights, or (None, {}) without one."""
     if files.vocoder is None:
         return None, {}
-    options = bigvgan_checkpoint.read_options(files.vocoder)
+    options = bigvgan.read_options(files.vocoder)
     config = BigVGAN.Config.read(options, str(files.vocoder))
     mel = MelConfig()
     for name, actual, expected in (
@@ -172,7 +171,7 @@ def _load_vocoder(files: ReleaseFiles) -> tuple[dict[str, Any] | None, Weights]:
             raise CheckpointError(
                 f"{files.vocoder}: {name}: got {actual}, expected {expected}. Get the vocoder of the same release."
             )
-    return options, bigvgan_checkpoint.open_generator(files.vocoder, config)
+    return options, bigvgan.open_generator(files.vocoder, config)
 
 
 def _load_conditioner(files: ReleaseFiles, state: Weights, network: FlagDiTConfig) -> tuple[dict[str, Any], Weights]:
@@ -223,7 +222,7 @@ def _export_vocoder(model: LoadedCheckpoint) -> dict[str, Any] | None:
             "Convert to another checkpoint format."
         )
     sizes = {key: value for key, value in spec.items() if key in GeneratorConfig.model_fields}
-    settings = bigvgan_checkpoint.options_to_published(GeneratorConfig.read(sizes, "vocoder"))
+    settings = bigvgan.options_to_published(GeneratorConfig.read(sizes, "vocoder"))
     return {**settings, "sampling_rate": int(spec.get("sample_rate", 16000))}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lumina_audio.vocoders.bigvgan_checkpoint import is_bigvgan_dir
+from lumina_audio.vocoders.bigvgan import is_bigvgan_dir
 from lumina_core.checkpoint.lazy_tensors import LazyTensor, Weights, read_tensor
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle

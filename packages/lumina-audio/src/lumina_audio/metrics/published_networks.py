@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lumina_audio.metrics.features import AudioFeatureConfig, pad_to_multiple, prepare
+from lumina_audio.metrics.features import AudioFeatureConfig, prepare
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.errors import CheckpointError
@@ -31,55 +31,55 @@ class WeightsFileConfig(AudioFeatureConfig):
     device: str = Field("cpu", description="device of the network")
 
 
-@dataclass(frozen=True)
-class WeightsFile:
-    """Tensors of a weights file by their published names.
+class PublishedNetwork(FeatureExtractor):
+    """Feature extractor whose network is given by the tensors of a file: base class. Code in the file is never run.
 
     Attributes:
         title: name of the network, for messages.
-        path: the file.
-        digest: sha256 of the file.
-        tensors: float32, on the device of the network.
+        network_rate: sample rate of the network.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or has other tensors than the network.
     """
 
     title: str
-    path: Path
-    digest: str
-    tensors: dict[str, Tensor]
+    network_rate: int
 
-    @classmethod
-    def read(cls, config: WeightsFileConfig, title: str) -> WeightsFile:
-        """Read the tensors of a file; code in it is never run.
-
-        Raises:
-            CheckpointError: the file is missing, truncated, or holds other objects than tensors.
-        """
+    def __init__(self, config: WeightsFileConfig) -> None:
+        self.audio_rate, self.device = config.sample_rate, config.device
         path = Path(config.weights).expanduser()
         tensors = {name: read_tensor(lazy) for name, lazy in open_torch_pickle(path, key="model").items()}
-        floats = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
-        on_device = {name: tensor.to(config.device) for name, tensor in floats.items()}
-        return cls(title, path, hashlib.sha256(path.read_bytes()).hexdigest(), on_device)
+        self.weights = {name: t.float().to(self.device) for name, t in tensors.items() if t.is_floating_point()}
+        self.key = f"{self.title} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        try:
+            self.configure()
+            self([torch.zeros(1, 16000)])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: expected weights of {self.title}, got other tensors ({error})") from error
 
-    def get(self, name: str, ndim: int) -> Tensor:
-        """Return a tensor of a number of dimensions.
+    @torch.inference_mode()
+    def __call__(self, items: Sequence[Tensor]) -> Tensor:
+        """Map waveforms (1, S) of any lengths to features (B, D) float32."""
+        waveforms = [self.fit_length(item[0]) for item in prepare(items, self.audio_rate, self.network_rate)]
+        return torch.cat([self.embed(x.to(self.device)).cpu() for x in batch_by_shape(waveforms, BATCH_SIZE)]).clone()
 
-        Raises:
-            CheckpointError: there is none.
-        """
-        tensor = self.tensors.get(name)
-        if tensor is None or tensor.ndim != ndim:
-            actual = "no such tensor" if tensor is None else f"shape {tuple(tensor.shape)}"
-            raise CheckpointError(
-                f"{self.path} is no file of {self.title}: got {actual}, expected {name} with {ndim} dimensions"
-            )
-        return tensor
+    def configure(self) -> None:
+        """Read sizes from the shapes of `weights`; the default does nothing."""
 
-    def layer(self, name: str, ndim: int) -> tuple[Tensor, Tensor]:
-        """Return `name.weight` and `name.bias`."""
-        return self.get(f"{name}.weight", ndim), self.get(f"{name}.bias", 1)
+    @abstractmethod
+    def fit_length(self, waveform: Tensor) -> Tensor:
+        """Pad or crop a waveform (S,) to a length that the network accepts."""
+
+    @abstractmethod
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Map waveforms (B, S) at `network_rate` to (B, D)."""
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of a layer."""
+        return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
 
 
-class VGGishFeatures(FeatureExtractor):
+class VGGishFeatures(PublishedNetwork):
     """The 128 outputs of VGGish for each patch of 0.96 s, before the last ReLU (Hershey et al., arXiv 1609.09430).
 
     As in the evaluation of AudioLDM, without the PCA of the published embeddings. The weights are those of
@@ -87,8 +87,9 @@ class VGGishFeatures(FeatureExtractor):
     another; the Frechet audio distance takes each patch as a sample.
     """
 
-    name, frechet_name = "VGGish", "FAD"
-    sample_rate, window_length, hop_length, n_fft, patch_frames = 16000, 400, 160, 512, 96
+    title, name, frechet_name = "VGGish (torchvggish)", "VGGish", "FAD"
+    network_rate = 16000
+    window_length, hop_length, n_fft, patch_frames = 400, 160, 512, 96
     conv_layers, pooled_layers, linear_layers = (0, 3, 6, 8, 11, 13), (0, 3, 8, 13), (0, 2, 4)
     """Indices in the published file; max pooling follows `pooled_layers`."""
 
@@ -100,36 +101,28 @@ class VGGishFeatures(FeatureExtractor):
         )
 
     def __init__(self, config: Config) -> None:
-        self.config, self.samples_per_row = config, config.num_patches
-        self._weights = WeightsFile.read(config, "VGGish (torchvggish)")
-        self._convs = [self._weights.layer(f"features.{index}", 4) for index in self.conv_layers]
-        self._linears = [self._weights.layer(f"embeddings.{index}", 2) for index in self.linear_layers]
-        self.key = f"vggish {self._weights.digest} {config.num_patches}"
+        self.samples_per_row = config.num_patches
+        super().__init__(config)
+        self.key += f" {config.num_patches}"
 
-    @torch.inference_mode()
-    def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """Map waveforms (1, S) of any lengths to (B, num_patches * 128) float32."""
-        length = self.window_length + self.hop_length * (self.patch_frames * self.config.num_patches - 1)
-        prepared = prepare(items, self.config.sample_rate, self.sample_rate)
-        waveforms = [F.pad(item, (0, max(0, length - item.shape[-1])))[:, :length] for item in prepared]
-        rows = [
-            self._embed(batch[:, 0].to(self.config.device)).cpu() for batch in batch_by_shape(waveforms, BATCH_SIZE)
-        ]
-        return torch.cat(rows).clone()
+    def fit_length(self, waveform: Tensor) -> Tensor:
+        """Pad with silence or crop to all patches."""
+        length = self.window_length + self.hop_length * (self.patch_frames * self.samples_per_row - 1)
+        return F.pad(waveform, (0, max(0, length - len(waveform))))[:length]
 
-    def _embed(self, waveforms: Tensor) -> Tensor:
+    def embed(self, waveforms: Tensor) -> Tensor:
         """Map (B, S) to (B, num_patches * 128)."""
         frames = waveforms.unfold(1, self.window_length, self.hop_length)
         spectrum = torch.fft.rfft(frames * torch.hann_window(self.window_length, device=waveforms.device), self.n_fft)
         log_mel = (spectrum.abs() @ vggish_filterbank().to(waveforms.device) + 0.01).log()
-        x = log_mel.reshape(-1, 1, self.patch_frames, log_mel.shape[-1])
-        for index, conv in zip(self.conv_layers, self._convs, strict=True):
-            x = F.conv2d(x, *conv, padding=1).relu()
+        x: Tensor = log_mel.reshape(-1, 1, self.patch_frames, log_mel.shape[-1])
+        for index in self.conv_layers:
+            x = F.conv2d(x, *self.layer(f"features.{index}"), padding=1).relu()
             x = F.max_pool2d(x, 2) if index in self.pooled_layers else x
         x = x.permute(0, 2, 3, 1).flatten(1)  # order of TensorFlow: time, band, channel
-        for linear in self._linears[:-1]:
-            x = F.linear(x, *linear).relu()
-        return F.linear(x, *self._linears[-1]).reshape(len(waveforms), -1)
+        for index in self.linear_layers:
+            x = F.linear(x.relu(), *self.layer(f"embeddings.{index}"))
+        return x.reshape(len(waveforms), -1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -151,14 +144,14 @@ def hz_to_mel(hz: Tensor) -> Tensor:
     return 1127 * torch.log1p(hz / 700)
 
 
-class PannsFeatures(FeatureExtractor):
+class PannsFeatures(PublishedNetwork):
     """Cnn14 of PANNs (Kong et al., arXiv 1912.10211): 2048 features, or logits of the 527 classes of AudioSet.
 
     The weights are those published as Cnn14_16k_mAP=0.438.pth, Cnn14_mAP=0.431.pth (32 kHz) and variants; the sample
     rate follows from the size of their mel filterbank. AudioLDM's evaluation uses the first file for FD and KL.
     """
 
-    num_blocks, min_frames = 6, 32
+    title, num_blocks, min_frames = "PANNs' Cnn14", 6, 32
 
     class Config(WeightsFileConfig):
         """Weights file, and which output is used."""
@@ -168,51 +161,40 @@ class PannsFeatures(FeatureExtractor):
         )
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self._weights = WeightsFile.read(config, "PANNs' Cnn14")
-        filterbank = self._weights.get("logmel_extractor.melW", 2)
-        # a first run names missing tensors
-        self._embed(torch.zeros(1, 1, self.min_frames, filterbank.shape[1], device=config.device))
-        num_classes = len(self._weights.get("fc_audioset.bias", 1))
-        self.classes = tuple(map(str, range(num_classes))) if config.output == "classes" else ()
-        self._window_length = 2 * (filterbank.shape[0] - 1)
-        self._sample_rate = self._window_length * 125 // 4  # windows of 32 ms and hops of 10 ms at every rate
-        self.name = f"PANNs Cnn14 at {self._sample_rate / 1000:g} kHz"
-        self.key = f"panns {self._weights.digest} {config.output}"
+        self.output = config.output
+        super().__init__(config)
+        self.key += f" {config.output}"
 
-    @torch.inference_mode()
-    def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """Map waveforms (1, S) of any lengths to (B, 2048) or (B, 527) float32."""
-        min_length = self._sample_rate // 100 * self.min_frames
-        batches = batch_by_shape(prepare(items, self.config.sample_rate, self._sample_rate), BATCH_SIZE)
-        rows = [
-            self._row(pad_to_multiple(batch, 1, min_length)[:, 0].to(self.config.device)).cpu() for batch in batches
-        ]
-        return torch.cat(rows).clone()
+    def configure(self) -> None:
+        """Read window length, sample rate and classes; windows have 32 ms and hops 10 ms at every sample rate."""
+        self.window_length = 2 * (len(self.weights["logmel_extractor.melW"]) - 1)
+        self.network_rate = self.window_length * 125 // 4
+        self.name = f"PANNs Cnn14 at {self.network_rate / 1000:g} kHz"
+        if self.output == "classes":
+            self.classes = tuple(map(str, range(len(self.weights["fc_audioset.bias"]))))
 
-    def _row(self, waveforms: Tensor) -> Tensor:
-        window = torch.hann_window(self._window_length, device=waveforms.device)
-        spectrum = torch.stft(
-            waveforms, self._window_length, self._sample_rate // 100, window=window, return_complex=True
-        )
+    def fit_length(self, waveform: Tensor) -> Tensor:
+        """Pad with silence to at least 32 frames."""
+        return F.pad(waveform, (0, max(0, self.network_rate // 100 * self.min_frames - len(waveform))))
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Map (B, S) to (B, 2048) or (B, 527)."""
+        window = torch.hann_window(self.window_length, device=waveforms.device)
+        hop_length = self.network_rate // 100
+        spectrum = torch.stft(waveforms, self.window_length, hop_length, window=window, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
-        mel = power.transpose(1, 2) @ self._weights.get("logmel_extractor.melW", 2)
-        embedding = self._embed(10 * mel.clamp(min=1e-10).log10()[:, None])
-        if self.config.output == "embedding":
-            return embedding
-        return F.linear(embedding, *self._weights.layer("fc_audioset", 2))
-
-    def _embed(self, mel: Tensor) -> Tensor:
-        """Map a log-mel spectrogram (B, 1, T, bands) in decibels to (B, D)."""
-        x = self._batch_norm("bn0", mel.transpose(1, 3)).transpose(1, 3)
+        mel = power.transpose(1, 2) @ self.weights["logmel_extractor.melW"]
+        x = 10 * mel.clamp(min=1e-10).log10()[:, None]
+        x = self._batch_norm("bn0", x.transpose(1, 3)).transpose(1, 3)
         for number in range(1, self.num_blocks + 1):
             for layer in (1, 2):
-                x = F.conv2d(x, self._weights.get(f"conv_block{number}.conv{layer}.weight", 4), padding=1)
+                x = F.conv2d(x, self.weights[f"conv_block{number}.conv{layer}.weight"], padding=1)
                 x = self._batch_norm(f"conv_block{number}.bn{layer}", x).relu()
             x = F.avg_pool2d(x, 2) if number < self.num_blocks else x
         x = x.mean(3)
-        return F.linear(x.amax(2) + x.mean(2), *self._weights.layer("fc1", 2)).relu()
+        embedding = F.linear(x.amax(2) + x.mean(2), *self.layer("fc1")).relu()
+        return embedding if self.output == "embedding" else F.linear(embedding, *self.layer("fc_audioset"))
 
     def _batch_norm(self, name: str, x: Tensor) -> Tensor:
-        mean, variance = self._weights.get(f"{name}.running_mean", 1), self._weights.get(f"{name}.running_var", 1)
-        return F.batch_norm(x, mean, variance, *self._weights.layer(name, 1))
+        mean, variance = self.weights[f"{name}.running_mean"], self.weights[f"{name}.running_var"]
+        return F.batch_norm(x, mean, variance, *self.layer(name))
