@@ -109,7 +109,7 @@ def test_damaged_giant_and_uncaptioned_members_are_skipped_and_named(tmp_path):
     said = skip_reasons(data)
     assert len(data) == 1 and len(said) == 6
     assert said["a.tar/cut.png"].startswith("damaged") and said["a.tar/giant.png"].startswith("too large: ")
-    assert said["a.tar/silent.png"] == "no caption: no .txt or .json beside it"
+    assert said["a.tar/silent.png"] == "no caption: no .txt or .json with its name"
     assert said["a.tar/latin.png"] == "no caption: the file is not UTF-8 text"
     assert said["a.tar/../out.png"] == said["a.tar//abs.png"] == "leads outside the shard"
 

@@ -14,7 +14,7 @@ from lumina_core.errors import ConfigError, UnusableError
 
 CAPTIONS_FILE = "captions.jsonl"
 INDEX_DIR = ".lumina-index"
-"""Folder of the index, beside the shards unless another is configured."""
+"""Folder of the index, in the folder of the shards unless another is configured."""
 
 FileOrBytes = Path | bytes
 """Encoded item: a file, or its bytes."""
@@ -159,7 +159,7 @@ def list_folder(
 ) -> Iterator[FolderItem | SkippedItem]:
     """List the items of a folder and their captions in a fixed order, without opening the items.
 
-    Captions come from a captions.jsonl ({"file": ..., "caption": ...}) if present, else from the .txt beside each item,
+    Captions come from a captions.jsonl ({"file": ..., "caption": ...}) if present, else from the .txt of the same name,
     else from the .json.
 
     Args:
@@ -245,7 +245,7 @@ def _parse_line(
 
 
 def _read_sidecar(root: Path, file: Path, weights: Mapping[str, float] | None) -> Captions | SkippedItem:
-    """Read the captions of the .txt beside an item, or of the .json if there is no .txt."""
+    """Read the captions of the .txt with the name of an item, or of the .json if there is no .txt."""
     text, record = file.with_suffix(".txt"), file.with_suffix(".json")
     sidecar = record if not (root / text).exists() and (root / record).exists() else text
     name = sidecar.as_posix()
@@ -292,5 +292,5 @@ class Shards:
         return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
     def index_dir(self, folder: str | None) -> Path:
-        """Return the folder of the index: the configured one, else `.lumina-index` beside the shards."""
+        """Return the folder of the index: the configured one, else `.lumina-index` in that of the shards."""
         return Path(folder) if folder else self.root / INDEX_DIR

@@ -1,4 +1,4 @@
-"""Items in tar shards as WebDataset packs them: a.xyz beside a.txt or a.json, read at random by their offsets."""
+"""Items in tar shards as WebDataset packs them: a.xyz with a.txt or a.json, read at random by their offsets."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TarSource(Source):
         return self._read_bytes(ref[0], ref[1], ref[2])
 
     def captions(self, ref: ItemRef) -> Captions:
-        """Read the captions from the member beside an item."""
+        """Read the captions of an item from their member."""
         return CAPTION_READERS[ref[5]](self._read_bytes(ref[0], ref[3], ref[4]), self._weights)
 
     def settings(self) -> Mapping[str, Any]:
@@ -115,7 +115,7 @@ class TarSource(Source):
 
     def _find_captions(self, members: list[TarMember], file: BinaryIO) -> ItemRef:
         """Return offset, size and reader of the captions: those of the .json if it has any, else of the .txt."""
-        reason = UnusableError("no caption: no .txt or .json beside it")
+        reason = UnusableError("no caption: no .txt or .json with its name")
         for reader, suffix in ((1, "json"), (0, "txt")):
             for member in members:
                 if member.suffix != suffix:
