@@ -205,6 +205,24 @@ class Weightless(Waves):
         return 0.0
 
 
+class Missized(Waves):
+    def size(self, index, rng):
+        return (7,)
+
+
+class Growing(Waves):
+    def get(self, index, rng):
+        return {"wave": torch.full((1, 4 + index), 0.5), "label": index}
+
+    def size(self, index, rng):
+        return (4 + index,)
+
+
+class Grouped(Waves):
+    def read_groups(self):
+        return [3, 1]
+
+
 class NoteRequest(Request):
     length: int = 4
 

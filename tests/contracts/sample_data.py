@@ -97,5 +97,5 @@ def mixture(folder: Path) -> Try:
     """The emoji, and a folder beside them."""
     other = {"type": "image.folder", **picture_folder(folder).options, "weight": 2}
     return Try(
-        {"dataset": [{"type": "image.emoji", "image_size": 8}, other]}, Sample("image", {"fields": ("caption",)})
+        {"dataset": [{"type": "image.emoji", "image_size": 8, "weight": 1}, other]}, Sample("image", {"fields": ("caption",)})
     )

@@ -65,6 +65,7 @@ def test_every_kind_is_offered_but_those_that_few_will_write():
         "checkpoint_format",
         "context_drop",
         "block_cache",
+        "position_encoding",
     }
 
 

@@ -1,4 +1,4 @@
-"""How a check speaks: every line of a contract is tried under its own words, and a broken one says what came."""
+"""Contracts as named clauses: a violated clause is reported with the value that was found."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from lumina_core.errors import LuminaError
 from lumina_core.types import Tokens
 
 TOLERANCE = 1e-4
-"""Difference, beside the largest number, that larger matrix products may make by rounding."""
+"""Allowed rounding error of larger matrix products, relative to the largest number."""
 
 
 class ContractError(LuminaError):
-    """A part does not keep a line of its contract; the message says what came, what was wanted and which line."""
+    """Violation of a clause of a contract; the message holds the clause and the value that was found."""
 
 
 class ViolationError(Exception):
-    """What came instead; becomes a ContractError under the line that was being tried."""
+    """Value that was found; becomes a ContractError of the clause that is being checked."""
 
 
 class Contract:
-    """The lines of one kind's contract, tried on one part.
+    """Contract of a component type, checked on one component.
 
     Args:
-        protocol: where the contract stands, for messages: a name in `lumina_core.protocols`, or one of a plugin's.
-        component: what is tried; named in messages by its class or function.
+        protocol: base class or protocol that documents the contract: a name in `lumina_core.protocols`, or
+            `module:name` of a plugin's.
+        component: the component, for messages.
     """
 
     def __init__(self, protocol: str, component: object) -> None:
-        location = "" if ":" in protocol or "." in protocol else " in lumina_core.protocols"
-        self.protocol, self.component = f"{protocol}{location}", component
+        self.protocol = protocol if ":" in protocol or "." in protocol else f"lumina_core.protocols.{protocol}"
+        self.component = component
 
     @contextmanager
     def clause(self, requirement: str) -> Iterator[None]:
-        """Try one line of the contract; whatever goes wrong inside breaks it.
+        """Check one clause: whatever is raised inside violates it.
 
         Raises:
-            ContractError: it is broken.
+            ContractError: the clause is violated.
         """
         try:
             yield
@@ -52,50 +53,45 @@ class Contract:
         except ViolationError as error:
             raise ContractError(self._message(requirement, str(error))) from None
         except Exception as error:
-            got = f"it raised {type(error).__name__}: {' '.join(str(error).split())}"
-            raise ContractError(self._message(requirement, got)) from error
+            found = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+            raise ContractError(self._message(requirement, found)) from error
 
-    def _message(self, requirement: str, got: str) -> str:
+    def _message(self, requirement: str, found: str) -> str:
         name = getattr(self.component, "__name__", type(self.component).__name__)
-        return f"{name} breaks its contract. Came: {got}. Wanted: {requirement}. Contract: {self.protocol}"
+        return f"{name} violates {self.protocol}: {found}. Clause: {requirement}"
 
 
-def expect(ok: object, got: str) -> None:
-    """Raise ViolationError with what came, unless it holds."""
-    if not ok:
-        raise ViolationError(got)
+def expect(condition: object, found: str) -> None:
+    """Raise ViolationError with the value that was found unless the condition holds."""
+    if not condition:
+        raise ViolationError(found)
 
 
-def expect_shape(tensor: Any, shape: tuple[int | None, ...], what: str) -> None:
-    """Raise ViolationError unless it is a tensor of this shape; None stands for any size."""
-    expect(isinstance(tensor, Tensor), f"{what} is {type(tensor).__name__}, no tensor")
-    fits = tensor.ndim == len(shape) and all(w in (None, s) for w, s in zip(shape, tensor.shape, strict=True))
+def expect_tensor(tensor: Any, shape: tuple[int | None, ...], what: str, dtype: torch.dtype | None = None) -> None:
+    """Raise ViolationError unless it is a tensor of this shape (None: any size) and dtype, with finite numbers."""
+    expect(isinstance(tensor, Tensor), f"{what} is {type(tensor).__name__}, not a tensor")
+    fits = tensor.ndim == len(shape) and all(n in (None, s) for n, s in zip(shape, tensor.shape, strict=True))
     expected = ", ".join("any" if size is None else str(size) for size in shape)
     expect(fits, f"{what} has the shape {tuple(tensor.shape)} instead of ({expected})")
-
-
-def expect_finite(tensor: Tensor, what: str) -> None:
-    """Raise ViolationError where a number is infinite or none."""
+    expect(dtype in (None, tensor.dtype), f"{what} is {tensor.dtype} instead of {dtype}")
     count = int((~torch.isfinite(tensor)).sum())
-    expect(count == 0, f"{count} of {tensor.numel()} numbers of {what} are infinite or no numbers")
+    expect(count == 0, f"{what} has {count} of {tensor.numel()} values that are NaN or infinite")
 
 
 def expect_equal(got: Tensor, expected: Tensor, what: str) -> None:
-    """Raise ViolationError unless both are equal in type, shape and every bit; the first difference is named."""
-    expect_shape(got, tuple(expected.shape), what)
-    expect(got.dtype == expected.dtype, f"{what} is {got.dtype} instead of {expected.dtype}")
+    """Raise ViolationError unless both are bitwise equal; the message holds the first difference."""
+    expect_tensor(got, tuple(expected.shape), what, expected.dtype)
     if not torch.equal(got, expected):
         index = tuple((got != expected).nonzero()[0].tolist())
-        count = int((got != expected).sum())
         raise ViolationError(
-            f"{what} differs in {count} of {expected.numel()} numbers, first at {index}: "
+            f"{what} differs in {int((got != expected).sum())} of {expected.numel()} numbers, first at {index}: "
             f"{got[index].item()} instead of {expected[index].item()}"
         )
 
 
 def expect_close(got: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """Raise ViolationError where they differ by more than `within` times the largest number (at least 1)."""
-    expect_shape(got, tuple(expected.shape), what)
+    """Raise ViolationError if they differ by more than `tolerance` times the largest number (at least 1)."""
+    expect_tensor(got, tuple(expected.shape), what)
     if expected.numel() == 0:
         return
     error = float((got.detach().double() - expected.detach().double()).abs().max())
@@ -104,7 +100,7 @@ def expect_close(got: Tensor, expected: Tensor, what: str, tolerance: float = TO
 
 
 def expect_equal_nested(got: Any, expected: Any, what: str) -> None:
-    """Raise ViolationError unless two examples, conditions or values are equal, tensors in every bit."""
+    """Raise ViolationError unless two examples, conditions or values are equal, tensors bitwise."""
     expect(type(got) is type(expected), f"{what} is {type(got).__name__} instead of {type(expected).__name__}")
     if isinstance(expected, Tensor):
         expect_equal(got, expected, what)
@@ -121,21 +117,30 @@ def expect_equal_nested(got: Any, expected: Any, what: str) -> None:
 
 
 @contextmanager
+def expect_unchanged(**tensors: Tensor) -> Iterator[None]:
+    """Raise ViolationError if a tensor, an argument of what runs inside, is modified."""
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    yield
+    for name, copy in copies.items():
+        expect_equal(tensors[name], copy, f"the argument {name}")
+
+
+@contextmanager
 def reseed_globals(seed: int) -> Iterator[None]:
-    """Other global random numbers for a while (Python's, NumPy's, torch's); afterwards they are as before.
+    """Seed the global random number generators (Python, NumPy, torch) inside, and restore them afterwards.
 
     Raises:
-        ViolationError: something drew from them meanwhile.
+        ViolationError: something drew from them.
     """
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:
         random.seed(seed)
         np.random.seed(seed)
         torch.random.manual_seed(seed)
-        start_states = _rng_states()
+        start = _rng_states()
         yield
-        changed = [name for name, state in _rng_states().items() if state != start_states[name]]
-        expect(not changed, f"it draws from the global random numbers of {', '.join(changed)}")
+        changed = [name for name, state in _rng_states().items() if state != start[name]]
+        expect(not changed, f"draws from the global random numbers of {', '.join(changed)}")
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
@@ -152,10 +157,10 @@ def _rng_states() -> dict[str, object]:
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers that are the same each time."""
+    """Return standard normal numbers, the same on each call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def generators(count: int, seed: int = 0) -> list[torch.Generator]:
-    """One generator an item, as training hands them over."""
+    """Return one generator per item, as in training."""
     return [torch.Generator().manual_seed(seed + item) for item in range(count)]
