@@ -121,3 +121,29 @@ def test_next_dit_is_a_plain_module_on_latents():
     assert velocity.shape == x.shape
     velocity.square().mean().backward()
     assert all(parameter.grad is not None for parameter in net.head.parameters())
+
+
+def test_a_model_is_evaluated_with_one_call():
+    import torch
+    from core.toy import recipe, registry
+
+    from lumina_core import Pipeline, evaluate
+    from lumina_core.model import build_model
+    from lumina_core.protocols import FeatureExtractor, Metric
+
+    class Sums(FeatureExtractor):
+        name = key = "sums"
+
+        def __call__(self, items):
+            return torch.stack([item.sum(1) for item in items])
+
+    class Distance(Metric):
+        name, feature_extractor = "distance", Sums()
+
+        def compute(self, inputs):
+            return {"mean": (inputs.generated - inputs.real[inputs.target_index]).norm(dim=1)}
+
+    pipe = Pipeline(build_model(recipe("word"), registry()).eval(), registry())
+    result = evaluate(pipe, dataset="signals", metrics=[Distance()], num_samples=3, steps=2)
+    score = result["distance"]["mean"]
+    assert score.count == 3 and score.interval.low <= score.value <= score.interval.high
