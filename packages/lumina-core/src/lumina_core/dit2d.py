@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,15 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lumina_core.config import suggest_or_list
-from lumina_core.errors import CheckpointError, ConfigError, ShapeError
-from lumina_core.model import Model
+from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.model_dir import load_model
 from lumina_core.models.dit import DiTBackbone, DiTConfig
 from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiTBackbone
-from lumina_core.plugins.loader import load_plugins
 from lumina_core.protocols import PositionEncoding
 from lumina_core.types import Condition, Tokens
 
@@ -102,7 +98,7 @@ class DiT2D(nn.Module):
             CheckpointError: there is no such model, or it cannot be loaded.
             ConfigError: the model has another backbone, or does not cut latents into square patches.
         """
-        loaded = _load(str(model), device, dtype)
+        loaded = load_model(model, device=device, dtype=dtype)
         backbone, tokenizer = loaded.backbone, loaded.tokenizer
         if not isinstance(backbone, cls.backbone_type):
             raise ConfigError(
@@ -277,17 +273,3 @@ class FlagDiT(DiT2D):
 
     backbone_type = FlagDiTBackbone
     has_shift = True
-
-
-def _load(name: str, device: str | torch.device, dtype: torch.dtype | None) -> Model:
-    registry = load_plugins()
-    installed = registry.models()
-    if name in installed:
-        package, _, path = installed[name].target.partition(":")
-        with as_file(files(package) / path) as folder:
-            return load_model(folder, registry, device, dtype)
-    if not Path(name).exists():
-        raise CheckpointError(
-            f"model: got '{name}', expected a folder or an installed model{suggest_or_list(name, installed)}"
-        )
-    return load_model(Path(name), registry, device, dtype)

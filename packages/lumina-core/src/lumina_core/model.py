@@ -193,6 +193,7 @@ def build_model(recipe: Recipe, registry: ComponentRegistry | None = None) -> Mo
             token_dim=tokenizer.width,
             cross_attention_dim=context_dims[0] if context_dims else 0,
             pooled_dim=sum(c.pooled_dim for c in conditioners.values()),
+            token_condition_dim=sum(c.token_condition_dim for c in conditioners.values()),
         )
         head = build_component(
             registry,

@@ -129,12 +129,14 @@ class Conditioner(Component, ABC):
     Attributes:
         cross_attention_dim: width of the context; 0 for none.
         pooled_dim: width of the pooled vector; 0 for none.
+        token_condition_dim: width of the token condition, which has one vector per token of the data; 0 for none.
         cacheable: whether a training caches conditions by value while the conditioner is frozen. For large pretrained
             networks; a cheap conditioner is faster with a whole batch.
     """
 
     cross_attention_dim: int = 0
     pooled_dim: int = 0
+    token_condition_dim: int = 0
     cacheable: bool = False
 
     @abstractmethod

@@ -51,7 +51,7 @@ class DiTConfig(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="recompute blocks in the backward pass to save memory")
     attn_backend: Literal["auto", "fused", "matmul"] = Field("auto", description="implementation of attention")
-    token_condition_dim: int = Field(0, ge=0, description="width of Condition.token_condition; 0: none")
+    token_condition_dim: int = Field(0, ge=0, description="the sum of the conditioners'; filled in")
     token_dim: int = Field(0, ge=0, description="the tokenizer's; filled in")
     cross_attention_dim: int = Field(0, ge=0, description="the conditioners'; filled in")
     pooled_dim: int = Field(0, ge=0, description="the sum of the conditioners'; filled in")
