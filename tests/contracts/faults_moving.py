@@ -12,7 +12,7 @@ from lumina_core.flow.path import LinearPath
 from lumina_core.flow.schedules import UniformSchedule, UniformTimeSampler
 from lumina_core.flow.solvers import midpoint
 from lumina_core.models.heads import VelocityHead
-from lumina_core.protocols import AttentionTransform
+from lumina_core.protocols import AttentionTransform, RopeScaling
 from lumina_core.types import BackboneOutput, Condition, Tokens
 
 
@@ -196,10 +196,8 @@ class Constant:
         return (AttentionTransform(),)
 
 
-class Faster:
+class Faster(RopeScaling):
     """The wrong way round."""
-
-    time_dependent, train_size = False, None
 
     def __call__(self, freqs, rope_context, t):
         return tuple(f * n / m for f, n, m in zip(freqs, rope_context.lengths, rope_context.train_lengths, strict=True))

@@ -64,6 +64,7 @@ def test_every_kind_is_offered_but_those_that_few_will_write():
         "feature_extractor",
         "checkpoint_format",
         "context_drop",
+        "position_encoding",
         "block_cache",
         "position_encoding",
     }

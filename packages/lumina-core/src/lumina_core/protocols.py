@@ -259,20 +259,24 @@ class PositionEncoding(Protocol):
         ...
 
 
-class RopeScaling(Protocol):
-    """Rotary frequencies for sizes larger than in training.
+class RopeScaling(ABC):
+    """Base class of methods that change rotary frequencies for sizes larger than in training.
 
-    One that also changes the sharpness of attention has `attn_scale(rope_context) -> float`, a factor of its scale.
+    Attributes:
+        time_dependent: True: called once a step; False: called once a request.
+        train_size: size of the training data if the options give it: one for all sides, or one per side.
     """
 
-    time_dependent: bool
-    """True: called once a step; False: called once a request."""
-    train_size: tuple[int, ...] | None
-    """Size of the training data if the options give it: one for all sides, or one per side."""
+    time_dependent: bool = False
+    train_size: tuple[int, ...] | None = None
 
+    @abstractmethod
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         """Map the trained frequencies of each axis (float64) to those at time t (0 noise, 1 data)."""
-        ...
+
+    def attn_scale(self, rope_context: RopeContext) -> float:
+        """Return a factor of the scale of self-attention, larger than 1 for sharper attention."""
+        return 1.0
 
 
 class Head(Protocol):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
+from lumina_core.protocols import RopeScaling
 from lumina_core.types import RopeContext
 
 
@@ -130,40 +131,31 @@ class IndexedScaling(RopeScalingConfig):
     )
 
 
-class NoScaling:
-    """No scaling: larger sizes have positions that training did not have."""
+class _ConfiguredScaling(RopeScaling):
+    """Base of the methods below."""
 
-    time_dependent = False
+    Config: type[RopeScalingConfig] = RopeScalingConfig
 
-    class Config(RopeScalingConfig):
-        """No options beyond those of every method, which have no effect."""
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: RopeScalingConfig) -> None:
         self.config, self.train_size = config, config.train_size
+
+
+class NoScaling(_ConfiguredScaling):
+    """No scaling: larger sizes have positions that training did not have."""
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         return tuple(freqs)
 
 
-class PositionInterpolation:
+class PositionInterpolation(_ConfiguredScaling):
     """Position interpolation, frequencies / s (arXiv 2306.15595; `linear_factor` as published)."""
-
-    time_dependent = False
-
-    class Config(RopeScalingConfig):
-        """No further options."""
-
-    def __init__(self, config: Config) -> None:
-        self.config, self.train_size = config, config.train_size
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         return tuple(rate / s for rate, s in zip(freqs, axis_ratios(rope_context, self.config), strict=True))
 
 
-class NTKScaling:
+class NTKScaling(_ConfiguredScaling):
     """NTK-aware scaling: a larger base, which interpolates low frequencies and keeps high ones (`ntk_factor`)."""
-
-    time_dependent = False
 
     class Config(RopeScalingConfig):
         """Exponent of s."""
@@ -174,8 +166,7 @@ class NTKScaling:
             "models; false: theta * s, as published",
         )
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.train_size = config, config.train_size
+    config: Config
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         return tuple(
@@ -184,20 +175,15 @@ class NTKScaling:
         )
 
 
-class FrequencyAwareScaling:
+class FrequencyAwareScaling(_ConfiguredScaling):
     """Frequency-Aware Scaled RoPE (Lumina-Next): NTK up to the frequency whose wavelength is the training length.
 
     f_target = log_theta(L / 2 pi), frequency' = max(frequency * s^(-f / f_target), frequency / s): from f_target on it
     is interpolation. For L <= 2 pi there is no such frequency and all are interpolated, a choice of this project.
     """
 
-    time_dependent = False
-
-    class Config(IndexedScaling):
-        """Index of the first frequency."""
-
-    def __init__(self, config: Config) -> None:
-        self.config, self.train_size = config, config.train_size
+    Config = IndexedScaling
+    config: IndexedScaling
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         axes = zip(freqs, axis_ratios(rope_context, self.config), train_lengths(rope_context), strict=True)
@@ -208,7 +194,7 @@ class FrequencyAwareScaling:
         )
 
 
-class TimeAwareScaling:
+class TimeAwareScaling(_ConfiguredScaling):
     """Time-Aware Scaled RoPE (Lumina-Next): interpolation at noise that turns into NTK at data.
 
     d_t = (d - 1) t + 1, frequency' = max(frequency * s^(-e / d_t), frequency / s), with d the channels of a head and
@@ -219,11 +205,8 @@ class TimeAwareScaling:
 
     time_dependent = True
 
-    class Config(IndexedScaling):
-        """Index of the first frequency."""
-
-    def __init__(self, config: Config) -> None:
-        self.config, self.train_size = config, config.train_size
+    Config = IndexedScaling
+    config: IndexedScaling
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         target_index = ((rope_context.head_dim - 1) * t + 1) / rope_context.head_dim
@@ -233,7 +216,7 @@ class TimeAwareScaling:
         )
 
 
-class SwitchScaling:
+class SwitchScaling(_ConfiguredScaling):
     """The published switch: interpolation before a time, NTK (theta * s) from it on (`scale_watershed`)."""
 
     time_dependent = True
@@ -245,8 +228,7 @@ class SwitchScaling:
             0.3, ge=0, description="interpolation at times below it; sample.py takes 0.3, diffusers 1.0 (never NTK)"
         )
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.train_size = config, config.train_size
+    config: Config
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         early = t < self.config.watershed
@@ -254,14 +236,12 @@ class SwitchScaling:
         return tuple(rate / s if early else ntk_scale(rate, s, rope_context.theta) for rate, s in axes)
 
 
-class YaRN:
+class YaRN(_ConfiguredScaling):
     """YaRN, NTK by parts (arXiv 2309.00071), with sharper attention.
 
     Frequencies with more than `beta_fast` wavelengths in the training length stay, those with less than `beta_slow` are
     interpolated, with a linear ramp between. The scale of attention is multiplied by (temperature * ln s + 1)^2.
     """
-
-    time_dependent = False
 
     class Config(RopeScalingConfig):
         """Ends of the ramp, and the sharpness of attention."""
@@ -274,12 +254,14 @@ class YaRN:
             0.1, ge=0, description="the scale of attention is multiplied by (temperature * ln s + 1)^2"
         )
 
+    config: Config
+
     def __init__(self, config: Config) -> None:
         if config.beta_slow >= config.beta_fast:
             raise ConfigError(
                 f"core.yarn beta_slow: got {config.beta_slow}, expected less than beta_fast {config.beta_fast}"
             )
-        self.config, self.train_size = config, config.train_size
+        super().__init__(config)
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         axes = zip(freqs, axis_ratios(rope_context, self.config), train_lengths(rope_context), strict=True)
@@ -292,7 +274,7 @@ class YaRN:
         return (self.config.temperature * math.log(max(1.0, mean_ratio(rope_context))) + 1) ** 2
 
 
-class DyPE:
+class DyPE(_ConfiguredScaling):
     """Dynamic Position Extrapolation (arXiv 2510.20766): another method, strong at noise and without effect at data.
 
     kappa = scale * (1 - t)^exponent; the ratio s of interpolation or NTK becomes s^kappa, the thresholds of YaRN are
@@ -312,8 +294,7 @@ class DyPE:
         beta_slow: float = Field(1.0, gt=0, description="of YaRN")
         beta_fast: float = Field(32.0, gt=0, description="of YaRN")
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.train_size = config, config.train_size
+    config: Config
 
     def __call__(self, freqs: Sequence[Tensor], rope_context: RopeContext, t: float) -> tuple[Tensor, ...]:
         config = self.config
