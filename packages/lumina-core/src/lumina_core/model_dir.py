@@ -33,7 +33,7 @@ from lumina_core.checkpoint.safetensors_io import (
     open_weights,
     write_weights,
 )
-from lumina_core.config import ComponentSpec
+from lumina_core.config import ComponentSpec, suggest_or_list
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
 from lumina_core.io import atomic_dir
 from lumina_core.model import Model, build_component, build_model
@@ -266,6 +266,9 @@ def matching_weights(model: Model, weights: Mapping[str, HasShapeT]) -> dict[str
 def _model_path(name_or_folder: str | Path, registry: Registry) -> Iterator[Path]:
     installed = registry.models().get(str(name_or_folder))
     if installed is None:
+        if not Path(name_or_folder).is_dir():
+            hint = suggest_or_list(str(name_or_folder), registry.models())
+            raise CheckpointError(f"model: got '{name_or_folder}', expected a folder or an installed model{hint}")
         yield Path(name_or_folder)
         return
     package, _, path = installed.target.partition(":")
