@@ -40,8 +40,8 @@ from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
 from lumina_core.training.dataloader import EpochSampler, RawBatch
 from lumina_core.training.distributed import ProcessInfo
-from lumina_core.training.optim import build_optimizers
-from lumina_core.training.trainer import EMA, TrainStep, freeze
+from lumina_core.training.optim import EMA, build_optimizers
+from lumina_core.training.trainer import LossModule, freeze
 from lumina_core.types import Condition
 
 BAR, CAPTION, SIDE, WIDTH = 2.7, 48, 32, 384
@@ -130,7 +130,10 @@ class Contestant:
         if plain:
             take_apart(self.model)
         freeze(self.model, ())
-        self.stepper = TrainStep(self.model, asked.training, HERE, build_optimizers(self.model, asked.training))
+        self.loss, self.optimizers = (
+            LossModule(self.model, asked.training, HERE),
+            build_optimizers(self.model, asked.training),
+        )
         self.average = EMA(self.model, 0.999)
         self.dtype = str(resolve_dtype(precision, HERE.device)).removeprefix("torch.")
 
@@ -138,7 +141,12 @@ class Contestant:
         """The time of one step."""
         raw = read(self.items, self._number)
         began = time.perf_counter()
-        self.stepper.step(self._number, raw)
+        loss, _ = self.loss(raw)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 2.0, foreach=True)
+        assert bool(torch.isfinite(loss.detach() + norm))
+        self.optimizers.step()
+        self.optimizers.zero_grad()
         self.average.update(self.model, self._number)
         self._number += 1
         return time.perf_counter() - began

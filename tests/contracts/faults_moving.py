@@ -240,3 +240,20 @@ class Remembering:
     def step(self, velocity, x, t, u, carried):
         before, self.slope = self.slope, velocity(x, t)
         return x + (u - t) * (self.slope if before is None else 1.5 * self.slope - 0.5 * before), None
+
+
+class DataAsNoise:
+    """Coupling that returns the data."""
+
+    def __call__(self, noise, tokens):
+        return tokens.values
+
+
+class RandomCoupling:
+    """Coupling that permutes the items in another order on each call."""
+
+    num_calls = 0
+
+    def __call__(self, noise, tokens):
+        self.num_calls += 1
+        return noise if tokens.mask is not None else noise.roll(self.num_calls, 0)

@@ -215,6 +215,8 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("feature_extractor", "image.inception"): lambda folder: Try(
         {"weights": str(tiny_image_encoders.inception(folder / "inception.pth"))}, smooth()
     ),
+    ("coupling", "core.optimal_transport"): [Try(), Try({"scope": "set"})],
+    ("head", "core.classification"): Try({"num_classes": 5}),
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],
     ("checkpoint_format", "audio.lumina_music"): published_music,
     ("checkpoint_format", "image.alpha_vllm"): published_original,

@@ -50,6 +50,8 @@ FAULTS = {
     "state of another integration": ("solver", m.Remembering(), None, r"second result differs .* belongs to one integration"),
     "guidance off by one": ("guidance", m.off_by_one, None, r"a scale of 1 is exactly the conditional"),
     "guidance by the batch": ("guidance", m.rescaled_by_the_batch, None, r"an item alone differs"),
+    "noise of the data": ("coupling", m.DataAsNoise(), None, r"the sorted values differs .* a permutation of the noise"),
+    "a random coupling": ("coupling", m.RandomCoupling(), None, r"it is deterministic"),
     "a wrong derivative": ("path", m.Bent(m.LinearPath.Config()), None, r"d_alpha differs .* derivatives"),
     "reversed time": ("path", m.Reversed(m.LinearPath.Config()), None, r"alpha at the ends differs"),
     "a head that ignores the mask": ("head", m.Mixing(m.velocity_head().config), None, r"False mask change no output"),

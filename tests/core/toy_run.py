@@ -5,30 +5,55 @@ from __future__ import annotations
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch.distributed
 from core import toy
 
 from lumina_core.cli.main import run
 from lumina_core.plugins import loader
-from lumina_core.training import checkpoint
+from lumina_core.training import checkpoint, distributed
 
 loader.load_plugins = toy.registry
-saved = checkpoint.save_file
+save_file = checkpoint.save_file
 
 
 def slow_save(tensors, path):
-    """Save, and fall asleep in the midst of the checkpoint that TOY_SLEEP_IN names."""
+    """Save, and sleep in the middle of the checkpoint that TOY_SLEEP_IN names."""
     if os.environ.get("TOY_SLEEP_IN", "nowhere") in str(path) and "ema" in path.name:
         path.write_bytes(b"half")
         Path(os.environ["TOY_MARK"]).touch()
         time.sleep(600)
-    saved(tensors, path)
+    save_file(tensors, path)
 
 
 checkpoint.save_file = slow_save
+
+if "TOY_SLOW_SAMPLES" in os.environ:  # seconds per grid of samples
+    save_grid = toy.Make.save_grid
+
+    def slow_grid(self, *args):
+        """Write a grid of samples, slowly."""
+        time.sleep(float(os.environ["TOY_SLOW_SAMPLES"]))
+        return save_grid(self, *args)
+
+    toy.Make.save_grid = slow_grid
+
+if "TOY_COLLECTIVE_TIMEOUT" in os.environ:  # seconds, of the default process group once it is joined
+    wrap_ddp = distributed.wrap_ddp
+
+    def wrap_and_set_timeout(*args):
+        """Wrap a module, and shorten the timeout of collectives."""
+        module, seconds = wrap_ddp(*args), float(os.environ["TOY_COLLECTIVE_TIMEOUT"])
+        group = torch.distributed.distributed_c10d._get_default_group()
+        for backend in (group._get_backend(torch.device("cpu")),):
+            backend._set_default_timeout(timedelta(seconds=seconds))
+        return module
+
+    distributed.wrap_ddp = wrap_and_set_timeout
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:]))

@@ -10,7 +10,7 @@ from making import registry_of
 
 from lumina_core.model_dir import read_weights
 from lumina_core.recipe import read_recipe
-from lumina_core.training.trainer import TrainArgs, train
+from lumina_core.training.trainer import Trainer
 
 
 def recipe(folder, **training):
@@ -47,16 +47,16 @@ def recipe(folder, **training):
     return read_recipe(values, "test")
 
 
-def test_a_run_on_shapes_goes_on_where_it_was_broken_off_bit_for_bit(tmp_path):
+def test_a_training_with_buckets_resumes_bit_for_bit(tmp_path):
     (tmp_path / "data").mkdir()
     write_tar(
         tmp_path / "data" / "a.tar", {**tar_members(12, size=(64, 32)), **tar_members(12, begin=12, size=(30, 60))}
     )
     registry, runs = registry_of("image"), [tmp_path / "whole", tmp_path / "broken"]
-    whole = train(recipe(tmp_path / "data"), registry, TrainArgs(runs[0], quiet=True))
+    whole = Trainer(recipe(tmp_path / "data"), runs[0], registry=registry).train()
     shutil.copytree(runs[0], runs[1])
     shutil.rmtree(runs[1] / "checkpoints" / "step-00000006")
     shutil.rmtree(runs[1] / "model")
-    again = train(recipe(tmp_path / "data", num_workers=1), registry, TrainArgs(runs[1], resume=True, quiet=True))
+    again = Trainer(recipe(tmp_path / "data", num_workers=1), runs[1], resume=True, registry=registry).train()
     first, second = (read_weights(folder / "model.safetensors") for folder in (whole, again))
     assert all(torch.equal(first[name], second[name]) for name in first)

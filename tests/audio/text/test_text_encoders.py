@@ -15,7 +15,7 @@ from lumina_core.checkpoint.lazy_tensors import init_empty_weights
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model import build_component
-from lumina_core.training.cache import cache_conditioners
+from lumina_core.training.cache import Cache, cache_conditioners
 
 transformers = pytest.importorskip("transformers")
 
@@ -138,7 +138,7 @@ def test_frozen_encoders_are_cached_while_the_projections_train(folders):
     texts, asked = ["a cat", "rain and wind", "a cat"], []
     for one in pair._encoders:
         one.encode = lambda values, encode=one.encode: (asked.extend(values), encode(values))[1]
-    again = cache_conditioners({"caption": pair}, 10**6)["caption"]
+    again = cache_conditioners({"caption": pair}, Cache(10**6))["caption"]
     with torch.no_grad():
         plain, _ = pair.encode(texts), asked.clear()
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""The dry run: it counts, tries one batch, and writes nothing."""
+"""The dry run: it counts, takes one step, and writes nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lumina_core.recipe import read_recipe
 from lumina_core.training.dry_run import dry_run, estimate_memory
 
 
-def test_it_says_components_shapes_and_counts(tmp_path, monkeypatch):
+def test_it_reports_components_shapes_and_counts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = recipe("word", freeze=["conditioners.word"])
-    found = dry_run(asked, registry())
-    model = build_model(asked, registry())
-    assert found.components == tuple(asked.component_names())
+    toy_recipe = recipe("word", freeze=["conditioners.word"])
+    found = dry_run(toy_recipe, registry())
+    model = build_model(toy_recipe, registry())
+    assert found.components == tuple(toy_recipe.component_names())
     # by hand: a table of 128 rows of 8 and a linear layer of 8 by 8 with a bias
     assert found.parameters["conditioners.word"] == 128 * 8 + 8 * 8 + 8
     assert sum(found.parameters.values()) == sum(p.numel() for p in model.parameters())
@@ -29,7 +29,7 @@ def test_it_says_components_shapes_and_counts(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_memory_grows_with_the_share_of_the_batch_that_is_held_at_once():
+def test_memory_grows_with_the_micro_batch():
     model = build_model(recipe(), registry())
     whole, halves = (
         estimate_memory(model, recipe(global_batch_size=64, gradient_accumulation_steps=parts), 6) for parts in (1, 2)
@@ -53,7 +53,7 @@ def test_a_backbone_option_that_does_not_exist_is_named_with_its_nearest():
         dry_run(read_recipe(plain, "toy"), registry())
 
 
-def test_what_a_recipe_borrows_is_looked_for_before_anything_large_is_built():
+def test_external_weights_are_checked_before_anything_large_is_built():
     plain = values()
     plain["conditioners"] = [
         {"field": "word", "type": "core.transformers", "source": "./no/such/folder", "hidden_size": 2048}
@@ -63,7 +63,7 @@ def test_what_a_recipe_borrows_is_looked_for_before_anything_large_is_built():
         dry_run(read_recipe(plain, "toy"), registry())
 
 
-def test_it_says_how_many_values_are_cut(monkeypatch):
+def test_it_counts_truncated_values(monkeypatch):
     monkeypatch.setattr(Words, "truncated_text", lambda self, value: value[4:], raising=False)
     (line,) = dry_run(recipe("word"), registry()).truncation_notes
-    assert line == "1 of 3 values of 'word' are cut; left out from: 'le'"
+    assert line == "1 of 3 values of 'word' are truncated; cut off: 'le'"

@@ -1,4 +1,4 @@
-"""Muon: every direction of an update gets the same length."""
+"""Muon: orthogonalized updates."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def test_singular_values_come_near_one(shape):
 def test_the_singular_directions_stay():
     matrix = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    turned = u.T @ zeropower_via_newtonschulz(matrix[None])[0] @ v.T
-    assert float((turned - torch.diag(turned.diagonal())).abs().max()) < 1e-4
+    rotated = u.T @ zeropower_via_newtonschulz(matrix[None])[0] @ v.T
+    assert float((rotated - torch.diag(rotated.diagonal())).abs().max()) < 1e-4
 
 
-def test_matrices_together_are_turned_as_alone():
+def test_a_batch_of_matrices_is_orthogonalized_one_by_one():
     matrices = torch.randn(4, 6, 9, generator=torch.Generator().manual_seed(2))
     alone = torch.cat([zeropower_via_newtonschulz(matrices[k : k + 1]) for k in range(4)])
     assert zeropower_via_newtonschulz(matrices).numpy() == pytest.approx(alone.numpy(), abs=1e-5)
 
 
-def test_the_length_of_the_gradient_does_not_matter():
+def test_the_norm_of_the_gradient_does_not_matter():
     matrices = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3))
     assert zeropower_via_newtonschulz(1000 * matrices).numpy() == pytest.approx(
         zeropower_via_newtonschulz(matrices).numpy(), abs=1e-4
@@ -44,16 +44,17 @@ def test_a_zero_gradient_moves_nothing_and_is_no_nan():
     assert torch.equal(weight.detach(), torch.ones(3, 4))
 
 
-def test_an_update_has_the_root_mean_square_that_adamw_would_have():
-    weight = torch.nn.Parameter(torch.zeros(64, 64))
-    weight.grad = torch.randn(64, 64, generator=torch.Generator().manual_seed(4))
+@pytest.mark.parametrize("shape", [(64, 64), (192, 64), (64, 256)])
+def test_an_update_has_the_root_mean_square_that_adamw_would_have(shape):
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(4))
     Muon([weight], 1.0).step()
     # Moonlight (arXiv 2502.16982): 0.2, the usual size of AdamW's
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2, rel=0.15)
     assert float((weight.detach() * weight.grad).sum()) < 0
 
 
-def test_decay_shrinks_a_weight_by_the_rate():
+def test_weight_decay_is_multiplied_by_the_learning_rate():
     weight = torch.nn.Parameter(torch.ones(3, 4))
     weight.grad = torch.zeros(3, 4)
     Muon([weight], 0.1, weight_decay=0.5).step()

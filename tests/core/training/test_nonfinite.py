@@ -1,63 +1,62 @@
-"""What is not a number stops a step, by the name of the layer that made it, and leaves the weights as they were."""
+"""NaN or Inf stops a step, names the layer that it comes from, and leaves the weights as they were."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from core.toy import recipe, registry
+from core.toy import recipe
+from core.training.test_trainer import make_trainer
 
 from lumina_core.errors import LuminaError
-from lumina_core.model import build_dataset, build_model
-from lumina_core.training.distributed import ProcessInfo
-from lumina_core.training.optim import build_optimizers
-from lumina_core.training.trainer import TrainStep, _make_dataloader, freeze
-
-ALONE = ProcessInfo(0, 1, torch.device("cpu"))
 
 
-def ready(**training):
-    asked = recipe("word", **training)
-    torch.manual_seed(0)
-    model, dataset = build_model(asked, registry()), build_dataset(asked, registry())
-    freeze(model, ())
-    return model, TrainStep(model, asked.training, ALONE, build_optimizers(model, asked.training)), dataset
+@pytest.fixture
+def trainer(tmp_path):
+    with make_trainer(tmp_path, recipe("word")) as trainer:
+        yield trainer
 
 
-def first(model, dataset):
-    return next(iter(_make_dataloader(model, dataset, 0, ALONE)))
+def step(trainer):
+    return trainer.train_step(next(trainer.batches()))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("layer", ["backbone.blocks.1.feed_forward.up", "backbone.embed", "conditioners.word.mix"])
-def test_the_first_layer_whose_output_is_bad_is_named_with_the_step(layer, bad):
-    model, stepper, dataset = ready()
+def test_the_first_layer_with_a_bad_output_is_named_with_the_step(trainer, layer, bad):
     with torch.no_grad():
-        model.get_submodule(layer).weight[0, 0] = bad
-    with pytest.raises(LuminaError, match=rf"step 8: NaN or Inf, first made by {layer} \(Linear\)"):
-        stepper.step(7, first(model, dataset))
+        trainer.model.get_submodule(layer).weight[0, 0] = bad
+    trainer.step = 7
+    with pytest.raises(LuminaError, match=rf"step 8: got NaN or Inf, first from {layer} \(Linear\)"):
+        step(trainer)
 
 
-def test_weights_stay_as_they_were_when_a_step_goes_wrong():
-    model, stepper, dataset = ready()
+def test_a_layer_that_is_bad_only_with_gradients_is_named(trainer):
+    """Other CPU kernels run without gradients: the search must run the ones of the step."""
+    layer = trainer.model.get_submodule("backbone.blocks.0.feed_forward.out")
+    layer.forward = lambda x, forward=layer.forward: forward(x) * (float("nan") if torch.is_grad_enabled() else 1.0)
+    with pytest.raises(LuminaError, match=r"first from backbone\.blocks\.0\.feed_forward\.out"):
+        step(trainer)
+
+
+def test_weights_stay_as_they_were_when_a_step_fails(trainer):
     with torch.no_grad():
-        model.get_submodule("backbone.blocks.0.feed_forward.out").weight[0, 0] = float("nan")
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        trainer.model.get_submodule("backbone.blocks.0.feed_forward.out").weight[0, 0] = float("nan")
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     with pytest.raises(LuminaError):
-        stepper.step(0, first(model, dataset))
-    assert all(torch.equal(t.nan_to_num(7), before[n].nan_to_num(7)) for n, t in model.state_dict().items())
+        step(trainer)
+    assert all(torch.equal(t.nan_to_num(7), before[n].nan_to_num(7)) for n, t in trainer.model.state_dict().items())
+    assert trainer.step == 0
 
 
-def test_a_gradient_that_is_no_number_is_told_from_a_layer():
-    model, stepper, dataset = ready()
-    model.backbone.embed.weight.register_hook(lambda gradient: gradient * float("nan"))
+def test_a_bad_gradient_names_no_layer(trainer):
+    trainer.model.backbone.embed.weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(LuminaError, match="the loss or its gradient"):
-        stepper.step(0, first(model, dataset))
+        step(trainer)
 
 
-def test_watching_ends_with_the_error():
-    model, stepper, dataset = ready()
+def test_no_hook_is_left_after_the_error(trainer):
     with torch.no_grad():
-        model.backbone.embed.weight[0, 0] = float("nan")
+        trainer.model.backbone.embed.weight[0, 0] = float("nan")
     with pytest.raises(LuminaError):
-        stepper.step(0, first(model, dataset))
-    assert not any(module._forward_hooks for module in model.modules())
+        step(trainer)
+    assert not any(module._forward_hooks for module in trainer.model.modules())

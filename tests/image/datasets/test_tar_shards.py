@@ -191,7 +191,7 @@ def test_worker_processes_read_the_same_batches_and_a_run_goes_on_in_the_middle(
 
     def batches(workers, start):
         examples = StepDataset(data, "image", ["caption"])
-        steps = StepSampler(make_sampler(data, 3), start, 6, 4, (0, 1))
+        steps = StepSampler(make_sampler(data, 3), start, 6, 4)
         return list(DataLoader(examples, sampler=steps, batch_size=None, num_workers=workers))
 
     alone = batches(0, 0)

@@ -38,6 +38,10 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     )
     components.head("core.velocity", "lumina_core.models.heads:VelocityHead", "one vector a token, for generation")
     components.objective("core.flow_matching", "lumina_core.flow.loss:FlowMatching", "the velocity from noise to data")
+    components.head("core.classification", "lumina_core.models.heads:ClassificationHead", "class logits, mean-pooled")
+    components.objective(
+        "core.cross_entropy", "lumina_core.training.objectives:CrossEntropy", "classification: logits and class indices"
+    )
     components.objective(
         "core.contrastive_text",
         "lumina_core.training.objectives:ContrastivePretraining",
@@ -45,6 +49,12 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     )
     components.objective(
         "core.reconstruction", "lumina_core.training.objectives:Reconstruction", "trains an autoencoder alone"
+    )
+    components.coupling("core.independent", "lumina_core.flow.coupling:IndependentCoupling", "noise as it was drawn")
+    components.coupling(
+        "core.optimal_transport",
+        "lumina_core.flow.coupling:OptimalTransportCoupling",
+        "noise assigned to the nearest data, within a batch or a set",
     )
     components.path("core.linear", "lumina_core.flow.path:LinearPath", "straight lines, the path of Lumina-Next")
     components.path("core.gvp", "lumina_core.flow.path:GVPPath", "sine and cosine, constant variance")

@@ -323,15 +323,51 @@ class TimeSchedule(Protocol):
         ...
 
 
+class Coupling(Protocol):
+    """Coupling of noise and data: which noise each example, or each item of a set, is paired with."""
+
+    def __call__(self, noise: Tensor, tokens: Tokens) -> Tensor:
+        """Pair noise (B, N, D) with clean tokens: a permutation of the noise of real tokens; padding stays zero."""
+        ...
+
+
 class Objective(Protocol):
-    """Batch -> Loss, given a way to predict; and back from a prediction to a velocity for sampling."""
+    """Training objective: loss of a batch; where it generates, also the velocity that a prediction stands for."""
 
     def loss(self, predict: Predict, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
-        """One generator an item, so that what is drawn depends on the sample, not on its neighbours."""
+        """Compute the loss of a batch.
+
+        Args:
+            predict: network; (tokens, time (B,) or None, condition) -> output of the head.
+            batch: clean tokens, condition, target.
+            generators: one per item, the only source of random numbers, so that a draw does not depend on neighbours.
+        """
         ...
 
     def velocity(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """What the model answered at x (B, N, D) and time (B,) as a velocity (B, N, D)."""
+        """Convert a prediction at x (B, N, D) and time (B,) to a velocity (B, N, D).
+
+        Raises:
+            ConfigError: a model with this objective does not generate.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsAutoencoderLoss(Protocol):
+    """Objective that trains the autoencoder alone, on data instead of tokens."""
+
+    def autoencoder_loss(self, autoencoder: Any, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
+        """Compute the mean loss of data (B, channels, ...) of one size, with one generator per item."""
+        ...
+
+
+@runtime_checkable
+class SupportsNegatives(Protocol):
+    """Objective that compares with examples beyond the batch."""
+
+    def set_negatives(self, values: Tensor) -> None:
+        """Store clean tokens (M, N, D) of the data set; called once before training."""
         ...
 
 
@@ -543,7 +579,27 @@ class GenerationTask(Task):
 
 
 class PredictionTask(Task):
-    """Base class of tasks that predict from data (classification, detection): request -> data; prediction -> answer."""
+    """Base class of tasks that predict from data (classification): request -> data, prediction -> answer.
+
+    Attributes:
+        Request: config with the fields that a user can set.
+        data_field: field of an example that holds the data.
+        target_field: field of an example that holds what is predicted: a class index or a tensor.
+    """
+
+    target_field: str = "label"
+
+    def data(self, request: Any) -> Tensor:
+        """Return the data (channels, ...) in [-1, 1] of a request."""
+        raise NotImplementedError
+
+    def conditions(self, request: Any) -> Mapping[str, Sequence[Any]]:
+        """Return the values of each conditioner by its field, one per item."""
+        return {}
+
+    def answer(self, prediction: Tensor, request: Any) -> Any:
+        """Return the answer to a request, from the head's output for it (logits (K,))."""
+        raise NotImplementedError
 
 
 class CheckpointFormat(ABC):

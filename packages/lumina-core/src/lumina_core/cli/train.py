@@ -1,4 +1,4 @@
-"""lumina train and lumina check: a recipe to a model, and its dry run."""
+"""lumina train and lumina check: train a recipe, and a dry run of it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,35 @@ from pathlib import Path
 
 import click
 
+SET_OPTION = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Setting of the recipe, training.steps=2000; repeatable.",
+)
+
 
 @click.command(epilog="Example:  lumina train image.emoji --out runs/emoji --set training.steps=2000")
 @click.argument("recipe")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run: checkpoints, log, samples."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of checkpoints, metrics.csv, samples and the trained model.",
 )
+@SET_OPTION
 @click.option(
-    "--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated."
+    "--resume", is_flag=True, help="Continue from the latest checkpoint in --out; the recipe must be the same."
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, with the same numbers.")
 @click.option(
     "--init",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="MODEL",
-    help="Begin from the weights of another model; of several, one after another.",
+    help="Folder of a model to copy weights from, by name and shape; repeatable, the last one wins.",
 )
-@click.option("--device", help="cpu, cuda, mps ...  [default: the best there is]")
+@click.option("--device", help="Device: cpu, cuda, cuda:1, mps.  [default: the best one available]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(
     recipe: str,
@@ -34,33 +45,38 @@ def train(
     device: str | None,
     quiet: bool,
 ) -> None:
-    """Train RECIPE: the name of an installed one (see `lumina models`) or a YAML file.
+    """Train RECIPE: the name of an installed recipe (see `lumina models`) or a YAML file.
 
     Several processes: torchrun --nproc-per-node 2 -m lumina_core train RECIPE --out DIR
     """
     from lumina_core.plugins.loader import load_plugins
     from lumina_core.recipe import Recipe
-    from lumina_core.training.trainer import TrainArgs
-    from lumina_core.training.trainer import train as run
+    from lumina_core.training.callbacks import ProgressBar
+    from lumina_core.training.trainer import Trainer
 
     registry = load_plugins()
-    finished = run(Recipe.load(recipe, settings), registry, TrainArgs(out, resume, init, device, quiet))
-    click.echo(f"the model is in {finished}")
+    callbacks = [] if quiet else [ProgressBar()]
+    trainer = Trainer(
+        Recipe.load(recipe, settings, registry), out, None, callbacks, device, resume, init, registry=registry
+    )
+    for message in trainer.messages if trainer.process.is_main else ():
+        click.echo(message)
+    model_dir = trainer.train()
+    if trainer.process.is_main:
+        click.echo(f"the model is in {model_dir}")
 
 
 @click.command(epilog="Example:  lumina check image.emoji --set backbone.hidden_size=384")
 @click.argument("recipe")
-@click.option(
-    "--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated."
-)
+@SET_OPTION
 def check(recipe: str, settings: tuple[str, ...]) -> None:
-    """Try RECIPE without training: parts, shapes, parameter counts, memory, one batch through."""
+    """Check RECIPE without training: components, shapes, parameter counts, memory, one step."""
     from lumina_core.plugins.loader import load_plugins
     from lumina_core.recipe import Recipe
     from lumina_core.training.dry_run import dry_run
 
     registry = load_plugins()
-    report = dry_run(Recipe.load(recipe, settings), registry)
+    report = dry_run(Recipe.load(recipe, settings, registry), registry)
     for component_type, name in report.components:
         click.echo(f"{component_type:12} {name}")
     for name, count in report.parameters.items():
@@ -71,5 +87,5 @@ def check(recipe: str, settings: tuple[str, ...]) -> None:
     click.echo(f"examples {report.examples}, each {report.data_shape} -> tokens {report.token_shape}")
     click.echo(
         f"memory about {report.memory_bytes / 2**30:.2f} GiB; "
-        f"one small batch: loss {report.loss:.4f}, {report.step_seconds:.2f} s"
+        f"one step of a small batch: loss {report.loss:.4f}, {report.step_seconds:.2f} s"
     )

@@ -1,4 +1,4 @@
-"""Head of a generator: hidden states -> one vector per token, of the token's width."""
+"""Heads: from hidden states to a velocity per token, or to class logits."""
 
 from __future__ import annotations
 
@@ -65,3 +65,38 @@ class VelocityHead(Component, nn.Module):
     def no_muon(self) -> set[str]:
         """Return the names of matrices that Muon does not train: both layers."""
         return {"modulation.weight", "linear.weight"}
+
+
+class ClassificationHead(Component, nn.Module):
+    """Linear classifier on the mean of the real tokens' hidden states, after a LayerNorm (eps 1e-6)."""
+
+    class Config(Settings):
+        """Number of classes; the width is filled in when a model is built."""
+
+        num_classes: int = Field(ge=2, description="number of classes K")
+        hidden_size: int = Field(0, ge=0, description="width of the backbone; filled in")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if not config.hidden_size:
+            raise ConfigError("head core.classification: got hidden_size 0, expected the backbone's width.")
+        self.config = config
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.linear = Linear(config.hidden_size, config.num_classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: BackboneOutput, tokens: Tokens) -> Tensor:
+        """Map hidden states (B, N, W) to class logits (B, K)."""
+        states = hidden.hidden_states
+        if tokens.mask is None:
+            pooled = states.mean(dim=1)
+        else:
+            weights = tokens.mask.to(states.dtype)[..., None]
+            pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        logits: Tensor = self.linear(self.norm(pooled))
+        return logits
+
+    def no_muon(self) -> set[str]:
+        """Return the names of matrices that Muon does not train: the output layer."""
+        return {"linear.weight"}

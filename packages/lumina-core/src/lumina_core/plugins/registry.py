@@ -11,7 +11,7 @@ from typing import Any
 from lumina_core.errors import PluginError, suggest
 
 COMPONENT_TYPES = (
-    "backbone", "tokenizer", "autoencoder", "conditioner", "head", "objective", "path", "time_sampler", "schedule", "solver", "guidance",
+    "backbone", "tokenizer", "autoencoder", "conditioner", "head", "objective", "path", "coupling", "time_sampler", "schedule", "solver", "guidance",
     "task", "dataset", "metric", "position_encoding", "rope_scaling", "context_drop", "block_cache", "feature_extractor", "checkpoint_format",
 )  # fmt: skip
 """The kinds of part that are known without any plugin."""

@@ -17,6 +17,7 @@ from lumina_core.testing._contract import Contract, ContractError, expect
 from lumina_core.testing._flow import (
     check_block_cache,
     check_context_drop,
+    check_coupling,
     check_guidance,
     check_objective,
     check_path,
@@ -50,6 +51,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "checkpoint_format": check_checkpoint_format,
     "conditioner": check_conditioner,
     "context_drop": check_context_drop,
+    "coupling": check_coupling,
     "dataset": check_dataset,
     "feature_extractor": check_feature_extractor,
     "guidance": check_guidance,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from lumina_core.flow.solvers import integrate
 from lumina_core.protocols import (
     BlockCache,
     ContextDrop,
+    Coupling,
     Guidance,
     Objective,
     PositionEncoding,
     ProbPath,
     RopeScaling,
+    SupportsAutoencoderLoss,
     TimeSampler,
     TimeSchedule,
 )
@@ -43,6 +46,34 @@ NUM_SAMPLES = 64
 """Number of times that are drawn."""
 TEST_TIMES = (0.0, 0.3, 1.0)
 TOKEN_DIM = 4
+
+
+def check_coupling(coupling: Coupling) -> None:
+    """Check every clause of `Coupling`.
+
+    Raises:
+        ContractError: a clause is violated.
+    """
+    contract = Contract("Coupling", coupling)
+    for name, tokens in (
+        ("items of one size", Tokens(randn(5, 4, 3), torch.zeros(5, 4, 3), ((4,),) * 5)),
+        ("items of several sizes", stack_tokens(variable_length_tokens(3))),
+    ):
+        noise = randn(*tokens.values.shape, seed=1)
+        if tokens.mask is not None:
+            noise = noise.masked_fill(~tokens.mask[..., None], 0.0)
+        original = noise.clone()
+        with contract.clause(f"coupling(noise, tokens) returns noise of the same shape and dtype ({name})"):
+            coupled = coupling(noise, tokens)
+            expect_tensor(coupled, tuple(noise.shape), "the coupled noise")
+            expect(coupled.dtype == noise.dtype, f"{coupled.dtype} instead of {noise.dtype}")
+            expect_equal(noise, original, "the argument noise")
+        with contract.clause(f"it is a permutation of the noise, and padding stays zero ({name})"):
+            expect_equal(coupled.flatten().sort().values, noise.flatten().sort().values, "the sorted values")
+            if tokens.mask is not None:
+                expect(not bool(coupled[~tokens.mask].any()), "padding that is not zero")
+        with contract.clause(f"it is deterministic ({name})"):
+            expect_equal(coupling(noise, tokens), coupled, "the second result")
 
 
 def check_path(path: ProbPath) -> None:
@@ -267,15 +298,17 @@ def _check_step_function(contract: Contract, solver: Any) -> None:
 class _RecordingNetwork(nn.Module):
     """Network of one matrix that records its inputs, and outputs a constant under the mask."""
 
-    def __init__(self, padding_output: float = 0.0) -> None:
+    def __init__(self, padding_output: float = 0.0, is_pooled: bool = False) -> None:
         super().__init__()
         self.matrix = nn.Parameter(randn(TOKEN_DIM, TOKEN_DIM, seed=3))
         self.inputs: list[Tensor] = []
-        self._padding_output = padding_output
+        self._padding_output, self._is_pooled = padding_output, is_pooled
 
     def forward(self, tokens: Tokens, t: Tensor | None, condition: Condition) -> Tensor:
         self.inputs.append(tokens.values)
         output = tokens.values @ self.matrix
+        if self._is_pooled:
+            return output.mean(dim=1)
         return output if tokens.mask is None else output.masked_fill(~tokens.mask[..., None], self._padding_output)
 
 
@@ -289,22 +322,26 @@ class _FakeAutoencoder:
 def check_objective(objective: Objective) -> None:
     """Check every clause of `Objective`.
 
-    One of autoencoders (with `autoencoder_loss`) is checked for that alone; one that generates nothing refuses
-    `velocity` with a LuminaError.
+    One of autoencoders (`SupportsAutoencoderLoss`) is checked for that alone. One that raises a LuminaError without a
+    target is checked with class indices and logits (B, K). One that generates nothing refuses `velocity` with a
+    LuminaError.
 
     Raises:
         ContractError: a clause is violated.
     """
-    contract, autoencoder_loss = Contract("Objective", objective), getattr(objective, "autoencoder_loss", None)
-    if autoencoder_loss is not None:
+    contract = Contract("Objective", objective)
+    if isinstance(objective, SupportsAutoencoderLoss):
         with contract.clause("autoencoder_loss(autoencoder, data, generators) returns the autoencoder's own loss"):
-            loss = autoencoder_loss(_FakeAutoencoder(), randn(3, 2, 6), generators(3))
+            loss = objective.autoencoder_loss(_FakeAutoencoder(), randn(3, 2, 6), generators(3))
             expect(isinstance(loss, Loss), f"{type(loss).__name__} instead of Loss")
             expect_tensor(loss.total, (), "total")
         return
     batch = Batch(Tokens(randn(3, 5, TOKEN_DIM), torch.zeros(3, 5, 3), ((5,),) * 3), Condition())
-    _check_loss(contract, objective, batch)
-    _check_mask(contract, objective)
+    if _needs_target(objective, batch):
+        _check_loss(contract, objective, replace(batch, target=torch.tensor([0, 2, 1])))
+    else:
+        _check_loss(contract, objective, batch)
+        _check_mask(contract, objective)
     prediction, x, time = randn(3, 5, TOKEN_DIM), randn(3, 5, TOKEN_DIM, seed=4), torch.tensor([0.1, 0.5, 0.9])
     with contract.clause(
         "velocity(prediction, x, t) returns (B, N, D), each item on its own (or raises a LuminaError)"
@@ -319,9 +356,20 @@ def check_objective(objective: Objective) -> None:
     check_in_model(contract, data=randn(3, 2, 6), objective=objective)
 
 
+def _needs_target(objective: Objective, batch: Batch) -> bool:
+    try:
+        objective.loss(_RecordingNetwork(), batch, generators(3))
+    except LuminaError:
+        return True
+    except Exception:  # a violated clause, which the checks report
+        return False
+    return False
+
+
 def _check_loss(contract: Contract, objective: Objective, batch: Batch) -> None:
+    is_pooled = batch.target is not None
     with contract.clause("loss(predict, batch, generators) returns a finite number, and terms without gradient"):
-        network = _RecordingNetwork()
+        network = _RecordingNetwork(is_pooled=is_pooled)
         loss = objective.loss(network, batch, generators(3))
         expect(isinstance(loss, Loss), f"{type(loss).__name__} instead of Loss")
         expect_tensor(loss.total, (), "total")
@@ -333,10 +381,12 @@ def _check_loss(contract: Contract, objective: Objective, batch: Batch) -> None:
         expect_tensor(gradient, (TOKEN_DIM, TOKEN_DIM), "the gradient")
         expect(gradient is not None and gradient.any(), "a gradient of zero")
     with contract.clause("all random numbers come from the generators"), reseed_globals(5):
-        expect_equal(objective.loss(_RecordingNetwork(), batch, generators(3)).total, loss.total, "the second loss")
+        second = objective.loss(_RecordingNetwork(is_pooled=is_pooled), batch, generators(3))
+        expect_equal(second.total, loss.total, "the second loss")
     with contract.clause("the random numbers of an item come from its own generator, not from those of others"):
-        single = _RecordingNetwork()
-        objective.loss(single, Batch(next(iter(batch.tokens.items())), Condition()), generators(1))
+        single = _RecordingNetwork(is_pooled=is_pooled)
+        target = None if batch.target is None else batch.target[:1]
+        objective.loss(single, Batch(batch.tokens.items()[0], Condition(), target), generators(1))
         for batched, alone in zip(network.inputs, single.inputs, strict=True):
             expect_close(batched[:1], alone, "the network's input for the first item alone", tolerance=1e-6)
 

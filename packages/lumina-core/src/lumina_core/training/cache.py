@@ -1,10 +1,12 @@
-"""Frozen features kept by value: what a costly conditioner that is not trained says is computed once a run."""
+"""Cache of what frozen networks compute: conditions of text encoders, latents of autoencoders."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,159 +21,232 @@ from lumina_core.errors import ConfigError
 from lumina_core.io import atomic_file
 from lumina_core.pretrained import FrozenModule
 from lumina_core.protocols import Autoencoder, Conditioner
-from lumina_core.types import Condition
+from lumina_core.types import Condition, Tokens
 
-CONDITION_FIELDS = ("context", "context_mask", "pooled")
-"""The doors of a condition that are kept; one with context is not."""
+NamedTensors = Mapping[str, Tensor]
+
+ENCODE_BATCH_SIZE = 64
+"""Most items that a frozen network encodes at once on a GPU."""
 
 
-class DiskCache:
-    """A folder of conditions and latents, one small safetensors file each, whole or not there.
+class Cache:
+    """Tensors by key, in memory and optionally in a folder of safetensors files.
 
-    Files lie under the fingerprint of the part that made them, which covers its weights and options: others never find
-    them. When the room is full nothing more is kept; a file that cannot be read counts as not there.
+    A full cache adds nothing more, instead of deleting the oldest entries: an epoch reads every item about once, so the
+    oldest entry is the next one to be read. Several runs and processes may share the folder: files are written
+    atomically, and an unreadable file counts as missing.
 
     Args:
-        folder: made where it is not there; several runs and processes may share it.
-        room: bytes that all files in it may have together.
-        device: where what is found is put.
+        memory_bytes: capacity in memory, in bytes.
+        folder: folder of the files, created if it is missing; None for memory alone.
+        disk_bytes: capacity of the folder, in bytes, including the files that it contains already.
+        device: device of tensors that are read from files.
 
     Raises:
-        ConfigError: it cannot be made.
-    """
-
-    def __init__(self, folder: Path, max_bytes: int, device: torch.device | str = "cpu") -> None:
-        self.folder, self.device = folder, device
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.bytes_left = max_bytes - sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        except OSError as error:
-            raise ConfigError(f"training.cache_dir {folder} cannot be used: {error.strerror or error}") from error
-
-    def get(self, fingerprint: str, text: str | None) -> Condition | None:
-        """What was said of a text, or of silence (None); None where it is not kept."""
-        tensors = self.get_tensors(fingerprint, _text_key(text))
-        return (
-            None
-            if tensors is None
-            else Condition(tensors.get("context"), tensors.get("context_mask"), tensors.get("pooled"))
-        )
-
-    def put(self, fingerprint: str, text: str | None, condition: Condition) -> None:
-        """Keep what was said, where there is room for it."""
-        if condition.reference is None:
-            tensors = {
-                name: getattr(condition, name) for name in CONDITION_FIELDS if getattr(condition, name) is not None
-            }
-            self.put_tensors(fingerprint, _text_key(text), tensors)
-
-    def get_tensors(self, fingerprint: str, name: str) -> dict[str, Tensor] | None:
-        """What is kept under a name; None where nothing is."""
-        try:
-            return load_file(self._path(fingerprint, name), str(self.device))
-        except (OSError, SafetensorError):
-            return None
-
-    def put_tensors(self, fingerprint: str, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a name (letters and digits), where there is room for them."""
-        size = sum(tensor.nbytes for tensor in tensors.values()) + 1024
-        path = self._path(fingerprint, name)
-        if size > self.bytes_left or path.exists():
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as partial:
-                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial)
-            self.bytes_left -= path.stat().st_size
-        except (OSError, SafetensorError):  # a full disk: a run needs the shelf as little as it needs a full one
-            self.bytes_left = 0
-
-    def _path(self, fingerprint: str, name: str) -> Path:
-        return self.folder / fingerprint[:32] / name[:2] / f"{name}.safetensors"
-
-
-def _text_key(text: str | None) -> str:
-    return "null" if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class LatentCache:
-    """Encodes data item by item and keeps each latent under the content of its data.
-
-    Every item is encoded alone, whether or not there is room to keep it, for the reasons that `features.Remembered`
-    gives: numbers then depend on nothing that was met before, and are bit for bit the same with any room and any
-    folder. When the room is full nothing more is kept.
-
-    Args:
-        autoencoder: its weights stand still.
-        room: bytes that may be kept, on the device where latents are made; 0 keeps nothing.
-        shelf: where they are kept on disk as well; None: nowhere.
-        fingerprint: of all that the latents depend on but the data; see `fingerprint_of`.
+        ConfigError: the folder cannot be created.
     """
 
     def __init__(
-        self,
-        autoencoder: Autoencoder,
-        max_bytes: int,
-        disk_cache: DiskCache | None = None,
-        fingerprint: str | None = None,
+        self, memory_bytes: int, folder: Path | None = None, disk_bytes: int = 0, device: torch.device | str = "cpu"
     ) -> None:
-        self.autoencoder, self.bytes_left = autoencoder, max_bytes
-        self.disk_cache = disk_cache if fingerprint is not None else None
-        self._fingerprint = fingerprint or ""
-        self._cache: dict[str, Tensor] = {}
+        self.memory_left, self.disk_left = memory_bytes, disk_bytes
+        self.folder, self.device = folder, device
+        self._memory: dict[tuple[str, str], NamedTensors] = {}
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.disk_left -= sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+            except OSError as error:
+                raise ConfigError(
+                    f"training.cache_dir: got {folder}, expected a folder ({error.strerror or error}). "
+                    "Choose another one."
+                ) from error
 
-    def encode(self, data: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-        """One latent (1, C, ...) an item, without gradient."""
-        return [self._encode_item(item, device) for item in data]
+    def get_or_compute(
+        self,
+        namespace: str,
+        keys: Sequence[str | None],
+        compute: Callable[[list[int]], Sequence[NamedTensors]],
+        on_disk: bool = True,
+    ) -> list[NamedTensors]:
+        """Look up entries, and compute all missing ones in one call.
 
-    def _encode_item(self, item: Tensor, device: torch.device) -> Tensor:
-        key = tensor_digest(item)
-        if key in self._cache:
-            return self._cache[key]
-        stored = None if self.disk_cache is None else self.disk_cache.get_tensors(self._fingerprint, key)
-        if stored is not None and "latent" in stored:
-            latent = stored["latent"]
-        else:
-            with torch.no_grad():
-                latent = self.autoencoder.encode(item[None].to(device))
-            if self.disk_cache is not None:
-                self.disk_cache.put_tensors(self._fingerprint, key, {"latent": latent})
-        if latent.nbytes <= self.bytes_left:
-            self._cache[key] = latent
-            self.bytes_left -= latent.nbytes
-        return latent
+        Args:
+            namespace: what the values depend on besides the key: a fingerprint of weights and options.
+            keys: one per item; equal keys are computed once. Items without a key are computed and not stored.
+            compute: computes the values of the items at the indices that it gets.
+            on_disk: whether the folder is used for these entries.
+        """
+        found = {key: self._lookup(namespace, key, on_disk) for key in dict.fromkeys(keys) if key is not None}
+        first_index = {key: index for index, key in reversed(list(enumerate(keys))) if key is not None}
+        missing = [i for i, key in enumerate(keys) if key is None or (found[key] is None and first_index[key] == i)]
+        computed = dict(zip(missing, compute(missing), strict=True)) if missing else {}
+        for index, tensors in computed.items():
+            key = keys[index]
+            if key is not None:
+                found[key] = tensors
+                self._store(namespace, key, tensors)
+                if on_disk:
+                    self._write(namespace, key, tensors)
+        entries = [computed[i] if key is None else found[key] for i, key in enumerate(keys)]
+        return [entry for entry in entries if entry is not None]
+
+    def _lookup(self, namespace: str, key: str, on_disk: bool) -> NamedTensors | None:
+        if (namespace, key) in self._memory or self.folder is None or not on_disk:
+            return self._memory.get((namespace, key))
+        try:
+            tensors = load_file(self._path(self.folder, namespace, key), str(self.device))
+        except (OSError, SafetensorError):
+            return None
+        self._store(namespace, key, tensors)
+        return tensors
+
+    def _store(self, namespace: str, key: str, tensors: NamedTensors) -> None:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size <= self.memory_left:
+            self._memory[namespace, key] = tensors
+            self.memory_left -= size
+
+    def _write(self, namespace: str, key: str, tensors: NamedTensors) -> None:
+        size = sum(tensor.nbytes for tensor in tensors.values()) + 1024
+        if self.folder is None or size > self.disk_left:
+            return
+        path = self._path(self.folder, namespace, key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as partial:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+            self.disk_left -= path.stat().st_size
+        except (OSError, SafetensorError):  # a full disk does not stop a training
+            self.disk_left = 0
+
+    @staticmethod
+    def _path(folder: Path, namespace: str, key: str) -> Path:
+        return folder / namespace[:32] / key[:2] / f"{key}.safetensors"
 
 
-def make_latent_cache(
-    autoencoder: Autoencoder, spec: ComponentSpec, max_bytes: int, disk_cache: DiskCache | None, precision: str
-) -> LatentCache:
-    """The memory of a run's latents.
+def encode_batch_size(device: torch.device) -> int:
+    """Return how many missing items are encoded at once: one on a CPU, so that a resumed run is bit-exact.
+
+    The rounding of a matrix product depends on the other rows of a batch, and which items are missing depends on the
+    steps before. On a GPU, batches are several times faster and a resumed run is equal up to rounding.
+    """
+    return 1 if device.type == "cpu" else ENCODE_BATCH_SIZE
+
+
+class CachedConditioner(Conditioner):
+    """Conditioner in front of a frozen one that looks up conditions in a cache.
 
     Args:
-        use: the autoencoder as the recipe names it.
-        precision: in what latents are computed, `cpu bfloat16`; others are kept apart.
+        conditioner: frozen; the same value always has the same condition.
+        cache: may be shared with others.
+        namespace: key of the conditioner in memory, for example its field; on disk its `fingerprint` is the key.
+        batch_size: number of missing values that are encoded at once.
+    """
+
+    def __init__(self, conditioner: Conditioner, cache: Cache, namespace: str, batch_size: int = 1) -> None:
+        self.conditioner, self.cache, self.batch_size = conditioner, cache, batch_size
+        self.cross_attention_dim, self.pooled_dim = conditioner.cross_attention_dim, conditioner.pooled_dim
+        fingerprint = None if cache.folder is None else conditioner.fingerprint()
+        self._on_disk, self._namespace = fingerprint is not None, fingerprint or namespace
+        self._null: Condition | None = None
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        """Return the condition of a batch, without gradient."""
+        return stack(self._conditions([_value_key(value) for value in values], values))
+
+    def null_condition(self, batch: int) -> Condition:
+        """Return the conditioner's null condition, computed once."""
+        if self._null is None:
+            (self._null,) = self._conditions(["null"], [None])
+        return select(self._null, torch.zeros(batch, dtype=torch.int64))
+
+    def _conditions(self, keys: Sequence[str | None], values: Sequence[Any]) -> list[Condition]:
+        def compute(indices: list[int]) -> list[NamedTensors]:
+            with torch.no_grad():
+                if keys[0] == "null":
+                    return [_condition_to_tensors(self.conditioner.null_condition(1))]
+                chunks = [indices[k : k + self.batch_size] for k in range(0, len(indices), self.batch_size)]
+                encoded = [self.conditioner.encode([values[index] for index in chunk]) for chunk in chunks]
+            return [
+                _condition_to_tensors(row)
+                for condition, chunk in zip(encoded, chunks, strict=True)
+                for row in _rows(condition, len(chunk))
+            ]
+
+        entries = self.cache.get_or_compute(self._namespace, keys, compute, self._on_disk)
+        return [_condition_from_tensors(entry) for entry in entries]
+
+
+def cache_conditioners(
+    conditioners: Mapping[str, Conditioner], cache: Cache, batch_size: int = 1
+) -> dict[str, Conditioner]:
+    """Put the cache in front of conditioners that are frozen and slow (`cacheable`).
+
+    In a conditioner that is trained but reads others (`map_children`), the frozen ones among them get the cache. Other
+    conditioners stay as they are: encoding a batch costs less than looking up its items.
+    """
+
+    def wrap(conditioner: Conditioner, namespace: str) -> Conditioner:
+        if not conditioner.cacheable:
+            return conditioner
+        if not isinstance(conditioner, nn.Module) or not any(p.requires_grad for p in conditioner.parameters()):
+            return CachedConditioner(conditioner, cache, namespace, batch_size)
+        numbers = itertools.count()
+        return conditioner.map_children(lambda child: wrap(child, f"{namespace}.{next(numbers)}"))
+
+    return {field: wrap(conditioner, field) for field, conditioner in conditioners.items()}
+
+
+class LatentCache:
+    """Encoder of data in front of a frozen autoencoder that looks up latents in a cache, by the content of the data.
+
+    Args:
+        autoencoder: frozen.
+        spec: the autoencoder in the recipe.
+        cache: may be shared with others.
+        precision: device and dtype of the computation, such as "cpu bfloat16"; part of the key.
+        batch_size: number of missing items that are encoded at once.
 
     Raises:
-        ConfigError: the autoencoder is trained, so that its latents change.
+        ConfigError: the autoencoder is trained.
     """
-    if isinstance(autoencoder, nn.Module) and any(weight.requires_grad for weight in autoencoder.parameters()):
-        raise ConfigError(
-            "training.cache_latents keeps what a frozen autoencoder encoded, and this one has weights that are not "
-            "frozen; add `autoencoder` to training.freeze, or set cache_latents: false"
-        )
-    return LatentCache(
-        autoencoder,
-        max_bytes,
-        disk_cache,
-        None if disk_cache is None else latent_fingerprint(autoencoder, spec, precision),
-    )
+
+    def __init__(
+        self, autoencoder: Autoencoder, spec: ComponentSpec, cache: Cache, precision: str, batch_size: int = 1
+    ) -> None:
+        if isinstance(autoencoder, nn.Module) and any(weight.requires_grad for weight in autoencoder.parameters()):
+            raise ConfigError(
+                "training.cache_latents: got true for an autoencoder that is trained, expected a frozen one. Add "
+                "`autoencoder` to training.freeze, or set cache_latents: false."
+            )
+        self.autoencoder, self.cache, self.batch_size = autoencoder, cache, batch_size
+        fingerprint = None if cache.folder is None else latent_fingerprint(autoencoder, spec, precision)
+        self._on_disk, self._namespace = fingerprint is not None, fingerprint or "latents"
+
+    def encode(self, data: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+        """Encode data (channels, ...) of any sizes; returns one latent (1, C, ...) per item, without gradient."""
+
+        def compute(indices: list[int]) -> list[NamedTensors]:
+            latents: dict[int, Tensor] = {}
+            by_shape: dict[torch.Size, list[int]] = {}
+            for index in indices:
+                by_shape.setdefault(data[index].shape, []).append(index)
+            for group in by_shape.values():
+                for chunk in (group[k : k + self.batch_size] for k in range(0, len(group), self.batch_size)):
+                    with torch.no_grad():
+                        encoded = self.autoencoder.encode(torch.stack([data[index] for index in chunk]).to(device))
+                    latents |= dict(zip(chunk, encoded.split(1), strict=True))
+            return [{"latent": latents[index]} for index in indices]
+
+        keys = [tensor_digest(item) for item in data]
+        return [entry["latent"] for entry in self.cache.get_or_compute(self._namespace, keys, compute, self._on_disk)]
 
 
 def latent_fingerprint(autoencoder: Autoencoder, spec: ComponentSpec, precision: str) -> str | None:
-    """What decides the latents of given data: the weights, the options, in what they are computed.
+    """Return a hash of what latents depend on besides the data: weights, options, precision.
 
-    None where it cannot be told: the weights are somebody else's and the part does not say of which content
-    (`referenced`).
+    None if it is not available: the weights are external, and the autoencoder has no hash of them (`pin_hashes`).
     """
     hasher = hashlib.sha256(json.dumps([precision, spec.model_dump()], sort_keys=True, default=str).encode())
     if isinstance(autoencoder, nn.Module):
@@ -186,123 +261,58 @@ def latent_fingerprint(autoencoder: Autoencoder, spec: ComponentSpec, precision:
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """64 hexadecimal digits that change whenever a number, the shape or the format does."""
+    """Return a hash of 64 hexadecimal digits of a tensor's values, shape and dtype."""
     cpu_tensor = tensor.detach().cpu().contiguous()
     hasher = hashlib.blake2b(f"{cpu_tensor.dtype} {tuple(cpu_tensor.shape)} ".encode(), digest_size=32)
     hasher.update(cpu_tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if cpu_tensor.numel() else b"")
     return hasher.hexdigest()
 
 
-class CachedConditioner(Conditioner):
-    """A frozen conditioner that remembers what it said of each value (a string, a number, bytes).
-
-    Every distinct value is read alone, whether or not there is room to keep it: its neighbours in a batch would change
-    the last bits of matrix products, numbers would then depend on what was met before, and a resumed run would no
-    longer repeat itself bit for bit. When the room is full nothing more is kept, rather than the oldest dropped: an
-    epoch meets every value about once, and the oldest is the one that comes next.
-
-    Args:
-        conditioner: its weights stand still, and the same value always gives the same condition.
-        room: bytes that may be kept, on the device where the conditions are made; 0 keeps nothing.
-        shelf: where texts are kept on disk as well, for a conditioner that has a `fingerprint`; None: nowhere.
-    """
-
-    def __init__(self, conditioner: Conditioner, max_bytes: int, disk_cache: DiskCache | None = None) -> None:
-        self.conditioner, self.bytes_left = conditioner, max_bytes
-        self._fingerprint = (conditioner.fingerprint() if disk_cache is not None else None) or ""
-        self.disk_cache = disk_cache if self._fingerprint else None
-        self.cross_attention_dim, self.pooled_dim = conditioner.cross_attention_dim, conditioner.pooled_dim
-        self._cache: dict[Hashable, Condition] = {}
-        self._null: Condition | None = None
-
-    def encode(self, values: Sequence[Any]) -> Condition:
-        """One value an item -> the condition of a batch, without gradient."""
-        keys = [_value_key(value) for value in values]
-        conditions = {key: self._lookup(key, value) for key, value in dict(zip(keys, values, strict=True)).items()}
-        return stack([conditions[key] for key in keys])
-
-    def null_condition(self, batch: int) -> Condition:
-        """The conditioner's own silence, made once."""
-        if self._null is None:
-            self._null = self._load_or_compute(None, lambda: self.conditioner.null_condition(1))
-        return select(self._null, torch.zeros(batch, dtype=torch.int64))
-
-    def _lookup(self, key: Hashable, value: Any) -> Condition:
-        if key in self._cache:
-            return self._cache[key]
-        condition = self._compute(value)
-        size = _num_bytes(condition)
-        if size <= self.bytes_left and not isinstance(key, _UniqueKey):
-            self._cache[key] = condition
-            self.bytes_left -= size
-        return condition
-
-    def _compute(self, value: Any) -> Condition:
-        if isinstance(value, str):
-            return self._load_or_compute(value, lambda: self.conditioner.encode([value]))
-        with torch.no_grad():
-            return self.conditioner.encode([value])
-
-    def _load_or_compute(self, text: str | None, compute: Callable[[], Condition]) -> Condition:
-        """What is on the shelf for a text (None: silence), or what is made now and put there."""
-        if self.disk_cache is None:
-            with torch.no_grad():
-                return compute()
-        condition = self.disk_cache.get(self._fingerprint, text)
-        if condition is None:
-            with torch.no_grad():
-                condition = compute()
-            self.disk_cache.put(self._fingerprint, text, condition)
-        return condition
+def _value_key(value: Any) -> str | None:
+    """Return the cache key of a value that a conditioner reads; None for one without a cheap content hash."""
+    if isinstance(value, str):
+        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+    if isinstance(value, (bytes, int, float)):  # 1, 1.0 and True are equal, and may differ in meaning
+        return hashlib.sha256(f"{type(value).__name__} {value!r}".encode()).hexdigest()
+    return None
 
 
-def cache_conditioners(
-    conditioners: Mapping[str, Conditioner], max_bytes: int, disk_cache: DiskCache | None = None
-) -> dict[str, Conditioner]:
-    """The conditioners of a run, those that are costly and frozen with a memory; they share `room` bytes.
-
-    A conditioner says that it is costly by an attribute `costly = True`, for instance one that reads text with a large
-    pretrained network. One that is trained but asks such others (`exchanged`) asks them through their memories. The
-    rest are asked as ever: for a cheap one, reading a whole batch at once is the faster way.
-    """
-    cacheable: list[Conditioner] = []
-
-    def collect(one: Conditioner) -> Conditioner:
-        cacheable.append(one)
-        return one
-
-    for conditioner in conditioners.values():
-        _map_cacheable(conditioner, collect)
-    return {
-        name: _map_cacheable(c, lambda one: CachedConditioner(one, max_bytes // len(cacheable), disk_cache))
-        for name, c in conditioners.items()
-    }
+def _rows(condition: Condition, count: int) -> list[Condition]:
+    """Split a batch of conditions into items, without the padding of their context."""
+    if count == 1:
+        return [condition]
+    rows = [select(condition, torch.tensor([index])) for index in range(count)]
+    return [_without_padding(row) for row in rows]
 
 
-def _map_cacheable(conditioner: Conditioner, transform: Callable[[Conditioner], Conditioner]) -> Conditioner:
-    """A conditioner, or what it asks, exchanged where a memory is worth its room."""
-    if not conditioner.cacheable:
-        return conditioner
-    if _is_frozen(conditioner):
-        return transform(conditioner)
-    return conditioner.map_children(lambda one: _map_cacheable(one, transform))
+def _without_padding(row: Condition) -> Condition:
+    if row.context is None or row.context_mask is None:
+        return row
+    length = max(1, int(row.context_mask[0].nonzero().max()) + 1 if bool(row.context_mask.any()) else 1)
+    return replace(row, context=row.context[:, :length].clone(), context_mask=row.context_mask[:, :length].clone())
 
 
-class _UniqueKey:
-    """The key of a value that cannot be compared cheaply, such as a picture; equal to nothing but itself."""
-
-
-def _value_key(value: Any) -> Hashable:
-    # 1, 1.0 and True are equal as keys, and need not say the same
-    return (type(value), value) if isinstance(value, (str, bytes, int, float)) else _UniqueKey()
-
-
-def _is_frozen(conditioner: Conditioner) -> bool:
-    return not isinstance(conditioner, nn.Module) or not any(p.requires_grad for p in conditioner.parameters())
-
-
-def _num_bytes(condition: Condition) -> int:
+def _condition_to_tensors(condition: Condition) -> NamedTensors:
     reference = condition.reference
-    tensors = [condition.context, condition.context_mask, condition.pooled]
-    tensors += [] if reference is None else [reference.values, reference.positions, reference.mask]
-    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+    names = ("context", "context_mask", "pooled", "token_condition")
+    tensors: dict[str, Tensor | None] = {name: vars(condition)[name] for name in names}
+    if reference is not None:
+        tensors |= {"reference.values": reference.values, "reference.positions": reference.positions}
+        tensors |= {"reference.mask": reference.mask, "reference.sizes": torch.tensor(reference.sizes)}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _condition_from_tensors(tensors: NamedTensors) -> Condition:
+    reference = None
+    if "reference.values" in tensors:
+        sizes = tuple(tuple(size) for size in tensors["reference.sizes"].tolist())
+        reference = Tokens(
+            tensors["reference.values"], tensors["reference.positions"], sizes, tensors.get("reference.mask")
+        )
+    return Condition(
+        tensors.get("context"),
+        tensors.get("context_mask"),
+        tensors.get("pooled"),
+        reference,
+        token_condition=tensors.get("token_condition"),
+    )

@@ -1,10 +1,9 @@
-"""What a run remembers between two lives: weights, their average, the optimizers' state and the number of the step."""
+"""Checkpoints of a training: weights, their moving average, optimizer states and the number of steps."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lumina_core.model_dir import (
     EMA_WEIGHTS_FILE,
     WEIGHTS_FILE,
     atomic_model_dir,
+    describe_mismatch,
     read_weights,
     to_cpu_contiguous,
     write_config,
@@ -28,55 +28,64 @@ from lumina_core.training.optim import EMA, OptimizersContainer
 OPTIMIZER_FILE, STATE_FILE = "training/optimizer.safetensors", "training/state.json"
 
 
-@dataclass(frozen=True)
-class TrainState:
-    """Everything of a run that changes as it goes on."""
-
-    model: Model
-    ema: EMA
-    optimizers: OptimizersContainer
-
-
-def save_checkpoint(train_state: TrainState, step: int, out: Path, registry: Registry) -> Path:
-    """Write a checkpoint after `done` steps, whole or not at all.
+def save_checkpoint(
+    folder: Path, step: int, model: Model, ema: EMA, optimizers: OptimizersContainer, registry: Registry
+) -> None:
+    """Write the state of a training after a number of steps as a folder, atomically.
 
     Raises:
-        CheckpointError: it cannot be written; older checkpoints are as they were.
+        CheckpointError: the folder cannot be written; older checkpoints are unchanged.
     """
-    folder = out / "checkpoints" / f"step-{step:08d}"
     with atomic_model_dir(folder) as partial:
-        write_config(partial, train_state.model.recipe, registry)
-        save_file(to_cpu_contiguous(train_state.model.state_dict()), partial / WEIGHTS_FILE)
-        save_file(to_cpu_contiguous(train_state.ema.state_dict(train_state.model)), partial / EMA_WEIGHTS_FILE)
+        write_config(partial, model.recipe, registry)
+        save_file(to_cpu_contiguous(model.state_dict()), partial / WEIGHTS_FILE)
+        save_file(to_cpu_contiguous(ema.state_dict(model)), partial / EMA_WEIGHTS_FILE)
         (partial / "training").mkdir()
-        tensors, scalars = _optimizers_to_tensors(train_state.optimizers)
+        tensors, scalars = _optimizers_to_tensors(optimizers)
         save_file(tensors, partial / OPTIMIZER_FILE)
         (partial / STATE_FILE).write_text(json.dumps({"step": step, "optimizers": scalars}), encoding="utf-8")
-    return folder
 
 
-def load_checkpoint(train_state: TrainState, folder: Path) -> int:
-    """Put a checkpoint into a fresh run of the same recipe; gives the number of steps done."""
+def load_checkpoint(folder: Path, model: Model, ema: EMA, optimizers: OptimizersContainer) -> int:
+    """Load the state of a training of the same recipe, and return its number of steps.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the checkpoint is of another recipe.
+    """
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        train_state.model.load_state_dict(read_weights(folder / WEIGHTS_FILE))
-        ema_weights = read_weights(folder / EMA_WEIGHTS_FILE)
-        for name, weight in train_state.ema.weights.items():
-            weight.copy_(ema_weights[name])
-        _optimizers_from_tensors(train_state.optimizers, read_weights(folder / OPTIMIZER_FILE), state["optimizers"])
+        load_weights(folder, model)
+        ema.load_state_dict(read_weights(folder / EMA_WEIGHTS_FILE))
+        _optimizers_from_tensors(optimizers, read_weights(folder / OPTIMIZER_FILE), state["optimizers"])
+        return int(state["step"])
     except (OSError, ValueError, LookupError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} does not fit this run ({error}); was the recipe changed since?") from error
-    return int(state["step"])
+        raise CheckpointError(
+            f"{folder}: got a checkpoint of another recipe, or a damaged one ({error}). Resume with the recipe of the "
+            "run, which is in its recipe.yaml."
+        ) from error
+
+
+def load_weights(folder: Path, model: Model) -> None:
+    """Load the weights of a checkpoint into the model of its recipe.
+
+    Raises:
+        CheckpointError: tensors are missing, surplus, or of another shape.
+    """
+    weights = read_weights(folder / WEIGHTS_FILE)
+    mismatch = describe_mismatch(model, weights)
+    if mismatch:
+        raise CheckpointError(f"{folder}: the weights do not fit the recipe ({mismatch}). Resume with the same recipe.")
+    model.load_state_dict(weights)
 
 
 def latest_checkpoint(out: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
+    """Return the latest checkpoint of a run; None if it has none."""
     folders = sorted((out / "checkpoints").glob("step-*"))
     return folders[-1] if folders else None
 
 
 def delete_old_checkpoints(out: Path, keep_latest_k: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what was left half-written."""
+    """Delete all checkpoints but the latest ones, and partially written files."""
     for directory in (out, out / "checkpoints"):
         remove_partial(directory)
     for folder in sorted((out / "checkpoints").glob("step-*"))[:-keep_latest_k]:
@@ -84,7 +93,7 @@ def delete_old_checkpoints(out: Path, keep_latest_k: int) -> None:
 
 
 def _optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Optimizer states as tensors by `member.parameter.key` and, for each member, the plain numbers among them."""
+    """Split optimizer states into tensors by `optimizer.parameter.key`, and plain numbers per optimizer."""
     tensors: dict[str, Tensor] = {}
     scalars: list[dict[str, Any]] = []
     for index, optimizer in enumerate(optimizers.optimizers):
@@ -103,7 +112,7 @@ def _optimizers_from_tensors(
     optimizers: OptimizersContainer, tensors: dict[str, Tensor], scalars: list[dict[str, Any]]
 ) -> None:
     if len(scalars) != len(optimizers.optimizers):
-        raise ValueError(f"it has the states of {len(scalars)} optimizers, this run has {len(optimizers.optimizers)}")
+        raise ValueError(f"{len(scalars)} optimizers instead of {len(optimizers.optimizers)}")
     for index, optimizer in enumerate(optimizers.optimizers):
         params = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Any]] = {}
@@ -112,7 +121,7 @@ def _optimizers_from_tensors(
             owner, parameter, key = name.split(".", 2)
             if int(owner) == index:
                 if isinstance(value, Tensor) and value.ndim and value.shape != params[int(parameter)].shape:
-                    raise ValueError(f"the optimizer's state {name} is of another weight")
+                    raise ValueError(f"the shape of optimizer state {name} is of another weight")
                 states.setdefault(int(parameter), {})[key] = value.clone() if isinstance(value, Tensor) else value
         current = optimizer.state_dict()
         optimizer.load_state_dict({"state": states, "param_groups": current["param_groups"]})

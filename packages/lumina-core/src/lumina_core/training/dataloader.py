@@ -1,4 +1,7 @@
-"""Which example comes when: decided by (seed, epoch, place) alone; neither workers nor ranks change anything."""
+"""Order of the examples, and their way from a data set to a batch.
+
+The examples of a step depend on the seed, the epoch and the index alone, not on the number of workers or processes.
+"""
 
 from __future__ import annotations
 
@@ -17,62 +20,65 @@ from torch.utils.data import Dataset as TorchDataset
 from lumina_core.conditioning.ops import choose, condition_to
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model, encode_conditions
-from lumina_core.protocols import Conditioner, Dataset
+from lumina_core.protocols import Conditioner, Dataset, Example, PredictionTask, SupportsAutoencoderLoss
 from lumina_core.sampling.resolve import empty_tokens
 from lumina_core.training.cache import LatentCache
 from lumina_core.types import Batch, Size, Tokens, stack_tokens
 
 SHUFFLE_BUFFER = 2**12
-"""Examples shuffled among each other where some are cheaply read together: what a shuffle buffer would hold."""
+"""Number of examples that are shuffled at a time if some of them are read together (`read_groups`)."""
 
 BUCKET_WINDOW = 2**16
-"""Draws at most that are looked at together to make batches of one extent."""
+"""Largest number of examples that are sorted into batches of one size at a time."""
 
 
 @dataclass(frozen=True)
 class SampleKey:
-    """One example of one step: what to read, and the seed of all that is drawn at random for it."""
+    """One example of one step: its index in the data set, and the seed of all random numbers for it."""
 
     index: int
     seed: int
 
     def python_rng(self) -> random.Random:
-        """For crops and the choice of a caption."""
+        """Return the generator of crops and of the choice of a caption."""
         return random.Random(self.seed)
 
     def torch_generator(self) -> torch.Generator:
-        """For times, noise and dropped conditions; always on the CPU, so that devices agree."""
+        """Return the generator of times, noise and dropped conditions; on the CPU, so that devices agree."""
         return torch.Generator().manual_seed(self.seed)
 
 
 class EpochSampler:
-    """The endless order of a weighted data set.
+    """Endless order of a weighted data set.
 
-    An epoch has as many places as the data set has examples; each example gets its share of them by weight (systematic
-    resampling: a share of 2.3 is 2 or 3 places), shuffled. With equal weights an epoch is a plain permutation.
+    An epoch has as many examples as the data set. Each example occurs by its share of the weights (systematic
+    resampling: a share of 2.3 is 2 or 3 occurrences), shuffled. With equal weights, an epoch is a permutation.
 
     Args:
-        weights: one positive number an example.
-        seed: the run's.
-        stretches: how many examples in a row are cheaply read together (a row group of a file), one stretch after
-            another; none: every order is alike. With stretches, whole ones are shuffled, and then the examples of
-            MIXED neighbours: as with a shuffle buffer, but from the numbers alone, so that any step can be resumed.
+        weights: one positive number per example.
+        seed: seed of the training.
+        read_groups: lengths of consecutive runs of examples that are cheap to read together (a row group of a file);
+            empty for none. Groups are shuffled, then the examples within SHUFFLE_BUFFER neighbours. As with a shuffle
+            buffer, but computed from the index alone, so that every step can be resumed.
+
+    Raises:
+        ConfigError: there are no examples.
     """
 
     def __init__(self, weights: list[float], seed: int, read_groups: Sequence[int] = ()) -> None:
         if not weights:
-            raise ConfigError("the data set has no examples; there is nothing to train on")
+            raise ConfigError("dataset: got no examples, expected at least one.")
         self._group_ids = np.repeat(np.arange(len(read_groups)), read_groups)
         self._cumulative_weights = np.cumsum(np.asarray(weights, dtype=np.float64))
         self._seed = seed
         self._epoch, self._indices = -1, np.zeros(0, dtype=np.int64)
 
     def step_keys(self, step: int, batch_size: int) -> list[SampleKey]:
-        """The `batch` examples of one step, the first step being 0."""
+        """Return the examples of one step (the first is 0)."""
         return [self._key_at(position) for position in range(step * batch_size, (step + 1) * batch_size)]
 
     def rank_keys(self, step: int, batch_size: int, rank: int, world_size: int) -> list[SampleKey]:
-        """The examples of one process among `world`: every world-th, beginning with its rank."""
+        """Return the examples of one process: every world_size-th, beginning with its rank."""
         return self.step_keys(step, batch_size)[rank::world_size]
 
     def _key_at(self, position: int) -> SampleKey:
@@ -97,15 +103,18 @@ class EpochSampler:
 
 
 class BucketSampler(EpochSampler):
-    """The same draws, arranged so that the examples of a batch have one extent, as far as that goes.
+    """The same examples, arranged so that those of a batch have one size where possible.
 
-    An epoch's worth of steps (but never more than some ARRANGED draws) is looked at together: the draws of each extent
-    fill whole batches; what is left over of all extents, sorted by it, fills the rest, which are padded. No draw is
-    lost or repeated, and which batch comes when follows from the seed and the number of the step alone. Our own
-    proposal; the published training pads every batch.
+    The examples of an epoch (at most BUCKET_WINDOW) are sorted into batches of one size; the remainders of all sizes,
+    in the order of the sizes, form the last batches, which are padded. No example is lost or repeated, and the batch of
+    a step depends on the seed and the step alone. The published training pads every batch instead.
 
     Args:
-        extent: (index, the draw's random numbers) -> the extent that the example's data will have.
+        weights: one positive number per example.
+        seed: seed of the training.
+        read_groups: see `EpochSampler`.
+        size_of: (index, random numbers of the example) -> size of the example's data: sides of a grid or the count of a
+            set.
     """
 
     def __init__(
@@ -118,12 +127,12 @@ class BucketSampler(EpochSampler):
     ) -> None:
         super().__init__(weights, seed, read_groups)
         self._size_of = size_of
-        # arranging more than is mixed would call for examples from everywhere again
+        # a window beyond the shuffle buffer would read from all groups at once
         self._window_size = min(len(weights), SHUFFLE_BUFFER if len(read_groups) else BUCKET_WINDOW)
         self._window, self._batches = (-1, 0), list[list[SampleKey]]()
 
     def step_keys(self, step: int, batch_size: int) -> list[SampleKey]:
-        """The `batch` examples of one step, the first step being 0."""
+        """Return the examples of one step (the first is 0)."""
         window_steps = max(-(-self._window_size // batch_size), 1)
         window, offset = divmod(step, window_steps)
         if self._window != (window, batch_size):
@@ -152,7 +161,7 @@ class BucketSampler(EpochSampler):
 
 
 def make_sampler(dataset: Dataset, seed: int) -> EpochSampler:
-    """The order of a data set, by what it says of itself: `weight`, and where it has them `stretches` and `extent`."""
+    """Build the order of a data set from its weights, read groups and sizes."""
     weights = [dataset.weight(index) for index in range(len(dataset))]
     read_groups = dataset.read_groups()
     if dataset.variable_size:
@@ -166,49 +175,80 @@ def _derive_seed(seed: int, epoch: int, position: int) -> int:
 
 
 class StepSampler:
-    """Reads the examples of one step at a time; what a DataLoader iterates over, with or without worker processes."""
+    """Batch sampler of a DataLoader: the examples of one step at a time."""
 
     def __init__(
-        self, sampler: EpochSampler, start: int, stop: int, batch_size: int, rank_and_world_size: tuple[int, int]
+        self, sampler: EpochSampler, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        self._sampler, self._steps, self._batch_size, self._rank_and_world_size = (
-            sampler,
-            range(start, stop),
-            batch_size,
-            rank_and_world_size,
-        )
+        self._sampler, self._steps, self._batch_size = sampler, range(start, stop), batch_size
+        self._rank, self._world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in self._steps:
-            yield self._sampler.rank_keys(step, self._batch_size, *self._rank_and_world_size)
+            yield self._sampler.rank_keys(step, self._batch_size, self._rank, self._world_size)
 
 
 @dataclass(frozen=True)
 class RawBatch:
-    """What was read for one step: data of each item, the values of each conditioner, and the draws they came from."""
+    """Examples of one step as the data set returns them.
+
+    Attributes:
+        data: (channels, ...) in [-1, 1] per item.
+        values: values by the field of each conditioner, one per item.
+        keys: what the items were read by.
+        targets: what a prediction task predicts, one per item; empty for generation.
+    """
 
     data: tuple[Tensor, ...]
     values: Mapping[str, tuple[Any, ...]]
     keys: tuple[SampleKey, ...]
+    targets: tuple[Any, ...] = ()
 
     def microbatch(self, rows: slice) -> RawBatch:
-        """Some of the items, for gradient accumulation."""
-        return RawBatch(self.data[rows], {name: v[rows] for name, v in self.values.items()}, self.keys[rows])
+        """Return some of the items, for gradient accumulation."""
+        values = {name: column[rows] for name, column in self.values.items()}
+        return RawBatch(self.data[rows], values, self.keys[rows], self.targets[rows])
 
 
 class StepDataset(TorchDataset[RawBatch]):
-    """A data set asked for a whole step at once, so that worker processes hand over one object a step."""
+    """PyTorch data set whose items are batches of a step, so that a worker process returns one object per step."""
 
-    def __init__(self, dataset: Dataset, data_field: str, fields: Sequence[str]) -> None:
-        self._dataset, self._data_field, self._fields = dataset, data_field, tuple(fields)
+    def __init__(
+        self, dataset: Dataset, data_field: str, fields: Sequence[str], target_field: str | None = None
+    ) -> None:
+        self._dataset, self._data_field = dataset, data_field
+        self._fields, self._target_field = tuple(fields), target_field
 
-    def __getitem__(self, draws: Sequence[SampleKey]) -> RawBatch:
-        read = [self._dataset.get(draw.index, draw.python_rng()) for draw in draws]
-        missing = sorted({self._data_field, *self._fields} - set(read[0]))
+    @classmethod
+    def of_model(cls, dataset: Dataset, model: Model) -> StepDataset:
+        """Read the fields of a model's task and conditioners."""
+        target_field = model.task.target_field if isinstance(model.task, PredictionTask) else None
+        return cls(dataset, model.task.data_field, list(model.conditioners_by_field), target_field)
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> RawBatch:
+        examples = [self._dataset.get(key.index, key.python_rng()) for key in keys]
+        for example, key in zip(examples, keys, strict=True):
+            self._check(example, key.index)
+        return RawBatch(
+            tuple(example[self._data_field] for example in examples),
+            {field: tuple(example[field] for example in examples) for field in self._fields},
+            tuple(keys),
+            () if self._target_field is None else tuple(example[self._target_field] for example in examples),
+        )
+
+    def _check(self, example: Example, index: int) -> None:
+        expected = [self._data_field, *self._fields, *([] if self._target_field is None else [self._target_field])]
+        missing = [field for field in expected if field not in example]
         if missing:
-            raise ConfigError(f"the data set's examples have no field '{missing[0]}'; they have: {', '.join(read[0])}")
-        values = {field: tuple(example[field] for example in read) for field in self._fields}
-        return RawBatch(tuple(example[self._data_field] for example in read), values, tuple(draws))
+            raise ConfigError(
+                f"dataset[{index}]: got the fields {', '.join(example)}, expected {', '.join(expected)}. Add "
+                f"'{missing[0]}' to the examples, or change the recipe's conditioners."
+            )
+        if not isinstance(example[self._data_field], Tensor):
+            raise ConfigError(
+                f"dataset[{index}]['{self._data_field}']: got {type(example[self._data_field]).__name__}, expected a "
+                "float tensor (channels, ...) in [-1, 1]."
+            )
 
 
 def collate(
@@ -219,13 +259,15 @@ def collate(
     conditioners: Mapping[str, Conditioner] | None = None,
     latent_cache: LatentCache | None = None,
 ) -> Batch:
-    """Encode, tokenise and condition what was read, on the model's device.
+    """Encode examples as a batch on the model's device: tokens, condition and target.
 
     Args:
-        generators: one an item; a number is drawn from each for whether its conditions are dropped.
-        drop: share of the items that are told nothing.
-        speakers: the conditioners, some of them with a memory; None: the model's own.
-        latents: a memory of what was encoded; None: everything is encoded anew, a batch at once.
+        model: its autoencoder, tokenizer and conditioners are used.
+        raw_batch: examples.
+        generators: one per item; each draws whether the item's conditions are dropped.
+        cond_dropout: probability that an item's conditions are replaced by null conditions.
+        conditioners: conditioners to use instead of the model's (those with a cache).
+        latent_cache: cache of latents; None to encode the batch at once.
     """
     active_conditioners = model.conditioners_by_field if conditioners is None else conditioners
     tokens = encode_to_tokens(model, raw_batch.data, latent_cache)
@@ -235,31 +277,36 @@ def collate(
         condition = choose(
             keep_mask.to(model.device), condition, encode_conditions(active_conditioners, {}, len(raw_batch.keys))
         )
-    return Batch(tokens, condition_to(condition, model.device))
+    target = torch.stack([torch.as_tensor(one) for one in raw_batch.targets]) if raw_batch.targets else None
+    return Batch(tokens, condition_to(condition, model.device), None if target is None else target.to(model.device))
 
 
 def check_data_sizes(model: Model, dataset: Dataset) -> None:
-    """Raise ConfigError, before a run begins, if the data set says that it has a size which the model cannot do."""
-    # what is rebuilt is never cut into tokens
-    if hasattr(model.objective, "autoencoder_loss"):
+    """Check every size of a data set against the model.
+
+    Raises:
+        ConfigError: the model does not support one of the sizes.
+    """
+    # an autoencoder is trained on data, which no tokenizer patchifies
+    if isinstance(model.objective, SupportsAutoencoderLoss):
         return
     for size in dataset.sizes():
         try:
             empty_tokens(model, size, 1)
         except ConfigError as error:
-            raise ConfigError(f"the data set brings data of {' x '.join(map(str, size))}: {error}") from error
+            raise ConfigError(f"dataset: got data of {' x '.join(map(str, size))}. {error}") from error
 
 
 def encode_to_tokens(model: Model, data: Sequence[Tensor], latent_cache: LatentCache | None = None) -> Tokens:
-    """Data of one size as one batch of tokens; of several sizes padded and masked."""
+    """Encode and patchify data. Items of several sizes are padded to the longest and masked."""
     device = model.device
     with torch.no_grad():
         if latent_cache is not None:
-            cached = latent_cache.encode(data, device)
-            if all(latent.shape == cached[0].shape for latent in cached):
-                return model.tokenizer.patchify(torch.cat(cached))
-            return stack_tokens([model.tokenizer.patchify(latent) for latent in cached])
-        if all(item.shape == data[0].shape for item in data):
+            latents = latent_cache.encode(data, device)
+        elif all(item.shape == data[0].shape for item in data):
             return model.tokenizer.patchify(model.autoencoder.encode(torch.stack(list(data)).to(device)))
-        encoded = [model.autoencoder.encode(item[None].to(device)) for item in data]
-        return stack_tokens([model.tokenizer.patchify(latent) for latent in encoded])
+        else:
+            latents = [model.autoencoder.encode(item[None].to(device)) for item in data]
+        if all(latent.shape == latents[0].shape for latent in latents):
+            return model.tokenizer.patchify(torch.cat(latents))
+        return stack_tokens([model.tokenizer.patchify(latent) for latent in latents])

@@ -1,4 +1,4 @@
-"""The dry run of a recipe: parts, shapes, parameter counts, an estimate of memory, and one batch through."""
+"""Dry run of a recipe: components, shapes, parameter counts, an estimate of memory, one training step."""
 
 from __future__ import annotations
 
@@ -12,22 +12,35 @@ import torch
 from lumina_core.errors import LuminaError
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
 from lumina_core.plugins.registry import Registry
-from lumina_core.protocols import Dataset, SupportsFit
+from lumina_core.protocols import Dataset
 from lumina_core.recipe import Recipe
-from lumina_core.training.dataloader import RawBatch, StepDataset, check_data_sizes, encode_to_tokens, make_sampler
+from lumina_core.training.dataloader import StepDataset, check_data_sizes, encode_to_tokens, make_sampler
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import build_optimizers
-from lumina_core.training.trainer import TrainStep, freeze
+from lumina_core.training.trainer import LossModule, fit_conditioners, freeze
 
 NUM_EXAMPLES = 4
-"""Examples that a dry run sends through the model."""
+"""Examples in the training step of a dry run."""
 MAX_VALUES = 2000
-"""Values at most that are looked at for their length."""
+"""Most values of a field whose length is checked."""
 
 
 @dataclass(frozen=True)
 class DryRunReport:
-    """What a dry run found."""
+    """Result of a dry run.
+
+    Attributes:
+        components: (type, name) of every component.
+        parameters: number of weights by component.
+        trainable_parameters: number of weights that are trained.
+        examples: length of the data set.
+        data_shape: shape of one example's data.
+        token_shape: (N, D) of its tokens.
+        loss: loss of the step.
+        memory_bytes: estimated memory of the training.
+        step_seconds: duration of the step.
+        truncation_notes: one line per conditioner that truncates values.
+    """
 
     components: tuple[tuple[str, str], ...]
     parameters: dict[str, int]
@@ -42,22 +55,25 @@ class DryRunReport:
 
 
 def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
-    """Build everything, read a few examples and take one step with them; nothing is written.
+    """Build the model and the data set of a recipe and take one step on a few examples; writes no file.
 
     Raises:
-        LuminaError: as the run itself would.
+        LuminaError: as `Trainer` would.
     """
     check_pretrained(recipe, registry)
     dataset = build_dataset(recipe, registry)
     model = build_model(recipe, registry)
     check_data_sizes(model, dataset)
-    for field, conditioner in model.conditioners_by_field.items():
-        if isinstance(conditioner, SupportsFit):
-            conditioner.fit(dataset.values(field))
+    fit_conditioners(model, dataset)
     freeze(model, recipe.training.freeze)
-    raw_batch = _read_batch(model, dataset, recipe.training.seed)
+    raw_batch = StepDataset.of_model(dataset, model)[
+        make_sampler(dataset, recipe.training.seed).step_keys(0, NUM_EXAMPLES)
+    ]
+    training = recipe.training.model_copy(update={"compile": False})
     start_time = time.perf_counter()
-    loss = _run_step(model, recipe, raw_batch)
+    loss, _ = LossModule(model, training, ProcessInfo(0, 1, torch.device("cpu")))(raw_batch)
+    loss.backward()
+    build_optimizers(model, training).step()
     step_seconds = time.perf_counter() - start_time
     tokens = encode_to_tokens(model, raw_batch.data)
     return DryRunReport(
@@ -67,7 +83,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
         examples=len(dataset),
         data_shape=tuple(raw_batch.data[0].shape),
         token_shape=tuple(tokens.values.shape[1:]),
-        loss=loss,
+        loss=float(loss.detach()),
         memory_bytes=estimate_memory(model, recipe, tokens.values.shape[1]),
         step_seconds=step_seconds,
         truncation_notes=tuple(truncation_notes(model, dataset)),
@@ -75,17 +91,18 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
 
 
 def truncation_notes(model: Model, dataset: Dataset) -> Iterator[str]:
-    """For each conditioner that cuts long values, a line on how many are cut, of the first that the data can have."""
+    """Yield a line per conditioner that truncates values, with their share of the first MAX_VALUES."""
     for field, conditioner in model.conditioners_by_field.items():
-        with suppress(LuminaError):  # a data set that cannot list them is no worse for it
+        with suppress(LuminaError):  # not every data set can list its values
             values = dataset.values(field)[:MAX_VALUES]
-            cut_texts = [text for text in map(conditioner.truncated_text, values) if text]
-            if cut_texts:
-                yield f"{len(cut_texts)} of {len(values)} values of '{field}' are cut; left out from: '{cut_texts[0][:40]}'"
+            truncated = [text for text in map(conditioner.truncated_text, values) if text]
+            if truncated:
+                share = f"{len(truncated)} of {len(values)} values of '{field}'"
+                yield f"{share} are truncated; cut off: '{truncated[0][:40]}'"
 
 
 def count_parameters(model: Model) -> dict[str, int]:
-    """Number of weights of each part that has any."""
+    """Count the weights of each component that has any."""
     modules = {name: child for name, child in model.named_children() if name != "conditioners"}
     modules |= {f"conditioners.{name}": child for name, child in model.conditioners.items()}
     counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
@@ -93,22 +110,13 @@ def count_parameters(model: Model) -> dict[str, int]:
 
 
 def estimate_memory(model: Model, recipe: Recipe, num_tokens: int) -> int:
-    """Bytes that a run needs, roughly: weights, gradients, average and optimizer in float32, and what is kept for the
-    backward pass (some 16 numbers of the backbone's width a token and layer; a rule of thumb of ours)."""
+    """Estimate the bytes of a training: weights, gradients, averages and optimizer states in float32, and activations.
+
+    Activations count as 16 numbers of the backbone's width per token and layer, a rule of thumb of ours.
+    """
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = getattr(model.backbone, "config", None)
     hidden_size, num_layers = getattr(config, "hidden_size", 0), getattr(config, "num_layers", 0)
     local_batch_size = -(-recipe.training.global_batch_size // recipe.training.gradient_accumulation_steps)
     return 4 * (total + 4 * trainable + 16 * local_batch_size * num_tokens * hidden_size * num_layers)
-
-
-def _read_batch(model: Model, dataset: Dataset, seed: int) -> RawBatch:
-    keys = make_sampler(dataset, seed).step_keys(0, NUM_EXAMPLES)
-    return StepDataset(dataset, model.task.data_field, list(model.conditioners_by_field))[keys]
-
-
-def _run_step(model: Model, recipe: Recipe, raw_batch: RawBatch) -> float:
-    training = recipe.training.model_copy(update={"gradient_accumulation_steps": 1, "compile": False})
-    train_step = TrainStep(model, training, ProcessInfo(0, 1, torch.device("cpu")), build_optimizers(model, training))
-    return train_step.step(0, raw_batch).loss

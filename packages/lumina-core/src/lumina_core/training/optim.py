@@ -1,63 +1,66 @@
-"""Which optimizer moves which weights, and how fast at which step."""
+"""Optimizers (AdamW, Muon), learning-rate schedule, and the exponential moving average of the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, suggest
+from lumina_core.protocols import Component
 from lumina_core.recipe import TrainingConfig
 
 
 class Muon(torch.optim.Optimizer):
-    """For the matrices of hidden layers: every direction of the update gets the same length.
+    """Muon (Jordan et al. 2024): momentum, orthogonalized by a Newton-Schulz iteration, for matrices of hidden layers.
 
-    torch.optim.Muon exists since torch 2.9, iterates in bfloat16 always (very slow on processors without it) and treats
-    a fused projection as one matrix; here the iteration runs in float32 on the CPU, and matrices of one shape run
-    together.
+    The update is scaled as in Moonlight (arXiv 2502.16982): 0.2 lr sqrt(max(out, in)) times an orthogonal matrix, whose
+    entries have a root mean square of 1 / sqrt(max(out, in)); so the update has one of 0.2 lr, as AdamW's usually has,
+    and AdamW's weight decay suits. A fused projection (query, key and value) is orthogonalized as one matrix.
+
+    `torch.optim.Muon` (torch >= 2.9) iterates in bfloat16 on every device; this class does so on CUDA only, and
+    iterates over all matrices of a shape together.
 
     Args:
-        parameters: matrices (out, in).
-        rate: learning rate; an update has a root mean square of about 0.2 rate sqrt(max(out, in)) / sqrt(min) entries,
-            scaled as in Moonlight (arXiv 2502.16982) so that AdamW's weight decay suits.
-        momentum: Nesterov momentum.
-        weight_decay: decoupled, times the rate.
+        parameters: matrices (out, in), or groups of them.
+        lr: learning rate.
+        momentum: coefficient of the Nesterov momentum.
+        weight_decay: decoupled weight decay, multiplied by the learning rate.
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient; matrices of one shape share one batched iteration."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for params in by_shape.values():
-                self._update(params, group["lr"], group["momentum"], group["weight_decay"])
-
-    def _update(self, params: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        updates = torch.stack([self._nesterov_update(parameter, momentum) for parameter in params])
-        orthogonalized = zeropower_via_newtonschulz(updates)
-        scale = lr * 0.2 * max(orthogonalized.shape[-2:]) ** 0.5
-        for parameter, update in zip(params, orthogonalized, strict=True):
-            parameter.mul_(1 - lr * weight_decay).add_(update, alpha=-scale)
+                updates = torch.stack([self._nesterov_update(parameter, group["momentum"]) for parameter in params])
+                scale = group["lr"] * 0.2 * max(updates.shape[-2:]) ** 0.5
+                for parameter, update in zip(params, zeropower_via_newtonschulz(updates), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
 
     def _nesterov_update(self, parameter: Tensor, momentum: float) -> Tensor:
-        gradient = parameter.grad
-        assert gradient is not None  # step() asked
+        assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(state["momentum"], momentum)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["momentum"], momentum)
 
 
 def zeropower_via_newtonschulz(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -74,62 +77,79 @@ def zeropower_via_newtonschulz(matrices: Tensor, steps: int = 5) -> Tensor:
     return result.to(matrices.dtype)
 
 
-HIDDEN_EMBEDDINGS = ("time_embed.", "pooled_embed.", "position_embedding")
-"""Parts of the names of weights that are trained as hidden matrices, though they are called embeddings."""
-
-
 class OptimizersContainer:
-    """One or two optimizers that step together; each group remembers its peak rate."""
+    """One or two optimizers that step together. Each parameter group holds its peak learning rate."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["peak_lr"] = group["lr"]
+        for group in self._groups():
+            group["peak_lr"] = group["lr"]
 
     def set_lr_factor(self, factor: float) -> None:
-        """Set every rate to this share of its peak."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+        """Set every learning rate to its peak times a factor."""
+        for group in self._groups():
+            group["lr"] = group["peak_lr"] * factor
 
     def step(self) -> None:
-        """Move the weights."""
+        """Update the weights."""
         for optimizer in self.optimizers:
             optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Delete the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
 
 def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersContainer:
-    """AdamW for all, or Muon for the backbone's matrices and AdamW for the rest; norms, gates and biases do not decay.
+    """Build AdamW for all trainable weights, or Muon for hidden matrices and AdamW for the others.
+
+    Hidden matrices are those that no component excludes by `no_muon`, embedding tables aside. Weights of fewer than two
+    dimensions (norms, gates, biases), and those of `no_weight_decay`, have no weight decay.
 
     Raises:
-        ConfigError: everything is frozen, or a word of `training.lr_overrides` names nothing.
+        ConfigError: everything is frozen, or a pattern of `training.lr_overrides` matches no trainable weight.
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trainable:
-        raise ConfigError("training.freeze leaves nothing to train")
-    unused = [pattern for pattern in training.lr_overrides if not any(pattern in name for name, _ in trainable)]
-    if unused:
-        raise ConfigError(f"training.lr_overrides names '{unused[0]}', and no trained weight is called so")
+        raise ConfigError("training.freeze: got every weight of the model, expected at least one that is trained.")
+    for pattern in training.lr_overrides:
+        if not any(pattern in name for name, _ in trainable):
+            raise ConfigError(
+                f"training.lr_overrides: got '{pattern}', expected part of the name of a trained weight"
+                f"{suggest(pattern, {word for name, _ in trainable for word in name.split('.')})}."
+            )
+    no_weight_decay, no_muon = _declared(model, "no_weight_decay"), _declared(model, "no_muon")
     embedding_ids = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    adamw_ids = embedding_ids | {id(p) for name, p in trainable if _lr_pattern(name, training)}
-    matrices = [p for name, p in trainable if _is_hidden_matrix(name, p) and id(p) not in adamw_ids]
-    muon_params = matrices if training.optimizer == "muon" else []
-    muon_ids = {id(p) for p in muon_params}
-    adamw_params = [(name, p) for name, p in trainable if id(p) not in muon_ids]
-    optimizers: list[torch.optim.Optimizer] = [_make_adamw(adamw_params, training)] if adamw_params else []
-    if muon_params:
-        optimizers.append(Muon(muon_params, training.muon_lr, weight_decay=training.weight_decay))
+    groups: dict[tuple[bool, float, float], list[Tensor]] = {}
+    for name, parameter in trainable:
+        override = next((lr for pattern, lr in training.lr_overrides.items() if pattern in name), None)
+        is_hidden_matrix = parameter.ndim == 2 and name not in no_muon and id(parameter) not in embedding_ids
+        uses_muon = training.optimizer == "muon" and is_hidden_matrix and override is None
+        lr = training.muon_lr if uses_muon else training.lr if override is None else override
+        decays = parameter.ndim >= 2 and name not in no_weight_decay
+        groups.setdefault((uses_muon, lr, training.weight_decay if decays else 0.0), []).append(parameter)
+    adamw_groups, muon_groups = (
+        [
+            {"params": params, "lr": lr, "weight_decay": decay}
+            for (muon, lr, decay), params in groups.items()
+            if muon is m
+        ]
+        for m in (False, True)
+    )
+    optimizers: list[torch.optim.Optimizer] = []
+    if adamw_groups:
+        optimizers.append(torch.optim.AdamW(adamw_groups, lr=training.lr, betas=training.betas, fused=True))
+    if muon_groups:
+        optimizers.append(Muon(muon_groups, training.muon_lr))
     return OptimizersContainer(optimizers)
 
 
 def lr_factor(step: int, training: TrainingConfig) -> float:
-    """The share of the peak rate at a step (0 the first): a linear rise, then level, then the chosen fall to 0."""
+    """Return the learning rate of a step (the first is 0) over its peak: linear warm-up, constant, then the decay."""
     warmup = min(1.0, (step + 1) / (training.warmup_steps + 1))
     start = training.decay_start * training.steps
     if training.lr_decay == "constant" or step <= start:
@@ -139,49 +159,63 @@ def lr_factor(step: int, training: TrainingConfig) -> float:
     return warmup * decay_factor
 
 
-def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    # embeddings are looked up, not multiplied; the first and last layers and the modulation do better with AdamW
-    excluded = ("embed", "head.", "modulation", "to_latents", "to_target")
-    for hidden in HIDDEN_EMBEDDINGS:
-        name = name.replace(hidden, "")
-    return parameter.ndim == 2 and not any(word in name for word in excluded)
-
-
-def _lr_pattern(name: str, training: TrainingConfig) -> str | None:
-    """The first word of `training.lr_overrides` that is part of a weight's name."""
-    return next((pattern for pattern in training.lr_overrides if pattern in name), None)
-
-
-def _make_adamw(named_params: Iterable[tuple[str, Tensor]], training: TrainingConfig) -> torch.optim.Optimizer:
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in named_params:
-        pattern = _lr_pattern(name, training)
-        lr = training.lr if pattern is None else training.lr_overrides[pattern]
-        weight_decay = training.weight_decay if parameter.ndim >= 2 else 0.0
-        groups.setdefault((lr, weight_decay), []).append(parameter)
-    param_groups = [
-        {"params": params, "lr": lr, "weight_decay": weight_decay} for (lr, weight_decay), params in groups.items()
-    ]
-    return torch.optim.AdamW(param_groups, lr=training.lr, betas=training.betas, fused=True)
+def _declared(model: nn.Module, method: str) -> set[str]:
+    """Return the parameters that components of a model name in `no_muon` or `no_weight_decay`, by their full names."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, Component)
+        for name in (module.no_muon() if method == "no_muon" else module.no_weight_decay())
+    }
 
 
 class EMA:
-    """The running average of the weights (EMA), with the published warm-up-free form made usable on short runs.
+    """Exponential moving average of the trainable weights, and of the floating-point buffers of trained modules.
 
-    The share that is kept grows as (1 + n) / (10 + n) up to `kept`, so that early noise is forgotten.
+    The decay of step n (the first is 0) is min(decay, (1 + n) / (10 + n)), so that short runs forget their first steps.
+    Integer buffers (a vocabulary) and frozen modules are those of the model.
+
+    Attributes:
+        weights: the averages by their names in the state dict.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        self.weights = {name: tensor.detach().clone() for name, tensor in _averaged_tensors(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step `number` (0 the first)."""
+        """Add the weights after a step (the first is 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = dict(model.named_parameters())
+        current = _averaged_tensors(model)
         torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1 - decay)
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
-        """A whole state dict of the model with the averaged weights in it."""
+        """Return the state dict of the model with the averages in place of its weights."""
         return {**model.state_dict(), **self.weights}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Copy the averages from a state dict that `state_dict` returned.
+
+        Raises:
+            KeyError: an average is missing.
+        """
+        self.weights = {name: state_dict[name].to(weight, copy=True) for name, weight in self.weights.items()}
+
+
+def _averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        **{name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad},
+        **trained_buffers(model),
+    }
+
+
+def trained_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the floating-point buffers in a state dict that modules in training mode may update (running means)."""
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in model.named_modules()
+        if module.training
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point() and name not in module._non_persistent_buffers_set
+    }

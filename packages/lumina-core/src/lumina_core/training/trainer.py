@@ -1,13 +1,13 @@
-"""A whole run: from a recipe and a folder to a trained model in it. The only place of training with a clock."""
+"""Training of a recipe: `Trainer`, its loss module, and the search for the layer behind a NaN."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,30 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lumina_core.checkpoint.lazy_tensors import read_tensor
+from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.device import autocast, resolve_dtype
-from lumina_core.errors import CheckpointError, ConfigError, LuminaError
+from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file
-from lumina_core.model import ComponentRegistry, Model, build_dataset, build_model, check_pretrained
-from lumina_core.model_dir import (
-    WEIGHTS_FILE,
-    describe_mismatch,
-    matching_weights,
-    open_model_dir,
-    read_weights,
-    save_model,
-)
+from lumina_core.model import Model, build_dataset, build_model, check_pretrained
+from lumina_core.model_dir import matching_weights, open_model_dir, save_model
+from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
-from lumina_core.protocols import Dataset, Predict, SupportsFit
+from lumina_core.protocols import Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
 from lumina_core.recipe import Recipe, TrainingConfig
-from lumina_core.request import Request
-from lumina_core.sampling.generate import generate_batch
 from lumina_core.training import distributed
-from lumina_core.training.cache import DiskCache, cache_conditioners, make_latent_cache
+from lumina_core.training.cache import Cache, LatentCache, cache_conditioners, encode_batch_size
+from lumina_core.training.callbacks import (
+    CheckpointCallback,
+    MetricLogger,
+    SampleCallback,
+    StepMetrics,
+    TrainCallback,
+)
 from lumina_core.training.checkpoint import (
-    TrainState,
     delete_old_checkpoints,
     latest_checkpoint,
     load_checkpoint,
+    load_weights,
     save_checkpoint,
 )
 from lumina_core.training.dataloader import (
@@ -54,33 +54,480 @@ from lumina_core.training.dataloader import (
     make_sampler,
 )
 from lumina_core.training.distributed import ProcessInfo
-from lumina_core.training.metrics import MetricLogger
-from lumina_core.training.optim import EMA, OptimizersContainer, build_optimizers, lr_factor
-from lumina_core.types import Condition, Loss, Tokens
+from lumina_core.training.optim import EMA, build_optimizers, lr_factor, trained_buffers
+from lumina_core.types import Condition, Tokens
+
+MAX_NEGATIVE_EXAMPLES = 4096
+"""Most examples that an objective gets as negatives before a training."""
+
+
+class Trainer:
+    """Training of a recipe in a folder.
+
+    The folder holds metrics.csv, tensorboard/, checkpoints/, samples/, recipe.yaml, and after `train` the model of the
+    averaged weights in model/. One training at a time may use a folder. Several processes started by torchrun share the
+    batch of each step.
+
+    `train()` runs all steps. A loop of one's own calls `train_step` on the batches of `batches()`, then `save` or
+    `save_model`, and `close` at the end; `with Trainer(...) as trainer:` closes it, too.
+
+    Args:
+        recipe: a Recipe, the name of an installed one, or the path of a file.
+        out: folder of the training, created if it is missing.
+        dataset: examples instead of those of the recipe's data set: a `protocols.Dataset`, or a PyTorch data set whose
+            items are dicts with the task's data field and the field of each conditioner.
+        callbacks: called after the trainer's own, which write metrics, checkpoints and samples.
+        device: "cpu", "cuda", "mps", ...; None for the best one available.
+        resume: continue from the latest checkpoint in `out`, with the same numbers as without an interruption
+            (bit-exact on a CPU).
+        init: models whose weights are copied where name and shape fit; the later one wins. Not used with `resume`.
+        registry: components; None for those of all installed plugins.
+
+    Attributes:
+        step: number of steps so far.
+        model, ema, optimizers: state of the training.
+        messages: what `init` copied, one line per model.
+
+    Raises:
+        ConfigError: the recipe, a field of the data or the batch size does not fit; `out` is a file, is in use by
+            another training, holds a checkpoint without `resume`, or none with it.
+        CheckpointError: weights to resume or to begin from do not fit, or external weights are missing.
+        PluginError: a component is not available.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe | str | Path,
+        out: str | Path,
+        dataset: Dataset | MapStyleDataset | None = None,
+        callbacks: Sequence[TrainCallback] = (),
+        device: str | None = None,
+        resume: bool = False,
+        init: Sequence[str | Path] = (),
+        registry: Registry | None = None,
+    ) -> None:
+        self.registry = load_plugins() if registry is None else registry
+        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, registry=self.registry)
+        self.out, self.step, self.messages = Path(out), 0, list[str]()
+        self._lock: RunLock | None = None
+        self._stopped = False
+        self.process = distributed.init_distributed(device)
+        with self._closed_on_error():
+            _check_batch_size(self.recipe.training, self.process)
+            # the lock first: what is found in the folder is otherwise out of date
+            if self.process.is_main:
+                self._lock = RunLock(self.out)
+            distributed.wait_for_main(True, self.process)
+            checkpoint = _find_checkpoint(self.out, resume)
+            check_pretrained(self.recipe, self.registry)
+            self.dataset = build_dataset(self.recipe, self.registry) if dataset is None else as_dataset(dataset)
+            torch.manual_seed(self.recipe.training.seed)
+            self.model = build_model(self.recipe, self.registry)
+            check_data_sizes(self.model, self.dataset)
+            StepDataset.of_model(self.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
+            if checkpoint is None:
+                self._init_weights(init)
+            else:
+                load_weights(checkpoint, self.model)
+            self.model.to(self.process.device)
+            if isinstance(self.model.objective, SupportsNegatives):
+                self.model.objective.set_negatives(negative_tokens(self.model, self.dataset))
+            freeze(self.model, self.recipe.training.freeze)
+            self.ema = EMA(self.model, self.recipe.training.ema_decay)
+            self.optimizers = build_optimizers(self.model, self.recipe.training)
+            if checkpoint is not None:
+                self.load(checkpoint)
+            self._trainable = [p for p in self.model.parameters() if p.requires_grad]
+            self._loss_module = LossModule(self.model, self.recipe.training, self.process)
+            self._ddp_module = distributed.wrap_ddp(self._loss_module, self.process, _has_optional_weights(self.model))
+            own = [MetricLogger(self.out), CheckpointCallback(), SampleCallback(self)]
+            self.callbacks: list[TrainCallback] = [*own, *callbacks]
+            self._has_user_callbacks = bool(callbacks)
+
+    def train(self) -> Path:
+        """Train until the last step of the recipe, or until a callback calls `stop`.
+
+        Returns:
+            The folder of the model, which has the averaged weights.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be written.
+            LuminaError: the loss or the gradient is not finite, a file cannot be written, or a callback returned a
+                value.
+        """
+        with self._closed_on_error():
+            if self.process.is_main:
+                delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
+                with atomic_file(self.out / "recipe.yaml") as partial:
+                    partial.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            try:
+                self._call("on_train_start")
+                for batch in self.batches():
+                    metrics = self.train_step(batch)
+                    self._call("on_step_end", metrics)
+                    if self._must_wait() and distributed.wait_for_main(self._stopped, self.process):
+                        if self.process.is_main and latest_checkpoint(self.out) != self._checkpoint_dir():
+                            self.save()
+                        break
+            finally:
+                self._call("on_train_end")
+            model_dir = self.save_model()
+        self.close()
+        return model_dir
+
+    def train_step(self, batch: RawBatch) -> StepMetrics:
+        """Take one optimizer step on this process's share of a batch, and update the averaged weights.
+
+        Raises:
+            LuminaError: the loss or the gradient is not finite; the weights are unchanged, and the message names the
+                first layer with such an output.
+        """
+        start_time, training = time.perf_counter(), self.recipe.training
+        factor = lr_factor(self.step, training)
+        self.optimizers.set_lr_factor(factor)
+        loss, terms = self._forward_backward(batch)
+        grad_norm = nn.utils.clip_grad_norm_(self._trainable, training.max_norm, foreach=True)
+        if not bool(torch.isfinite(loss + grad_norm)):
+            raise find_nonfinite_layer(self.model, lambda: self._loss_module(batch, eager=True), self.step)
+        self.optimizers.step()
+        self.optimizers.zero_grad()
+        if self.process.world_size > 1:
+            for buffer in trained_buffers(self.model).values():
+                buffer.copy_(distributed.all_reduce_mean(buffer, self.process))
+        self.ema.update(self.model, self.step)
+        self.step += 1
+        seconds = time.perf_counter() - start_time
+        return StepMetrics(
+            self.step, float(loss), float(grad_norm), training.lr * factor, seconds,
+            training.global_batch_size / seconds, {name: float(value) for name, value in terms.items()},
+        )  # fmt: skip
+
+    def batches(self) -> Iterator[RawBatch]:
+        """Read this process's share of the batches of all steps that remain."""
+        training = self.recipe.training
+        sampler = StepSampler(
+            make_sampler(self.dataset, training.seed), self.step, training.steps, training.global_batch_size,
+            self.process.rank, self.process.world_size,
+        )  # fmt: skip
+        # batch_size=None: an item of StepDataset is a whole batch already
+        dataset = StepDataset.of_model(self.dataset, self.model)
+        return iter(DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=training.num_workers))
+
+    def save(self) -> Path:
+        """Write a checkpoint, atomically, and delete all but the latest `keep_latest_k`; call in the first process.
+
+        Raises:
+            CheckpointError: it cannot be written; older checkpoints are unchanged.
+        """
+        folder = self._checkpoint_dir()
+        save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry)
+        delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
+        self._call("on_checkpoint", folder)
+        return folder
+
+    def load(self, checkpoint: Path) -> None:
+        """Load weights, averaged weights, optimizer states and the step of a checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, or of another recipe.
+        """
+        self.step = load_checkpoint(checkpoint, self.model, self.ema, self.optimizers)
+
+    def save_model(self) -> Path:
+        """Put the averaged weights into the model, and write it to model/; returns this folder."""
+        model_dir = self.out / "model"
+        self.model.load_state_dict(self.ema.state_dict(self.model))
+        if self.process.is_main:
+            save_model(self.model, model_dir, self.registry)
+        distributed.wait_for_main(True, self.process)
+        return model_dir
+
+    def stop(self) -> None:
+        """End `train` after the current step, with a checkpoint and a model."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Release the folder for other trainings, and leave the process group."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+        distributed.shutdown()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _forward_backward(self, batch: RawBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute gradients in micro-batches; returns loss and terms, averaged over all processes."""
+        size = len(batch.keys)
+        count = min(self.recipe.training.gradient_accumulation_steps, size)
+        slices = [slice(k * size // count, (k + 1) * size // count) for k in range(count)]
+        total, terms = torch.zeros((), device=self.process.device), dict[str, Tensor]()
+        for rows in slices:
+            weight = (rows.stop - rows.start) / size
+            with contextlib.nullcontext() if rows is slices[-1] else distributed.no_sync(self._ddp_module):
+                loss, loss_terms = self._ddp_module(batch.microbatch(rows))
+                (loss * weight).backward()
+            total = total + loss.detach() * weight
+            for name, value in loss_terms.items():
+                terms[name] = terms.get(name, 0) + value * weight
+        means = distributed.all_reduce_mean(torch.stack([total, *terms.values()]), self.process)
+        return means[0], dict(zip(terms, means[1:], strict=True))
+
+    def _init_weights(self, init: Sequence[str | Path]) -> None:
+        """Copy weights of other models, then fit the conditioners that are still new to the data set."""
+        copied: set[str] = set()
+        for folder in map(Path, init):
+            loaded_dir = open_model_dir(folder, self.registry)
+            fitting = matching_weights(self.model, loaded_dir.weights)
+            weights = {name: read_tensor(tensor) for name, tensor in fitting.items()}
+            if not weights:
+                raise ConfigError(
+                    f"init: got {folder}, none of whose weights fits the recipe by name and shape. Choose a model of a "
+                    "similar recipe."
+                )
+            self.model.load_state_dict(weights, strict=False)
+            copied |= set(weights)
+            new = sorted({name.rsplit(".", 1)[0] for name in self.model.state_dict() if name not in copied})
+            rest = f"new: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else "nothing is new"
+            self.messages.append(f"copied {len(weights)} tensors of {folder}; {rest}")
+        fit_conditioners(self.model, self.dataset, copied)
+
+    def _checkpoint_dir(self) -> Path:
+        return self.out / "checkpoints" / f"step-{self.step:08d}"
+
+    def _must_wait(self) -> bool:
+        """Whether the first process may have done more in this step than the others: saving, sampling, callbacks."""
+        training = self.recipe.training
+        intervals = (training.checkpoint_interval, training.sample_interval)
+        return (
+            self.process.world_size == 1
+            or self._has_user_callbacks
+            or any(interval and self.step % interval == 0 for interval in intervals)
+        )
+
+    def _call(self, event: str, *args: Any) -> None:
+        for callback in self.callbacks if self.process.is_main else ():
+            result = getattr(callback, event)(self, *args)
+            if result is not None:
+                raise ConfigError(
+                    f"{type(callback).__name__}.{event}: got the return value {result!r}, expected None. To end the "
+                    "training, call trainer.stop()."
+                )
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            raise LuminaError(
+                f"{self.out}: the training stopped ({error}). Checkpoints that were complete before still are."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+
+class RunLock:
+    """Lock of a training's folder. The operating system releases it if the process ends.
+
+    File systems without locks are not protected.
+
+    Raises:
+        ConfigError: `out` is a file, or another training uses it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"out: got the file {out}, expected a folder, new or of this training.")
+        self._out, self._is_new = out, not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(out / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(
+                f"out: got {out}, which another training uses, expected a free folder. Wait for the other training, "
+                "stop it, or choose another folder."
+            ) from error
+        except NotImplementedError:
+            pass
+
+    def release(self) -> None:
+        """Release the folder, and delete it if it is new and still empty."""
+        with contextlib.suppress(OSError):
+            if self._is_new and {path.name for path in self._out.iterdir()} == {".lock"}:
+                (self._out / ".lock").unlink()
+                self._out.rmdir()
+        self._lock.release()
+
+
+def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
+    if training.global_batch_size % process.world_size:
+        raise ConfigError(
+            f"training.global_batch_size: got {training.global_batch_size} for {process.world_size} processes, "
+            f"expected a multiple of {process.world_size}."
+        )
+
+
+def _find_checkpoint(out: Path, resume: bool) -> Path | None:
+    checkpoint = latest_checkpoint(out)
+    if resume and checkpoint is None:
+        raise ConfigError(
+            f"resume: got {out}, which has no checkpoint, expected the folder of a training. Check its name, or train "
+            "without resuming."
+        )
+    if checkpoint is not None and not resume:
+        raise ConfigError(
+            f"out: got {out}, which holds a training already ({checkpoint.name}), expected a new folder. Resume that "
+            "training, or choose another folder."
+        )
+    return checkpoint
+
+
+def _has_optional_weights(model: Model) -> bool:
+    """Whether a step may leave trained weights without a gradient.
+
+    A conditioner's null embedding takes part only if an item's conditions are dropped; backbone and head always do.
+    """
+    return any(
+        parameter.requires_grad and not name.startswith(("backbone.", "head."))
+        for name, parameter in model.named_parameters()
+    )
+
+
+def fit_conditioners(model: Model, dataset: Dataset, copied: set[str] | frozenset[str] = frozenset()) -> None:
+    """Fit conditioners to the values of a data set, except those with copied weights."""
+    for field, conditioner in model.conditioners_by_field.items():
+        prefix = f"conditioners.{field}."
+        if isinstance(conditioner, SupportsFit) and not any(name.startswith(prefix) for name in copied):
+            conditioner.fit(dataset.values(field))
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Put a model into training mode, except frozen components (`conditioners.caption`).
+
+    Raises:
+        ConfigError: a prefix matches no weight.
+    """
+    model.train()
+    for prefix in prefixes:
+        parameters = [p for name, p in model.named_parameters() if name.startswith(prefix + ".")]
+        if not parameters:
+            raise ConfigError(
+                f"training.freeze: got '{prefix}', expected the beginning of a weight's name, such as 'backbone' or "
+                "'conditioners.caption'."
+            )
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        model.get_submodule(prefix).eval()
+
+
+def negative_tokens(model: Model, dataset: Dataset) -> Tensor:
+    """Return clean tokens (M, N, D) from all over a data set, at most MAX_NEGATIVE_EXAMPLES."""
+    indices = range(0, len(dataset), -(-len(dataset) // MAX_NEGATIVE_EXAMPLES))
+    data = [dataset.get(index, SampleKey(index, index).python_rng())[model.task.data_field] for index in indices]
+    return encode_to_tokens(model, data).values
+
+
+class LossModule(nn.Module):
+    """Loss of a batch as a module: everything that has a gradient happens in its forward pass, as DDP requires."""
+
+    def __init__(self, model: Model, training: TrainingConfig, process: ProcessInfo) -> None:
+        super().__init__()
+        self.model, self.cond_dropout, self.device = model, training.cond_dropout, process.device
+        self.dtype = resolve_dtype(training.mixed_precision, process.device)
+        folder = None if training.cache_dir is None else Path(training.cache_dir)
+        cache = Cache(training.cache_bytes, folder, training.cache_dir_bytes, process.device)
+        batch_size = encode_batch_size(process.device)
+        self.conditioners_by_field = cache_conditioners(model.conditioners_by_field, cache, batch_size)
+        self.latent_cache: LatentCache | None = None
+        if training.cache_latents:
+            precision = f"{process.device.type} {self.dtype}"
+            spec = model.recipe.autoencoder
+            self.latent_cache = LatentCache(model.autoencoder, spec, cache, precision, batch_size)
+        self._predict = CompiledPredict(model.predict, process.device) if training.compile else model.predict
+
+    def forward(self, raw_batch: RawBatch, eager: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the mean loss of the items, and its terms; `eager` does without torch.compile."""
+        generators = [key.torch_generator() for key in raw_batch.keys]
+        with autocast(self.dtype, self.device):
+            if isinstance(self.model.objective, SupportsAutoencoderLoss):
+                return self._autoencoder_loss(self.model.objective, raw_batch, generators)
+            batch = collate(
+                self.model, raw_batch, generators, self.cond_dropout, self.conditioners_by_field, self.latent_cache
+            )
+            predict = self.model.predict if eager else self._predict
+            loss = self.model.objective.loss(predict, batch, generators)
+        return loss.total, loss.terms
+
+    def _autoencoder_loss(
+        self, objective: SupportsAutoencoderLoss, raw_batch: RawBatch, generators: list[torch.Generator]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the mean over the items; items of one size are reconstructed together."""
+        by_shape: dict[torch.Size, list[int]] = {}
+        for index, item in enumerate(raw_batch.data):
+            by_shape.setdefault(item.shape, []).append(index)
+        total, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
+        for indices in by_shape.values():
+            data = torch.stack([raw_batch.data[index] for index in indices]).to(self.device)
+            loss = objective.autoencoder_loss(self.model.autoencoder, data, [generators[index] for index in indices])
+            weight = len(indices) / len(raw_batch.data)
+            total = total + loss.total * weight
+            terms = {name: terms.get(name, 0) + value * weight for name, value in loss.terms.items()}
+        return total, terms
+
+
+class CompiledPredict:
+    """Compiled forward pass: one static graph for the first number of tokens, one dynamic graph for all others.
+
+    A static graph per number of tokens would take minutes each, and torch stops compiling after a handful.
+    """
+
+    def __init__(self, predict: Predict, device: torch.device) -> None:
+        self._static, self._dynamic = compile_predict(predict, device), compile_predict(predict, device, dynamic=True)
+        self._static_length: int | None = None
+
+    def __call__(self, tokens: Tokens, t: Tensor | None, condition: Condition) -> Tensor:
+        """Return what the uncompiled forward pass returns."""
+        length = tokens.values.shape[1]
+        self._static_length = self._static_length or length
+        return (self._static if length == self._static_length else self._dynamic)(tokens, t, condition)
+
+
+def compile_predict(predict: Predict, device: torch.device, dynamic: bool = False) -> Predict:
+    """Compile a forward pass; without a C++ compiler on a CPU, return it as it is, with a warning."""
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        warnings.warn("no C++ compiler found: training without torch.compile, which is slower", stacklevel=2)
+        return predict
+    compiled_predict: Predict = torch.compile(predict, dynamic=dynamic)
+    return compiled_predict
 
 
 def find_nonfinite_layer(model: nn.Module, forward: Callable[[], Any], step: int) -> LuminaError:
-    """An error that names the first layer whose output holds NaN or Inf.
+    """Return an error that names the first layer whose output holds NaN or Inf.
 
     Args:
-        again: runs the forward pass of the step once more.
+        model: its layers are watched.
+        forward: repeats the forward pass of the step, with gradients: without them, other CPU kernels would run.
+        step: the step (the first is 0).
     """
     layers: list[str] = []
     handles = [module.register_forward_hook(_make_hook(name, layers)) for name, module in model.named_modules() if name]
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             forward()
     finally:
         for handle in handles:
             handle.remove()
-    location = (
-        layers[0]
-        if layers
-        else _nonfinite_weights(model) or "the loss or its gradient (every layer's output is finite)"
-    )
+    nonfinite = [f"the weights {n}" for n, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    source = [*layers, *nonfinite, "the loss or its gradient (the output of every layer is finite)"][0]
     return LuminaError(
-        f"step {step + 1}: NaN or Inf, first made by {location}. Nothing was changed by this step; try a lower "
-        "training.lr, a smaller training.max_norm, or training.mixed_precision=float32"
+        f"step {step + 1}: got NaN or Inf, first from {source}. The weights are unchanged. Lower training.lr or "
+        "training.max_norm, or set training.mixed_precision to float32."
     )
 
 
@@ -95,397 +542,10 @@ def _make_hook(name: str, layers: list[str]) -> Callable[..., None]:
 def _float_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output] if output.is_floating_point() else []
-    values = output.values() if isinstance(output, dict) else getattr(output, "__dict__", {}).values()
-    children = output if isinstance(output, (list, tuple)) else values
-    return [tensor for value in children for tensor in _float_tensors(value)]
-
-
-def _nonfinite_weights(model: nn.Module) -> str | None:
-    names = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
-    return f"the weights {names[0]}" if names else None
-
-
-AutoencoderLossFn = Callable[[Any, Tensor, Sequence[torch.Generator]], Loss]
-"""An objective's `rebuild`: (autoencoder, data of one size, one generator an item) -> the mean loss."""
-
-
-class LossModule(nn.Module):
-    """What is shared among processes: everything with a gradient happens inside its forward."""
-
-    def __init__(self, model: Model, training: TrainingConfig, process: ProcessInfo) -> None:
-        super().__init__()
-        self.model, self.cond_dropout = model, training.cond_dropout
-        self.dtype, self.device = resolve_dtype(training.mixed_precision, process.device), process.device
-        cache_dir = training.cache_dir
-        disk_cache = None if cache_dir is None else DiskCache(Path(cache_dir), training.cache_dir_bytes, process.device)
-        self.conditioners_by_field = cache_conditioners(model.conditioners_by_field, training.cache_bytes, disk_cache)
-        self.latent_cache = (
-            make_latent_cache(
-                model.autoencoder, model.recipe.autoencoder, training.cache_bytes, disk_cache,
-                f"{process.device.type} {self.dtype}",
-            )
-            if training.cache_latents else None
-        )  # fmt: skip
-        self._predict = CompiledPredict(model.predict, process.device) if training.compile else model.predict
-
-    def forward(self, raw_batch: RawBatch, eager: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of the items, and its terms; `plain`: not compiled, so that layers can be watched."""
-        generators = [draw.torch_generator() for draw in raw_batch.keys]
-        autoencoder_loss = getattr(self.model.objective, "autoencoder_loss", None)
-        with autocast(self.dtype, self.device):
-            if autoencoder_loss is not None:
-                return self._autoencoder_loss(autoencoder_loss, raw_batch, generators)
-            batch = collate(
-                self.model, raw_batch, generators, self.cond_dropout, self.conditioners_by_field, self.latent_cache
-            )
-            predict = self.model.predict if eager else self._predict
-            loss = self.model.objective.loss(predict, batch, generators)
-        return loss.total, loss.terms
-
-    def _autoencoder_loss(
-        self, loss_fn: AutoencoderLossFn, raw_batch: RawBatch, generators: list[torch.Generator]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over the items, which are rebuilt together where they have one size."""
-        by_shape: dict[torch.Size, list[int]] = {}
-        for index, item in enumerate(raw_batch.data):
-            by_shape.setdefault(item.shape, []).append(index)
-        total, terms = torch.zeros((), device=self.device), dict[str, Tensor]()
-        for indices in by_shape.values():
-            data = torch.stack([raw_batch.data[index] for index in indices]).to(self.device)
-            loss = loss_fn(self.model.autoencoder, data, [generators[index] for index in indices])
-            weight = len(indices) / len(raw_batch.data)
-            total = total + loss.total * weight
-            terms = {name: terms.get(name, 0) + value * weight for name, value in loss.terms.items()}
-        return total, terms
-
-
-class CompiledPredict:
-    """A prediction, compiled: for the first number of tokens exactly, and once more for all others together.
-
-    A graph for each of many sizes would take minutes each, and past a handful of them torch compiles no more.
-    """
-
-    def __init__(self, predict: Predict, device: torch.device) -> None:
-        self._static, self._dynamic = compile_predict(predict, device), compile_predict(predict, device, dynamic=True)
-        self._static_length: int | None = None
-
-    def __call__(self, tokens: Tokens, t: Tensor | None, condition: Condition) -> Tensor:
-        """As the prediction itself."""
-        count = tokens.values.shape[1]
-        self._static_length = self._static_length or count
-        return (self._static if count == self._static_length else self._dynamic)(tokens, t, condition)
-
-
-def compile_predict(predict: Predict, device: torch.device, dynamic: bool = False) -> Predict:
-    """The compiled form of a prediction; itself where this machine has nothing to compile with."""
-    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        warnings.warn("no C++ compiler found: training without torch.compile, which is slower", stacklevel=2)
-        return predict
-    compiled_predict: Predict = torch.compile(predict, dynamic=dynamic)
-    return compiled_predict
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """What one step says of itself."""
-
-    loss: float
-    grad_norm: float
-    terms: dict[str, float]
-
-
-class TrainStep:
-    """Moves a model's weights one batch at a time, and the average of its weights with them."""
-
-    def __init__(
-        self, model: Model, training: TrainingConfig, process: ProcessInfo, optimizers: OptimizersContainer
-    ) -> None:
-        self.model, self.training, self.process, self.optimizers = model, training, process, optimizers
-        self.loss_module = distributed.wrap_ddp(LossModule(model, training, process), process)
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
-
-    def step(self, step: int, raw_batch: RawBatch) -> StepMetrics:
-        """Carry out step `number` (0 the first) on this process's share of the batch.
-
-        Raises:
-            LuminaError: the loss or the gradient is not a number; the message names the first layer that made it so.
-        """
-        self.optimizers.set_lr_factor(lr_factor(step, self.training))
-        loss, terms = self._backward(raw_batch)
-        norm = nn.utils.clip_grad_norm_(self.trainable, self.training.max_norm, foreach=True)
-        if not bool(torch.isfinite(loss + norm)):
-            raise find_nonfinite_layer(self.model, lambda: self.loss_module(raw_batch, eager=True), step)
-        self.optimizers.step()
-        self.optimizers.zero_grad()
-        return StepMetrics(float(loss), float(norm), {name: float(value) for name, value in terms.items()})
-
-    def _backward(self, raw_batch: RawBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        num_microbatches = min(self.training.gradient_accumulation_steps, len(raw_batch.keys))
-        slices = [
-            slice(k * len(raw_batch.keys) // num_microbatches, (k + 1) * len(raw_batch.keys) // num_microbatches)
-            for k in range(num_microbatches)
-        ]
-        total, terms = torch.zeros((), device=self.process.device), dict[str, Tensor]()
-        for rows_slice in slices:
-            weight = (rows_slice.stop - rows_slice.start) / len(raw_batch.keys)
-            loss, loss_terms = self.loss_module(raw_batch.microbatch(rows_slice))
-            (loss * weight).backward()
-            total = total + loss.detach() * weight
-            terms = {name: terms.get(name, 0) + value * weight for name, value in loss_terms.items()}
-        return distributed.all_reduce_mean(total, self.process), terms
-
-
-@contextmanager
-def run_lock(out: Path) -> Iterator[None]:
-    """Hold the folder of a run while it is written to; a process that dies lets go of it.
-
-    Raises:
-        ConfigError: another process trains into it.
-    """
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(
-            f"another process trains into {out} at this moment; wait for it, stop it, or choose another --out"
-        ) from error
-    except NotImplementedError:  # a file system without locks: then nobody can be told
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def save_sample_grid(
-    model: Model, registry: ComponentRegistry, ema_weights: Mapping[str, Tensor], folder: Path, step: int
-) -> Path:
-    """Answer the recipe's `sample_requests` with the averaged weights; gives the file written.
-
-    The weights in training come back afterwards bit for bit.
-    """
-    requests = [
-        model.task.Request.read(dict(fields), "training.sample_requests")
-        for fields in model.recipe.training.sample_requests
-    ]
-    train_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    modes = {name: module.training for name, module in model.named_modules()}
-    model.load_state_dict(dict(ema_weights))
-    model.eval()
-    try:
-        samples = generate_batch(model, registry, [r for r in requests if isinstance(r, Request)]).items()
-    finally:
-        model.load_state_dict(train_weights)
-        for name, module in model.named_modules():
-            module.training = modes[name]
-    return model.generation_task.save_grid(samples, folder, f"step-{step:08d}")
-
-
-MAX_NEGATIVE_EXAMPLES = 4096
-"""Examples at most that an objective may survey before a run."""
-
-
-@dataclass(frozen=True)
-class TrainArgs:
-    """What the user asked of a run beside the recipe."""
-
-    out: Path
-    resume: bool = False
-    init: tuple[Path, ...] = ()
-    """Models to begin from; where two have a weight, the later one's counts."""
-    device: str | None = None
-    quiet: bool = False
-
-
-def train(recipe: Recipe, registry: Registry, args: TrainArgs) -> Path:
-    """Train a recipe; returns the folder of the finished model.
-
-    Raises:
-        ConfigError: the folder holds a run already and `resume` was not asked for, it is a file, or another process
-            trains into it.
-        CheckpointError: what is resumed or begun from does not fit, or a checkpoint cannot be written.
-        LuminaError: a step went wrong, or a file of the run cannot be written.
-    """
-    if args.out.exists() and not args.out.is_dir():
-        raise ConfigError(f"--out {args.out} is a file; a run needs a folder, a new one or its own: choose another")
-    process = distributed.init_distributed(args.device)
-    try:
-        return _run(recipe, registry, args, process)
-    except OSError as error:
-        raise LuminaError(f"the run in {args.out} stopped: {error}; what was saved before is still whole") from error
-    finally:
-        distributed.shutdown()
-
-
-def _run(recipe: Recipe, registry: Registry, args: TrainArgs, process: ProcessInfo) -> Path:
-    checkpoint = latest_checkpoint(args.out)
-    if checkpoint is not None and not args.resume:
-        raise ConfigError(
-            f"{args.out} holds a run already ({checkpoint.name}); go on with --resume or choose another --out"
-        )
-    check_pretrained(recipe, registry)
-    dataset = build_dataset(recipe, registry)
-    train_state, start_step = _build_train_state(recipe, registry, args, process, dataset, checkpoint)
-    args.out.mkdir(parents=True, exist_ok=True)  # a recipe that cannot be trained leaves nothing behind
-    with run_lock(args.out) if process.is_main else nullcontext():
-        return _run_steps(train_state, start_step, dataset, registry, args, process)
-
-
-def _run_steps(
-    train_state: TrainState,
-    start_step: int,
-    dataset: Dataset,
-    registry: Registry,
-    args: TrainArgs,
-    process: ProcessInfo,
-) -> Path:
-    recipe = train_state.model.recipe
-    train_step = TrainStep(train_state.model, recipe.training, process, train_state.optimizers)
-    distributed.barrier(process)
-    if process.is_main:
-        delete_old_checkpoints(args.out, recipe.training.keep_latest_k)
-        with atomic_file(args.out / "recipe.yaml") as partial:
-            partial.write_text(recipe.to_yaml(), encoding="utf-8")
-    # only the first process writes: two logs would cut each other's rows
-    with (
-        MetricLogger(args.out, start_step, recipe.training.steps, args.quiet)
-        if process.is_main
-        else nullcontext() as log
-    ):
-        for step, raw_batch in enumerate(
-            _make_dataloader(train_state.model, dataset, start_step, process), start=start_step
-        ):
-            start_time = time.perf_counter()
-            metrics = train_step.step(step, raw_batch)
-            train_state.ema.update(train_state.model, step)
-            step_seconds = time.perf_counter() - start_time
-            if log is not None:
-                values = {
-                    "loss": metrics.loss,
-                    "grad_norm": metrics.grad_norm,
-                    "step_seconds": step_seconds,
-                    **metrics.terms,
-                }
-                log.log(step + 1, values)
-                _save_and_sample(train_state, step + 1, args.out, registry, log)
-            distributed.barrier(process) if (step + 1) % recipe.training.checkpoint_interval == 0 else None
-    return _export_model(train_state, args.out, registry, process)
-
-
-def _build_train_state(
-    recipe: Recipe, registry: Registry, args: TrainArgs, process: ProcessInfo, dataset: Dataset, checkpoint: Path | None
-) -> tuple[TrainState, int]:
-    torch.manual_seed(recipe.training.seed)
-    model = build_model(recipe, registry)
-    check_data_sizes(model, dataset)
-    if checkpoint is None:
-        _init_weights(model, dataset, args, process, registry)
+    if isinstance(output, Mapping):
+        children = list(output.values())
+    elif isinstance(output, (list, tuple)):
+        children = list(output)
     else:
-        _restore_weights(model, checkpoint)
-    model.to(process.device)
-    if hasattr(model.objective, "set_negatives"):
-        model.objective.set_negatives(negative_tokens(model, dataset))
-    freeze(model, recipe.training.freeze)
-    train_state = TrainState(model, EMA(model, recipe.training.ema_decay), build_optimizers(model, recipe.training))
-    return train_state, load_checkpoint(train_state, checkpoint) if checkpoint is not None else 0
-
-
-def negative_tokens(model: Model, dataset: Dataset) -> torch.Tensor:
-    """Clean tokens (M, N, D) from all over the data set, for objectives that compare with more than the batch."""
-    indices = range(0, len(dataset), -(-len(dataset) // MAX_NEGATIVE_EXAMPLES))
-    data = [dataset.get(index, SampleKey(index, index).python_rng())[model.task.data_field] for index in indices]
-    return encode_to_tokens(model, data).values
-
-
-def _restore_weights(model: Model, folder: Path) -> None:
-    weights = read_weights(folder / WEIGHTS_FILE)
-    mismatch = describe_mismatch(model, weights)
-    if mismatch:
-        raise CheckpointError(f"{folder} does not fit this recipe: {mismatch}; was the recipe changed since?")
-    model.load_state_dict(weights)
-
-
-def _init_weights(model: Model, dataset: Dataset, args: TrainArgs, process: ProcessInfo, registry: Registry) -> None:
-    """A fresh run: weights of other models where asked for, then what parts must learn from the data once."""
-    loaded: dict[str, torch.Tensor] = {}
-    for folder in args.init:
-        copied = _copy_weights(model, folder, registry)
-        loaded |= copied
-        if process.is_main:
-            print(f"began from {len(copied)} tensors of {folder}; {_describe_new_weights(model, loaded)}")
-    for field, conditioner in model.conditioners_by_field.items():
-        prefix = f"conditioners.{field}."
-        if isinstance(conditioner, SupportsFit) and not any(name.startswith(prefix) for name in loaded):
-            conditioner.fit(dataset.values(field))
-
-
-def _copy_weights(model: Model, folder: Path, registry: Registry) -> dict[str, torch.Tensor]:
-    """The weights of another model that were put into this one."""
-    loaded_dir = open_model_dir(folder, registry)
-    weights = {name: read_tensor(tensor) for name, tensor in matching_weights(model, loaded_dir.weights).items()}
-    if not weights:
-        raise ConfigError(f"--init {folder}: none of its weights fits this recipe by name and shape")
-    model.load_state_dict(weights, strict=False)
-    return weights
-
-
-def _describe_new_weights(model: Model, loaded: Mapping[str, torch.Tensor]) -> str:
-    new = sorted({name.rsplit(".", 1)[0] for name in model.state_dict() if name not in loaded})
-    return f"fresh: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else "nothing is fresh"
-
-
-def freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Stop the training of named parts (`conditioners.caption`).
-
-    Raises:
-        ConfigError: no weight's name begins with one of them.
-    """
-    model.train()
-    for prefix in prefixes:
-        parameters = [(name, p) for name, p in model.named_parameters() if name.startswith(prefix + ".")]
-        if not parameters:
-            raise ConfigError(f"training.freeze names '{prefix}', and no weights are called so")
-        for _, parameter in parameters:
-            parameter.requires_grad_(False)
-        model.get_submodule(prefix).eval()
-
-
-def _make_dataloader(model: Model, dataset: Dataset, start_step: int, process: ProcessInfo) -> DataLoader[RawBatch]:
-    training = model.recipe.training
-    if training.global_batch_size % process.world_size:
-        raise ConfigError(
-            f"training.global_batch_size {training.global_batch_size} cannot be shared by {process.world_size} processes; take a multiple"
-        )
-    sampler = StepSampler(
-        make_sampler(dataset, training.seed),
-        start_step,
-        training.steps,
-        training.global_batch_size,
-        (process.rank, process.world_size),
-    )
-    step_dataset = StepDataset(dataset, model.task.data_field, list(model.conditioners_by_field))
-    # batch_size None: a whole step is read at once, see Examples
-    return DataLoader(step_dataset, sampler=sampler, batch_size=None, num_workers=training.num_workers)
-
-
-def _save_and_sample(train_state: TrainState, step: int, out: Path, registry: Registry, logger: MetricLogger) -> None:
-    training = train_state.model.recipe.training
-    if step % training.checkpoint_interval == 0 or step == training.steps:
-        save_checkpoint(train_state, step, out, registry)
-        delete_old_checkpoints(out, training.keep_latest_k)
-    if training.sample_interval and step % training.sample_interval == 0 and training.sample_requests:
-        logger.log_samples(
-            step,
-            save_sample_grid(
-                train_state.model, registry, train_state.ema.state_dict(train_state.model), out / "samples", step
-            ),
-        )
-
-
-def _export_model(train_state: TrainState, out: Path, registry: Registry, process: ProcessInfo) -> Path:
-    model_dir = out / "model"
-    if process.is_main:
-        train_state.model.load_state_dict(train_state.ema.state_dict(train_state.model))
-        save_model(train_state.model, model_dir, registry)
-    distributed.barrier(process)
-    return model_dir
+        children = list(vars(output).values()) if hasattr(output, "__dict__") else []
+    return [tensor for child in children for tensor in _float_tensors(child)]

@@ -1,0 +1,244 @@
+"""Callbacks of a training: metrics, progress bar, checkpoints, samples."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lumina_core.config import parse_component
+from lumina_core.errors import ConfigError, LuminaError
+from lumina_core.io import atomic_file
+from lumina_core.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lumina_core.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Metrics of one optimizer step, averaged over all processes.
+
+    Attributes:
+        step: number of steps so far, this one included.
+        loss: mean loss of the examples.
+        grad_norm: norm of the gradient before clipping.
+        lr: learning rate of AdamW, overrides aside.
+        step_seconds: duration of the step in this process, without reading the batch.
+        samples_per_second: examples of all processes per second of `step_seconds`.
+        terms: further terms of the loss, by name.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    step_seconds: float
+    samples_per_second: float
+    terms: dict[str, float]
+
+    def as_row(self) -> dict[str, float]:
+        """Return the columns of metrics.csv; terms stand behind the others."""
+        names = ("step", "loss", "grad_norm", "step_seconds", "lr", "samples_per_second")
+        return {**{name: vars(self)[name] for name in names}, **self.terms}
+
+
+class TrainCallback:
+    """Base class of callbacks. Override any of its methods; each returns None.
+
+    Callbacks are called in the first process only, in their order; the other processes wait. To end a training after
+    the current step, with a checkpoint and a model, call `trainer.stop()`.
+    """
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Called by `Trainer.train` before the first step."""
+
+    def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
+        """Called after each step of `Trainer.train`."""
+
+    def on_checkpoint(self, trainer: Trainer, folder: Path) -> None:
+        """Called after a checkpoint was written."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Called when `Trainer.train` ends, also by an error."""
+
+
+class MetricLogger(TrainCallback):
+    """Writer of metrics.csv and, if tensorboard is installed, of tensorboard/.
+
+    A resumed training continues the file: rows after its checkpoint are deleted, so that no step occurs twice. A term
+    of the loss that occurs later adds a column.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path, self._tensorboard_dir, self._tensorboard = out / "metrics.csv", out / "tensorboard", None
+        self._columns: list[str] = []
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Open the files at the trainer's step."""
+        self.open(trainer.step)
+
+    def open(self, step: int) -> None:
+        """Open the files and delete rows after a step."""
+        self._tensorboard = _make_tensorboard_writer(self._tensorboard_dir, step)
+        rows = self._read()
+        self._columns = rows[0] if rows else []
+        self._write([row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= step])
+
+    def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
+        """Write the metrics of a step."""
+        self.log(metrics)
+
+    def log(self, metrics: StepMetrics) -> None:
+        """Append one row."""
+        row = metrics.as_row()
+        new_columns = [name for name in row if name not in self._columns]
+        if new_columns:
+            rows = self._read()[1:]
+            self._columns += new_columns
+            self._write(rows)
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            values = {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
+            csv.DictWriter(file, self._columns).writerow(values)
+        if self._tensorboard is not None:
+            for key, value in row.items():
+                if key != "step":
+                    self._tensorboard.add_scalar(key, value, metrics.step)
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Close the files."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _read(self) -> list[list[str]]:
+        if not self._path.is_file():
+            return []
+        with self._path.open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+
+    def _write(self, rows: Sequence[Sequence[str]]) -> None:
+        if not self._columns:
+            return
+        with atomic_file(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            padded = [[*row, *[""] * (len(self._columns) - len(row))] for row in rows]
+            csv.writer(file).writerows([self._columns, *padded])
+
+
+def _make_tensorboard_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # without the extra lumina-core[tensorboard]; metrics.csv has the same values
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+class ProgressBar(TrainCallback):
+    """Progress bar on the terminal."""
+
+    def __init__(self) -> None:
+        columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")]
+        self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Show the bar."""
+        self._task = self._bar.add_task("", total=trainer.recipe.training.steps, completed=trainer.step)
+        self._bar.start()
+
+    def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
+        """Advance the bar."""
+        self._bar.update(self._task, completed=metrics.step, description=f"loss {metrics.loss:.4f}")
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Stop the bar."""
+        self._bar.stop()
+
+
+class CheckpointCallback(TrainCallback):
+    """Saves a checkpoint every `training.checkpoint_interval` steps, and after the last step."""
+
+    def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
+        """Save if a checkpoint is due."""
+        training = trainer.recipe.training
+        if metrics.step % training.checkpoint_interval == 0 or metrics.step == training.steps:
+            trainer.save()
+
+
+class SampleCallback(TrainCallback):
+    """Generates `training.sample_requests` with the averaged weights every `training.sample_interval` steps.
+
+    The samples are written to samples/. The weights in training are afterwards the same, bit for bit. If sampling
+    fails, the training continues with a warning.
+
+    Args:
+        trainer: its recipe's requests are checked here, before the first step.
+
+    Raises:
+        ConfigError, PluginError: a request has an unknown field, a value out of range, or an unknown component.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        model, requests = trainer.model, trainer.recipe.training.sample_requests
+        self.requests: list[Request] = []
+        for index, fields in enumerate(requests):
+            request = model.task.Request.read(dict(fields), f"training.sample_requests[{index}]")
+            if not isinstance(request, Request):
+                raise ConfigError(
+                    f"training.sample_requests: got requests for task {trainer.recipe.task.type}, expected none. Only "
+                    "tasks that generate have samples."
+                )
+            if request.solver is not None:
+                trainer.registry.find("solver", parse_component(request.solver).type)
+            self.requests.append(request)
+
+    def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
+        """Generate if samples are due."""
+        interval = trainer.recipe.training.sample_interval
+        if interval and metrics.step % interval == 0 and self.requests:
+            try:
+                self.sample(trainer)
+            except LuminaError as error:
+                warnings.warn(f"step {metrics.step}: no samples ({error})", stacklevel=2)
+
+    def sample(self, trainer: Trainer) -> Path:
+        """Generate the requests with the averaged weights, and return the path of their overview file."""
+        from lumina_core.sampling.pipeline import Pipeline
+        from lumina_core.sampling.resolve import batch_key
+
+        groups: dict[Any, list[int]] = {}
+        for index, request in enumerate(self.requests):
+            groups.setdefault(batch_key(request), []).append(index)
+        samples: dict[int, list[torch.Tensor]] = {}
+        with averaged_weights(trainer):
+            pipeline = Pipeline(trainer.model, trainer.registry)
+            for indices in groups.values():
+                results = iter(pipeline.generate([self.requests[index] for index in indices]))
+                samples |= {i: [next(results).data for _ in range(self.requests[i].count)] for i in indices}
+        items = [item for index in range(len(self.requests)) for item in samples[index]]
+        folder, name = trainer.out / "samples", f"step-{trainer.step:08d}"
+        return trainer.model.generation_task.save_grid(items, folder, name)
+
+
+@contextmanager
+def averaged_weights(trainer: Trainer) -> Iterator[None]:
+    """Put the averaged weights into the model, in evaluation mode; restore weights and modes afterwards."""
+    model = trainer.model
+    train_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    model.load_state_dict(trainer.ema.state_dict(model))
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.load_state_dict(train_weights)
+        for name, module in model.named_modules():
+            module.training = modes[name]
