@@ -1,4 +1,4 @@
-"""A tiny text-to-audio model whose weights were never trained: enough to see every request travel."""
+"""Fixtures of audio tests: a tiny text-to-audio model with untrained weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def session(tiny_folder):
+def pipeline(tiny_folder):
     from lumina_core.model_dir import load_model
     from lumina_core.sampling.pipeline import Pipeline
 
@@ -23,10 +23,6 @@ def session(tiny_folder):
 
 
 @pytest.fixture
-def ask(lumina, tiny_folder):
-    """`lumina audio ... --model` the tiny one."""
-
-    def asked(*arguments: object):
-        return lumina("audio", *arguments, "--model", tiny_folder)
-
-    return asked
+def run_audio(lumina, tiny_folder):
+    """Run `lumina audio ... --model` with the tiny model."""
+    return lambda *arguments: lumina("audio", *arguments, "--model", tiny_folder)

@@ -1,4 +1,4 @@
-"""What tests read of a sound file: its samples as they are kept, its rate, its record."""
+"""Samples, sample rate and metadata of audio files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lumina_audio.audio_io import read_metadata
 
 
 def samples(path: Path | str) -> np.ndarray:
-    """(samples,) of 16 bits."""
+    """Read 16-bit samples (S,)."""
     return soundfile.read(str(path), dtype="int16")[0]
 
 

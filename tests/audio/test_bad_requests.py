@@ -1,4 +1,4 @@
-"""What cannot be asked of a model of sound: one line that says what came, and nothing is written."""
+"""Invalid requests to audio models: one line, and no file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ from lumina_core.errors import ConfigError
         (("--spectrogram", "nowhere/s.png"), "does not exist"),
     ],
 )
-def test_bad_option_is_refused_in_one_line(ask, tmp_path, monkeypatch, options, message):
+def test_bad_option_is_refused_in_one_line(run_audio, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     tone = 0.3 * np.sin(np.arange(8000) * 0.1)
     soundfile.write("s.wav", tone, 16000)
@@ -70,7 +70,7 @@ def test_bad_option_is_refused_in_one_line(ask, tmp_path, monkeypatch, options, 
     soundfile.write("cut.flac", np.random.default_rng(0).uniform(-1, 1, 8000), 16000)
     (tmp_path / "cut.flac").write_bytes((tmp_path / "cut.flac").read_bytes()[:5000])
     soundfile.write("nan.wav", np.where(np.arange(8000) == 5, np.nan, tone), 16000, subtype="FLOAT")
-    done = ask("a cat", "--out", "out.flac", *options)
+    done = run_audio("a cat", "--out", "out.flac", *options)
     assert done.status == 2 and message in done.err and done.err.count("\n") == 1, done.err
     assert not (tmp_path / "out.flac").exists()
 
@@ -84,38 +84,38 @@ def test_bad_option_is_refused_in_one_line(ask, tmp_path, monkeypatch, options, 
         ("<rain& all", "expected <event& start>@<event& all>"),
     ],
 )
-def test_empty_or_malformed_prompt_is_refused(ask, tmp_path, prompt, message):
-    done = ask(prompt, "--out", tmp_path / "out.wav")
+def test_empty_or_malformed_prompt_is_refused(run_audio, tmp_path, prompt, message):
+    done = run_audio(prompt, "--out", tmp_path / "out.wav")
     assert done.status == 2 and message in done.err and done.err.count("\n") == 1, done.err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["trumpet.mp3", "trumpet.png"])
-def test_unsupported_suffix_is_refused(ask, tmp_path, name):
-    done = ask("a trumpet", "--out", tmp_path / name)
+def test_unsupported_suffix_is_refused(run_audio, tmp_path, name):
+    done = run_audio("a trumpet", "--out", tmp_path / name)
     assert done.status == 2 and "what is written are .wav or .flac or .ogg files" in done.err
     assert "try trumpet.wav" in done.err
 
 
-def test_what_is_no_sound_is_said_so_in_python_too(session):
+def test_what_is_no_sound_is_said_so_in_python_too(pipeline):
     for wrong in (3, "", torch.zeros(1, 8, dtype=torch.int16), torch.zeros(0), (torch.zeros(8), 0), {"a": 1}):
         with pytest.raises(ConfigError, match="init_audio"):
-            session.make_request(prompt="x", init_audio=wrong)
-    for wrong, said in {
+            pipeline.make_request(prompt="x", init_audio=wrong)
+    for wrong, message in {
         (100, 2): r"got shape \(100, 2\).* Transpose it",
         (2, 100): "sample rate of audio: got 1,",
     }.items():
-        with pytest.raises(ConfigError, match=said):
-            session.make_request(
+        with pytest.raises(ConfigError, match=message):
+            pipeline.make_request(
                 prompt="x", init_audio=(torch.zeros(wrong), 1) if wrong[0] == 2 else torch.zeros(wrong)
             )
     with pytest.raises(ConfigError, match="expected START < END"):
-        session.make_request(prompt="x", init_audio=torch.zeros(1, 800), inpaint=(0, float("inf")))
+        pipeline.make_request(prompt="x", init_audio=torch.zeros(1, 800), inpaint=(0, float("inf")))
     with pytest.raises(ConfigError, match="no request was given"):
-        session.generate([])
+        pipeline.generate([])
 
 
-def test_silent_init_audio_has_a_note(ask, tmp_path):
+def test_silent_init_audio_has_a_note(run_audio, tmp_path):
     soundfile.write(tmp_path / "quiet.wav", np.zeros(4800), 16000)
-    done = ask("a cat", "--init-audio", tmp_path / "quiet.wav", "--steps", 1, "--out", tmp_path / "out.wav")
+    done = run_audio("a cat", "--init-audio", tmp_path / "quiet.wav", "--steps", 1, "--out", tmp_path / "out.wav")
     assert done.status == 0 and "Note: quiet.wav is silent" in done.err

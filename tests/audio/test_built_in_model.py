@@ -12,19 +12,19 @@ from lumina_core.sampling.pipeline import Pipeline, load_pipeline
 
 
 @pytest.fixture(scope="module")
-def session() -> Pipeline:
+def pipeline() -> Pipeline:
     return load_pipeline("audio.instruments")
 
 
 @pytest.mark.parametrize(("prompt", "midi"), [("flute, A5", 81), ("church organ, C4", 60), ("violin, E5", 76)])
-def test_generated_pitch_is_that_of_the_prompt(session, prompt, midi):
-    sound = session.generate_one(prompt=prompt, seed=1)[0].data
+def test_generated_pitch_is_that_of_the_prompt(pipeline, prompt, midi):
+    sound = pipeline.generate_one(prompt=prompt, seed=1)[0].data
     assert float(estimate_pitch(sound[None])[0][0]) == pytest.approx(midi, abs=1)
 
 
-def test_result_depends_on_the_prompt_and_repeats_exactly(session):
+def test_result_depends_on_the_prompt_and_repeats_exactly(pipeline):
     first, again, other = (
-        session.generate_one(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot")
+        pipeline.generate_one(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot")
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=0.01)
@@ -33,6 +33,6 @@ def test_result_depends_on_the_prompt_and_repeats_exactly(session):
 def test_command_generates_the_requested_duration(lumina, tmp_path):
     done = lumina("audio", "a harp", "--duration", 1.5, "--seed", 1, "--out", tmp_path / "harp.wav", "--json")
     assert done.status == 0
-    told = json.loads(done.out)
-    assert told["duration"] == 1.5 and told["generation_seconds"] > 0
+    output = json.loads(done.out)
+    assert output["duration"] == 1.5 and output["generation_seconds"] > 0
     assert (tmp_path / "harp.wav").stat().st_size > 2 * 16000 * 1.5

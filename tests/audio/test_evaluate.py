@@ -36,9 +36,9 @@ def model(tmp_path_factory):
 def sounds(tmp_path):
     folder = tmp_path / "sounds"
     folder.mkdir()
-    for place in range(6):
-        soundfile.write(folder / f"{place}.wav", tone(200 + 60 * place, 8192)[0].numpy(), 16000)
-        (folder / f"{place}.txt").write_text(f"tone number {place}\n", encoding="utf-8")
+    for index in range(6):
+        soundfile.write(folder / f"{index}.wav", tone(200 + 60 * index, 8192)[0].numpy(), 16000)
+        (folder / f"{index}.txt").write_text(f"tone number {index}\n", encoding="utf-8")
     return folder
 
 
@@ -47,10 +47,10 @@ def test_evaluation_on_a_folder_reports_each_metric(lumina, model, sounds, tmp_p
     names = "audio.instrument_retrieval,audio.spectral_retrieval,audio.pitch,audio.class_kl"
     done = lumina(*words, "--metrics", names)
     assert done.status == 0, done.err
-    told = json.loads(done.out)
-    assert told["num_generated"] == 6 and told["scores"]["audio.class_kl"]["KL"]["value"] > 0
-    assert told["scores"]["audio.instrument_retrieval"]["feature_extractor"] == "instrument classifier"
-    assert set(told["scores"]["audio.pitch"]) == {"feature_extractor"}  # no prompt names a pitch
+    output = json.loads(done.out)
+    assert output["num_generated"] == 6 and output["scores"]["audio.class_kl"]["KL"]["value"] > 0
+    assert output["scores"]["audio.instrument_retrieval"]["feature_extractor"] == "instrument classifier"
+    assert set(output["scores"]["audio.pitch"]) == {"feature_extractor"}  # no prompt names a pitch
     assert (tmp_path / "out" / "samples.png").read_bytes()[1:4] == b"PNG"
 
 

@@ -18,60 +18,60 @@ from lumina_core.errors import ConfigError
 RATE = 16000
 
 
-def one(session, **asked):
-    return session.generate_one(prompt="red heart", **{"seed": 1, "steps": 3, **asked})[0]
+def one(pipeline, **arguments):
+    return pipeline.generate_one(prompt="red heart", **{"seed": 1, "steps": 3, **arguments})[0]
 
 
-def changed(made, sound) -> list[int]:
+def changed(generated, sound) -> list[int]:
     """First and last sample that differ, of what both have."""
-    there = min(made.shape[-1], sound.shape[-1])
-    places = (made[0, :there] != sound[0, :there]).nonzero()[:, 0]
-    return [] if not len(places) else [int(places[0]), int(places[-1])]
+    there = min(generated.shape[-1], sound.shape[-1])
+    indices = (generated[0, :there] != sound[0, :there]).nonzero()[:, 0]
+    return [] if not len(indices) else [int(indices[0]), int(indices[-1])]
 
 
-def test_strength_0_returns_the_input_without_network_evaluations(session):
-    made = one(session, init_audio=tone(300.0, 7001), strength=0)
-    assert made.metadata["nfe"] == 0
-    assert torch.equal(made.data, tone(300.0, 7001))
+def test_strength_0_returns_the_input_without_network_evaluations(pipeline):
+    generated = one(pipeline, init_audio=tone(300.0, 7001), strength=0)
+    assert generated.metadata["nfe"] == 0
+    assert torch.equal(generated.data, tone(300.0, 7001))
 
 
-def test_strength_1_equals_text_to_audio_with_the_same_seed(session):
-    made = one(session, init_audio=tone(300.0, 8192), strength=1)
-    assert torch.equal(made.data, one(session, duration=8192 / RATE).data)
+def test_strength_1_equals_text_to_audio_with_the_same_seed(pipeline):
+    generated = one(pipeline, init_audio=tone(300.0, 8192), strength=1)
+    assert torch.equal(generated.data, one(pipeline, duration=8192 / RATE).data)
 
 
-def test_nfe_grows_with_strength_and_the_result_depends_on_the_input(session):
-    made = [one(session, init_audio=tone(300.0), strength=strength, steps=5) for strength in (0.3, 0.6, 0.9)]
-    assert [answer.metadata["nfe"] for answer in made] == [4, 6, 10]
-    other = one(session, init_audio=tone(500.0), strength=0.6, steps=5)
-    assert float((other.data - made[1].data).abs().max()) > 1e-3
+def test_nfe_grows_with_strength_and_the_result_depends_on_the_input(pipeline):
+    generated = [one(pipeline, init_audio=tone(300.0), strength=strength, steps=5) for strength in (0.3, 0.6, 0.9)]
+    assert [answer.metadata["nfe"] for answer in generated] == [4, 6, 10]
+    other = one(pipeline, init_audio=tone(500.0), strength=0.6, steps=5)
+    assert float((other.data - generated[1].data).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "rk4", "adams", "dpmpp", "sde"])
 @pytest.mark.parametrize("strength", [1, 0.7])
-def test_inpainting_keeps_the_rest_exactly_with_every_solver(session, solver, strength):
+def test_inpainting_keeps_the_rest_exactly_with_every_solver(pipeline, solver, strength):
     sound = tone(300.0, 9000)
-    made = one(session, init_audio=sound, inpaint="0.2-0.31", solver=solver, strength=strength).data
-    first, last = changed(made, sound)
+    generated = one(pipeline, init_audio=sound, inpaint="0.2-0.31", solver=solver, strength=strength).data
+    first, last = changed(generated, sound)
     assert 3200 <= first < 3210 and 4950 < last < 4960
-    assert float((made[0, 3400:4800] - sound[0, 3400:4800]).abs().mean()) > 1e-3
+    assert float((generated[0, 3400:4800] - sound[0, 3400:4800]).abs().mean()) > 1e-3
 
 
-def test_span_may_begin_or_end_with_the_clip(session):
+def test_span_may_begin_or_end_with_the_clip(pipeline):
     sound = tone(300.0, 8000)
-    assert changed(one(session, init_audio=sound, inpaint="0.3-").data, sound)[1] == 7999
-    first, last = changed(one(session, init_audio=sound, inpaint=(0, 0.1)).data, sound)
+    assert changed(one(pipeline, init_audio=sound, inpaint="0.3-").data, sound)[1] == 7999
+    first, last = changed(one(pipeline, init_audio=sound, inpaint=(0, 0.1)).data, sound)
     assert first < 5 and 1500 < last < 1600
 
 
-def test_several_spans_are_inpainted_and_the_rest_is_kept_exactly(session):
+def test_several_spans_are_inpainted_and_the_rest_is_kept_exactly(pipeline):
     sound = tone(300.0, 9000)
-    made = one(session, init_audio=sound, inpaint=["0.1-0.2", "0.3-0.4"]).data
-    stays, differs = (sound == made)[0], (sound - made)[0].abs()
+    generated = one(pipeline, init_audio=sound, inpaint=["0.1-0.2", "0.3-0.4"]).data
+    stays, differs = (sound == generated)[0], (sound - generated)[0].abs()
     assert bool(stays[:1600].all()) and bool(stays[3200:4800].all()) and bool(stays[6400:].all())
     assert float(differs[1800:3000].mean()) > 1e-3 and float(differs[5000:6200].mean()) > 1e-3
-    assert torch.equal(one(session, init_audio=sound, inpaint="0.1-0.2,0.3-0.4").data, made)
-    assert torch.equal(one(session, init_audio=sound, inpaint=((0.1, 0.2), (0.3, 0.4))).data, made)
+    assert torch.equal(one(pipeline, init_audio=sound, inpaint="0.1-0.2,0.3-0.4").data, generated)
+    assert torch.equal(one(pipeline, init_audio=sound, inpaint=((0.1, 0.2), (0.3, 0.4))).data, generated)
 
 
 @pytest.mark.parametrize("one", ["0.5-1.2", (0.5, 1.2), [0.5, 1.2], ["0.5-1.2"], [(0.5, 1.2)]])
@@ -79,39 +79,39 @@ def test_span_is_parsed_from_every_form(one):
     assert AudioLengthRequest(init_audio=tone(300.0), inpaint=one).inpaint == ((0.5, 1.2),)
 
 
-def test_extension_keeps_the_input_exactly(session):
+def test_extension_keeps_the_input_exactly(pipeline):
     sound = tone(300.0, 7001)
-    made = one(session, init_audio=sound, extend=0.25).data
-    assert made.shape == (1, 7001 + 4000)
-    assert changed(made, sound) == []
-    other = one(session, init_audio=sound, extend=0.25, seed=2).data
-    assert float((made - other)[:, 7200:].abs().max()) > 1e-3
+    generated = one(pipeline, init_audio=sound, extend=0.25).data
+    assert generated.shape == (1, 7001 + 4000)
+    assert changed(generated, sound) == []
+    other = one(pipeline, init_audio=sound, extend=0.25, seed=2).data
+    assert float((generated - other)[:, 7200:].abs().max()) > 1e-3
 
 
-def test_extension_depends_on_the_input(session):
-    low, high = (one(session, init_audio=tone(pitch, 8192), extend=0.5).data[:, 9000:] for pitch in (200.0, 900.0))
+def test_extension_depends_on_the_input(pipeline):
+    low, high = (one(pipeline, init_audio=tone(pitch, 8192), extend=0.5).data[:, 9000:] for pitch in (200.0, 900.0))
     assert float((low - high).abs().max()) > 1e-3
 
 
-def test_shorter_duration_uses_the_beginning_of_the_input(session):
-    made = one(session, init_audio=tone(300.0, 8000), duration=0.25, strength=0)
-    assert torch.equal(made.data, tone(300.0, 8000)[:, :4000])
+def test_shorter_duration_uses_the_beginning_of_the_input(pipeline):
+    generated = one(pipeline, init_audio=tone(300.0, 8000), duration=0.25, strength=0)
+    assert torch.equal(generated.data, tone(300.0, 8000)[:, :4000])
 
 
-def test_input_is_resampled_and_mixed_to_mono(session, tmp_path):
+def test_input_is_resampled_and_mixed_to_mono(pipeline, tmp_path):
     stereo = np.stack([tone(300.0, 44100, 44100)[0], tone(300.0, 44100, 44100)[0]], axis=1)
     soundfile.write(tmp_path / "s.flac", stereo, 44100)
-    made = one(session, init_audio=tmp_path / "s.flac", strength=0).data
-    assert made.shape == (1, 16000)
-    assert made[0, 500:-500].numpy() == pytest.approx(tone(300.0, 16000)[0, 500:-500].numpy(), abs=5e-3)
+    generated = one(pipeline, init_audio=tmp_path / "s.flac", strength=0).data
+    assert generated.shape == (1, 16000)
+    assert generated[0, 500:-500].numpy() == pytest.approx(tone(300.0, 16000)[0, 500:-500].numpy(), abs=5e-3)
 
 
-def test_path_bytes_array_and_tensor_give_the_same_result(session, tmp_path):
+def test_path_bytes_array_and_tensor_give_the_same_result(pipeline, tmp_path):
     kept = (tone(300.0, 5000) * 32768).round() / 32768
     soundfile.write(tmp_path / "s.wav", (kept[0] * 32768).numpy().astype(np.int16), RATE)
     handed = [tmp_path / "s.wav", str(tmp_path / "s.wav"), (tmp_path / "s.wav").read_bytes(), kept[0].numpy(), kept]
-    made = [one(session, init_audio=sound, strength=0.5, steps=2).data for sound in [*handed, (kept, RATE)]]
-    assert all(torch.equal(answer, made[0]) for answer in made)
+    generated = [one(pipeline, init_audio=sound, strength=0.5, steps=2).data for sound in [*handed, (kept, RATE)]]
+    assert all(torch.equal(answer, generated[0]) for answer in generated)
 
 
 def test_crossfade_slopes_lie_inside_segments_and_meet_in_short_ones():
@@ -137,46 +137,46 @@ def test_data_after_the_end_are_the_mirrored_input():
     assert known.data[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.2, 0.1, 0.2, 0.3])
 
 
-def test_batch_of_several_lengths_equals_single_results(session):
-    asked = [
-        session.make_request(prompt=prompt, seed=seed, duration=seconds, steps=2)
+def test_batch_of_several_lengths_equals_single_results(pipeline):
+    arguments = [
+        pipeline.make_request(prompt=prompt, seed=seed, duration=seconds, steps=2)
         for seed, (prompt, seconds) in enumerate([("red heart", 0.3), ("blue cat", 1.1), ("moon", 0.05), ("dog", 0.3)])
     ]
-    together = [answer.data for answer in session.generate(asked)]
-    alone = [session.generate([request])[0].data for request in asked]
+    together = [answer.data for answer in pipeline.generate(arguments)]
+    alone = [pipeline.generate([request])[0].data for request in arguments]
     assert [item.shape[1] for item in together] == [4800, 17600, 800, 4800]
     for item, single in zip(together, alone, strict=True):
         assert float((item - single).abs().max()) <= 1e-3 * max(1.0, float(single.abs().max()))
 
 
-def test_result_does_not_depend_on_the_padding_of_its_batch(session):
+def test_result_does_not_depend_on_the_padding_of_its_batch(pipeline):
     def first_of_batch(seconds: float) -> torch.Tensor:
-        asked = [("red heart", 0.2, 1), ("blue cat", seconds, 2)]
-        requests = [session.make_request(prompt=p, duration=s, seed=n, steps=2) for p, s, n in asked]
-        return session.generate(requests)[0].data
+        arguments = [("red heart", 0.2, 1), ("blue cat", seconds, 2)]
+        requests = [pipeline.make_request(prompt=p, duration=s, seed=n, steps=2) for p, s, n in arguments]
+        return pipeline.generate(requests)[0].data
 
     first, second = first_of_batch(0.7), first_of_batch(3.0)
     assert float((first - second).abs().max()) <= 1e-3 * max(1.0, float(first.abs().max()))
 
 
-def test_inputs_of_several_lengths_in_one_batch_are_refused(session):
-    requests = [session.make_request(prompt="x", init_audio=tone(300.0, length)) for length in (4000, 8000)]
+def test_inputs_of_several_lengths_in_one_batch_are_refused(pipeline):
+    requests = [pipeline.make_request(prompt="x", init_audio=tone(300.0, length)) for length in (4000, 8000)]
     with pytest.raises(ConfigError, match="begin from data must be of one size"):
-        session.generate(requests)
+        pipeline.generate(requests)
 
 
-def test_command_reads_init_audio_and_stores_its_name_and_spans(ask, tmp_path):
+def test_command_reads_init_audio_and_stores_its_name_and_spans(run_audio, tmp_path):
     soundfile.write(tmp_path / "mine.wav", (tone(300.0, 8000)[0] * 32767).numpy().astype(np.int16), RATE)
-    asked = ("--init-audio", tmp_path / "mine.wav", "--inpaint", "0.1-0.3", "--steps", 2)
-    done = ask("a cat", *asked, "--out", tmp_path / "out.wav")
+    arguments = ("--init-audio", tmp_path / "mine.wav", "--inpaint", "0.1-0.3", "--steps", 2)
+    done = run_audio("a cat", *arguments, "--out", tmp_path / "out.wav")
     assert done.status == 0
-    told = record(tmp_path / "out.wav")
-    assert (told["init_audio"]["name"], told["inpaint"], told["strength"]) == ("mine.wav", [[0.1, 0.3]], 1.0)
-    assert str(tmp_path) not in json.dumps(told)
-    made, mine = samples(tmp_path / "out.wav"), samples(tmp_path / "mine.wav")
-    assert np.array_equal(made[:1600], mine[:1600]) and np.array_equal(made[4800:], mine[4800:])
-    assert (made[1600:4800] != mine[1600:4800]).mean() > 0.5
-    longer = ask(
+    output = record(tmp_path / "out.wav")
+    assert (output["init_audio"]["name"], output["inpaint"], output["strength"]) == ("mine.wav", [[0.1, 0.3]], 1.0)
+    assert str(tmp_path) not in json.dumps(output)
+    generated, mine = samples(tmp_path / "out.wav"), samples(tmp_path / "mine.wav")
+    assert np.array_equal(generated[:1600], mine[:1600]) and np.array_equal(generated[4800:], mine[4800:])
+    assert (generated[1600:4800] != mine[1600:4800]).mean() > 0.5
+    longer = run_audio(
         "a cat", "--init-audio", tmp_path / "mine.wav", "--extend", 0.5, "--steps", 2, "--out", tmp_path / "l.flac"
     )
     assert longer.status == 0 and len(samples(tmp_path / "l.flac")) == 16000

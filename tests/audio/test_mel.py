@@ -32,11 +32,11 @@ def test_tone_peaks_in_the_band_of_its_frequency():
 
 def test_tenfold_amplitude_adds_the_logarithm_of_ten():
     sound = 0.05 * tone(440.0)[None]
-    for logarithm, wanted in (("natural", math.log(10)), ("decimal", 1.0)):
+    for logarithm, expected in (("natural", math.log(10)), ("decimal", 1.0)):
         mel = MelSpectrogram(MelConfig(log_base=logarithm))
         louder, plain = mel(10 * sound), mel(sound)
-        heard = plain > plain.max() - 1.5 * wanted  # what is near the floor is bounded by it
-        assert torch.allclose((louder - plain)[heard], torch.tensor(wanted), atol=2e-2)
+        audible = plain > plain.max() - 1.5 * expected  # what is near the floor is bounded by it
+        assert torch.allclose((louder - plain)[audible], torch.tensor(expected), atol=2e-2)
 
 
 def test_spectrogram_does_not_depend_on_the_batch():

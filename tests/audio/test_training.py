@@ -1,4 +1,4 @@
-"""A whole run of the tiny recipe: trained a little, its samples drawn as spectrograms, and asked for a sound."""
+"""Training of the tiny recipe, its samples, and the model that it saves."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_training_saves_spectrograms_of_samples_and_a_model_that_generates(lumin
     (sheet,) = (tmp_path / "run" / "samples").glob("*.png")
     with Image.open(sheet) as picture:
         assert picture.format == "PNG" and picture.size[0] > 2 * 300 and picture.size[1] == N_MELS + GRID_GAP
-    asked = ("a trumpet", "--duration", 0.2, "--out", tmp_path / "a.wav", "--model", tmp_path / "run" / "model")
-    assert lumina("audio", *asked).status == 0 and len(samples(tmp_path / "a.wav")) == 3200
+    arguments = ("a trumpet", "--duration", 0.2, "--out", tmp_path / "a.wav", "--model", tmp_path / "run" / "model")
+    assert lumina("audio", *arguments).status == 0 and len(samples(tmp_path / "a.wav")) == 3200
 
 
 def test_a_dry_run_says_how_long_a_sound_is_and_what_its_tokens_are(lumina):
-    told = lumina("check", "audio.tiny", "--set", "conditioners.0.vocab_size=300")
-    assert told.status == 0 and "(1, 32768) -> tokens (32, 80)" in told.out
+    output = lumina("check", "audio.tiny", "--set", "conditioners.0.vocab_size=300")
+    assert output.status == 0 and "(1, 32768) -> tokens (32, 80)" in output.out

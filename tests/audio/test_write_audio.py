@@ -60,7 +60,7 @@ def test_wav_beyond_the_size_of_a_riff_file_is_written_as_rf64(tmp_path, monkeyp
     expected = np.rint(waveform.numpy().T * 32768).clip(-32768, 32767).squeeze()
     assert np.array_equal(samples(tmp_path / "a.wav"), expected)
     assert read_metadata(tmp_path / "a.wav") == LONG
-    # sizes beyond 32 bits stand in the chunk ds64, and 2**32 - 1 in their place
+    # sizes beyond 32 bits stand in the chunk ds64, and 2**32 - 1 in their index
     start = content.index(b"data")
     wide = content[: start + 4] + b"\xff" * 4 + content[start + 8 :]
     (tmp_path / "wide.wav").write_bytes(wide)

@@ -1,4 +1,4 @@
-"""Small sounds in files, for the tests of data sets: a constant level tells where a crop was cut."""
+"""Small audio files for tests of data sets."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ RATE = 16000
 
 
 def ramp(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
-    """From 0.1 up to 0.9, so that a value tells a place."""
+    """Make a ramp from 0.1 to 0.9, so that a sample value identifies its position."""
     wave = np.linspace(0.1, 0.9, round(seconds * rate), dtype=np.float32)
     return wave if channels == 1 else np.stack([wave] * channels, 1)
 
 
-def put(path: Path, wave: np.ndarray, said: str | None = None, rate: int = RATE) -> Path:
-    """A sound file, and its caption beside it."""
+def put(path: Path, wave: np.ndarray, caption: str | None = None, rate: int = RATE) -> Path:
+    """Write an audio file, and its caption as a .txt file."""
     soundfile.write(path, wave, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
-    if said is not None:
-        path.with_suffix(".txt").write_text(said + "\n", encoding="utf-8")
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
     return path
 
 
 def encode_audio(wave: np.ndarray, rate: int = RATE) -> bytes:
-    """The bytes of a FLAC file."""
+    """Encode a FLAC file."""
     out = io.BytesIO()
     soundfile.write(out, wave, rate, format="FLAC")
     return out.getvalue()
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    """A tar file, its members in this order."""
+    """Write a tar file with its members in this order."""
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)

@@ -39,10 +39,10 @@ def test_clips_are_audible_and_do_not_overlap():
 
 
 def test_captions_are_the_words_of_the_file_name():
-    place = {record["name"]: index for index, record in enumerate(records())}
-    assert "drum cymbal open" in captions(place["drum_cymbal_open"])
-    assert "the sound of electronic beep" in captions(place["elec_beep"])
-    assert set(captions(place["misc_crow"])) == {"crow", "the sound of crow", "a sound effect: crow"}
+    index = {record["name"]: index for index, record in enumerate(records())}
+    assert "drum cymbal open" in captions(index["drum_cymbal_open"])
+    assert "the sound of electronic beep" in captions(index["elec_beep"])
+    assert set(captions(index["misc_crow"])) == {"crow", "the sound of crow", "a sound effect: crow"}
     listed = effects().values("caption")
     assert all(caption in listed for index in range(165) for caption in captions(index))
     with pytest.raises(ConfigError, match="got the field 'file'"):

@@ -25,8 +25,8 @@ def dataset(**options: object) -> InstrumentsDataset:
     return InstrumentsDataset(InstrumentsDataset.Config.read(options, "test"))
 
 
-def find(data: InstrumentsDataset, **wanted: object) -> int:
-    return next(n for n, record in enumerate(data.records()) if all(record[key] == wanted[key] for key in wanted))
+def find(data: InstrumentsDataset, **expected: object) -> int:
+    return next(n for n, record in enumerate(data.records()) if all(record[key] == expected[key] for key in expected))
 
 
 def loudest_frequency(sound: torch.Tensor) -> float:
@@ -65,9 +65,9 @@ def test_flute_clips_have_their_labelled_pitch():
     data = dataset(split="all", pitch_shift_semitones=0)
     for index, record in enumerate(data.records()):
         if record["program"] == 73 and record["kind"] == "note":
-            heard = loudest_frequency(data.get(index, random.Random(0))["audio"][0])
+            audible = loudest_frequency(data.get(index, random.Random(0))["audio"][0])
             written = 440 * 2 ** ((record["pitch"] - 69) / 12)
-            assert min(abs(12 * np.log2(heard / (written * part))) for part in (1, 2, 3)) < 0.5
+            assert min(abs(12 * np.log2(audible / (written * part))) for part in (1, 2, 3)) < 0.5
 
 
 def test_pitch_shift_scales_frequencies_and_keeps_the_length():

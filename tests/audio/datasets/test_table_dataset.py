@@ -54,8 +54,8 @@ def test_rows_of_audiocaps_find_clips_or_parts_of_full_videos(tmp_path):
     assert first(data, 0) == ("A dog barks", pytest.approx(0.1, abs=0.001))
     assert first(data, 1) == ("Rain falls, then thunder", pytest.approx(0.1, abs=0.001))
     assert first(data, 2) == ("A car passes", pytest.approx(0.1 + 0.8 * 10 / 40, abs=0.001))
-    ((place, reason),) = data.skipped
-    assert place == "table.csv:5"
+    ((index, reason),) = data.skipped
+    assert index == "table.csv:5"
     assert reason.startswith("missing: no -ddd.wav, -ddd_100_110.wav")
 
 

@@ -14,18 +14,18 @@ HELD_OUT = list(EVAL_SET.indices("pitches"))[::8]
 
 def test_classifier_names_instruments_of_held_out_notes():
     answers = InstrumentClassifierFeatures(InstrumentClassifierFeatures.Config(output="classes"))(
-        [EVAL_SET.reference(place) for place in HELD_OUT]
+        [EVAL_SET.reference(index) for index in HELD_OUT]
     )
-    right = torch.tensor([EVAL_SET.fields(place, None)["label"] for place in HELD_OUT])
+    right = torch.tensor([EVAL_SET.fields(index, None)["label"] for index in HELD_OUT])
     best = answers.argsort(1, descending=True)[:, :5]
     assert (best == right[:, None]).any(1).float().mean() > 0.85 and (best[:, 0] == right).float().mean() > 0.6
 
 
 def test_class_kl_is_0_for_the_same_clips_and_large_for_others():
     features = InstrumentClassifierFeatures(InstrumentClassifierFeatures.Config(output="classes"))
-    real = features([EVAL_SET.reference(place) for place in HELD_OUT[:6]])
+    real = features([EVAL_SET.reference(index) for index in HELD_OUT[:6]])
     metric = ClassKL(ClassKL.Config(), features)
-    cases = [EvalItem({}, place) for place in range(6)]
+    cases = [EvalItem({}, index) for index in range(6)]
     same = metric.compute(EvalInputs(real, real, cases, torch.arange(6)))
     other = metric.compute(EvalInputs(real.roll(1, 0), real, cases, torch.arange(6)))
     assert same["KL"].max() < 1e-9 and other["KL"].mean() > 1

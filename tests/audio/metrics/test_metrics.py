@@ -24,8 +24,8 @@ class StubFeatures(FeatureExtractor):
         raise NotImplementedError
 
 
-def eval_inputs(made, real, cases, families=None):
-    return EvalInputs(made, real, cases, torch.arange(len(real)), families)
+def eval_inputs(generated, real, cases, families=None):
+    return EvalInputs(generated, real, cases, torch.arange(len(real)), families)
 
 
 def hertz(note):
@@ -59,10 +59,10 @@ def test_retrieval_finds_the_instrument_of_an_unseen_note():
         *[(n, tone(hertz(p), partials=k)) for n, k in partials.items() for p in (55, 60, 65)], strict=True
     )
     features = LogMelStatistics(LogMelStatistics.Config())
-    cases = [EvalItem({}, place) for place in (1, 4, 7)]
-    made = features([tone(hertz(61), partials=k) for k in partials.values()])
+    cases = [EvalItem({}, index) for index in (1, 4, 7)]
+    generated = features([tone(hertz(61), partials=k) for k in partials.values()])
     metric = InstrumentRetrieval(InstrumentRetrieval.Config(feature_extractor={"type": "audio.log_mel"}), features)
-    assert metric.compute(eval_inputs(made, features(real), cases, names))["top1"].tolist() == [1, 1, 1]
+    assert metric.compute(eval_inputs(generated, features(real), cases, names))["top1"].tolist() == [1, 1, 1]
 
 
 def test_retrieval_ranks_instruments_and_excludes_the_clip_itself():
@@ -77,14 +77,14 @@ def test_retrieval_ranks_instruments_and_excludes_the_clip_itself():
 def test_pitch_accuracy_counts_octave_errors_apart_and_skips_prompts_without_pitch():
     features = PitchFeatures(PitchFeatures.Config())
     real = features([tone(hertz(60), 16384)] * 4)
-    made = features([tone(hertz(n), 16384) for n in (60.5, 72, 65, 60)])
+    generated = features([tone(hertz(n), 16384) for n in (60.5, 72, 65, 60)])
     cases = [
         EvalItem({"pitch": 60}, 0),
         EvalItem({"pitch": 60}, 1),
         EvalItem({"pitch": 60}, 2),
         EvalItem({"pitch": None}, 3),
     ]
-    found = PitchAccuracy(PitchAccuracy.Config(), features).compute(eval_inputs(made, real, cases))
+    found = PitchAccuracy(PitchAccuracy.Config(), features).compute(eval_inputs(generated, real, cases))
     assert found["accuracy"][:3].tolist() == [1, 0, 0] and found["octave_error"][:3].tolist() == [0, 1, 0]
     assert found["accuracy_of_real"][:3].tolist() == [1, 1, 1] and found["accuracy"][3].isnan()
 
@@ -143,9 +143,9 @@ def test_vggish_bands_peak_at_equal_steps_of_the_mel_scale():
         vggish_filterbank(),
         torch.linspace(float(hz_to_mel(torch.tensor(125.0))), float(hz_to_mel(torch.tensor(7500.0))), 66)[1:-1],
     )
-    places = hz_to_mel(torch.linspace(0, 8000, 257))
+    indices = hz_to_mel(torch.linspace(0, 8000, 257))
     wide = slice(30, 64)  # lower bands are narrower than a bin
-    assert (places[bank.argmax(0)][wide] - tops[wide]).abs().max() < 20 and bank[0].sum() == 0
+    assert (indices[bank.argmax(0)][wide] - tops[wide]).abs().max() < 20 and bank[0].sum() == 0
 
 
 def test_panns_equals_its_network_and_derives_the_sample_rate_from_the_filterbank(tmp_path):

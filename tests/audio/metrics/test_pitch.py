@@ -38,8 +38,8 @@ def test_loud_second_harmonic_is_no_octave_error():
 
 def test_noise_does_not_change_the_pitch_and_alone_has_a_low_score():
     torch.manual_seed(0)
-    noise, heard = torch.randn(1, SAMPLES) * 0.1, tone(62.0, (1, 2, 3, 4, 5))
-    found, sure = estimate_pitch(torch.stack([heard + noise, noise]))
+    noise, audible = torch.randn(1, SAMPLES) * 0.1, tone(62.0, (1, 2, 3, 4, 5))
+    found, sure = estimate_pitch(torch.stack([audible + noise, noise]))
     assert found[0].item() == pytest.approx(62, abs=0.3) and sure[0] > 2 * sure[1]
 
 

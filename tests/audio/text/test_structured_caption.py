@@ -61,7 +61,7 @@ def test_malformed_caption_is_refused_in_one_line(text, word):
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("A large bell rings out multiple times", "<A large bell rings out multiple times& all>"),
         ("a dog barks followed by a door slamming shut", "<a dog barks& start>@<a door slamming shut& end>"),
@@ -84,8 +84,8 @@ def test_malformed_caption_is_refused_in_one_line(text, word):
         ),
     ],
 )
-def test_events_are_extracted_by_cue_words(text, wanted):
-    assert format_structured(extract_events(text)) == wanted
+def test_events_are_extracted_by_cue_words(text, expected):
+    assert format_structured(extract_events(text)) == expected
 
 
 def test_marks_in_plain_text_are_ignored():

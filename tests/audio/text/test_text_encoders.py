@@ -29,10 +29,10 @@ SIZES = {
 def folders(tmp_path_factory):
     import language_models
 
-    place = tmp_path_factory.mktemp("encoders")
-    (place / "words").mkdir()
-    language_models.words(place / "words", front="<bos>", end="<eos>")
-    return {"t5": language_models.encoder(place / "t5"), "clap": clap(place / "clap"), "words": place / "words"}
+    folder = tmp_path_factory.mktemp("encoders")
+    (folder / "words").mkdir()
+    language_models.words(folder / "words", front="<bos>", end="<eos>")
+    return {"t5": language_models.encoder(folder / "t5"), "clap": clap(folder / "clap"), "words": folder / "words"}
 
 
 def dual(folders, **options):
@@ -70,44 +70,48 @@ def test_tower_is_bert_with_a_projection(empty):
 
 
 def test_clap_of_transformers_is_projected_token_by_token(folders):
-    said = ClapTextEncoder(
+    message = ClapTextEncoder(
         ClapTextEncoder.Config(source=str(folders["clap"]), max_length=15, dtype="float32", use_attention_mask=True)
     )
-    condition = said.encode(["cat", "a red cat"])
+    condition = message.encode(["cat", "a red cat"])
     network = transformers.ClapTextModelWithProjection.from_pretrained(folders["clap"]).eval()
     tokens = transformers.AutoTokenizer.from_pretrained(folders["clap"])(["a red cat"], return_tensors="pt")
     length = tokens.input_ids.shape[1]
     with torch.no_grad():
-        wanted = network.text_projection(network.text_model(**tokens).last_hidden_state)
+        expected = network.text_projection(network.text_model(**tokens).last_hidden_state)
     assert condition.context.shape == (2, 15, 8)
-    assert (said.cross_attention_dim, said.pooled_dim) == (8, 8)
-    torch.testing.assert_close(condition.context[1, :length], wanted[0], atol=1e-5, rtol=1e-4)
+    assert (message.cross_attention_dim, message.pooled_dim) == (8, 8)
+    torch.testing.assert_close(condition.context[1, :length], expected[0], atol=1e-5, rtol=1e-4)
     assert condition.context_mask.sum(dim=1).tolist()[1] == length
     assert not condition.context[~condition.context_mask].any()
-    assert not said.state_dict()
+    assert not message.state_dict()
 
 
 def test_padding_counts_as_text_and_long_texts_are_truncated(folders):
-    said = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["words"]), bert=SIZES, max_length=6))
-    condition = said.encode(["a cat", ""])
+    message = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["words"]), bert=SIZES, max_length=6))
+    condition = message.encode(["a cat", ""])
     assert condition.context.shape == (2, 6, 16)
     assert condition.context_mask is None
     torch.testing.assert_close(condition.pooled, condition.context.mean(dim=1))
-    torch.testing.assert_close(said.null_condition(3).context[2], condition.context[1])  # other batches round otherwise
-    assert said.truncated_text("a red cat of the house and a dog").endswith("dog")
-    assert said.truncated_text("a red cat") == ""
-    assert not any(weight.requires_grad for weight in said.parameters())
+    torch.testing.assert_close(
+        message.null_condition(3).context[2], condition.context[1]
+    )  # other batches round otherwise
+    assert message.truncated_text("a red cat of the house and a dog").endswith("dog")
+    assert message.truncated_text("a red cat") == ""
+    assert not any(weight.requires_grad for weight in message.parameters())
 
 
 def test_contexts_are_joined_and_the_second_encoder_reads_the_structured_caption(folders):
     pair = dual(folders)
-    heard = {}
+    audible = {}
     for name in ("first", "second"):
         speaker = getattr(pair, name)
-        ask = speaker.encode
-        speaker.encode = lambda values, name=name, ask=ask: ask(heard.setdefault(name, list(values)))
+        run_audio = speaker.encode
+        speaker.encode = lambda values, name=name, run_audio=run_audio: run_audio(
+            audible.setdefault(name, list(values))
+        )
     condition = pair.encode(["a red cat then a blue dog"])
-    assert heard == {
+    assert audible == {
         "first": ["a red cat then a blue dog"], "second": ["<a red cat& start>@<a blue dog& end>"],
     }  # fmt: skip
     assert condition.context.shape == (1, 11, 16)
@@ -118,8 +122,8 @@ def test_contexts_are_joined_and_the_second_encoder_reads_the_structured_caption
 
 def test_first_encoder_reads_a_structured_caption_as_plain_text(folders):
     pair = dual(folders)
-    written, said = pair.encode(["<a red cat& start>@<a dog& end>"]), pair.encode(["a red cat, a dog"])
-    assert torch.equal(written.context[:, :6], said.context[:, :6])
+    written, message = pair.encode(["<a red cat& start>@<a dog& end>"]), pair.encode(["a red cat, a dog"])
+    assert torch.equal(written.context[:, :6], message.context[:, :6])
 
 
 def test_null_condition_is_the_empty_text(folders):
@@ -135,15 +139,15 @@ def test_narrower_context_is_widened_by_a_linear_layer(folders):
 
 def test_frozen_encoders_are_cached_while_the_projections_train(folders):
     pair = dual(folders, first={"bert": None, "source": str(folders["clap"]), "dtype": "float32"})
-    texts, asked = ["a cat", "rain and wind", "a cat"], []
+    texts, arguments = ["a cat", "rain and wind", "a cat"], []
     for one in pair._encoders:
-        one.encode = lambda values, encode=one.encode: (asked.extend(values), encode(values))[1]
+        one.encode = lambda values, encode=one.encode: (arguments.extend(values), encode(values))[1]
     again = cache_conditioners({"caption": pair}, Cache(10**6))["caption"]
     with torch.no_grad():
-        plain, _ = pair.encode(texts), asked.clear()
+        plain, _ = pair.encode(texts), arguments.clear()
         for _ in range(2):
             torch.testing.assert_close(again.encode(texts).context, plain.context)
-        assert sorted(asked) == sorted([*texts[:2], *map(to_structured_caption, texts[:2])])
+        assert sorted(arguments) == sorted([*texts[:2], *map(to_structured_caption, texts[:2])])
         before = again.encode(["a cat"]).context
         pair.projections[0].bias.add_(1.0)
         assert not torch.equal(again.encode(["a cat"]).context, before)
@@ -163,5 +167,5 @@ def test_wrong_tag_or_source_is_refused(folders, tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         ClapTextEncoder(ClapTextEncoder.Config(source=str(tmp_path)))
     with pytest.raises(CheckpointError, match="expected the text tower of a CLAP"):
-        said = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["t5"]), hidden_size=8, dtype="float32"))
-        said.encode(["a cat"])
+        message = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["t5"]), hidden_size=8, dtype="float32"))
+        message.encode(["a cat"])

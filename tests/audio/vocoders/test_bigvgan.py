@@ -20,18 +20,18 @@ from lumina_audio.vocoders.bigvgan import (
 )
 from lumina_core.errors import CheckpointError, ConfigError
 
-SAID = {
+PUBLISHED = {
     "resblock": "1", "num_mels": 5, "upsample_initial_channel": 8, "upsample_rates": [2, 2],
     "upsample_kernel_sizes": [4, 4], "resblock_kernel_sizes": [3, 5],
     "resblock_dilation_sizes": [[1, 3], [1, 3]], "activation": "snakebeta", "snake_logscale": True, "batch_size": 3,
 }  # fmt: skip
 
 
-def published(folder, **said):
+def published(folder, **settings):
     """A folder of a tiny generator with the old weight norm on, and its plain form."""
     folder.mkdir()
-    said = {**SAID, **said}
-    (folder / "args.yml").write_text(yaml.safe_dump(said))
+    settings = {**PUBLISHED, **settings}
+    (folder / "args.yml").write_text(yaml.safe_dump(settings))
     torch.manual_seed(0)
     config = BigVGAN.Config.read(options_of(folder), "test")
     vocoder = BigVGAN(config)

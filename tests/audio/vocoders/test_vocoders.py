@@ -39,10 +39,10 @@ def test_griffin_lim_improves_with_iterations():
 def test_griffin_lim_does_not_change_the_global_random_state():
     mel = MelSpectrogram(MelConfig())(tone(300.0)[None])
     torch.manual_seed(3)
-    wanted = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(3)
     GriffinLim(GriffinLim.Config(n_iter=1))(mel)
-    assert torch.equal(torch.rand(1), wanted)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_stft_distance_is_0_for_equal_audio_and_grows_with_noise():
@@ -87,5 +87,5 @@ def test_training_a_vocoder_without_weights_is_refused():
 @pytest.mark.parametrize("frames", [1, 2, 5])
 @pytest.mark.parametrize("hop", [128, 512])
 def test_griffin_lim_accepts_the_shortest_clips(frames, hop):
-    made = GriffinLim(GriffinLim.Config(hop_length=hop, n_iter=2))(torch.full((2, 80, frames), -3.0))
-    assert made.shape == (2, 1, frames * hop) and bool(made.isfinite().all())
+    generated = GriffinLim(GriffinLim.Config(hop_length=hop, n_iter=2))(torch.full((2, 80, frames), -3.0))
+    assert generated.shape == (2, 1, frames * hop) and bool(generated.isfinite().all())
