@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lumina_core.sampling.pipeline import load_pipeline
-from lumina_image.task import to_pil
+from lumina_image.image_io import to_pil
 
 SCALE, GAP = 2, 8
 

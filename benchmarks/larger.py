@@ -25,10 +25,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from lumina_core.metrics.retrieval_precision_recall import target_ranks
 from lumina_core.sampling.pipeline import Pipeline, load_pipeline
 from lumina_image.datasets import emoji_data
-from lumina_image.metrics.pixel_retrieval import retrieval_ranks, thumbnail_features
-from lumina_image.task import to_pil
+from lumina_image.image_io import to_pil
+from lumina_image.metrics.features import thumbnail_features
+from lumina_image.metrics.retrieval import TIE_TOLERANCE
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 METHODS = (
@@ -60,6 +62,10 @@ def drawn(key: str, font: ImageFont.FreeTypeFont | None, place: int, side: int) 
     return np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS))
 
 
+def thumbnails(images: Pictures) -> torch.Tensor:
+    return thumbnail_features(torch.from_numpy(images.copy()).permute(0, 3, 1, 2))
+
+
 def chosen(count: int) -> list[int]:
     """So many of the pack's pictures of one character and without tones, mixed."""
     records = emoji_data.load_records()
@@ -87,17 +93,17 @@ def measured(
     session: Pipeline, places: Sequence[int], side: int, methods: Sequence[str], more: dict[str, Any], font: Any
 ) -> tuple[list[dict[str, Any]], dict[str, list[Image.Image]]]:
     records, rows, shown = emoji_data.load_records(), [], {}
-    references = thumbnail_features(emoji_data.load_images())
+    references = thumbnails(emoji_data.load_images())
     real = np.stack([drawn(records[place]["key"], font, place, side) for place in places])
     shown["real"] = [Image.fromarray(one) for one in real]
     for method in methods:
         began = time.perf_counter()
         pictures = [to_pil(item) for item in asked(session, places, side, method, more)]
         pixels = np.stack([np.asarray(picture) for picture in pictures])
-        ranks = retrieval_ranks(thumbnail_features(pixels), np.asarray(places), references)
+        ranks = target_ranks(thumbnails(pixels), torch.tensor(places), references, TIE_TOLERANCE)
         error = np.sqrt(((pixels.astype(np.float64) - real) ** 2).mean(axis=(1, 2, 3))) / 255
-        row = {"side": side, "method": method, **more, "top1": float((ranks < 1).mean())}
-        rows.append({**row, "top5": float((ranks < 5).mean()), "error": float(error.mean())})
+        row = {"side": side, "method": method, **more, "top1": float((ranks < 1).double().mean())}
+        rows.append({**row, "top5": float((ranks < 5).double().mean()), "error": float(error.mean())})
         shown[method] = pictures
         print(told(rows[-1]), f"({time.perf_counter() - began:.0f} s)", flush=True)
     return rows, shown

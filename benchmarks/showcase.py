@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from lumina_core.sampling.pipeline import load_pipeline
-from lumina_image.task import to_pil
+from lumina_image.image_io import to_pil
 
 PROMPTS = (
     "red heart",

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request for a picture: one clear line, a status that says so, and nothing half-written."""
+"""A wrong request results in a one-line error, an exit status and no partial file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 LONG = "a very long prompt " * 6000  # more than 100,000 characters
 
 REQUESTS = {
-    "empty prompt": (("",), "the prompt is empty; say what the picture shows"),
-    "blank prompt": ((" \t ",), "the prompt is empty"),
+    "empty prompt": (("",), "prompt: got '', expected a text that describes the image"),
+    "blank prompt": ((" \t ",), "expected a text that describes the image"),
     "prompt of 100,000 characters": ((LONG,), "of 114002 characters, expected at most 20000 characters"),
     "negative prompt of 100,000 characters": (
         ("cat", "--negative-prompt", LONG),
@@ -25,12 +25,12 @@ REQUESTS = {
     "no prompt": ((), "give either PROMPT or --prompts FILE"),
     "size that the model cannot do": (("cat", "--size", "63x64"), "this model cannot do 64 x 63"),
     "smaller than a patch": (("cat", "--size", "1x1"), "this model cannot do 1 x 1"),
-    "size zero": (("cat", "--size", "0x0"), "got '0x0': a side goes from 1 to 4096 pixels"),
-    "enormous size": (("cat", "--size", "100000x100000"), "a side goes from 1 to 4096 pixels"),
-    "size of one side": (("cat", "--size", "64"), "got '64': a size is WIDTHxHEIGHT, for example 64x64"),
-    "negative size": (("cat", "--size", "-8x8"), "a size is WIDTHxHEIGHT"),
-    "size in words": (("cat", "--size", "bigxsmall"), "a size is WIDTHxHEIGHT"),
-    "size of superscripts": (("cat", "--size", "²x²"), "a size is WIDTHxHEIGHT"),
+    "size zero": (("cat", "--size", "0x0"), "expected sides of 1 to 4096 pixels"),
+    "enormous size": (("cat", "--size", "100000x100000"), "expected sides of 1 to 4096 pixels"),
+    "size of one side": (("cat", "--size", "64"), "got '64', expected WIDTHxHEIGHT in pixels, for example 64x64"),
+    "negative size": (("cat", "--size", "-8x8"), "expected WIDTHxHEIGHT"),
+    "size in words": (("cat", "--size", "bigxsmall"), "expected WIDTHxHEIGHT"),
+    "size of superscripts": (("cat", "--size", "²x²"), "expected WIDTHxHEIGHT"),
     "zero steps": (("cat", "--steps", "0"), "steps: got 0, expected a value greater than or equal to 1"),
     "negative steps": (("cat", "--steps", "-1"), "steps: got -1, expected a value greater than or equal to 1"),
     "unknown solver": (("cat", "--solver", "huen"), "no solver is called 'huen'; did you mean 'heun'?"),
@@ -167,13 +167,12 @@ def test_a_file_for_a_model_is_one_clear_line(lumina, tiny_folder, tmp_path):
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(ask, tmp_path, monkeypatch):
-    from PIL import Image
-
-    def full(self, file, **_: object) -> None:
-        Path(file).write_bytes(b"half")
+    def full(self, content: bytes) -> None:
+        with open(self, "wb") as file:
+            file.write(content[:4])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     one_line(ask("cat", "--out", tmp_path / "x.png", "--steps", 1), "No space left on device; choose another --out")
     assert os.listdir(tmp_path) == []
 

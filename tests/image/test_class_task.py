@@ -70,4 +70,4 @@ def test_data_without_labels_cannot_judge_it(lumina, folder, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("black")
     done = lumina("evaluate", folder, "--dataset", tmp_path, "--metrics", "image.retrieval")
-    assert done.status == 2 and "without a label" in done.err
+    assert done.status == 2 and "expected a label" in done.err

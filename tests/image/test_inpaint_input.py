@@ -195,25 +195,28 @@ def test_the_command_takes_files_and_writes_down_what_it_took(ask, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--strength", "0.5"), "strength is about a picture"),
-        (("--mask", "small.png"), "mask is about a picture"),
+        (("--strength", "0.5"), "strength: got no init_image"),
+        (("--mask", "small.png"), "mask: got no init_image"),
         (("--init-image", "photo.png", "--strength", "1.5"), "less than or equal to 1"),
         (("--init-image", "photo.png", "--strength", "-0.1"), "greater than or equal to 0"),
         (("--init-image", "photo.png", "--strength", "nan"), "strength"),
-        (("--init-image", "photo.png", "--mask", "small.png"), "the mask is 16x16 pixels and the image 32x32"),
-        (("--init-image", "damaged.png"), "cannot be used"),
-        (("--init-image", "text.png"), "not a picture in a known format"),
-        (("--init-image", "bomb.png"), "cannot be used as a picture: too large: more than 64000000 pixels"),
+        (
+            ("--init-image", "photo.png", "--mask", "small.png"),
+            "mask: got a size of 16x16, expected 32x32 as of init_image",
+        ),
+        (("--init-image", "damaged.png"), "damaged.png cannot be used as an image: damaged"),
+        (("--init-image", "text.png"), "not an image in a known format"),
+        (("--init-image", "bomb.png"), "cannot be used as an image: too large: more than 64000000 pixels"),
         (("--init-image", "nowhere.png"), "No such file"),
         (("--init-image", "."), "folder"),
         (("--init-image", "pipe.png"), "not a plain file"),
-        (("--init-image", "photo.png", "--feather", "3"), "feather is about the edges of what is redrawn"),
+        (("--init-image", "photo.png", "--feather", "3"), "feather: got no region to redraw"),
         (("--init-image", "photo.png", "--outpaint", "1,2"), "LEFT,TOP,RIGHT,BOTTOM"),
-        (("--init-image", "photo.png", "--outpaint=-1"), "outward"),
+        (("--init-image", "photo.png", "--outpaint=-1"), "expected 0 or more pixels on each side"),
         (("--init-image", "photo.png", "--outpaint", "5000"), "up to 4096"),
-        (("--init-image", "photo.png", "--outpaint", "8", "--size", "64x64"), "leave out size"),
-        (("--init-image", "photo.png", "--paste-at", "1,1"), "give the size too"),
-        (("--init-image", "photo.png", "--size", "40x40", "--paste-at", "9,0"), "does not lie within"),
+        (("--init-image", "photo.png", "--outpaint", "8", "--size", "64x64"), "expected outpaint alone"),
+        (("--init-image", "photo.png", "--paste-at", "1,1"), "expected the size of the result"),
+        (("--init-image", "photo.png", "--size", "40x40", "--paste-at", "9,0"), "expected a position within 40x40"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_nothing_is_written(ask, tmp_path, monkeypatch, options, said):
@@ -229,7 +232,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(ask, tmp_path, m
     assert not (tmp_path / "out.png").exists()
 
 
-@pytest.mark.parametrize(("shade", "said"), [(255, "white everywhere"), (0, "black everywhere, so nothing is redrawn")])
+@pytest.mark.parametrize(("shade", "said"), [(255, "white everywhere"), (0, "black everywhere: nothing is redrawn")])
 def test_a_mask_of_one_shade_is_named(ask, tmp_path, shade, said):
     noisy(32, 32).save(tmp_path / "photo.png")
     Image.new("L", (32, 32), shade).save(tmp_path / "mask.png")
@@ -242,7 +245,7 @@ def test_what_holds_no_numbers_is_refused_and_bytes_are_levels():
     holed = torch.full((3, 8, 8), float("nan"))
     for field, value in {"init_image": holed, "mask": holed[0]}.items():
         asked = {"prompt": "x", "init_image": noisy(8, 8), field: value}
-        with pytest.raises(ConfigError, match=rf"of the picture's {value.numel()} values are no numbers .* of shape"):
+        with pytest.raises(ConfigError, match=rf"NaN or infinite of {value.numel()}"):
             TextToImageRequest.read(asked, "request")
     levels = torch.from_numpy(np.asarray(noisy(8, 6)).copy())
     request = TextToImageRequest(prompt="x", init_image=levels.permute(2, 0, 1), mask=levels[:, :, 0])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
 import pytest
 import torch
 
-from lumina_core.config import read_text
 from lumina_core.model import Model, build_model
 from lumina_core.plugins.loader import load_plugins
-from lumina_core.recipe import read_recipe
+from lumina_core.recipe import Recipe
 
 # backbone and head; for the first two as in the published manifests (the third below), without their unused pad_token
 SIZES = {
@@ -24,10 +21,8 @@ SIZES = {
 def built(name: str) -> Model:
     """The recipe as a user names it, without memory for its weights."""
     registry = load_plugins()
-    package, _, path = registry.recipes()[f"image.{name}"].target.partition(":")
-    text = resources.files(package).joinpath(path).read_text(encoding="utf-8")
     with torch.device("meta"):
-        return build_model(read_recipe(read_text(text, name), name), registry)
+        return build_model(Recipe.load(f"image.{name}"), registry)
 
 
 def count(model: Model, *parts: str) -> int:

@@ -58,15 +58,15 @@ def test_padded_tokens_of_two_sizes_come_back_one_by_one():
 
 
 def test_a_latent_that_cannot_be_cut_names_the_nearest_sizes_that_can():
-    with pytest.raises(ShapeError, match=r"33x40.*patches of 2.*32x40 or 34x40"):
+    with pytest.raises(ShapeError, match=r"33x40.*patch size 2.*32x40 or 34x40"):
         patches().patchify(torch.zeros(1, 4, 33, 40))
-    with pytest.raises(ShapeError, match="nearest that can: 8x8"):
+    with pytest.raises(ShapeError, match="Nearest: 8x8"):
         patches(8).empty(1, (3, 8))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4), (4, 4, 4)])
 def test_a_latent_of_other_channels_is_refused(shape):
-    with pytest.raises(ShapeError, match="latent of a picture has the shape"):
+    with pytest.raises(ShapeError, match="the latent of an image"):
         patches().patchify(torch.zeros(shape))
 
 

@@ -38,7 +38,7 @@ def test_the_published_numbers_give_the_second_region_two_cells_and_the_third_no
 
 
 def test_more_cells_than_tokens_are_refused():
-    with pytest.raises(ConfigError, match="cannot be cut into 1 x 3"):
+    with pytest.raises(ConfigError, match="got 1x3, expected at most 4x2"):
         grid_region_weights(4, 2, 1, 3)
 
 
@@ -61,20 +61,20 @@ def test_a_region_is_read_from_words_and_from_python_alike():
 
 @pytest.mark.parametrize("box", ["0,0,6,2", "-1,0,2,2", "0,1,2,2", "0,0,0,2", "0,0,-1,2"])
 def test_a_box_outside_the_picture_is_refused(box):
-    with pytest.raises(ConfigError, match="does not lie within a picture of 5x2"):
+    with pytest.raises(ConfigError, match="expected a box within the image of 5x2"):
         region_weights(asked(region=f"{box}: a"), (2, 5))
 
 
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"region": "a red heart"}, "a region is x,y,w,h: text"),
-        ({"region": "1,2,3: a"}, "a region is x,y,w,h: text"),
+        ({"region": "a red heart"}, "expected 'x,y,w,h: text'"),
+        ({"region": "1,2,3: a"}, "expected 'x,y,w,h: text'"),
         ({"region": "0,0,1,1: "}, "at least 1 character"),
-        ({"region_grid": "2x2", "region": ["a", "b"]}, "2x2 cells want 4 regions"),
+        ({"region_grid": "2x2", "region": ["a", "b"]}, "got 2 regions, expected 4"),
         ({"region_grid": "1x1", "region": "0,0,1,1: a"}, "without boxes"),
         ({"region_grid": "2"}, "ROWSxCOLUMNS"),
-        ({"region_order": "published"}, "give region_grid too"),
+        ({"region_order": "published"}, "got no region_grid"),
     ],
 )
 def test_regions_that_are_none_are_refused(said, told):
@@ -151,5 +151,5 @@ def test_the_command_takes_region_after_region_and_writes_them_down(ask, tmp_pat
 
 def test_a_region_outside_is_one_line_and_nothing_is_written(ask, tmp_path):
     done = ask("a house", "--region", "20,0,16,32: red cat", "--out", tmp_path / "r.png")
-    assert done.status == 2 and done.err.count("\n") == 1 and "within a picture of 32x32" in done.err
+    assert done.status == 2 and done.err.count("\n") == 1 and "within the image of 32x32" in done.err
     assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lumina_image.image_io import to_pil
 from lumina_image.request import TextToImageRequest
-from lumina_image.task import TextToImage, to_pil
+from lumina_image.task import TextToImage
 
 
 def pixels(path: Path | str) -> np.ndarray:

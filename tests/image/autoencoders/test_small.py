@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lumina_core.errors import ShapeError
-from lumina_image.autoencoders.small import IdentityAutoencoder, SmallAutoencoder
+from lumina_image.autoencoders.pixel import IdentityAutoencoder
+from lumina_image.autoencoders.small import SmallAutoencoder
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:

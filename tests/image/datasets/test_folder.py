@@ -14,7 +14,7 @@ from PIL import Image
 
 from lumina_core.errors import ConfigError
 from lumina_image.datasets.folder import FolderDataset
-from lumina_image.image_io import ImageError, read_image, read_image_size, square_crop_resize, to_rgb
+from lumina_image.image_io import ImageError, crop_resize, read_image, read_image_size, to_rgb
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -199,4 +199,4 @@ def test_sixteen_bits_keep_their_brightness():
 
 def test_a_very_long_picture_is_cut_before_it_is_resized():
     line = Image.new("RGB", (200_000, 1), GREEN)
-    assert square_crop_resize(line, 64).size == (64, 64)
+    assert crop_resize(line, (64, 64)).size == (64, 64)

@@ -126,7 +126,7 @@ def test_a_damaged_row_group_costs_itself_and_is_named(tmp_path):
     data[begin : begin + 40] = b"\xff" * 40
     (tmp_path / "a.parquet").write_bytes(data)
     said = skip_reasons(shards(tmp_path))
-    assert said["a.parquet row group 1"].startswith("damaged: ") and said["a.parquet:0:1"].startswith("not a picture")
+    assert said["a.parquet row group 1"].startswith("damaged: ") and said["a.parquet:0:1"].startswith("not an image")
 
 
 def test_files_without_a_usable_row_say_what_to_put_there(tmp_path):

@@ -88,7 +88,7 @@ def test_the_index_can_be_kept_elsewhere_or_nowhere(tmp_path, caplog):
     assert "every start scans all items again" in caplog.text
 
 
-UNKNOWN = "not a picture in a known format (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM)"
+UNKNOWN = "not an image in a known format (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM)"
 
 
 def test_what_is_skipped_is_remembered_with_the_index(tmp_path):

@@ -13,7 +13,7 @@ from lumina_core.metrics.distribution import FrechetDistance, PrecisionRecall
 from lumina_core.metrics.dual_encoder import TextSimilarity
 from lumina_core.protocols import EvalInputs, EvalItem, FeatureExtractor
 from lumina_image.datasets.emoji import EmojiDataset
-from lumina_image.task import to_pil
+from lumina_image.image_io import to_pil
 
 pytest.importorskip("timm")
 pytest.importorskip("torch_fidelity")
@@ -70,7 +70,7 @@ def test_features_do_not_depend_on_the_neighbours_nor_on_what_a_file_would_not_k
 
 def test_pictures_of_any_size_have_features_and_other_data_has_none(lite0):
     assert lite0([torch.zeros(3, 20, 50), torch.zeros(3, 64, 64)]).shape == (2, 1280)
-    with pytest.raises(ShapeError, match="this model makes"):
+    with pytest.raises(ShapeError, match="image metric: got data of shape"):
         lite0([torch.zeros(2, 6)])
 
 
@@ -131,14 +131,14 @@ def test_libraries_that_figures_rest_on_are_told_with_their_versions(lumina, tin
     }  # fmt: skip
     left_out = " ".join(found["notes"])
     assert (
-        "image.frechet_distance is left out: it needs at least 50" in left_out
+        "image.frechet_distance is left out: got 12 generated and real examples, expected at least 50" in left_out
         and "image.clip_score is left out" in left_out
     )
 
 
 def test_too_few_pictures_for_a_distance_are_told_before_anything_is_made(lumina, tiny_folder):
     done = lumina("evaluate", tiny_folder, "--metrics", "image.frechet_distance", "--samples", 20)
-    assert done.status == 2 and "needs at least 50" in done.err and done.err.count("\n") == 1
+    assert done.status == 2 and "expected at least 50" in done.err and done.err.count("\n") == 1
 
 
 def test_what_a_file_of_weights_holds_besides_weights_is_refused(tmp_path):
@@ -170,7 +170,7 @@ def test_inception_that_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fails)
     with pytest.raises(
-        CheckpointError, match=r"no network.*feature_extractor\.weights=FILE.*image\.efficientnet_lite0"
+        CheckpointError, match=r"no network.*set feature_extractor\.weights, or use image\.efficientnet_lite0"
     ):
         Inception(Inception.Config())
 

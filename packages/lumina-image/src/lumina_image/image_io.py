@@ -1,4 +1,4 @@
-"""Reads picture files that may be hostile: a bound on pixels before decoding, few formats, any mode to RGB on white."""
+"""Reading of untrusted image files, conversion to RGB and tensors, cropping."""
 
 from __future__ import annotations
 
@@ -15,95 +15,112 @@ from lumina_core.data.source import FileOrBytes
 from lumina_core.errors import UnusableError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Decoded inside this process by Pillow alone; EPS, for example, would start another program."""
-
+"""Formats that Pillow decodes within this process; EPS, for example, would start another program."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 class ImageError(UnusableError):
-    """A file cannot be used as a picture; the message says why, in a few words."""
+    """A file is not a usable image; the message is the reason, in a few words."""
 
 
 def read_image_size(source: FileOrBytes, max_pixels: int) -> tuple[int, int]:
-    """(width, height) as the header states it, upright by its EXIF orientation; nothing is decoded.
+    """Read (width, height) from the header of an image, upright by its EXIF orientation, without decoding it.
+
+    Args:
+        source: a file or its content.
+        max_pixels: largest width times height.
 
     Raises:
-        PictureError: no picture in one of FORMATS, or more than `max_pixels`.
+        ImageError: the file is not an image in one of FORMATS, or larger than `max_pixels`.
     """
     with _open(source, max_pixels) as image:
         return _oriented_size(image)
 
 
 def read_image(source: FileOrBytes, max_pixels: int) -> Image.Image:
-    """The first frame, upright by its EXIF orientation, in RGB, transparent parts white.
+    """Read the first frame of an image as RGB, upright by its EXIF orientation, on white.
+
+    Args:
+        source: a file or its content.
+        max_pixels: largest width times height.
 
     Raises:
-        PictureError: as for `check_header`, or the data is damaged or cut off.
+        ImageError: the file is not an image in one of FORMATS, larger than `max_pixels`, damaged or truncated.
     """
     with _open(source, max_pixels) as image:
         try:
             return to_rgb(ImageOps.exif_transpose(image))
         except ImageError:
             raise
-        except Exception as error:  # damaged files raise whatever the decoder stumbled over
+        except Exception as error:  # decoders raise many types of errors for damaged files
             raise ImageError(f"damaged: {_error_text(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB. Sixteen bits are brought to eight; an alpha channel is laid on white."""
+    """Convert an image of any mode to RGB: 16 bits to 8, an alpha channel on white.
+
+    Raises:
+        ImageError: the image has floating-point pixels.
+    """
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.int64)
         return Image.fromarray(np.clip(pixels >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ImageError("holds floating-point numbers of unknown range; save it with 8 bits a colour")
+        raise ImageError("has floating-point pixels of unknown range; save it with 8 bits per channel")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def square_crop_resize(image: Image.Image, size: int, x_fraction: float = 0.5, y_fraction: float = 0.5) -> Image.Image:
-    """The largest square of a picture, resized to `side`."""
-    return crop_resize(image, (size, size), x_fraction, y_fraction)
-
-
 def crop_resize(
     image: Image.Image, size: tuple[int, int], x_fraction: float = 0.5, y_fraction: float = 0.5
 ) -> Image.Image:
-    """The largest part of a picture that has the shape of `size`, resized to it.
+    """Crop the largest region of the aspect ratio of `size`, and resize it to `size`.
 
-    Cut before resizing, so that a picture of 1 x 100000 never becomes a giant.
+    Cropping comes first, so that an image of 1 x 100000 is never enlarged as a whole.
 
     Args:
+        image: the image.
         size: (width, height) in pixels.
-        across, down: where it is cut, 0 (left, top) to 1 (right, bottom); 0.5 is the middle.
+        x_fraction, y_fraction: position of the region, 0 (left, top) to 1 (right, bottom); 0.5 is the center.
     """
     (width, height), (target_width, target_height) = image.size, size
-    is_wider = width * target_height > height * target_width
-    crop_width, crop_height = (
-        (height * target_width / target_height, height) if is_wider else (width, width * target_height / target_width)
-    )
+    if width * target_height > height * target_width:
+        crop_width, crop_height = height * target_width / target_height, float(height)
+    else:
+        crop_width, crop_height = float(width), width * target_height / target_width
     left, upper = x_fraction * (width - crop_width), y_fraction * (height - crop_height)
-    # rounding may lead a hair beyond the edge, which Pillow refuses
+    # rounding can exceed the edge, which Pillow refuses
     box = (left, upper, min(left + crop_width, width), min(upper + crop_height, height))
     return image.resize(size, Image.Resampling.LANCZOS, box=box)
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) of 0..255 -> (3, H, W) float32 in [-1, 1]."""
+    """Convert (H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)).div_(127.5).sub_(1)
+
+
+def to_uint8(data: Tensor) -> Tensor:
+    """Convert values in about [-1, 1] to uint8 as in an image file; values beyond are clipped."""
+    return ((data.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_pil(data: Tensor) -> Image.Image:
+    """Convert (3, H, W) in about [-1, 1] to an RGB image; values beyond are clipped."""
+    return Image.fromarray(to_uint8(data).permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _open(source: FileOrBytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound follows
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is checked below
             image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: more than {max_pixels} pixels by its header (max_pixels)") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"not a picture in a known format ({', '.join(FORMATS)})") from error
-    except Exception as error:  # damaged headers raise whatever the reader stumbled over
+        raise ImageError(f"not an image in a known format ({', '.join(FORMATS)})") from error
+    except Exception as error:  # readers raise many types of errors for damaged headers
         raise ImageError(f"cannot be opened: {_error_text(error)}") from error
     width, height = image.size
     if width * height > max_pixels:
@@ -115,7 +132,7 @@ def _open(source: FileOrBytes, max_pixels: int) -> Image.Image:
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
     try:
         is_rotated = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    except Exception:  # a damaged EXIF block turns nothing; the pixels may be whole
+    except Exception:  # with a damaged EXIF block the pixels may be intact
         is_rotated = False
     return (image.height, image.width) if is_rotated else image.size
 

@@ -1,4 +1,4 @@
-"""The picture of a request on its canvas: what is there, and how much of it stays."""
+"""Initial data of image-to-image and inpainting: the image on the canvas of the result, and its preserved pixels."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from lumina_image.image_io import crop_resize, to_tensor
 from lumina_image.request import ImageSizeRequest
 
 MASK_THRESHOLD = 128
-"""From this level on a mask's pixel is white: JPEG leaves neither black nor white quite as they were."""
+"""Smallest gray level of white in a mask: JPEG changes black and white slightly."""
 
 
 def init_data(request: ImageSizeRequest) -> InitData | None:
-    """What a request begins from: its image at its place, and beyond it the image's border, drawn out.
+    """Return the initial data of a request; None without `init_image`.
 
-    Where the size is another one than the image's and no place is said, image and mask are cut to its shape and
-    resized alike.
+    The image lies at its position, and its border is repeated beyond it. If the size is another one and no position is
+    requested, image and mask are cropped to its aspect ratio and resized.
     """
     if request.init_image is None or request.output_size is None:
         return None
-    image, mask = request.init_image.image, None if request.mask is None else request.mask.image.convert("L")
+    image = request.init_image.image
+    mask = None if request.mask is None else request.mask.image.convert("L")
     if request.paste_at is None and request.outpaint is None and image.size != request.output_size:
         image = crop_resize(image, request.output_size)
         mask = None if mask is None else crop_resize(mask, request.output_size)
     padding, strength = _padding(request, image), 1.0 if request.strength is None else request.strength
-    data = np.pad(np.asarray(image), (*padding, (0, 0)), mode="edge")
+    data = to_tensor(np.pad(np.asarray(image), (*padding, (0, 0)), mode="edge"))
     if mask is None and not any(map(any, padding)):
-        return InitData(to_tensor(data), strength)
-    repaint_mask = np.zeros((image.height, image.width), bool) if mask is None else np.asarray(mask) >= MASK_THRESHOLD
-    padded_mask = np.pad(repaint_mask, padding, constant_values=True)
-    return InitData(
-        to_tensor(data), strength, 1 - feather_mask(torch.from_numpy(padded_mask).float(), request.feather or 0)
-    )
+        return InitData(data, strength)
+    redrawn = np.zeros((image.height, image.width), bool) if mask is None else np.asarray(mask) >= MASK_THRESHOLD
+    redrawn_mask = torch.from_numpy(np.pad(redrawn, padding, constant_values=True)).float()
+    return InitData(data, strength, 1 - feather_mask(redrawn_mask, request.feather or 0))
 
 
 def feather_mask(mask: Tensor, width: int) -> Tensor:
-    """(H, W) of 0 and 1 with a slope of `width` pixels outside of every 1; all the same where it is 0.
+    """Add a slope to the outside of a mask: d pixels away (diagonally too) the value is 1 - d / (width + 1).
 
-    A pixel that is d pixels away (a diagonal step counts as one) gets 1 - d / (width + 1).
+    Args:
+        mask: (H, W) of 0 and 1.
+        width: width of the slope in pixels; 0 changes nothing.
     """
     total, dilated = mask, mask
     for _ in range(width):
@@ -52,7 +53,7 @@ def feather_mask(mask: Tensor, width: int) -> Tensor:
 
 
 def _padding(request: ImageSizeRequest, image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Pixels (above, below), (left, right) of the image."""
+    """Return the pixels (above, below), (left, right) of the image."""
     if request.outpaint is not None:
         left, top, right, bottom = request.outpaint
         return (top, bottom), (left, right)

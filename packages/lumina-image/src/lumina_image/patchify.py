@@ -1,4 +1,4 @@
-"""Latents of pictures <-> tokens: square patches, row by row, at (0, row, column)."""
+"""Tokenizer of images: square patches, row by row, at positions (0, row, column)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lumina_core.types import Size, Tokens, check_shape
 
 
 class Patchify(Tokenizer):
-    """Cuts a latent into square patches. Rearranges numbers; has no weights."""
+    """Tokenizer that splits a latent into square patches; it has no weights."""
 
     class Config(Settings):
-        """How large a patch is."""
+        """Size of a patch."""
 
-        patch_size: int = Field(2, ge=1, le=64, description="side of a patch, in latent pixels")
+        patch_size: int = Field(2, ge=1, le=64, description="side of a patch in latent pixels")
         channels: int = Field(4, ge=1, description="channels of the latent")
 
     def __init__(self, config: Config) -> None:
@@ -28,14 +28,19 @@ class Patchify(Tokenizer):
         self.patch_size = (config.patch_size, config.patch_size)
 
     def patchify(self, latent: Tensor) -> Tokens:
-        """(B, C, H, W) -> values (B, N, C * patch * patch), each vector in the order (channel, row, column).
+        """Split a latent into tokens.
 
-        Positions are (0, row, column) in token pitches, as float32, one table shared by the whole batch.
+        Args:
+            latent: (B, C, H, W).
+
+        Returns:
+            Tokens with values (B, N, C * patch_size ** 2), each in the order channel, row, column, and positions
+            (0, row, column) in token units, float32, one table shared by the batch.
 
         Raises:
-            ShapeError: the channels are not the configured ones, or a side is no multiple of the patch.
+            ShapeError: the latent has other channels, or a side is not a multiple of the patch size.
         """
-        check_shape(latent, (None, self.channels, None, None), "the latent of a picture")
+        check_shape(latent, (None, self.channels, None, None), "the latent of an image")
         batch, _, height, width = latent.shape
         rows, columns = self._grid_shape((height, width))
         patches = latent.reshape(batch, self.channels, rows, self.patch, columns, self.patch)
@@ -43,15 +48,15 @@ class Patchify(Tokenizer):
         return Tokens(values, self._positions(batch, rows, columns, latent.device), ((height, width),) * batch)
 
     def unpatchify(self, tokens: Tokens) -> Tensor:
-        """The exact inverse: tokens of one extent, without padding -> (B, C, H, W).
+        """Join tokens to a latent (B, C, H, W): the exact inverse of `patchify`.
 
         Raises:
-            ShapeError: the items have several extents, or the count or width of the tokens does not fit theirs.
+            ShapeError: the items have different sizes, or number or width of the tokens do not match the size.
         """
         if len(set(tokens.sizes)) != 1:
             raise ShapeError(
-                f"these tokens are of pictures of {len(set(tokens.sizes))} sizes; "
-                "one latent holds one size: go through the items of Tokens.items()"
+                f"tokens.sizes: got {len(set(tokens.sizes))} sizes, expected one. "
+                "Unpatchify the items of Tokens.items() one by one."
             )
         latent_size = tokens.sizes[0]
         rows, columns = self._grid_shape(latent_size)
@@ -60,14 +65,14 @@ class Patchify(Tokenizer):
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.channels, *latent_size)
 
     def empty(self, batch: int, size: Size) -> Tokens:
-        """Zeros at the places of a latent of `extent` = (H, W)."""
+        """Return tokens of zeros with the positions of a latent of `size` (H, W)."""
         rows, columns = self._grid_shape(size)
         values = torch.zeros(batch, rows * columns, self.width)
         return Tokens(values, self._positions(batch, rows, columns, values.device), (size,) * batch)
 
     def _grid_shape(self, latent_size: Size) -> tuple[int, int]:
         if len(latent_size) != 2 or min(latent_size) < 1:
-            raise ShapeError(f"{latent_size} is no size of a picture's latent; wanted (rows, columns), each at least 1")
+            raise ShapeError(f"latent size: got {latent_size}, expected (rows, columns), each at least 1.")
         height, width = latent_size
         if height % self.patch or width % self.patch:
             raise ShapeError(self._misfit_message(height, width))
@@ -78,8 +83,8 @@ class Patchify(Tokenizer):
         larger = [-(-side // self.patch) * self.patch for side in (height, width)]
         candidates = dict.fromkeys(f"{high}x{wide}" for high, wide in (smaller, larger))
         return (
-            f"a latent of {height}x{width} (rows x columns) cannot be cut into patches of {self.patch}; "
-            f"the nearest that can: {' or '.join(candidates)}"
+            f"latent size: got {height}x{width} (rows x columns), expected multiples of the patch size {self.patch}. "
+            f"Nearest: {' or '.join(candidates)}."
         )
 
     def _positions(self, batch: int, rows: int, columns: int, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     """The parts for pictures."""
     components.tokenizer("image.patchify", "lumina_image.patchify:Patchify", "square patches, row by row")
     components.autoencoder(
-        "image.identity", "lumina_image.autoencoders.small:IdentityAutoencoder", "no latent: the pixels themselves"
+        "image.identity", "lumina_image.autoencoders.pixel:IdentityAutoencoder", "no latent: the pixels themselves"
     )
     components.autoencoder(
         "image.small", "lumina_image.autoencoders.small:SmallAutoencoder", "a small convolutional one to train"
@@ -30,7 +30,7 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     )
     components.autoencoder(
         "image.thumbnail",
-        "lumina_image.autoencoders.thumbnail:ThumbnailAutoencoder",
+        "lumina_image.autoencoders.pixel:ThumbnailAutoencoder",
         "averaged squares: the coarse look alone",
     )
     components.dataset(

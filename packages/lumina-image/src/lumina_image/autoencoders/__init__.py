@@ -1,1 +1,1 @@
-"""Autoencoders."""
+"""Autoencoders of images."""

@@ -1,4 +1,4 @@
-"""Pictures <-> latents of unit variance by a published autoencoder: diffusers' AutoencoderKL."""
+"""Published VAEs of latent diffusion models: AutoencoderKL of diffusers, frozen."""
 
 from __future__ import annotations
 
@@ -26,90 +26,92 @@ from lumina_core.types import check_shape
 
 FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
 TILING_THRESHOLD = 1536**2
-"""Pixels beyond which a picture is handled in tiles unless the settings say otherwise."""
+"""Pixels of an image above which tiling and slicing are used by default."""
 DEFAULT_SCALING_FACTOR = 0.18215
-"""Of the class AutoencoderKL where its config.json says none (Stable Diffusion 1)."""
+"""Scaling factor of an AutoencoderKL whose config.json has none (Stable Diffusion 1)."""
 
 
 class KLAutoencoder(nn.Module, Autoencoder):
-    """The VAE of a published latent model, frozen, loaded when the first picture passes.
+    """Frozen VAE of a published latent diffusion model, loaded on first use.
 
-    It owns its scale: a latent is (z - shift) * scale, of about unit variance. Both are read from the config.json of
-    the weights (SDXL: 0.13025; the sd-vae-ft ones: 0.18215) unless they are given; so are the means and deviations of
-    single channels, where a VAE has them (`latents_mean`, `latents_std`).
+    A latent is (z - shift) * scale, of about unit variance. Both are read from the config.json of the weights (SDXL:
+    0.13025; sd-vae-ft: 0.18215) unless the options set them, and so are mean and standard deviation per channel if the
+    VAE has them (`latents_mean`, `latents_std`).
 
-    The SDXL VAE overflows in float16 (`force_upcast` in its config.json): asked for it, such a VAE runs in float32.
+    A VAE that overflows in float16 (SDXL; `force_upcast` in its config.json) runs in float32 instead.
     """
 
     class Config(PretrainedConfig):
-        """Which weights, their scale, and how large pictures are handled."""
+        """Weights, scale, and treatment of large images."""
 
         source: str = Field(
             "stabilityai/sdxl-vae", description="folder with config.json and safetensors, or a hub name"
         )
-        scaling_factor: float | None = Field(
-            None, gt=0, description="a latent is so many times what the network says; None: its own"
-        )
-        shift_factor: float | None = Field(None, description="taken off before scaling; None: the source's own")
+        scaling_factor: float | None = Field(None, gt=0, description="factor of latents; null: that of the source")
+        shift_factor: float | None = Field(None, description="subtracted before scaling; null: that of the source")
         posterior: Literal["mean", "sample"] = Field(
-            "mean", description="what of the posterior is the latent; sample: as published for training"
+            "mean", description="latent of an image: mean or sample of the posterior; sample: as in published trainings"
         )
         tiling: bool | None = Field(
-            None, description="in overlapping tiles: less memory, slight seams; None: pictures beyond 1536x1536"
+            None, description="overlapping tiles: less memory, slight seams; null: for images above 1536x1536 pixels"
         )
         slicing: bool | None = Field(
-            None, description="one picture of a batch after another: less memory; None: as tiled"
+            None, description="one image of a batch at a time: less memory; null: for images above 1536x1536 pixels"
         )
-        latent_channels: int | None = Field(None, ge=1, description="of the latent; None: as the source says")
+        latent_channels: int | None = Field(None, ge=1, description="channels of the latent; null: those of the source")
         downsample_factor: int | None = Field(
-            None, ge=1, description="pixels a latent pixel stands for; None: as the source says"
+            None, ge=1, description="pixels per latent pixel, along each axis; null: that of the source"
         )
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self._cached_source_config: dict[str, Any] | None = (
-            None  # what config.json says; read once, not for every picture
-        )
+        self._cached_source_config: dict[str, Any] | None = None
         self.channels = config.latent_channels or int(self._source_config()["latent_channels"])
         factor = config.downsample_factor or 2 ** (len(self._source_config()["block_out_channels"]) - 1)
         self.downsample_factor = (factor, factor)
         self.pretrained = FrozenModule(self._load, config.device)
-        self._use_float32 = False  # half precision has overflowed: float32 from now on
+        self._use_float32 = False  # set after an overflow in float16
 
     def encode(self, data: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, channels, H / stride, W / stride), without gradient.
+        """Encode images to latents, without gradient.
 
-        A sample of the posterior is drawn by the picture itself: the same picture has the same one, in every run.
+        The seed of a posterior sample is a hash of the image, so that an image has the same sample in every run.
+
+        Args:
+            data: (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            (B, channels, H / downsample_factor, W / downsample_factor).
 
         Raises:
-            ShapeError: a side is no multiple of the stride.
-            CheckpointError: the source is not there, is cut short, or is not what `sha256` says.
+            ShapeError: a side is not a multiple of the downsampling factor.
+            CheckpointError: the source is missing, truncated, or has another `sha256`.
         """
-        check_shape(data, (None, None, None, None), "a batch of pictures")
+        check_shape(data, (None, None, None, None), "a batch of images")
         if any(side % self.downsample_factor[0] for side in data.shape[-2:]):
             raise ShapeError(
-                f"a picture of {data.shape[-2]}x{data.shape[-1]} (rows x columns) cannot be encoded: "
-                f"its sides must be multiples of {self.downsample_factor[0]}"
+                f"image size: got {data.shape[-2]}x{data.shape[-1]} (rows x columns), "
+                f"expected multiples of {self.downsample_factor[0]}."
             )
         with torch.no_grad():
             return self._run_finite(lambda network: self._encode(network, data)).to(data.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, 3, h * stride, w * stride), not clamped."""
+        """Decode latents (B, channels, h, w) to images (B, 3, H, W), not clamped."""
         check_shape(latent, (None, self.channels, None, None), "a batch of latents")
         return self._run_finite(lambda network: self._decode(network, latent)).to(latent.dtype)
 
     def pin_hashes(self) -> dict[str, Any]:
-        """Options that hold a saved model to the files that it was made with."""
+        """Return the SHA-256 of the source as an option."""
         return {"sha256": digest(resolve_path(self.config, FILES))}
 
     def check_available(self) -> None:
-        """Look whether the source is there, without reading its weights."""
+        """Check that the source exists, without loading its weights."""
         self._source_config()
 
     def _set_tiling(self, network: Any, num_pixels: int) -> None:
-        """Tell the network how to handle pictures of so many pixels."""
+        """Set tiling and slicing of the network for images of `num_pixels` pixels."""
         is_large = num_pixels > TILING_THRESHOLD
         tiling = is_large if self.config.tiling is None else self.config.tiling
         slicing = is_large if self.config.slicing is None else self.config.slicing
@@ -120,9 +122,8 @@ class KLAutoencoder(nn.Module, Autoencoder):
         posterior = network.encode(data.to(network.device, network.dtype)).latent_dist
         latent: Tensor = posterior.mean
         if self.config.posterior == "sample":
-            latent = latent + posterior.std * torch.stack(
-                [_posterior_noise(item, latent.shape[1:]) for item in data]
-            ).to(latent)
+            noise = torch.stack([_posterior_noise(item, latent.shape[1:]) for item in data])
+            latent = latent + posterior.std * noise.to(latent)
         mean, std = self._latent_statistics(latent)
         return ((latent.float() - mean) / std).to(data.device)
 
@@ -134,12 +135,12 @@ class KLAutoencoder(nn.Module, Autoencoder):
         return decoded.to(latent.device)
 
     def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of what the network calls a latent, each (channels or 1, 1, 1) float32."""
+        """Return mean and standard deviation of the network's latent, each (channels or 1, 1, 1) float32."""
         source_config = self._source_config()
         scale = self.config.scaling_factor or float(source_config.get("scaling_factor") or DEFAULT_SCALING_FACTOR)
-        shift = (
-            source_config.get("shift_factor") or 0.0 if self.config.shift_factor is None else self.config.shift_factor
-        )
+        shift = self.config.shift_factor
+        if shift is None:
+            shift = float(source_config.get("shift_factor") or 0.0)
         is_overridden = self.config.scaling_factor is not None or self.config.shift_factor is not None
         means = None if is_overridden else source_config.get("latents_mean")
         stds = None if is_overridden else source_config.get("latents_std")
@@ -148,15 +149,17 @@ class KLAutoencoder(nn.Module, Autoencoder):
         return mean.float().view(-1, 1, 1), (std.float() / scale).view(-1, 1, 1)
 
     def _run_finite(self, run: Any) -> Tensor:
-        """What `run` makes with the network outside any autocast; again in float32 where float16 was too narrow."""
+        """Run the network without autocast; again in float32 if float16 overflows."""
         network = self.pretrained.network()
         with torch.autocast(self.pretrained.device.type, enabled=False):
             output: Tensor = run(network)
         if bool(torch.isfinite(output).all()):
             return output
         if network.dtype != torch.float16 or self._use_float32:
-            raise LuminaError(f"{self.config.source} made what is no number; the latent or its weights are broken")
-        warnings.warn(f"{self.config.source} overflows in float16; done in float32 instead", stacklevel=3)
+            raise LuminaError(
+                f"{self.config.source}: got NaN or infinite values. The input or the weights are damaged."
+            )
+        warnings.warn(f"{self.config.source} overflows in float16: using float32.", stacklevel=3)
         self._use_float32 = True
         self.pretrained.unload()
         return self._run_finite(run)
@@ -172,9 +175,9 @@ class KLAutoencoder(nn.Module, Autoencoder):
             network: Any = library.AutoencoderKL.from_pretrained(
                 folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
             )
-        except Exception as error:  # of the library's, of safetensors' and of torch's making
+        except Exception as error:  # of diffusers, safetensors or torch
             reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{folder} cannot be read as an AutoencoderKL ({reason}); fetch it again") from error
+            raise CheckpointError(f"{folder}: got no readable AutoencoderKL ({reason}). Get it again.") from error
         self._check_network(network)
         loaded: nn.Module = network
         return loaded
@@ -183,27 +186,24 @@ class KLAutoencoder(nn.Module, Autoencoder):
         actual = network.config.latent_channels, 2 ** (len(network.config.block_out_channels) - 1)
         if actual != (self.channels, self.downsample_factor[0]):
             raise ConfigError(
-                f"image.kl: {self.config.source} has {actual[0]} channels and a stride of {actual[1]}; "
-                f"the settings say {self.channels} and {self.downsample_factor[0]}"
+                f"image.kl: {self.config.source} has latent_channels {actual[0]} and downsample_factor {actual[1]}, "
+                f"expected {self.channels} and {self.downsample_factor[0]} as in the recipe."
             )
 
     def _source_config(self) -> dict[str, Any]:
         if self._cached_source_config is None:
-            self._cached_source_config = self._read_source_config()
+            folder = resolve_path(self.config, FILES)
+            source_config = read_config(folder)
+            if source_config.get("_class_name") != "AutoencoderKL":
+                raise CheckpointError(
+                    f"{folder}: got _class_name {source_config.get('_class_name')}, expected AutoencoderKL."
+                )
+            self._cached_source_config = source_config
         return self._cached_source_config
-
-    def _read_source_config(self) -> dict[str, Any]:
-        folder = resolve_path(self.config, FILES)
-        source_config = read_config(folder)
-        if source_config.get("_class_name") != "AutoencoderKL":
-            raise CheckpointError(
-                f"{folder} is of the class {source_config.get('_class_name')}; image.kl reads AutoencoderKL"
-            )
-        return source_config
 
 
 def _posterior_noise(image: Tensor, shape: Sequence[int]) -> Tensor:
-    # levels of 8 bits: the last digits of a picture, which differ from machine to machine, do not change its noise
+    # 8-bit pixels: rounding errors, which differ between machines, do not change the seed
     pixels = ((image.detach().float().cpu() + 1) * 127.5).round().to(torch.uint8)
     generator = torch.Generator().manual_seed(zlib.crc32(pixels.numpy().tobytes()))
     return torch.randn(*shape, generator=generator)

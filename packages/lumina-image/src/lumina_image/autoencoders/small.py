@@ -1,4 +1,4 @@
-"""Pictures <-> latents of unit variance: none at all (pixels), and a small convolutional one to train."""
+"""Small convolutional autoencoder, trained with the objective `core.reconstruction`."""
 
 from __future__ import annotations
 
@@ -15,36 +15,12 @@ from lumina_core.protocols import Autoencoder
 from lumina_core.types import Loss, check_shape
 
 
-class IdentityAutoencoder(Autoencoder):
-    """Pixels are their own latent."""
-
-    class Config(Settings):
-        """What a pixel holds."""
-
-        channels: int = Field(3, ge=1, description="colours of a pixel")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.channels = config.channels
-        self.downsample_factor = (1, 1)
-
-    def encode(self, data: Tensor) -> Tensor:
-        """(B, channels, H, W) in [-1, 1] -> the same."""
-        check_shape(data, (None, self.channels, None, None), "a batch of pictures")
-        return data
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same."""
-        check_shape(latent, (None, self.channels, None, None), "a batch of latents")
-        return latent
-
-
 class SmallAutoencoder(nn.Module, Autoencoder):
-    """A small convolutional autoencoder of our own proposal, without a variational term.
+    """Convolutional autoencoder without a variational term.
 
-    What a channel of the latent weighs is fixed by normalising it: over the batch while training, over a running mean
-    and variance (kept with the weights) ever after. A little noise on the normalised latent stands for the variational
-    term: it makes neighbours in the latent decode alike, and cannot be escaped by scaling.
+    The latent is normalised per channel: by the statistics of the batch in training, by their running mean and variance
+    (buffers) otherwise. Noise on the normalised latent replaces the variational term: nearby latents decode to similar
+    images, and a larger scale of the latent cannot circumvent it.
     """
 
     class Config(Settings):
@@ -52,13 +28,16 @@ class SmallAutoencoder(nn.Module, Autoencoder):
 
         latent_channels: int = Field(4, ge=1, description="channels of the latent")
         base_channels: int = Field(
-            32, ge=8, multiple_of=8, description="channels of the outermost layer; inner ones have more"
+            32,
+            ge=8,
+            multiple_of=8,
+            description="channels of the outermost layer; inner layers have up to four times as many",
         )
-        num_downsamples: int = Field(2, ge=0, le=5, description="how often the side is halved: 2 makes it a quarter")
-        num_blocks: int = Field(1, ge=1, le=8, description="residual blocks at each resolution")
-        in_channels: int = Field(3, ge=1, description="channels of the pictures")
+        num_downsamples: int = Field(2, ge=0, le=5, description="number of halvings of the side")
+        num_blocks: int = Field(1, ge=1, le=8, description="residual blocks per resolution")
+        in_channels: int = Field(3, ge=1, description="channels of the images")
         latent_noise_std: float = Field(
-            0.05, ge=0, le=1, description="deviation of the noise on the latent while training"
+            0.05, ge=0, le=1, description="standard deviation of the noise on the latent in training"
         )
 
     def __init__(self, config: Config) -> None:
@@ -75,25 +54,31 @@ class SmallAutoencoder(nn.Module, Autoencoder):
         self.variance: Tensor
 
     def encode(self, data: Tensor) -> Tensor:
-        """(B, colours, H, W) in [-1, 1] -> (B, channels, H / stride, W / stride) of zero mean and unit variance.
+        """Encode images in [-1, 1] to latents of zero mean and unit variance.
+
+        Args:
+            data: (B, in_channels, H, W).
+
+        Returns:
+            (B, latent_channels, H / downsample_factor, W / downsample_factor).
 
         Raises:
-            ShapeError: a side is no multiple of the stride.
+            ShapeError: a side is not a multiple of the downsampling factor.
         """
         return F.batch_norm(self._encode_raw(data), self.mean, self.variance)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, colours, h * stride, w * stride), not clamped."""
+        """Decode latents (B, latent_channels, h, w) to images (B, in_channels, H, W), not clamped."""
         check_shape(latent, (None, self.channels, None, None), "a batch of latents")
         decoded: Tensor = self.decoder(latent)
         return decoded
 
     def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
-        """Mean absolute plus mean squared error of what comes back; also moves the running mean and variance.
+        """Compute the mean absolute plus mean squared reconstruction error; updates the running statistics.
 
         Args:
-            data: (B, colours, H, W) in [-1, 1].
-            generators: of the noise, one an item, on the CPU.
+            data: (B, in_channels, H, W) in [-1, 1].
+            generators: CPU generators of the noise, one per item.
         """
         raw = self._encode_raw(data)
         latent = F.batch_norm(raw, self.mean, self.variance, training=True, momentum=0.1)
@@ -103,21 +88,21 @@ class SmallAutoencoder(nn.Module, Autoencoder):
         return Loss(l1 + mse, {"l1": l1.detach(), "mse": mse.detach()})
 
     def _encode_raw(self, data: Tensor) -> Tensor:
-        check_shape(data, (None, self.config.in_channels, None, None), "a batch of pictures")
+        check_shape(data, (None, self.config.in_channels, None, None), "a batch of images")
         height, width = data.shape[-2:]
         factor = self.downsample_factor[0]
         if height % factor or width % factor:
             expected = f"{-(-height // factor) * factor}x{-(-width // factor) * factor}"
             raise ShapeError(
-                f"a picture of {height}x{width} (rows x columns) cannot be encoded: "
-                f"its sides must be multiples of {factor}; the next that fits: {expected}"
+                f"image size: got {height}x{width} (rows x columns), expected multiples of {factor}. "
+                f"The next larger size is {expected}."
             )
         raw: Tensor = self.encoder(data)
         return raw
 
 
 class _ResBlock(nn.Module):
-    """Two convolutions beside a straight road; the second begins at zero, so that a fresh block changes nothing."""
+    """Residual block of two convolutions; the second is initialised to zero, so that a new block is the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -148,7 +133,7 @@ def _make_decoder(latent_channels: int, widths: list[int], out_channels: int, nu
     layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1)]
     for level, width in enumerate(widths):
         if level:
-            # a convolution before a shuffle: no checkerboard of overlapping steps, and cheap
+            # sub-pixel convolution has no checkerboard artifacts and is cheap
             layers += [nn.Conv2d(widths[level - 1], 4 * width, 3, padding=1), nn.PixelShuffle(2)]
         layers += [_ResBlock(width) for _ in range(num_blocks)]
     return nn.Sequential(

@@ -1,89 +1,111 @@
-"""lumina buckets: what sizes the pictures of a recipe are cut to, before a training is begun."""
+"""Command `lumina buckets`: the sizes to which the images of a recipe are cropped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from lumina_image.datasets.bucket_stats import BucketStats
+    from lumina_core.protocols import Dataset
+    from lumina_image.datasets.buckets import ImageSize
 
 MAX_LISTED = 12
-"""So many of the pictures that are left out are named; --json names all."""
+"""Skipped images that the table names; JSON contains all."""
 
 
-@click.command(epilog="Example:  lumina buckets my-recipe.yaml --plot buckets.png --set dataset.buckets.top_k=1")
+@click.command(epilog="Example:  lumina buckets my-recipe.yaml --set dataset.buckets.top_k=1")
 @click.argument("recipe")
-@click.option(
-    "--set", "settings", multiple=True, metavar="A.B=C", help="Change one key of the recipe; can be repeated."
-)
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw them as well.")
-@click.option("--all", "show_all", is_flag=True, help="Show also the sizes that no picture is cut to.")
-@click.option("--json", "as_json", is_flag=True, help="One object on one line instead.")
+@click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Change a key of the recipe; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def buckets(
-    load_dataset: Callable[[str, tuple[str, ...]], Any],
-    recipe: str,
-    settings: tuple[str, ...],
-    plot: Path | None,
-    show_all: bool,
-    as_json: bool,
+    load_dataset: Callable[[str, tuple[str, ...]], Any], recipe: str, settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Show what sizes the pictures of RECIPE are cut to; nothing is trained.
+    """Show the sizes to which the images of RECIPE are cropped.
 
-    For each size: the pictures that it fits best, its share of the draws of an epoch, the whole batches of it, and how
-    much of its pictures is cut away. Then the pictures that are left out, and why.
+    For each size: its share of the draws of an epoch, the full batches, and the share of pixels that is cropped. Then
+    the skipped images with the reason.
     """
-    from lumina_core.errors import ConfigError
-    from lumina_image.datasets.bucket_stats import compute_bucket_stats, plot_bucket_stats
-
-    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
-        raise ConfigError(f"--plot {plot}: wanted a .png file in a folder that exists")
     config, dataset = load_dataset(recipe, settings)
-    stats = compute_bucket_stats(dataset, config.training.global_batch_size)
-    if plot is not None:
-        try:
-            plot_bucket_stats(stats, plot)
-        except OSError as error:
-            raise ConfigError(f"--plot: cannot write {plot}: {error.strerror}") from error
+    report = bucket_report(dataset, config.training.global_batch_size)
     if as_json:
-        output = {**stats.to_dict(), **({"plot": str(plot)} if plot else {})}
-        click.echo(json.dumps(output, ensure_ascii=False))
-    else:
-        _print_stats(stats, show_all)
-        click.echo(f"the drawing is in {plot}") if plot else None
-
-
-def _print_stats(stats: BucketStats, show_all: bool) -> None:
+        click.echo(json.dumps(report, ensure_ascii=False))
+        return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold")
-    for column in ("size", "ratio", "pictures", "share", "batches", "cut away", "enlarged"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    max_draws = max(row.expected_draws for row in stats.rows)
-    for row in stats.rows:
-        if row.expected_draws or show_all:
-            fraction = row.expected_draws / stats.total_draws
-            table.add_row(
-                f"{row.size[0]} x {row.size[1]}", f"{row.size[0] / row.size[1]:.2f}", str(row.num_best), f"{fraction:.1%}",
-                str(int(row.expected_draws / stats.batch_size)), f"{row.cropped_fraction:.1%}", f"{row.upscaled_fraction:.0%}",
-                "█" * round(10 * row.expected_draws / max_draws),
-            )  # fmt: skip
+    table = Table("size", "ratio", "draws", "share", "batches", "cropped", box=None, header_style="bold")
+    for row in report["buckets"]:
+        width, height, draws = row["width"], row["height"], row["expected_draws"]
+        share, cropped = f"{row['fraction']:.1%}", f"{row['cropped_fraction']:.1%}"
+        table.add_row(
+            f"{width}x{height}", f"{width / height:.2f}", f"{draws:g}", share, str(row["num_batches"]), cropped
+        )
     Console().print(table)
-    num_used = sum(bool(row.expected_draws) for row in stats.rows)
-    mixed = f", about {stats.num_mixed_batches} an epoch of several sizes" if num_used > 1 else ""
-    click.echo(
-        f"{stats.num_images} pictures in {num_used} size{'s' * (num_used > 1)}, {len(stats.rows) - num_used} sizes unused; "
-        f"{stats.cropped_fraction:.1%} of them is cut away; batches of {stats.batch_size}{mixed}"
-    )
-    if stats.skipped:
-        click.echo(f"left out: {len(stats.skipped)}")
-        for item in stats.skipped[:MAX_LISTED]:
-            click.echo(f"  {item.name}: {item.reason}")
-        click.echo(f"  and {len(stats.skipped) - MAX_LISTED} more") if len(stats.skipped) > MAX_LISTED else None
+    click.echo(f"{report['num_images']} images, {len(report['buckets'])} sizes, batches of {report['batch_size']}")
+    skipped = report["skipped"]
+    if skipped:
+        more = f", the first {MAX_LISTED} of them" if len(skipped) > MAX_LISTED else ""
+        click.echo(f"skipped: {len(skipped)}{more}")
+        click.echo("\n".join(f"  {item['name']}: {item['reason']}" for item in skipped[:MAX_LISTED]))
+
+
+def bucket_report(dataset: Dataset, batch_size: int) -> dict[str, Any]:
+    """Count the draws of each size in an epoch of an image data set, or of a mixture of several.
+
+    Returns:
+        `num_images`, `batch_size`, `buckets` (a row per size, the widest first) and `skipped` images with the reason.
+
+    Raises:
+        ConfigError: the examples have no images.
+    """
+    from lumina_core.data.dataset import MixtureDataset
+    from lumina_image.datasets.buckets import kept_fraction
+    from lumina_image.datasets.image_dataset import ImageDataset
+
+    draws: dict[ImageSize, float] = defaultdict(float)
+    cropped: dict[ImageSize, float] = defaultdict(float)
+    skipped: list[dict[str, str]] = []
+    index = 0
+    for member in dataset.datasets if isinstance(dataset, MixtureDataset) else [dataset]:
+        for image_size, sizes in member.size_choices() if isinstance(member, ImageDataset) else _fixed_size(member):
+            weight = dataset.weight(index) / len(sizes)
+            index += 1
+            for size in sizes:
+                draws[size] += weight
+                cropped[size] += weight * (1 - kept_fraction(image_size, size))
+        if isinstance(member, ImageDataset):
+            skipped += [{"name": item.name, "reason": item.reason} for item in member.skipped]
+    total_weight = sum(draws.values())
+    rows = []
+    for size in sorted(draws, key=lambda size: (size[0] / size[1], size), reverse=True):
+        expected_draws = draws[size] / total_weight * len(dataset)
+        rows.append(
+            {
+                "width": size[0],
+                "height": size[1],
+                "expected_draws": round(expected_draws, 1),
+                "fraction": round(draws[size] / total_weight, 4),
+                "num_batches": int(expected_draws / batch_size),
+                "cropped_fraction": round(cropped[size] / draws[size], 4),
+            }
+        )
+    return {"num_images": len(dataset), "batch_size": batch_size, "buckets": rows, "skipped": skipped}
+
+
+def _fixed_size(dataset: Dataset) -> Sequence[tuple[ImageSize, Sequence[ImageSize]]]:
+    """Return the choices of a data set whose images all have the size of the first one."""
+    from torch import Tensor
+
+    from lumina_core.errors import ConfigError
+
+    image = dataset.get(0, random.Random(0)).get("image")
+    if not isinstance(image, Tensor):
+        raise ConfigError("dataset: got examples without image, expected an image data set.")
+    size = (image.shape[-1], image.shape[-2])
+    return [(size, (size,))] * len(dataset)

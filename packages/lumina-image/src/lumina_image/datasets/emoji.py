@@ -1,4 +1,4 @@
-"""The built-in data set: emoji with their names and keywords in many languages."""
+"""Built-in data set: emoji with names and keywords in 18 languages."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ SPLITS: dict[str, Callable[[EmojiRecord], bool]] = {
 
 
 class EmojiEvalSet(EvalSet):
-    """3786 pictures. `base` asks for those without skin tones, `held_out` for the combinations kept out of training.
+    """Evaluation set of 3786 emoji; the family of an image is the code of its base emoji.
 
-    A picture's family is called by the code of its base emoji.
+    Splits: `base`, emoji without skin tone; `held_out`, combinations held out of training; `variants`, emoji with skin
+    tone; `all`.
 
     Args:
-        side: of the pictures, in pixels.
-        languages: to ask in, the usual one first.
+        image_size: side of the images in pixels.
+        languages: languages of the captions, the default first.
     """
 
     def __init__(self, image_size: int, languages: Sequence[str]) -> None:
@@ -48,24 +49,24 @@ class EmojiEvalSet(EvalSet):
         return len(self._records)
 
     def reference(self, index: int) -> Tensor:
-        """(3, side, side) in [-1, 1]."""
+        """Return an image (3, image_size, image_size) in [-1, 1]."""
         return to_tensor(emoji_data.load_resized_images(self._image_size)[index])
 
     def indices(self, split: str) -> Sequence[int]:
-        """In the order of the pack."""
+        """Return the indices of a split, ascending."""
         return [index for index, record in enumerate(self._records) if SPLITS[split](record)]
 
     def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
-        """The plain name as caption; and `label`, for models of classes."""
+        """Return the name as `caption`, and the index as `label` for class-conditional models."""
         name = self._records[index]["captions"][language or self.languages[0]]["name"]
         return {"caption": str(name), "label": index}
 
     def groups(self, index: int) -> Mapping[str, str]:
-        """`group` as Unicode has them, and `variant_type`: base, one tone, two tones, hair and tone."""
+        """Return the Unicode `group`, and `variant_type`: base, one tone, two tones, or hair and tone."""
         return {"group": self._records[index]["group"], "variant_type": _variant_type(self._records[index])}
 
     def digest(self) -> str:
-        """Of all pixels, at this size."""
+        """Return a SHA-256 of the pixels of all images at this size."""
         return hashlib.sha256(emoji_data.load_resized_images(self._image_size).tobytes()).hexdigest()
 
 
@@ -78,28 +79,38 @@ def _variant_type(record: EmojiRecord) -> str:
 
 
 MAX_KEYWORD_EMOJI = 8
-"""A keyword stands alone as a caption only where at most so many base emoji carry it: `flag` says too little."""
+"""Largest number of base emoji with a keyword that is a caption by itself; `flag`, for example, has more."""
 
 
 class EmojiDataset(Dataset):
-    """Pictures of emoji, each time with another of its captions."""
+    """Data set of emoji; each draw has one of the captions of the emoji."""
 
     class Config(Settings):
-        """Which pictures, which captions, how often."""
+        """Images, captions and their frequencies."""
 
-        image_size: int = Field(64, ge=8, le=512, description="side of the pictures in pixels; they were drawn at 64")
-        split: Literal["train", "held_out", "all"] = Field("train", description="`train` is without those left out")
-        languages: tuple[str, ...] = Field((), description="languages of the captions; none named: all of the pack")
-        english_prob: float = Field(0.35, ge=0, le=1, description="share of English captions, the rest evenly others")
-        name_only_prob: float = Field(0.7, ge=0, le=1, description="share of captions that are the plain name")
-        article_prob: float = Field(0.25, ge=0, le=1, description="share of English names written `a red heart`")
-        variant_weight: float = Field(0.35, gt=0, le=10, description="how often a variant, beside 1 for a base")
+        image_size: int = Field(64, ge=8, le=512, description="side of the images in pixels; the stored ones have 64")
+        split: Literal["train", "held_out", "all"] = Field(
+            "train", description="train: all but the held-out combinations"
+        )
+        languages: tuple[str, ...] = Field((), description="languages of the captions; empty: all 18")
+        english_prob: float = Field(
+            0.35, ge=0, le=1, description="share of English captions; the others share the rest equally"
+        )
+        name_only_prob: float = Field(0.7, ge=0, le=1, description="share of captions that are the name alone")
+        article_prob: float = Field(
+            0.25, ge=0, le=1, description="share of English names with an article: `a red heart`"
+        )
+        variant_weight: float = Field(
+            0.35, gt=0, le=10, description="sampling weight of an emoji with skin tone; others have 1"
+        )
 
     def __init__(self, config: Config) -> None:
         available = emoji_data.languages()
         for language in config.languages:
             if language not in available:
-                raise ConfigError(f"image.emoji: no captions in '{language}'{suggest_or_list(language, available)}")
+                raise ConfigError(
+                    f"image.emoji: got language '{language}', expected a known one{suggest_or_list(language, available)}"
+                )
         self.config = config
         self.languages = config.languages or available
         self._other_languages = tuple(language for language in self.languages if language != "en")
@@ -114,7 +125,7 @@ class EmojiDataset(Dataset):
         return len(self._records)
 
     def get(self, index: int, rng: random.Random) -> Example:
-        """`image` (3, side, side) in [-1, 1], `caption`, and `label`: the picture's place in the whole pack."""
+        """Return `image` (3, image_size, image_size) in [-1, 1], `caption`, and `label`, the index among all emoji."""
         image = to_tensor(self.images()[index])
         return {
             "image": image,
@@ -123,39 +134,39 @@ class EmojiDataset(Dataset):
         }
 
     def values(self, field: str) -> Sequence[Any]:
-        """`caption`: every name and every keyword, each once; longer captions are these, joined by `, `. `label`: all.
+        """Return the values of `caption` (every name and keyword once; captions join them by `, `) or `label`.
 
         Raises:
-            ConfigError: the field is another.
+            ConfigError: another field.
         """
         if field == "label":
             return list(self._labels)
         if field != "caption":
-            raise ConfigError(f"image.emoji lists the values of 'caption' and 'label', not of '{field}'")
+            raise ConfigError(f"image.emoji: field: got '{field}', expected 'caption' or 'label'.")
         captions = [record["captions"][language] for record in self._records for language in self.languages]
         names = dict.fromkeys(entry["name"] for entry in captions)
         return list(names | dict.fromkeys(word for entry in captions for word in entry["keywords"]))
 
     def weight(self, index: int) -> float:
-        """1 for a base emoji, `variant_weight` for one with skin tones."""
+        """Return the sampling weight: `variant_weight` for an emoji with skin tone, else 1."""
         return 1.0 if self._records[index]["skin"] is None else self.config.variant_weight
 
     def images(self) -> NDArray[np.uint8]:
-        """All pictures of this split, (len, side, side, 3); decoded once, not to be written to."""
+        """Return all images of the split, (N, image_size, image_size, 3) uint8, read-only; decoded once."""
         if self._pixels is None:
             self._pixels = emoji_data.load_resized_images(self.config.image_size)[self._labels]
         return self._pixels
 
     def records(self) -> Sequence[EmojiRecord]:
-        """What is known of each picture; see `lumina_image.datasets.emoji_data.load_records`."""
+        """Return the record of each image; see `lumina_image.datasets.emoji_data.load_records`."""
         return self._records
 
     def eval_set(self) -> EmojiEvalSet:
-        """All pictures, those left out of training too, asked for by their names."""
+        """Return the evaluation set of all emoji, including those held out of training."""
         return EmojiEvalSet(self.config.image_size, self.languages)
 
     def captions(self, index: int) -> Mapping[str, Mapping[str, Any]]:
-        """Language -> {"name": str, "keywords": [str, ...]}, for the languages of this data set."""
+        """Return {language: {"name": str, "keywords": [str, ...]}} for the languages of this data set."""
         return {language: self._records[index]["captions"][language] for language in self.languages}
 
     def _sample_caption(self, record: EmojiRecord, rng: random.Random) -> str:
@@ -166,10 +177,10 @@ class EmojiDataset(Dataset):
             name = _with_article(name, rng)
         if rng.random() < self.config.name_only_prob or not keywords:
             return name
-        distinctive = (
-            [] if record["skin"] else [word for word in keywords if word in self._distinctive_keywords(language)]
-        )
-        # a keyword alone would hide the tone of a variant, and a common one the emoji itself
+        distinctive = []
+        if not record["skin"]:
+            distinctive = [word for word in keywords if word in self._distinctive_keywords(language)]
+        # a keyword alone does not determine the skin tone of a variant, and a common keyword not the emoji
         if not distinctive or rng.random() < 0.5:
             return f"{name}, {rng.choice(keywords)}"
         return ", ".join(rng.sample(distinctive, min(len(distinctive), rng.choice((1, 2)))))

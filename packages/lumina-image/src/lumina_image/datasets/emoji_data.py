@@ -1,4 +1,4 @@
-"""The built-in pack of emoji, pictures and captions, as it lies in the package; data/emoji/card.md describes it."""
+"""Packaged emoji images and captions; data/emoji/card.md describes them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ EmojiRecord = dict[str, Any]
 
 @functools.lru_cache(maxsize=1)
 def load_records() -> tuple[EmojiRecord, ...]:
-    """One record a picture, in the order of the pictures.
+    """Load one record per image, in the order of the images.
 
     Keys: `key` (the characters, without U+FE0F), `code`, `base` (code of its base emoji), `group`, `subgroup`, `skin`
-    (tones, or None for a base), `hair`, `left_out`, `captions` (language -> {"name", "keywords"}).
+    (tones, or None for a base), `hair`, `left_out` (held out of training), and
+    `captions` (language -> {"name", "keywords"}).
     """
     text = gzip.decompress((_data_dir() / "captions.jsonl.gz").read_bytes()).decode("utf-8")
     return tuple(json.loads(line) for line in text.splitlines())
@@ -34,7 +35,7 @@ def load_records() -> tuple[EmojiRecord, ...]:
 
 @functools.lru_cache(maxsize=1)
 def load_images() -> NDArray[np.uint8]:
-    """All pictures, (N, 64, 64, 3), on white; decoded once, not to be written to."""
+    """Load all images, (N, 64, 64, 3) uint8 on white, read-only; decoded once."""
     sheet_names = sorted(path.name for path in _data_dir().iterdir() if path.name.startswith("pictures-"))
     cells = np.concatenate([_split_sheet((_data_dir() / name).read_bytes()) for name in sheet_names])[
         : len(load_records())
@@ -45,7 +46,7 @@ def load_images() -> NDArray[np.uint8]:
 
 @functools.lru_cache(maxsize=2)
 def load_resized_images(image_size: int) -> NDArray[np.uint8]:
-    """All pictures at another side, (N, side, side, 3)."""
+    """Load all images, resized to (N, image_size, image_size, 3) uint8."""
     if image_size == IMAGE_SIZE:
         return load_images()
     size = (image_size, image_size)
@@ -53,7 +54,7 @@ def load_resized_images(image_size: int) -> NDArray[np.uint8]:
 
 
 def languages() -> tuple[str, ...]:
-    """The languages of the captions, English first."""
+    """Return the languages of the captions, English first."""
     return tuple(load_records()[0]["captions"])
 
 

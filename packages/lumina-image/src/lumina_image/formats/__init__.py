@@ -1,1 +1,1 @@
-"""Models that others published: their folders, names, sizes and settings, both ways."""
+"""Foreign checkpoint formats of image models."""

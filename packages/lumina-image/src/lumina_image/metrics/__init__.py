@@ -1,1 +1,1 @@
-"""How good pictures are: features to compare them by, and what is told of the comparison."""
+"""Feature extractors and metrics of images."""

@@ -1,4 +1,4 @@
-"""Does a picture show its words: CLIP's cosine between the two, with weights from a folder or the hub."""
+"""Features of images and texts by CLIP."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lumina_image.metrics.features import to_uint8_images
 
 
 class ClipFeatures(DualEncoder):
-    """Pictures and texts in CLIP's common space, of unit length; transformers' CLIPModel with its own preprocessing."""
+    """Features of unit length in the joint space of CLIP: CLIPModel of transformers with its own preprocessing."""
 
     title, component, model_class = "CLIP", "image.clip", "CLIPModel"
     processor_class, projection_attr = "AutoImageProcessor", "visual_projection"
 
     class Config(DualEncoder.Config):
-        """Where the weights come from."""
+        """Source of the weights."""
 
     @torch.inference_mode()
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """(3, H, W) in about [-1, 1], of any sizes -> (B, D) float32 of unit length."""
+        """Map B images (3, H, W) in about [-1, 1] of any sizes to (B, D) float32 of unit length."""
         rows = []
         for batch in batch_by_shape(to_uint8_images(items), CHUNK_SIZE):
             pixel_values = self._processor(images=list(batch), return_tensors="pt")["pixel_values"]

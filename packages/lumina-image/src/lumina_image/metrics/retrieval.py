@@ -1,4 +1,4 @@
-"""Does a picture show what was asked: is the right one the nearest among all real pictures?"""
+"""Retrieval of the target among all real images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from lumina_core.config import ComponentSpec
 from lumina_core.metrics import MetricConfig
 from lumina_core.metrics.retrieval_precision_recall import nearest_in_group, target_ranks
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
-from lumina_image.metrics.pixel_retrieval import TIE_TOLERANCE
+
+TIE_TOLERANCE = 1e-9
+"""Distances that differ by less are ties: images drawn alike (some flags) differ by rounding only."""
 
 
 class Retrieval(Metric):
-    """The shares of pictures that find what they were asked for, by squared distance of features. Our own measure.
+    """Share of generated images whose nearest real image is their target, by squared distance of features.
 
-    `top1`, `top5`: the right one is the nearest, or among the five nearest, of all real pictures. `family`: one of the
-    right family is the nearest of all (a face in another skin tone, say). `within_family`: among its own family the
-    right one is the nearest; told of those that have a family. Pictures that are drawn alike count as one.
+    Scores: `top1` and `top5`, the target is the nearest, or among the five nearest, of all real images; `family`, an
+    image of the target's family (a face in another skin tone, say) is the nearest; `within_family`, the target is the
+    nearest of its family, for images with a family. Images that are drawn alike count as one.
     """
 
     name = "retrieval"
 
     class Config(MetricConfig):
-        """Features to compare by."""
+        """Features of the images."""
 
         feature_extractor: ComponentSpec = ComponentSpec(type="image.pixel_features")
 
@@ -33,7 +35,7 @@ class Retrieval(Metric):
         self.config, self.feature_extractor = config, feature_extractor
 
     def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
-        """(M,) of 0 and 1 each."""
+        """Compute the scores, each (M,) of 0 and 1."""
         ranks = target_ranks(inputs.generated, inputs.target_index, inputs.real, TIE_TOLERANCE)
         values: dict[str, Tensor | float] = {"top1": (ranks < 1).double(), "top5": (ranks < 5).double()}
         return values if inputs.families is None else values | _family_scores(inputs, inputs.families)
