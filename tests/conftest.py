@@ -18,6 +18,14 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hash_cache(tmp_path_factory):
+    """Hashes of pretrained files are cached in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUMINA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @dataclass(frozen=True)
 class Told:
     """What a command said, and how it ended."""

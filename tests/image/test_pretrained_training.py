@@ -115,5 +115,5 @@ def test_another_encoder_in_the_same_place_is_refused(trained, lumina, tmp_path)
     settings = other / "outside" / "text_encoder" / "config.json"
     settings.write_text(settings.read_text(encoding="utf-8").replace("10000.0", "10001.0"), encoding="utf-8")
     done = lumina("image", "red heart", "--model", other / "run" / "model", "--out", tmp_path / "x.png")
-    assert done.status == 1 and "has changed since this model was made" in done.err and done.err.count("\n") == 1
+    assert done.status == 1 and "files have changed since the model was saved" in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "x.png").exists()

@@ -164,7 +164,7 @@ def test_fingerprint_depends_on_weights_and_options(folders):
 def test_wrong_tag_or_source_is_refused(folders, tmp_path):
     with pytest.raises(ConfigError, match="got 'never', expected one of"):
         dual(folders).encode(["<a cat& never>"])
-    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+    with pytest.raises(CheckpointError, match=r"without config\.json"):
         ClapTextEncoder(ClapTextEncoder.Config(source=str(tmp_path)))
     with pytest.raises(CheckpointError, match="expected the text tower of a CLAP"):
         message = ClapTextEncoder(ClapTextEncoder.Config(source=str(folders["t5"]), hidden_size=8, dtype="float32"))

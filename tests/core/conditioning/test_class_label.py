@@ -30,7 +30,7 @@ def test_rows_stand_in_the_order_of_the_values():
 
 @pytest.mark.parametrize("wrong", [-1, 4, 1.0, "1", None])
 def test_what_is_no_class_is_refused(wrong):
-    with pytest.raises(ConfigError, match="goes from 0 to 3; got"):
+    with pytest.raises(ConfigError, match="expected an integer from 0 to 3"):
         conditioner().encode([0, wrong])
 
 

@@ -94,7 +94,7 @@ def test_a_vocabulary_larger_than_the_room_for_it_is_refused(taught):
     small = encoder(vocab_size=300)
     small.config = small.config.model_copy(update={"vocab_size": 200})
     small.vocabulary = taught.vocabulary
-    with pytest.raises(CheckpointError, match="pieces"):
+    with pytest.raises(CheckpointError, match="vocab_size: got .*expected at least"):
         small.encode(["red heart"])
 
 
@@ -113,10 +113,17 @@ def test_a_vocabulary_that_is_no_vocabulary_is_refused():
 def test_slots_foretell_as_many_numbers_as_asked(taught):
     assert taught.predict_targets(taught.encode(["red heart", "tree"])).shape == (2, 3, 5)
     dumb = encoder(target_dim=0)
-    with pytest.raises(ConfigError, match="target_dim: 0"):
+    with pytest.raises(ConfigError, match="target_dim: got 0"):
         dumb.predict_targets(taught.encode(["tree"]))
 
 
 def test_a_width_that_cannot_be_cut_into_heads_is_refused():
-    with pytest.raises(ConfigError, match="16 cannot be cut into 3 heads"):
+    with pytest.raises(ConfigError, match="hidden_size: got 16, expected a multiple of 3 heads"):
         encoder(num_heads=3)
+
+
+def test_tables_and_output_layers_are_not_for_muon(taught):
+    names = {name for name, parameter in taught.named_parameters() if parameter.ndim == 2}
+    assert names - taught.no_muon() == {
+        name for name in names if name.startswith(("layers.", "expand.", "position_embedding"))
+    }

@@ -148,7 +148,7 @@ def test_a_side_that_does_not_fit_is_told():
 def test_a_source_that_has_changed_is_refused(tmp_path):
     known = autoencoder().pin_hashes()
     assert torch.isfinite(autoencoder(**known).decode(torch.zeros(1, 4, 2, 2))).all()
-    with pytest.raises(CheckpointError, match="has changed since this model was made"):
+    with pytest.raises(CheckpointError, match="files have changed since the model was saved"):
         autoencoder(changed(tmp_path, scaling_factor=0.5), **known).decode(torch.zeros(1, 4, 2, 2))
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"'nobody/no-such-vae' is no folder here .* `source: FOLDER`"):
+    with pytest.raises(CheckpointError, match=r"got 'nobody/no-such-vae', which is neither a folder nor .* set `source` to its folder"):
         autoencoder("nobody/no-such-vae")
     with pytest.raises(CheckpointError, match=r"got _class_name VQModel, expected AutoencoderKL"):
         autoencoder(changed(tmp_path, _class_name="VQModel"))

@@ -1,4 +1,4 @@
-"""A class label -> Condition: one row of a table a class, and one more for having said nothing."""
+"""Class label conditioner: class index -> pooled vector from a table."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lumina_core.types import Condition
 
 
 class ClassLabelConditioner(nn.Module, Conditioner):
-    """Class numbers 0..classes-1 to a summary (B, width); the last row is silence, as in the published models."""
+    """Encode class indices to a pooled vector (B, hidden_size); the last row is the null condition, as published."""
 
     class Config(Settings):
-        """How many classes there are, and how wide their rows."""
+        """Number of classes and width of the table."""
 
-        num_classes: int = Field(1000, ge=1, description="labels go from 0 to classes - 1")
-        hidden_size: int = Field(1024, ge=1, description="the backbone's modulation width, min(its width, 1024)")
+        num_classes: int = Field(1000, ge=1, description="number of classes")
+        hidden_size: int = Field(1024, ge=1, description="width of the pooled vector")
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -31,18 +31,20 @@ class ClassLabelConditioner(nn.Module, Conditioner):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def encode(self, values: Sequence[int]) -> Condition:
-        """Labels -> summary (B, width).
+        """Encode class indices to a pooled vector (B, hidden_size).
 
         Raises:
-            ConfigError: a label is no whole number from 0 to classes - 1.
+            ConfigError: a value is not an integer from 0 to num_classes - 1.
         """
         invalid = [value for value in values if not (isinstance(value, int) and 0 <= value < self.config.num_classes)]
         if invalid:
-            raise ConfigError(f"a class label goes from 0 to {self.config.num_classes - 1}; got {invalid[0]!r}")
+            raise ConfigError(
+                f"class label: got {invalid[0]!r}, expected an integer from 0 to {self.config.num_classes - 1}."
+            )
         return self._embed(list(values))
 
     def null_condition(self, batch: int) -> Condition:
-        """The row after the last class."""
+        """Return the row after the last class."""
         return self._embed([self.config.num_classes] * batch)
 
     def no_muon(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""A number (a duration, a pitch, a rate) -> Condition: waves of it, read by a small network; a vector for silence."""
+"""Scalar conditioner: a number (a duration, a pitch, a rate) -> pooled vector by Fourier features and an MLP."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ from lumina_core.types import Condition
 
 
 class ScalarConditioner(nn.Module, Conditioner):
-    """One number an item to a summary (B, width); None, for nothing said, is the same vector as silence.
+    """Encode one number per item to a pooled vector (B, hidden_size); None is encoded as the null condition.
 
-    The number's place u in its range (0..1) becomes u, and sines and cosines of pi 2^k u, k = 0 .. waves - 1, so that a
-    small network can tell near ones apart (Fourier features, arXiv 2006.10739). That a number may be left out, and then
-    is silence, is our own proposal.
+    The number is scaled to u in 0..1. The inputs of the MLP are u and sines and cosines of pi 2^k u for
+    k = 0 .. num_frequencies - 1 (Fourier features, arXiv 2006.10739), so that it can distinguish close numbers.
     """
 
     class Config(Settings):
-        """The range of the number, and how it is read."""
+        """Range of the number, and sizes of the encoder."""
 
-        min: float = Field(0.0, allow_inf_nan=False, description="the smallest number that can be said")
-        max: float = Field(1.0, allow_inf_nan=False, description="the largest")
-        unit: str = Field("", description="of the number, for messages: seconds, Hz")
+        min: float = Field(0.0, allow_inf_nan=False, description="smallest number")
+        max: float = Field(1.0, allow_inf_nan=False, description="largest number")
+        unit: str = Field("", description="unit of the number, for messages: seconds, Hz")
         scale: Literal["linear", "log"] = Field(
-            "linear", description="log: equal ratios are equal steps, as in frequencies"
+            "linear", description="scale of u; log: equal ratios are equal steps, as for frequencies"
         )
-        num_frequencies: int = Field(6, ge=1, le=16, description="each is twice as fine as the one before")
-        mlp_hidden_size: int = Field(128, ge=1, description="width inside")
-        hidden_size: int = Field(256, ge=1, description="of the summary")
+        num_frequencies: int = Field(6, ge=1, le=16, description="number of frequencies, each twice the one before")
+        mlp_hidden_size: int = Field(128, ge=1, description="width of the hidden layer")
+        hidden_size: int = Field(256, ge=1, description="width of the pooled vector")
 
         @model_validator(mode="after")
         def _check_range(self) -> ScalarConditioner.Config:
             if not self.min < self.max:
-                raise ValueError(f"a range goes from min to a larger max; got {self.min:g} and {self.max:g}")
+                raise ValueError(f"max: got {self.max:g}, expected a number above min {self.min:g}")
             if self.scale == "log" and self.min <= 0:
-                raise ValueError(f"on a log scale min must be above 0; got {self.min:g}")
+                raise ValueError(f"min: got {self.min:g}, expected a number above 0 for a log scale")
             return self
 
     def __init__(self, config: Config) -> None:
@@ -57,27 +56,27 @@ class ScalarConditioner(nn.Module, Conditioner):
         self.null_embedding = nn.Parameter(0.02 * torch.randn(config.hidden_size))
 
     def encode(self, values: Sequence[float | None]) -> Condition:
-        """Numbers -> summary (B, width); None is silence.
+        """Encode numbers to a pooled vector (B, hidden_size); None is encoded as the null condition.
 
         Raises:
-            ConfigError: one lies outside of the range, or is no number.
+            ConfigError: a number is outside of the range, or a value is not a number.
         """
         for value in values:
             self._check(value)
-        is_given = torch.tensor([value is not None for value in values], device=self.null_embedding.device)
-        # in float64 first: what stands behind the point of a large number counts too
+        is_number = torch.tensor([value is not None for value in values], device=self.null_embedding.device)
+        # float64, so that the fraction of a large number is not lost
         fractions = [0.0 if value is None else self._normalize(float(value)) for value in values]
         embedded = self.mlp(
             self._fourier_features(torch.tensor(fractions, dtype=torch.float64)).to(self.null_embedding)
         )
-        return Condition(pooled=torch.where(is_given[:, None], embedded, self.null_embedding))
+        return Condition(pooled=torch.where(is_number[:, None], embedded, self.null_embedding))
 
     def null_condition(self, batch: int) -> Condition:
-        """The vector of silence."""
+        """Return the learned null vector."""
         return Condition(pooled=self.null_embedding.expand(batch, -1))
 
     def _fourier_features(self, fractions: Tensor) -> Tensor:
-        """(B,) in 0..1 -> (B, 1 + 2 waves)."""
+        """(B,) in 0..1 -> (B, 1 + 2 num_frequencies)."""
         angles = fractions[:, None] * math.pi * 2.0 ** torch.arange(self.config.num_frequencies, dtype=fractions.dtype)
         return torch.cat([fractions[:, None], angles.sin(), angles.cos()], dim=1)
 
@@ -93,4 +92,4 @@ class ScalarConditioner(nn.Module, Conditioner):
         if value is None or (is_number and config.min <= value <= config.max):  # type: ignore[operator]
             return
         unit = f" {config.unit}" if config.unit else ""
-        raise ConfigError(f"this model knows numbers from {config.min:g} to {config.max:g}{unit}; got {value!r}")
+        raise ConfigError(f"scalar: got {value!r}, expected a number from {config.min:g} to {config.max:g}{unit}.")

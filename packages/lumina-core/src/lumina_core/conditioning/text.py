@@ -1,4 +1,4 @@
-"""Text -> Condition by a small trainable encoder with its own subword vocabulary; any script, at worst as bytes."""
+"""Text conditioner with a small trainable encoder and its own subword vocabulary with byte fallback."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ from lumina_core.types import Condition
 
 PAD_ID, BOS_ID = 0, 1
 MIN_BATCH_SIZE = 16
-"""Captions that are read together at least."""
+"""Least number of captions per batch of the encoder, if there are as many."""
 
 
 class TextConditioner(nn.Module, Conditioner):
-    """Reads a caption into a fixed number of memory slots and a summary. Our own design, not the paper's.
+    """Encode captions to a context of fixed length and a pooled vector. This design is not the paper's.
 
-    The pieces of the caption pass through a few transformer layers and are averaged; a wide layer unfolds the average
-    into `slots` memory entries. A fixed number of entries means that captions of all lengths share a batch without any
-    mask in the backbone (compare the resampler of Flamingo, arXiv 2204.14198). `foretell` reads the slots as a guess of
-    coarse data, which the objective `core.contrastive_text` teaches before the backbone is trained.
+    Token embeddings pass through a few transformer layers and are averaged; a wide layer expands the mean to
+    `num_latents` context entries. With a fixed number of entries, captions of all lengths share a batch without a mask
+    in the backbone (compare the resampler of Flamingo, arXiv 2204.14198). `predict_targets` predicts coarse data from
+    the context, for pretraining with the objective `core.contrastive_text`.
     """
 
     class Config(Settings):
-        """Sizes of the encoder. The vocabulary itself is learnt from the captions and kept with the weights."""
+        """Sizes of the encoder. The vocabulary is learned from the captions and saved with the weights."""
 
-        vocab_size: int = Field(12000, ge=300, le=256000, description="pieces, with 256 bytes among them")
-        hidden_size: int = Field(256, ge=16, description="width of the layers")
-        num_layers: int = Field(2, ge=1, description="layers")
-        num_heads: int = Field(4, ge=1, description="heads of a layer")
-        max_length: int = Field(64, ge=8, le=4096, description="pieces read; the rest of a longer caption is cut off")
-        expand_dim: int = Field(1024, ge=16, description="width of the layer that unfolds the average into slots")
-        num_latents: int = Field(16, ge=1, description="entries of the memory")
-        context_dim: int = Field(192, ge=8, description="width of a memory entry")
-        target_dim: int = Field(48, ge=0, description="numbers a slot foretells of the data; 0: none")
+        vocab_size: int = Field(12000, ge=300, le=256000, description="subword tokens, including 256 bytes")
+        hidden_size: int = Field(256, ge=16, description="width of the transformer layers")
+        num_layers: int = Field(2, ge=1, description="transformer layers")
+        num_heads: int = Field(4, ge=1, description="attention heads per layer")
+        max_length: int = Field(64, ge=8, le=4096, description="tokens; the end of a longer caption is cut off")
+        expand_dim: int = Field(1024, ge=16, description="width of the layer that expands the mean")
+        num_latents: int = Field(16, ge=1, description="entries of the context")
+        context_dim: int = Field(192, ge=8, description="width of the context")
+        target_dim: int = Field(48, ge=0, description="width of predicted data tokens; 0: no prediction")
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         if config.hidden_size % config.num_heads:
-            raise ConfigError(f"core.text: width {config.hidden_size} cannot be cut into {config.num_heads} heads")
+            raise ConfigError(
+                f"core.text: hidden_size: got {config.hidden_size}, expected a multiple of {config.num_heads} heads."
+            )
         self.config = config
         self.cross_attention_dim, self.pooled_dim = config.context_dim, config.hidden_size
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -65,14 +67,24 @@ class TextConditioner(nn.Module, Conditioner):
         self._sentencepiece: sentencepiece.SentencePieceProcessor | None = None
 
     def fit(self, values: Sequence[str]) -> None:
-        """Learn the vocabulary (unigram pieces, byte fallback, NFKC). The same captions give the same one."""
+        """Learn the vocabulary (unigram, byte fallback, NFKC, case folding); equal captions give equal vocabularies."""
         model_file = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(values), model_writer=model_file, vocab_size=self.config.vocab_size,
-            hard_vocab_limit=False, byte_fallback=True, character_coverage=0.9999,
-            normalization_rule_name="nmt_nfkc_cf", num_threads=1,
-            pad_id=PAD_ID, bos_id=BOS_ID, eos_id=2, unk_id=3, minloglevel=2, max_sentence_length=4096,
-        )  # fmt: skip
+            sentence_iterator=iter(values),
+            model_writer=model_file,
+            vocab_size=self.config.vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            character_coverage=0.9999,
+            normalization_rule_name="nmt_nfkc_cf",
+            num_threads=1,
+            pad_id=PAD_ID,
+            bos_id=BOS_ID,
+            eos_id=2,
+            unk_id=3,
+            minloglevel=2,
+            max_sentence_length=4096,
+        )
         self.vocabulary = torch.frombuffer(bytearray(model_file.getvalue()), dtype=torch.uint8)
         self._sentencepiece = None
 
@@ -81,21 +93,20 @@ class TextConditioner(nn.Module, Conditioner):
         return {"embedding.weight", "to_latents.weight", "to_target.weight"}
 
     def token_ids(self, text: str) -> list[int]:
-        """Piece numbers of a text, the beginning mark first, at most `length` of them."""
-        ids: list[int] = self._load_processor().encode(text)
+        """Return at most `max_length` token ids of a text, the first of which marks the beginning."""
+        ids: list[int] = self._processor().encode(text)
         return [BOS_ID, *ids][: self.config.max_length]
 
-    def truncated_text(self, text: str) -> str:
-        """The end of a text that is longer than `length` pieces, which `encode` cuts off; empty for most."""
-        remainder: str = self._load_processor().decode(
-            self._load_processor().encode(text)[self.config.max_length - 1 :]
-        )
+    def truncated_text(self, value: str) -> str:
+        """Return the end of a text that is longer than `max_length` tokens; empty for most."""
+        processor = self._processor()
+        remainder: str = processor.decode(processor.encode(value)[self.config.max_length - 1 :])
         return remainder
 
     def encode(self, values: Sequence[str]) -> Condition:
-        """Captions -> memory (B, slots, W') and summary (B, width)."""
+        """Encode captions to a context (B, num_latents, context_dim) and a pooled vector (B, hidden_size)."""
         rows = [self.token_ids(value) for value in values]
-        # captions of like length are read together: most are short, and padding to the longest would cost thrice
+        # captions of similar length share a batch: most are short, and padding to the longest would triple the time
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         batch_size = max(MIN_BATCH_SIZE, -(-len(rows) // 8))
         encoded = stack([self._encode_rows(rows, order[k : k + batch_size]) for k in range(0, len(rows), batch_size)])
@@ -108,9 +119,9 @@ class TextConditioner(nn.Module, Conditioner):
         return self.encode_ids(ids, ids != PAD_ID)
 
     def encode_ids(self, ids: Tensor, mask: Tensor) -> Condition:
-        """Piece numbers (B, L) and which are real (B, L) -> memory and summary."""
+        """Encode token ids (B, L) with their mask (B, L) to a context and a pooled vector."""
         x = self.embedding(ids) + self.position_embedding[: ids.shape[1]]
-        # one extra dimension for the heads and one for the queries: (B, 1, 1, L)
+        # broadcast over heads and queries: (B, 1, 1, L)
         bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf"))[:, None, None]
         for layer in self.layers:
             x = layer(x, bias)
@@ -120,42 +131,43 @@ class TextConditioner(nn.Module, Conditioner):
         return Condition(context=self.latent_norm(latents), pooled=pooled)
 
     def null_condition(self, batch: int) -> Condition:
-        """Silence is the empty caption, as published."""
+        """Return the condition of the empty caption, as published."""
         condition = self.encode([""])
-        return Condition(context=_expand_batch(condition.context, batch), pooled=_expand_batch(condition.pooled, batch))
+        assert condition.context is not None and condition.pooled is not None
+        return Condition(context=condition.context.expand(batch, -1, -1), pooled=condition.pooled.expand(batch, -1))
 
     def predict_targets(self, condition: Condition) -> Tensor:
-        """(B, slots, foretold): a guess of the data's coarse tokens, one a slot."""
+        """Predict coarse data tokens (B, num_latents, target_dim) from the context.
+
+        Raises:
+            ConfigError: `target_dim` is 0.
+        """
         if self.to_target is None or condition.context is None:
-            raise ConfigError(
-                "core.text foretells nothing with `target_dim: 0`; give it the width of the data's tokens"
-            )
+            raise ConfigError("core.text: target_dim: got 0, expected the width of data tokens.")
         targets: Tensor = self.to_target(condition.context)
         return targets
 
-    def _load_processor(self) -> sentencepiece.SentencePieceProcessor:
-        if self._sentencepiece is None:
-            if self.vocabulary.numel() == 0:
-                raise CheckpointError("core.text has no vocabulary yet: train it, or load weights that bring one")
-            self._sentencepiece = self._parse_vocabulary()
-        return self._sentencepiece
-
-    def _parse_vocabulary(self) -> sentencepiece.SentencePieceProcessor:
+    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+        if self._sentencepiece is not None:
+            return self._sentencepiece
+        if self.vocabulary.numel() == 0:
+            raise CheckpointError("core.text has no vocabulary yet. Train it, or load weights with a vocabulary.")
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=bytes(self.vocabulary.cpu().numpy()))
         except RuntimeError as error:
             raise CheckpointError(
-                "core.text: the vocabulary among the weights cannot be read; get the model again"
+                "core.text: the vocabulary among the weights cannot be read. Get the model again."
             ) from error
         if processor.get_piece_size() > self.config.vocab_size:
             raise CheckpointError(
-                f"core.text: the weights bring {processor.get_piece_size()} pieces, "
-                f"the recipe has {self.config.vocab_size}"
+                f"core.text: vocab_size: got {self.config.vocab_size}, expected at least "
+                f"{processor.get_piece_size()}, the size of the vocabulary among the weights."
             )
+        self._sentencepiece = processor
         return processor
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # the vocabulary is as long as it was learnt: give the buffer that length before torch compares the shapes
+        # the length of the vocabulary is learned: resize the buffer before torch compares shapes
         stored = state_dict.get(prefix + "vocabulary")
         if stored is not None:
             self.vocabulary = torch.zeros_like(stored)
@@ -163,12 +175,8 @@ class TextConditioner(nn.Module, Conditioner):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _expand_batch(tensor: Tensor | None, batch: int) -> Tensor | None:
-    return None if tensor is None else tensor.expand(batch, *tensor.shape[1:])
-
-
 class _EncoderLayer(nn.Module):
-    """One pre-norm transformer layer over the pieces, reading both ways."""
+    """Bidirectional pre-norm transformer layer."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
