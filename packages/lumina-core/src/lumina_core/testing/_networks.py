@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -257,22 +257,19 @@ def check_backbone(backbone: Backbone, tokens: Tokens | None = None, condition: 
     Raises:
         ContractError: a clause is violated.
     """
-    contract, config = Contract("Backbone", backbone), getattr(backbone, "config", None)
-    with contract.clause(
-        "config has hidden_size, token_dim, cross_attention_dim, pooled_dim; there is a modulation_dim"
-    ):
-        dims = [int(getattr(config, name)) for name in ("token_dim", "cross_attention_dim", "pooled_dim")]
-        expect(getattr(config, "hidden_size", 0) > 0, "no hidden_size in its config")
-        expect(isinstance(getattr(backbone, "modulation_dim", None), int), "no modulation_dim")
+    contract, module = Contract("Backbone", backbone), cast(Any, backbone)
+    with contract.clause("it is a module with modulation_dim; config has hidden_size and the widths of its inputs"):
+        config = module.config
+        dims = [int(config.token_dim), int(config.cross_attention_dim), int(config.pooled_dim)]
+        expect(config.hidden_size > 0, f"a hidden_size of {config.hidden_size}")
+        expect(isinstance(module, nn.Module) and isinstance(module.modulation_dim, int), type(backbone).__name__)
     items = variable_length_tokens(dims[0]) if tokens is None else tokens.items()
     cond = _random_condition(len(items), dims[1], dims[2]) if condition is None else condition
-    module = backbone if isinstance(backbone, nn.Module) else nn.Module()
     time_conditioned = bool(getattr(config, "time_conditioned", True))
+    time = torch.linspace(0.2, 0.8, len(items)) if time_conditioned else None
     with preserve_state(module), torch.no_grad():
         perturb_weights(module.eval())
-        _check_forward(
-            contract, backbone, items, cond, torch.linspace(0.2, 0.8, len(items)) if time_conditioned else None
-        )
+        _check_forward(contract, module, items, cond, time)
     if condition is None and tokens is None and time_conditioned:
         check_in_model(contract, data=randn(3, dims[0], 6), backbone=backbone)
 
@@ -297,14 +294,14 @@ def _random_condition(batch: int, cross_attention_dim: int, pooled_dim: int) -> 
 
 
 def _check_forward(
-    contract: Contract, backbone: Backbone, items: list[Tokens], condition: Condition, time: Tensor | None
+    contract: Contract, backbone: Any, items: list[Tokens], condition: Condition, time: Tensor | None
 ) -> None:
-    tokens, hidden_size = stack_tokens(items), getattr(backbone, "config").hidden_size  # noqa: B009
+    tokens = stack_tokens(items)
     with contract.clause("tokens, time and condition give hidden_states (B, N, hidden_size)"):
         output = backbone(tokens, time, condition)
         expect(isinstance(output, BackboneOutput), f"{type(output).__name__} instead of BackboneOutput")
         hidden = output.hidden_states
-        expect_tensor(hidden, (*tokens.values.shape[:2], hidden_size), "hidden_states")
+        expect_tensor(hidden, (*tokens.values.shape[:2], backbone.config.hidden_size), "hidden_states")
     with contract.clause("the same input gives the same output, without random numbers"):
         expect_equal(backbone(tokens, time, condition).hidden_states, hidden, "the second output")
     with contract.clause("precompute(tokens, condition) changes no output"):
@@ -354,12 +351,12 @@ def check_head(head: Head, hidden_size: int | None = None, modulation_dim: int |
     Raises:
         ContractError: a clause is violated.
     """
-    contract, config = Contract("Head", head), getattr(head, "config", None)
-    width = hidden_size or int(getattr(config, "hidden_size", 0))
+    contract, options = Contract("Head", head), dict(getattr(head, "config", ()))
+    width = hidden_size or options.get("hidden_size", 0)
     with contract.clause("its config has hidden_size, or the argument hidden_size is set"):
         expect(width > 0, f"a width of {width}")
-    tokens = stack_tokens(variable_length_tokens(int(getattr(config, "token_dim", 1)) or 1))
-    modulation_width = getattr(config, "modulation_dim", 0) if modulation_dim is None else modulation_dim
+    tokens = stack_tokens(variable_length_tokens(options.get("token_dim", 1) or 1))
+    modulation_width = options.get("modulation_dim", 0) if modulation_dim is None else modulation_dim
     modulation = randn(len(tokens.sizes), modulation_width) if modulation_width else None
     hidden = BackboneOutput(randn(*tokens.values.shape[:2], width), modulation)
     module = head if isinstance(head, nn.Module) else nn.Module()

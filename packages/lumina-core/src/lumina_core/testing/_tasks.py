@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import random
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def check_task(task: GenerationTask, fields: Mapping[str, Any], channels: int = 
 
 def _check_saving(contract: Contract, task: GenerationTask, item: Tensor, folder: Path) -> None:
     suffix = task.suffixes[0] if task.suffixes else ".out"
-    first, second, third = (folder / f"{name}{suffix}" for name in ("first", "second", "third"))
+    first, second = (folder / f"{name}{suffix}" for name in ("first", "second"))
     with contract.clause("save(item, path, metadata) writes that one file"):
         task.save(item, first, {"seed": 1})
         names = sorted(file.name for file in folder.iterdir())
@@ -109,17 +108,14 @@ def _check_saving(contract: Contract, task: GenerationTask, item: Tensor, folder
         task.save(item, second, {"seed": 2})
         expect(second.read_bytes() != first.read_bytes(), "the same bytes for other metadata")
     with contract.clause("a file is written atomically (lumina_core.io.atomic_file)"):
-        with _track_direct_writes(second) as modes:
-            task.save(item, second, {"seed": 3})
-        expect(not modes, f"{second.name} opened for writing in place, so that a crash truncates it")
+        inode = second.stat().st_ino
+        task.save(item, second, {"seed": 3})
+        # a file that is moved into place has another inode than the one that it replaces
+        expect(second.stat().st_ino != inode, f"{second.name} written in place, so that a crash truncates it")
         before = second.read_bytes()
-        for path in (second, third):
-            try:
-                task.save(item, path, {"seed": 3, "invalid": _Unserializable()})
-            except Exception:
-                continue
-            third.unlink(missing_ok=True)  # the task writes any metadata, so the file is complete
-        expect(second.read_bytes() == before or second.stat().st_size >= len(before), "a file truncated by a failure")
+        with suppress(Exception):
+            task.save(item, second, {"seed": 3, "invalid": _Unserializable()})
+        expect(len(second.read_bytes()) >= len(before), "a file truncated by a failure")
         leftovers = sorted({file.name for file in folder.iterdir()} - {first.name, second.name})
         expect(not leftovers, f"a failure that leaves {leftovers}")
 
@@ -131,32 +127,6 @@ class _Unserializable:
         raise RuntimeError("not serializable")
 
     __str__ = __repr__
-
-
-_opened_paths: dict[str, list[str]] = {}
-_hook_installed = False
-
-
-def _audit_hook(event: str, args: tuple[Any, ...]) -> None:
-    if event == "open" and _opened_paths and isinstance(args[0], str) and args[0] in _opened_paths:
-        mode, flags = args[1], args[2]
-        writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool((flags or 0) & 3)
-        if writes:
-            _opened_paths[args[0]].append(str(mode))
-
-
-@contextmanager
-def _track_direct_writes(path: Path) -> Iterator[list[str]]:
-    """Collect the modes in which this very path is opened for writing. Python cannot remove an audit hook again."""
-    global _hook_installed
-    if not _hook_installed:
-        sys.addaudithook(_audit_hook)
-        _hook_installed = True
-    modes = _opened_paths.setdefault(str(path), [])
-    try:
-        yield modes
-    finally:
-        del _opened_paths[str(path)]
 
 
 def check_dataset(dataset: Dataset, data_field: str | None = None, fields: tuple[str, ...] = ()) -> None:

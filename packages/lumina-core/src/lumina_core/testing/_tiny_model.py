@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -347,7 +346,10 @@ def _check_generation(
 
 def check_autoencoder_training(contract: Contract, autoencoder: Any, data: Tensor) -> None:
     """Check one training step of an autoencoder with its own loss."""
-    with contract.clause("one training step with its own loss is finite and changes weights"), preserve_state(autoencoder):
+    with (
+        contract.clause("one training step with its own loss is finite and changes weights"),
+        preserve_state(autoencoder),
+    ):
         model = tiny_model(data, autoencoder=autoencoder, objective=Reconstruction(Reconstruction.Config()))
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.startswith("autoencoder."))
