@@ -42,10 +42,10 @@ CARD = """# Data card: the built-in effects
 ## Source
 
 - The samples of Sonic Pi, as Debian's package `sonic-pi-samples` 3.2.2 brings them (sha256 over their contents in the
-  order of their names: `{source}`). All come from freesound.org under CC0 1.0; `SOURCES.md` beside this card is Sonic
+  order of their names: `{source}`). All come from freesound.org under CC0 1.0; `SOURCES.md` in this folder is Sonic
   Pi's list of their authors and pages, `LICENSE-CC0.txt` the text of the licence.
 - Changed by us: mixed to mono, resampled to 16 kHz, cut to {longest:g} s with a fade, brought to a peak of 0.95.
-- Words are made of the names of the files (`drum_cymbal_open`: drum, cymbal open); nobody listened and described.
+- Captions are made from the names of the files (`drum_cymbal_open`: drum, cymbal open); no clip was described by a listener.
 
 To rebuild it: `apt-get install sonic-pi-samples`, then
 `python packages/lumina-audio/scripts/build_effects.py /usr/share/sonic-pi/samples`.
@@ -101,8 +101,8 @@ def words_of(stem: str) -> dict[str, str]:
     """`drum_tom_hi_soft` -> category drum, words `tom high soft`; numbers and single letters behind are left out."""
     prefix, *rest = stem.split("_")
     plain = [re.sub(r"(?<=[a-z]{2})\d+$", "", word) if word not in WORDS else word for word in rest]
-    said = [WORDS.get(word, word) for word in plain if len(word) > 1 or word == "e"]
-    return {"category": CATEGORIES[prefix], "words": " ".join(said)}
+    words = [WORDS.get(word, word) for word in plain if len(word) > 1 or word == "e"]
+    return {"category": CATEGORIES[prefix], "words": " ".join(words)}
 
 
 def cut(wave: np.ndarray) -> np.ndarray:

@@ -74,22 +74,22 @@ def _options() -> argparse.Namespace:
 def _played(player: Player, instrument: Instrument, silent: list[str]) -> Iterator[tuple[Record, Wave]]:
     made = [(clip, player.play(instrument.program, clip)) for clip in plan(instrument)]
     silent += [f"{instrument.name} at {clip.pitch}" for clip, wave in made if wave is None]
-    heard = [(clip, wave, _heard(clip, wave)) for clip, wave in made if wave is not None]
-    told = [away for clip, _, away in heard if clip.kind == "note"]
+    estimates = [(clip, wave, _heard(clip, wave)) for clip, wave in made if wave is not None]
+    matches = [away for clip, _, away in estimates if clip.kind == "note"]
     # chords and phrases are not measured: they are called by a note where single notes of the program can be
-    trusted = sum(away in ("same", "octave") for away in told) >= 0.7 * len(told)
-    for clip, wave, away in heard:
+    trusted = sum(away in ("same", "octave") for away in matches) >= 0.7 * len(matches)
+    for clip, wave, away in estimates:
         note = clip.kind == "note"
         named = clip.pitch is not None and (away in ("same", "octave") if note else trusted)
         yield record_of(instrument, clip, sounding(wave), named, note and away == "same"), wave
 
 
 def _heard(clip: Clip, wave: Wave) -> str:
-    """Whether the pitch that is heard is the one that was meant: same, octave, other."""
-    heard = heard_pitch(wave) if clip.kind == "note" and clip.pitch is not None else None
-    if heard is None or clip.pitch is None:
+    """Compare the estimated pitch of a note with the intended one: same, octave, other."""
+    estimates = heard_pitch(wave) if clip.kind == "note" and clip.pitch is not None else None
+    if estimates is None or clip.pitch is None:
         return "other"
-    away = heard - clip.pitch
+    away = estimates - clip.pitch
     return "same" if abs(away) <= 0.5 else "octave" if abs((away + 6) % 12 - 6) <= 0.5 else "other"
 
 

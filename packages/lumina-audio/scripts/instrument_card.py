@@ -11,16 +11,16 @@ from typing import Any
 
 TEXT = """# Data card: the built-in instruments
 
-Two seconds of every General MIDI program at many pitches, with what was played written beside, for training and
+Two seconds of every General MIDI program at many pitches, with captions of what is played, for training and
 testing text-to-audio models where nothing can be downloaded. Built by
 `packages/lumina-audio/scripts/build_instruments.py`; do not edit by hand.
 
 ## Source
 
 - FluidR3_GM.sf2, version 3.1, by Frank Wen and others (Debian's package `fluid-soundfont-gm`), sha256
-  `{source}`. Licence: MIT; its text lies beside this card.
+  `{source}`. Licence: MIT; its text is in this folder.
 - Changed by us: played with tinysoundfont (no reverb, no chorus) at 48 kHz, mixed to mono, resampled to 16 kHz, cut to
-  32768 samples (2.048 s) whose last 50 ms fade out, made as loud as said below, stored as Ogg Vorbis.
+  32768 samples (2.048 s) whose last 50 ms fade out, scaled to the loudness listed below, stored as Ogg Vorbis.
 - The choice of notes, chords and phrases, the split and the names are ours, under the licence of this project.
 
 To rebuild it: `apt-get install fluid-soundfont-gm`, `pip install --no-deps tinysoundfont`, then
@@ -40,7 +40,7 @@ To rebuild it: `apt-get install fluid-soundfont-gm`, `pip install --no-deps tiny
 - Length is measured, not taken from the keys: `short` up to 0.75 s, `long` from 1.3 s, otherwise not named. {lengths}.
 - Pitch was checked by YIN on every single note: {clear} of {pitched} are heard within half a semitone of what is
   written, {octave} more an exact number of octaves away (organs with deep stops, bells with strong partials); those
-  are named as well, but only clear ones are asked for where pitch is judged. The others ({unnamed}: the orchestra hit,
+  are named as well, but only clear ones are used where pitch is evaluated. The others ({unnamed}: the orchestra hit,
   timpani, out-of-tune low piano strings and the like) are never called by a note. Three programs that sound in another
   octave than their keys say (percussive organ, rock organ, guitar harmonics) are called by what is heard.
 - Chords and phrases: {phrases}.
@@ -50,8 +50,8 @@ To rebuild it: `apt-get install fluid-soundfont-gm`, `pip install --no-deps tiny
 {held} clips carry `"split": "held_out"`: of each program with a pitch 2 single notes (never near the ends of its
 register) and 1 kind of chord or phrase; of each other 1 clip. All are chosen by a fixed chance from the number of the
 program. Training may shift a clip by a semitone; notes lie 3 semitones apart or more, and a shift is not used where it
-would reach a held-out note of the same program. Wordings are held out too: some templates of captions are used only to
-ask (see `lumina_audio.datasets.instruments.captions`).
+would reach a held-out note of the same program. Wordings are held out too: some templates of captions are used only for
+evaluation (see `lumina_audio.datasets.instruments.captions`).
 
 ## What is not inside, and what to know
 

@@ -32,22 +32,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=OUT)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.manual_seed(0)
     mels, labels, _ = spectrograms("train", shifts=True)
-    network = trained(mels, labels, asked.steps)
+    network = trained(mels, labels, args.steps)
     held, right, records = spectrograms("held_out", shifts=False)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     weights = {n: w.half() if w.is_floating_point() else w for n, w in network.state_dict().items()}
-    save_file({n: w.contiguous() for n, w in weights.items()}, asked.out / "classifier.safetensors")
+    save_file({n: w.contiguous() for n, w in weights.items()}, args.out / "classifier.safetensors")
     network.load_state_dict({n: w.float() if w.is_floating_point() else w for n, w in weights.items()})
-    text = card(answers(network, held), right, records, asked.steps)
-    (asked.out / "card.md").write_text(text, encoding="utf-8")
+    text = card(answers(network, held), right, records, args.steps)
+    (args.out / "card.md").write_text(text, encoding="utf-8")
     print(text)
 
 
 def spectrograms(split: str, shifts: bool) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
-    """(N, 80, T) float16, (N,) programs, and a record each: every clip, and its shifts where they are asked for."""
+    """(N, 80, T) float16, (N,) programs, and a record each: every clip, and its pitch shifts if requested."""
     still = InstrumentsDataset(InstrumentsDataset.Config(split=split, pitch_shift_semitones=0))
     moving = InstrumentsDataset(InstrumentsDataset.Config(split=split, pitch_shift_semitones=1 if shifts else 0))
     mel, rows, records = MelSpectrogram(MEL_CONFIG), [], []

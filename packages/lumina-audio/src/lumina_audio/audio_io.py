@@ -43,7 +43,7 @@ CLIPPING_THRESHOLD = 0.9995
 """Absolute value from which a sample is at full scale; 16-bit samples end at 0.99997."""
 MAX_AMPLITUDE = 2.0**32
 """Largest sample value that is accepted: 32-bit integers stored as floats reach it."""
-SILENCE_THRESHOLD = 1e-4
+MIN_AUDIBLE_PEAK = 1e-4
 """Peak below which a clip is silent: -80 dB of full scale."""
 TARGET_PEAK, TARGET_RMS = 0.95, 10 ** (-20 / 20)
 """Targets of loudness normalization: the peak, or the gated RMS (-20 dB of full scale)."""
@@ -135,8 +135,8 @@ def read_audio(
     mono = torch.from_numpy(wave.mean(1, dtype=np.float32) if wave.shape[1] > 1 else wave[:, 0])
     waveform = resample(mono, header.sample_rate, sample_rate)
     peak = float(waveform.abs().max())
-    if peak < SILENCE_THRESHOLD:
-        channels_cancel = float(np.abs(wave).max()) > 10 * SILENCE_THRESHOLD
+    if peak < MIN_AUDIBLE_PEAK:
+        channels_cancel = float(np.abs(wave).max()) > 10 * MIN_AUDIBLE_PEAK
         return AudioClip(waveform[None], sample_rate, (_CANCELLED_NOTE if channels_cancel else "silent",))
     if float(np.abs(wave).max()) > 1.001:
         notes = (*notes, f"louder than full scale ({20 * np.log10(np.abs(wave).max()):.1f} dB)")
