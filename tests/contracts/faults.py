@@ -1,4 +1,4 @@
-"""Parts of data with one planted fault each, made from sound ones, so that the kit can be seen to catch them."""
+"""Components with one planted fault each, and the correct ones that they derive from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lumina_core.types import Condition, Tokens
 
 
 class Rows(Tokenizer):
-    """A sound tokenizer: (B, C, L) -> L tokens at (moment, 0, 0)."""
+    """A correct tokenizer: (B, C, L) -> L tokens at (moment, 0, 0)."""
 
     width = 2
 
@@ -75,7 +75,7 @@ class Careless(Rows):
 
 
 class Halves(Autoencoder):
-    """A sound autoencoder: pairs of neighbours averaged and repeated."""
+    """A correct autoencoder: pairs of neighbours averaged and repeated."""
 
     channels, downsample_factor = 2, (2,)
 
@@ -104,7 +104,7 @@ class OneWay(Halves):
 
 
 class Letters(nn.Module, Conditioner):
-    """A sound conditioner: the letters of a word, padded and masked, and their mean."""
+    """A correct conditioner: the letters of a word, padded and masked, and their mean."""
 
     cross_attention_dim, pooled_dim = 8, 8
 
@@ -128,8 +128,8 @@ class Letters(nn.Module, Conditioner):
 
 class Normalised(Letters):
     def encode(self, values):
-        said = super().encode(values)
-        return Condition(said.context, said.context_mask, said.pooled - said.pooled.mean(0))
+        condition = super().encode(values)
+        return Condition(condition.context, condition.context_mask, condition.pooled - condition.pooled.mean(0))
 
 
 class Padded(Letters):
@@ -140,14 +140,14 @@ class Padded(Letters):
 
 class Unmasked(Letters):
     def encode(self, values):
-        said = super().encode(values)
-        return Condition(context=said.context, pooled=said.pooled)
+        condition = super().encode(values)
+        return Condition(context=condition.context, pooled=condition.pooled)
 
 
 class Dropping(Letters):
     def encode(self, values):
-        said = super().encode(values)
-        return Condition(said.context, said.context_mask, nn.functional.dropout(said.pooled, 0.5))
+        condition = super().encode(values)
+        return Condition(condition.context, condition.context_mask, nn.functional.dropout(condition.pooled, 0.5))
 
 
 class Mute(Letters):
@@ -156,7 +156,7 @@ class Mute(Letters):
 
 
 class Waves(Dataset):
-    """A sound data set."""
+    """A correct data set."""
 
     def __len__(self):
         return 5
@@ -183,11 +183,11 @@ class OfTorchsChance(Waves):
 
 
 class Remembering(Waves):
-    seen = 0
+    num_reads = 0
 
     def get(self, index, rng):
-        self.seen += 1
-        return {**super().get(index, rng), "label": self.seen}
+        self.num_reads += 1
+        return {**super().get(index, rng), "label": self.num_reads}
 
 
 class Loud(Waves):
@@ -228,7 +228,7 @@ class NoteRequest(Request):
 
 
 class Notes(GenerationTask):
-    """A sound task but for `save`."""
+    """A correct task but for `save`."""
 
     Request, data_field, suffixes = NoteRequest, "wave", (".txt",)
 
@@ -269,7 +269,7 @@ class Littering(Notes):
 
 
 class Means(FeatureExtractor):
-    """Sound features: the mean of each row."""
+    """Correct features: the mean of each row."""
 
     name, key = "means", "means-1"
 
@@ -283,7 +283,7 @@ class BesideOthers(Means):
 
 
 class Near(Metric):
-    """A sound metric but for its figures: how near things are to what they should be."""
+    """A correct metric but for its figures: how near things are to what they should be."""
 
     name, min_samples, feature_extractor = "near", 4, Means()
 
@@ -302,7 +302,7 @@ class PerFeature(Near):
 
 
 class OneFile(CheckpointFormat):
-    """A sound layout of one file."""
+    """A correct layout of one file."""
 
     def matches(self, folder):
         return (folder / "weights.safetensors").is_file()

@@ -213,7 +213,7 @@ class Denying(Faster):
 
 
 class Tiring:
-    """Averages in other blocks each time it is asked."""
+    """Averages in other blocks on each call."""
 
     window, num_calls = (1, 2, 2), 0
 

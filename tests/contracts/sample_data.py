@@ -23,7 +23,7 @@ class Try:
 
 
 def picture_folder(folder: Path) -> Try:
-    """Two pictures with captions beside them."""
+    """Two pictures with sidecar captions."""
     for name, colour in (("a", "red"), ("b", "blue")):
         Image.new("RGB", (12, 16), colour).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(f"{colour} square\n", encoding="utf-8")
@@ -47,7 +47,7 @@ def tar_shards(folder: Path) -> Try:
 
 
 def sound_folder(folder: Path) -> Try:
-    """Two sounds with captions beside them."""
+    """Two sounds with sidecar captions."""
     from audio.datasets.audio_files import put, ramp
 
     for name in ("a", "b"):
@@ -57,9 +57,9 @@ def sound_folder(folder: Path) -> Try:
 
 def sound_table(folder: Path) -> Try:
     """A table that names two sounds."""
-    said = sound_folder(folder)
+    base = sound_folder(folder)
     (folder / "table.csv").write_text("file,caption\na.wav,first\nb.wav,second\n", encoding="utf-8")
-    return Try({"table": str(folder / "table.csv"), "duration": 0.5}, said.sample)
+    return Try({"table": str(folder / "table.csv"), "duration": 0.5}, base.sample)
 
 
 def sound_shards(folder: Path) -> Try:
@@ -94,8 +94,9 @@ def saved_data_set(folder: Path) -> Try:
 
 
 def mixture(folder: Path) -> Try:
-    """The emoji, and a folder beside them."""
+    """The emoji and a folder."""
     other = {"type": "image.folder", **picture_folder(folder).options, "weight": 2}
     return Try(
-        {"dataset": [{"type": "image.emoji", "image_size": 8, "weight": 1}, other]}, Sample("image", {"fields": ("caption",)})
+        {"dataset": [{"type": "image.emoji", "image_size": 8, "weight": 1}, other]},
+        Sample("image", {"fields": ("caption",)}),
     )

@@ -38,10 +38,10 @@ def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
 
 def clip_metric(folder: Path) -> Try:
     """A tiny CLIP, drawn at random."""
-    said = [{"caption": "a cat"}, {"caption": "dog"}]
+    fields = [{"caption": "a cat"}, {"caption": "dog"}]
     return Try(
         {"feature_extractor": {"type": "image.clip", "source": str(tiny_image_encoders.clip(folder))}},
-        Sample(smooth(), {"fields": said}),
+        Sample(smooth(), {"fields": fields}),
     )
 
 

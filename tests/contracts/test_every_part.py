@@ -18,7 +18,7 @@ PARTS = [(kind, name) for kind in REGISTRY.component_types() for name in REGISTR
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
-def test_it_keeps_its_contract(kind, name, tmp_path):
+def test_a_component_fulfils_its_contract(kind, name, tmp_path):
     tries = SAMPLES.get((kind, name), Try())
     if callable(tries):
         tries = tries(tmp_path)
@@ -26,9 +26,9 @@ def test_it_keeps_its_contract(kind, name, tmp_path):
         check_component(REGISTRY, kind, name, one.options, one.sample)
 
 
-def test_no_sample_is_for_a_part_that_is_gone():
+def test_every_sample_belongs_to_a_registered_component():
     assert set(SAMPLES) <= set(PARTS)
 
 
-def test_the_parts_of_every_package_are_among_them():
+def test_every_package_registers_components():
     assert {name.partition(".")[0] for _, name in PARTS} == set(REGISTRY.sources)

@@ -1,4 +1,4 @@
-"""Captions by their sources: in every form they may come, and drawn as often as the weights say."""
+"""Captions by source: every input form, and sampling by weight."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def shares(captions, draws=4000):
 
 
 def test_a_text_a_list_and_texts_by_source_are_captions():
-    for said, texts in [
+    for value, texts in [
         (" a  red\nfox ", ["a red fox"]),
         (["one", "", 3, "two"], ["one", "two"]),
         ({"llava": "a fox", "blip2": ["fox", "red fox"], "human": None}, ["a fox", "fox", "red fox"]),
     ]:
-        assert list(all_texts(read_captions(said))) == texts
+        assert list(all_texts(read_captions(value))) == texts
 
 
-def test_a_source_is_heard_by_its_weight_however_much_it_says():
-    said = {"llava": [f"long {n}" for n in range(9)], "blip2": "short"}
-    even = shares(read_captions(said))
+def test_a_source_is_drawn_by_its_weight_whatever_its_number_of_texts():
+    value = {"llava": [f"long {n}" for n in range(9)], "blip2": "short"}
+    even = shares(read_captions(value))
     assert even["short"] == pytest.approx(0.5, abs=0.04)
-    assert shares(read_captions(said, {"llava": 3}))["short"] == pytest.approx(0.25, abs=0.04)
-    assert set(shares(read_captions(said, {"llava": 0}), 50)) == {"short"}
+    assert shares(read_captions(value, {"llava": 3}))["short"] == pytest.approx(0.25, abs=0.04)
+    assert set(shares(read_captions(value, {"llava": 0}), 50)) == {"short"}
 
 
-def test_the_weights_of_a_picture_win_over_those_of_the_data_set():
+def test_weights_of_a_record_override_those_of_the_data_set():
     record = {"captions": {"a": "x", "b": "y"}, "caption_weights": {"a": 0}}
     assert set(shares(read_record(record, {"a": 5, "b": 1}), 30)) == {"y"}
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         ({}, "not a text, a list of texts"),
         ({"caption": 3}, "not a text, a list of texts"),
@@ -59,13 +59,13 @@ def test_the_weights_of_a_picture_win_over_those_of_the_data_set():
         ({"captions": {"a": "x"}, "caption_weights": [1]}, '"caption_weights" are not numbers by source'),
     ],
 )
-def test_a_record_without_a_caption_to_draw_says_why(record, said):
-    with pytest.raises(UnusableError, match=said):
+def test_a_record_without_a_usable_caption_is_refused_with_the_reason(record, message):
+    with pytest.raises(UnusableError, match=message):
         read_record(record)
 
 
 @pytest.mark.parametrize(
-    ("read", "data", "said"),
+    ("read", "data", "message"),
     [
         (read_lines, b"\xff\xfe", "not UTF-8"),
         (read_lines, b"\n \n", "no caption"),
@@ -76,12 +76,12 @@ def test_a_record_without_a_caption_to_draw_says_why(record, said):
         (read_json, b"\xff", "not JSON"),
     ],
 )
-def test_a_file_of_captions_that_cannot_be_read_says_why(read, data, said):
-    with pytest.raises(UnusableError, match=said):
+def test_an_unreadable_caption_file_is_refused_with_the_reason(read, data, message):
+    with pytest.raises(UnusableError, match=message):
         read(data)
 
 
-def test_each_line_is_a_caption_and_json_says_them_in_one_of_three_fields():
+def test_captions_are_lines_of_text_or_one_of_three_json_fields():
     assert list(all_texts(read_lines("\ufeffeins\n\nzwei\n".encode()))) == ["eins", "zwei"]
     for field in ("captions", "caption", "text"):
         assert list(all_texts(read_json(f'{{"{field}": ["a"], "width": 3}}'.encode()))) == ["a"]

@@ -45,7 +45,7 @@ def mixed(datasets, *weights):
     return MixtureDataset(MixtureDataset.Config.read({"dataset": uses}, "test"), datasets)
 
 
-def test_examples_keep_their_data_set_and_their_draw():
+def test_examples_come_from_their_data_set_with_its_random_numbers():
     both = mixed([Numbers("a", 3), Numbers("b", 2)], None, None)
     read = [both.get(index, random.Random(7)) for index in range(len(both))]
     assert [one["value"] for one in read] == ["a0", "a1", "a2", "b0", "b1"]
@@ -61,7 +61,7 @@ def test_weights_are_shares_of_the_draws_whatever_the_sizes():
     assert Counter(drawn)["b2"] / Counter(drawn)["b0"] == pytest.approx(3, abs=0.1)  # its own weights are 3 to 1
 
 
-def test_without_weights_each_example_weighs_what_it_did():
+def test_without_weights_examples_have_their_own_weights():
     both = mixed([Numbers("a", 3), Numbers("b", 2)], None, None)
     assert [both.weight(index) for index in range(5)] == [1, 2, 3, 1, 2]
 

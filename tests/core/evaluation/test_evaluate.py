@@ -1,4 +1,4 @@
-"""An evaluation of the toy modality: the same figures however it is cut, stopped and gone on with."""
+"""Evaluation of the toy modality: the same scores whatever the batches, interruptions and caches."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from lumina_core.sampling.pipeline import Pipeline
 
 
 class Sums(FeatureExtractor):
-    """Features: sum and sum of squares of a signal; counts what it looks at."""
+    """Features: sum and sum of squares of a signal; counts the items."""
 
     name = key = "sums"
 
     def __init__(self):
-        self.seen = 0
+        self.num_items = 0
 
     def __call__(self, items):
-        self.seen += len(items)
+        self.num_items += len(items)
         return torch.stack([torch.stack([item.sum(), item.square().sum()]) for item in items])
 
 
 class Distance(Metric):
-    """Metric: distance of each from the right one, and of the means of both sets."""
+    """Metric: distance of each item from its target, and of the means of both sets."""
 
     name, min_samples = "distance", 3
 
@@ -40,13 +40,13 @@ class Distance(Metric):
         self.feature_extractor = Sums()
 
     def compute(self, inputs):
-        away = (inputs.generated - inputs.real[inputs.target_index]).norm(dim=1).double()
-        apart = float((inputs.generated.mean(0) - inputs.real[inputs.reference_index].mean(0)).norm())
-        return {"each": away, "means": apart, "never": torch.full((len(away),), torch.nan)}
+        distance = (inputs.generated - inputs.real[inputs.target_index]).norm(dim=1).double()
+        mean_distance = float((inputs.generated.mean(0) - inputs.real[inputs.reference_index].mean(0)).norm())
+        return {"each": distance, "means": mean_distance, "never": torch.full((len(distance),), torch.nan)}
 
 
 class BilingualEvalSet(DatasetEvalSet):
-    """Two languages, of which one shouts; a group for each label."""
+    """Two languages, one in capitals; a group per label."""
 
     languages, splits = ("soft", "loud"), ("all", "none")
 
@@ -74,69 +74,69 @@ def pipeline():
     return Pipeline(model, registry())
 
 
-def evaluated(pipeline, eval_set=EVAL_SET, metric=None, **asked):
-    return evaluate(pipeline, eval_set, {"d": metric or Distance()}, **{"num_samples": 8, **asked})
+def evaluated(pipeline, eval_set=EVAL_SET, metric=None, **options):
+    return evaluate(pipeline, eval_set, {"d": metric or Distance()}, **{"num_samples": 8, **options})
 
 
 def to_json(result):
     return {name: figure.to_json() for name, figure in result.scores["d"].items()}
 
 
-class Killed(Exception):
-    """What stands for the end of a process."""
+class InterruptedRunError(Exception):
+    """Interruption of the process."""
 
 
-def killer(after):
+def interrupt_after(after):
     def watch(what, done, total):
         if what == "generated" and done >= after:
-            raise Killed
+            raise InterruptedRunError
 
     return watch
 
 
-def test_the_size_of_a_batch_changes_no_figure(pipeline):
+def test_scores_do_not_depend_on_the_batch_size(pipeline):
     small, large = (to_json(evaluated(pipeline, batch_size=batch))["each"] for batch in (3, 50))
     assert small["value"] == pytest.approx(large["value"], rel=1e-5)
     assert (small["low"], small["high"]) == pytest.approx((large["low"], large["high"]), rel=1e-5)
 
 
-def test_another_seed_asks_otherwise(pipeline):
+def test_another_seed_gives_other_scores(pipeline):
     assert to_json(evaluated(pipeline, seed=1)) != to_json(evaluated(pipeline, seed=0))
 
 
 def test_an_interrupted_evaluation_is_resumed_with_the_same_scores(pipeline, tmp_path):
-    asked = {"num_samples": 8, "batch_size": 3, "out": tmp_path / "evaluated"}
-    with pytest.raises(Killed):
-        evaluate(pipeline, EVAL_SET, {"d": Distance()}, **asked, progress=killer(6))
+    options = {"num_samples": 8, "batch_size": 3, "out": tmp_path / "evaluated"}
+    with pytest.raises(InterruptedRunError):
+        evaluate(pipeline, EVAL_SET, {"d": Distance()}, **options, progress=interrupt_after(6))
     assert len(list((tmp_path / "evaluated" / BATCHES_DIR).iterdir())) == 2
-    (tmp_path / "evaluated" / BATCHES_DIR / ".000006.safetensors.lumina-4999999-12345678.partial.safetensors").write_bytes(b"half")
+    (
+        tmp_path / "evaluated" / BATCHES_DIR / ".000006.safetensors.lumina-4999999-12345678.partial.safetensors"
+    ).write_bytes(b"half")
     metric = Distance()
-    resumed = evaluated(pipeline, metric=metric, **asked, resume=True)
+    resumed = evaluated(pipeline, metric=metric, **options, resume=True)
     assert to_json(resumed) == to_json(evaluated(pipeline, batch_size=3))
-    assert (
-        metric.feature_extractor.seen == 1 + 2 + 9
-    )  # a look at what a reference is, what had not been made, the real ones
+    assert metric.feature_extractor.num_items == 1 + 2 + 9  # one reference, the remaining items, the real examples
 
 
-def test_features_of_real_examples_are_kept_for_another_model_or_seed(pipeline, tmp_path):
+def test_features_of_real_examples_are_cached_across_seeds(pipeline, tmp_path):
     evaluated(pipeline, out=tmp_path / "a", cache=tmp_path / "cache")
     metric = Distance()
     again = evaluated(pipeline, metric=metric, out=tmp_path / "b", cache=tmp_path / "cache", seed=3)
-    assert metric.feature_extractor.seen == 1 + 8
+    assert metric.feature_extractor.num_items == 1 + 8
     assert to_json(again) == to_json(evaluated(pipeline, seed=3))
 
 
-def test_other_real_examples_are_looked_at_anew(pipeline, tmp_path):
+def test_other_real_examples_are_not_taken_from_the_cache(pipeline, tmp_path):
     evaluated(pipeline, cache=tmp_path)
     metric = Distance()
     evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config(count=10)), "signal"), metric, cache=tmp_path)
-    assert metric.feature_extractor.seen == 1 + 10 + 8
+    assert metric.feature_extractor.num_items == 1 + 10 + 8
 
 
-def test_figures_are_told_for_every_language_and_group_and_their_mean(pipeline):
+def test_scores_have_groups_by_language_and_label_and_group_means(pipeline):
     each = evaluated(pipeline, num_samples=9, languages=("all",)).scores["d"]["each"]
     assert each.count == 18
-    assert {key: sorted(found) for key, found in each.groups.items()} == {
+    assert {key: sorted(result) for key, result in each.groups.items()} == {
         "language": ["loud", "soft"],
         "label": ["0", "1", "2"],
     }
@@ -146,41 +146,44 @@ def test_figures_are_told_for_every_language_and_group_and_their_mean(pipeline):
     )
 
 
-def test_a_figure_of_a_set_compares_a_group_with_the_real_ones_of_that_group(pipeline):
-    found = evaluated(pipeline, num_samples=9)
+def test_a_score_of_a_set_compares_a_group_with_its_own_real_examples(pipeline):
+    result = evaluated(pipeline, num_samples=9)
     real = Sums()([EVAL_SET.reference(place) for place in (0, 3, 6)]).mean(0)
-    made = [place for place, case in enumerate(found.eval_items) if case.groups["label"] == "0"]
-    features = Sums()([found.previews[2 * place] for place in made]).mean(0)
-    assert found.scores["d"]["means"].groups["label"]["0"].value == pytest.approx(
+    made = [place for place, case in enumerate(result.eval_items) if case.groups["label"] == "0"]
+    features = Sums()([result.previews[2 * place] for place in made]).mean(0)
+    assert result.scores["d"]["means"].groups["label"]["0"].value == pytest.approx(
         float((features - real).norm()), rel=1e-5
     )
 
 
-def test_one_example_alone_has_no_bounds_however_often_it_is_made(pipeline):
-    found = evaluated(pipeline, num_samples=4, samples_per_prompt=2, seed=1)
-    references = [{case.target_index for case in found.eval_items if case.groups["label"] == name} for name in "012"]
-    label = found.scores["d"]["each"].groups["label"]
+def test_a_single_prompt_has_no_interval_whatever_the_number_of_samples(pipeline):
+    result = evaluated(pipeline, num_samples=4, samples_per_prompt=2, seed=1)
+    references = [{case.target_index for case in result.eval_items if case.groups["label"] == name} for name in "012"]
+    label = result.scores["d"]["each"].groups["label"]
     alone = {str(n) for n, places in enumerate(references) if len(places) == 1}
     assert alone and {name for name, figure in label.items() if figure.interval is None} == alone
 
 
-def test_what_applies_to_nothing_is_not_told(pipeline):
+def test_a_score_that_applies_to_no_item_is_left_out(pipeline):
     assert set(evaluated(pipeline).scores["d"]) == {"each", "means"}
 
 
-def test_several_of_each_have_noises_of_their_own(pipeline):
-    found = evaluated(pipeline, num_samples=4, samples_per_prompt=3, languages=("soft", "loud"))
-    assert len(set(found.seeds)) == 12 and found.seeds[:12] == found.seeds[12:]
-    assert [case.target_index for case in found.eval_items[:3]] == [found.eval_items[0].target_index] * 3
+def test_samples_of_one_prompt_have_different_noise(pipeline):
+    result = evaluated(pipeline, num_samples=4, samples_per_prompt=3, languages=("soft", "loud"))
+    assert len(set(result.seeds)) == 12 and result.seeds[:12] == result.seeds[12:]
+    assert [case.target_index for case in result.eval_items[:3]] == [result.eval_items[0].target_index] * 3
 
 
-def test_made_and_real_stand_side_by_side(pipeline):
-    found = evaluated(pipeline)
-    assert torch.equal(found.previews[1], EVAL_SET.reference(found.eval_items[0].target_index)) and len(found.previews) == 16
+def test_previews_alternate_generated_and_real_examples(pipeline):
+    result = evaluated(pipeline)
+    assert (
+        torch.equal(result.previews[1], EVAL_SET.reference(result.eval_items[0].target_index))
+        and len(result.previews) == 16
+    )
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"num_samples": 2}, "got 2 generated and real examples, expected at least 3"),
         ({"languages": ("lout",)}, "did you mean 'loud'"),
@@ -189,27 +192,27 @@ def test_made_and_real_stand_side_by_side(pipeline):
         ({"solver": "midpont"}, "midpoint"),
     ],
 )
-def test_what_cannot_be_asked_is_told_in_a_line(pipeline, asked, message):
+def test_invalid_arguments_are_refused(pipeline, options, message):
     with pytest.raises(Exception, match=message):
-        evaluated(pipeline, **asked)
+        evaluated(pipeline, **options)
 
 
-def test_examples_with_a_label_are_told_by_class(pipeline):
-    found = evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config(count=9)), "signal"), num_samples=9).scores["d"][
+def test_examples_with_a_label_are_grouped_by_it(pipeline):
+    result = evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config(count=9)), "signal"), num_samples=9).scores["d"][
         "each"
     ]
-    assert {name: figure.count for name, figure in found.groups["label"].items()} == {"0": 3, "1": 3, "2": 3}
+    assert {name: figure.count for name, figure in result.groups["label"].items()} == {"0": 3, "1": 3, "2": 3}
 
 
-def test_a_model_that_makes_no_numbers_is_not_judged(pipeline):
+def test_a_model_that_generates_nan_is_refused(pipeline):
     broken = Pipeline(copy.deepcopy(pipeline.model), pipeline.registry)
     with torch.no_grad():
         next(broken.model.head.parameters()).fill_(torch.nan)
-    with pytest.raises(LuminaError, match="no number|NaN|not a number|finite"):
+    with pytest.raises(LuminaError, match=r"NaN|not a number|finite|no number"):
         evaluated(broken)
 
 
-def test_data_without_what_the_model_makes_is_told(pipeline):
+def test_examples_without_the_generated_field_are_refused(pipeline):
     with pytest.raises(ConfigError, match=r"got examples with the fields signal, label, word, expected 'shape'"):
         evaluated(pipeline, DatasetEvalSet(Signals(Signals.Config()), "shape"), num_samples=3)
 
@@ -223,7 +226,7 @@ def test_an_empty_data_set_is_refused(pipeline):
         evaluate(pipeline, Nothing(Signals.Config()))
 
 
-def test_a_folder_goes_on_only_with_what_was_begun_in_it(pipeline, tmp_path):
+def test_a_folder_resumes_only_the_same_evaluation(pipeline, tmp_path):
     evaluated(pipeline, out=tmp_path)
     with pytest.raises(ConfigError, match="Set resume"):
         evaluated(pipeline, out=tmp_path)
@@ -231,7 +234,7 @@ def test_a_folder_goes_on_only_with_what_was_begun_in_it(pipeline, tmp_path):
         evaluated(pipeline, out=tmp_path, resume=True, seed=5)
 
 
-def test_a_batch_cut_short_is_named(pipeline, tmp_path):
+def test_a_truncated_batch_file_is_named(pipeline, tmp_path):
     evaluated(pipeline, out=tmp_path)
     part = next((tmp_path / BATCHES_DIR).iterdir())
     part.write_bytes(part.read_bytes()[:40])
@@ -239,16 +242,16 @@ def test_a_batch_cut_short_is_named(pipeline, tmp_path):
         evaluated(pipeline, out=tmp_path, resume=True)
 
 
-def test_a_folder_that_cannot_be_made_is_a_line(pipeline, tmp_path):
+def test_a_folder_that_cannot_be_created_is_refused(pipeline, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="Choose another folder"):
         evaluated(pipeline, out=tmp_path / "file" / "evaluated")
 
 
-def test_what_was_asked_is_kept_beside_what_was_made(pipeline, tmp_path):
+def test_the_configuration_is_written_to_the_folder(pipeline, tmp_path):
     evaluated(pipeline, out=tmp_path, steps=2)
-    kept = json.loads((tmp_path / "eval_config.json").read_text())
-    assert (kept["settings"], kept["samples"], len(kept["model"])) == ({"steps": "2"}, 8, 64)
+    config = json.loads((tmp_path / "eval_config.json").read_text())
+    assert (config["settings"], config["samples"], len(config["model"])) == ({"steps": "2"}, 8, 64)
 
 
 class CountingEvalSet(BilingualEvalSet):
@@ -285,7 +288,7 @@ def test_a_dataset_is_a_name_a_recipe_an_object_or_dicts(pipeline):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ("toy.signal", "dataset: got 'toy.signal'.*did you mean 'toy.signals'"),
+        ("toy.signal", r"dataset: got 'toy.signal'.*did you mean 'toy.signals'"),
         (3, "dataset: got int, expected a lumina_core Dataset"),
         ([("a", "b")] * 4, r"dataset\[\d\]: got tuple, expected a dict"),
     ],
@@ -301,13 +304,13 @@ def test_a_misspelt_option_is_refused_with_the_nearest_one(pipeline):
 
 
 def test_options_of_a_metric_that_is_not_computed_are_refused(pipeline):
-    with pytest.raises(ConfigError, match="metric_options: got 'distanc'.*did you mean 'distance'"):
+    with pytest.raises(ConfigError, match=r"metric_options: got 'distanc'.*did you mean 'distance'"):
         evaluate(pipeline, EVAL_SET, [Distance()], metric_options={"distanc": {}})
 
 
 @pytest.mark.parametrize("metrics", [[Distance(), Distance()], [3]])
 def test_metrics_are_names_or_objects_each_once(pipeline, metrics):
-    with pytest.raises(ConfigError, match="expected (each once|a name)"):
+    with pytest.raises(ConfigError, match=r"expected (each once|a name)"):
         evaluate(pipeline, EVAL_SET, metrics)
 
 

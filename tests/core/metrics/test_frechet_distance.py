@@ -13,7 +13,7 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_two_gaussians_on_one_axis_are_as_far_apart_as_means_and_deviations():
+def test_the_distance_of_one_dimensional_gaussians_has_its_closed_form():
     one = Gaussian(torch.tensor([1.0]).double(), torch.tensor([[2.0]]).double())
     other = Gaussian(torch.tensor([4.0]).double(), torch.tensor([[-0.5]]).double())
     assert frechet_distance(one, other) == pytest.approx((4 - 1) ** 2 + (2 - 0.5) ** 2)
@@ -35,12 +35,12 @@ def test_covariances_that_do_not_commute_agree_with_the_matrix_root():
 
 
 @pytest.mark.parametrize("count", [8, 200], ids=["fewer rows than numbers", "more rows"])
-def test_a_set_is_at_no_distance_from_itself(count):
+def test_the_distance_of_a_set_to_itself_is_zero(count):
     rows = 100 + drawn(4, count, 32)
     assert frechet_distance(fit_gaussian(rows), fit_gaussian(rows.flip(0))) == pytest.approx(0, abs=1e-9)
 
 
-def test_few_rows_and_many_give_the_covariance_of_the_same_rows():
+def test_both_factors_of_the_covariance_agree():
     few = drawn(5, 6, 12)
     spread = fit_gaussian(few).cov_factor
     assert torch.allclose(spread @ spread.T, few.T.cov())

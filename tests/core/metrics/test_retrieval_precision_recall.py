@@ -13,18 +13,18 @@ from lumina_core.metrics.retrieval_precision_recall import (
 LINE = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
 
 
-def test_distances_are_those_of_the_rows_even_far_from_the_origin():
+def test_distances_are_exact_far_from_the_origin():
     one, other = torch.rand(5, 7).double() + 1000, torch.rand(6, 7).double() + 1000
     wanted = (one[:, None] - other[None]).square().sum(-1)
     assert torch.allclose(squared_distances(one, other), wanted, atol=1e-9)
 
 
-def test_a_rank_counts_the_real_rows_that_are_nearer_than_the_right_one():
+def test_a_rank_counts_the_real_rows_nearer_than_the_target():
     made = torch.tensor([[0.1], [1.9], [9.0]])
     assert target_ranks(made, torch.tensor([0, 0, 1]), LINE).tolist() == [0, 2, 2]
 
 
-def test_a_twin_of_the_right_one_is_not_nearer():
+def test_a_duplicate_of_the_target_is_not_nearer():
     assert target_ranks(torch.tensor([[0.4]]), torch.tensor([1]), torch.tensor([[0.0], [0.0], [5.0]])).tolist() == [0]
 
 
@@ -33,13 +33,13 @@ def test_rows_beyond_a_chunk_are_ranked_like_the_first():
     assert target_ranks(made, torch.arange(1100), made).tolist() == [0] * 1100
 
 
-def test_the_nearest_of_those_that_belong_and_of_the_others():
+def test_nearest_rows_inside_and_outside_a_group():
     belongs = torch.tensor([[True, True, False, False]])
     inside, outside = nearest_in_group(torch.tensor([[3.0]]), LINE, belongs)
     assert (inside.tolist(), outside.tolist()) == ([4.0], [1.0])
 
 
-def test_a_family_of_everybody_has_nobody_outside():
+def test_a_group_of_all_rows_has_an_infinite_distance_outside():
     _, outside = nearest_in_group(torch.tensor([[3.0]]), LINE, torch.ones(1, 4, dtype=torch.bool))
     assert outside.tolist() == [torch.inf]
 

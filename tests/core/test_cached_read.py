@@ -20,19 +20,19 @@ def test_a_file_is_read_once_until_it_changes(tmp_path):
     assert look(file) == 2 and read == ["one", "other"]
 
 
-def test_what_cannot_be_read_is_told_in_a_line_and_nobody_waits_for_a_pipe(tmp_path):
+def test_unreadable_files_are_refused_and_a_pipe_does_not_block(tmp_path):
     def refused(path):
         raise UnusableError("it is green")
 
     look = cached_read(refused, "a text")
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
-    said = {
+    messages = {
         "file": "cannot be used as a text: it is green",
         "pipe": "cannot be used as a text: not a plain file",
         ".": "it is a folder; name a file in it",
         "none": "none cannot be read: No such file",
     }
-    for name, reason in said.items():
+    for name, reason in messages.items():
         with pytest.raises(ValueError, match=reason):
             look(tmp_path / name)
