@@ -145,3 +145,35 @@ def test_a_model_is_evaluated_with_one_call():
     result = evaluate(pipe, dataset="signals", metrics=[Distance()], num_samples=3, steps=2)
     score = result["distance"]["mean"]
     assert score.count == 3 and score.interval.low <= score.value <= score.interval.high
+
+
+def test_a_recipe_is_trained_on_an_own_dataset_with_an_own_callback(tmp_path):
+    import torch
+
+    from lumina_core import Recipe, TrainCallback, Trainer, load_model
+
+    class Squares(torch.utils.data.Dataset):
+        """Coloured squares with a caption."""
+
+        def __len__(self):
+            return 32
+
+        def __getitem__(self, index):
+            return {"image": torch.full((3, 32, 32), index / 16 - 1), "caption": f"square number {index}"}
+
+    class Losses(TrainCallback):
+        def __init__(self):
+            self.losses = []
+
+        def on_step_end(self, trainer, metrics):
+            self.losses.append(metrics.loss)
+
+    settings = ("training.steps=3", "training.global_batch_size=8", "training.sample_interval=0", "dataset=null")
+    recipe, losses = Recipe.load("image.tiny", settings), Losses()
+    model_dir = Trainer(recipe, tmp_path / "run", dataset=Squares(), callbacks=[losses], device="cpu").train()
+    assert len(losses.losses) == 3
+    assert load_model(model_dir).recipe.training.steps == 3
+
+    with Trainer(recipe, tmp_path / "loop", dataset=Squares(), device="cpu") as trainer:
+        own = [trainer.train_step(batch).loss for batch in trainer.batches()]
+    assert own == losses.losses

@@ -29,7 +29,7 @@ class FlowMatching:
 
         path: ComponentSpec = Field(ComponentSpec(type="core.linear"), description="probability path: x_t of t")
         time_sampler: ComponentSpec = Field(ComponentSpec(type="core.uniform"), description="distribution of times")
-        coupling: ComponentSpec = Field(ComponentSpec(type="core.independent"), description="pairs of noise and data")
+        coupling: ComponentSpec | None = Field(None, description="pairs of noise and data; None: independent")
         prediction: PredictionType = Field("velocity", description="output of the network")
         loss_space: Literal["velocity", "prediction"] = Field(
             "velocity", description="space of the loss; velocity: predictions are converted to velocities first"
