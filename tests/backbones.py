@@ -17,11 +17,11 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+def seeded_randn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def wake(module: nn.Module, seed: int = 1) -> nn.Module:
+def randomize(module: nn.Module, seed: int = 1) -> nn.Module:
     """Matrices of deviation 1/sqrt(fan in), vectors moved by 0.3, so that nothing is zero and everything matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -37,30 +37,30 @@ def wake(module: nn.Module, seed: int = 1) -> nn.Module:
 def next_dit(**options: Any) -> NextDiTBackbone:
     sizes = {"rope_axes_dim": (0, 4, 4), "rope_layout": "interleaved", **SIZES, **options}
     model = NextDiTBackbone(NextDiTBackbone.Config.read(sizes, "test"))
-    wake(model)
+    randomize(model)
     return model
 
 
 def flag_dit(**options: Any) -> FlagDiTBackbone:
     model = FlagDiTBackbone(FlagDiTBackbone.Config.read({**SIZES, **options}, "test"))
-    wake(model)
+    randomize(model)
     return model
 
 
 BACKBONES = {"next_dit": next_dit, "flag_dit": flag_dit}
 
 
-def picture(rows: int, columns: int, batch: int = 1, seed: int = 0) -> Tokens:
+def make_tokens(rows: int, columns: int, batch: int = 1, seed: int = 0) -> Tokens:
     """Random tokens of width 6 at (0, row, column)."""
     places = torch.tensor([(0, row, column) for row in range(rows) for column in range(columns)])
     count = rows * columns
     positions = places.float().expand(batch, -1, -1)
-    return Tokens(drawn((batch, count, 6), seed), positions, ((rows, columns),) * batch)
+    return Tokens(seeded_randn((batch, count, 6), seed), positions, ((rows, columns),) * batch)
 
 
-def said(batch: int, entries: int = 5, seed: int = 7) -> Condition:
-    return Condition(context=drawn((batch, entries, 12), seed), pooled=drawn((batch, 10), seed + 1))
+def make_condition(batch: int, entries: int = 5, seed: int = 7) -> Condition:
+    return Condition(context=seeded_randn((batch, entries, 12), seed), pooled=seeded_randn((batch, 10), seed + 1))
 
 
-def times(batch: int) -> Tensor:
+def make_times(batch: int) -> Tensor:
     return torch.linspace(0.2, 0.8, batch)

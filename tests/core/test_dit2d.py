@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones import drawn, wake
+from backbones import randomize, seeded_randn
 
 from lumina_core import FlagDiT, NextDiT, Tokens, load_model
 from lumina_core.errors import CheckpointError, ConfigError, ShapeError
@@ -19,7 +19,7 @@ SIZES = {"in_channels": 3, "patch_size": 2, "hidden_size": 32, "num_layers": 2, 
 
 
 def net_of(kind, **options):
-    return wake(kind(**{**SIZES, **options}))
+    return randomize(kind(**{**SIZES, **options}))
 
 
 @both
@@ -28,7 +28,7 @@ def test_with_defaults_it_maps_latents_to_latents_and_a_new_one_gives_zeros(kind
         net = kind()
     assert net(torch.zeros(1, 4, 6, 8, device="meta"), 0.5).shape == (1, 4, 6, 8)
     new = kind(**SIZES)
-    assert torch.equal(new(drawn((2, 3, 4, 6)), torch.tensor([0.2, 0.9])), torch.zeros(2, 3, 4, 6))
+    assert torch.equal(new(seeded_randn((2, 3, 4, 6)), torch.tensor([0.2, 0.9])), torch.zeros(2, 3, 4, 6))
 
 
 @both
@@ -36,11 +36,11 @@ def test_with_defaults_it_maps_latents_to_latents_and_a_new_one_gives_zeros(kind
 def test_it_is_the_backbone_and_the_head_over_patches_numbered_channel_row_column(kind):
     net, x, text, t = (
         net_of(kind, context_dim=8, pooled_dim=5),
-        drawn((2, 3, 4, 6)),
-        drawn((2, 7, 8)),
-        drawn((2,)).abs(),
+        seeded_randn((2, 3, 4, 6)),
+        seeded_randn((2, 7, 8)),
+        seeded_randn((2,)).abs(),
     )
-    mask, pooled = torch.tensor([[True] * 7, [True] * 3 + [False] * 4]), drawn((2, 5), 3)
+    mask, pooled = torch.tensor([[True] * 7, [True] * 3 + [False] * 4]), seeded_randn((2, 5), 3)
     values, positions = torch.zeros(2, 6, 12), torch.zeros(2, 6, 3)
     for token in range(6):
         row, column = divmod(token, 3)
@@ -59,8 +59,8 @@ def test_it_is_the_backbone_and_the_head_over_patches_numbered_channel_row_colum
 @torch.no_grad()
 def test_control_and_references_change_the_output_item_by_item(kind):
     axes = {"rope_axes_dim": (4, 2, 2)} if kind is NextDiT else {}
-    net, x, t = net_of(kind, control_channels=2, **axes), drawn((2, 3, 4, 4)), torch.tensor([0.3, 0.6])
-    control, reference = drawn((2, 2, 4, 4), 1), drawn((2, 2, 3, 4, 2), 2)
+    net, x, t = net_of(kind, control_channels=2, **axes), seeded_randn((2, 3, 4, 4)), torch.tensor([0.3, 0.6])
+    control, reference = seeded_randn((2, 2, 4, 4), 1), seeded_randn((2, 2, 3, 4, 2), 2)
     together = net(x, t, control=control, reference=reference)
     for item in range(2):
         rows = slice(item, item + 1)
@@ -79,14 +79,14 @@ def test_control_and_references_change_the_output_item_by_item(kind):
 
 def test_a_new_model_with_control_begins_as_one_without():
     torch.manual_seed(0)
-    net, x = NextDiT(**SIZES, control_channels=2), drawn((1, 3, 4, 4))
-    wake(net.head)
-    assert torch.equal(net(x, 0.5, control=drawn((1, 2, 4, 4))), net(x, 0.5))
+    net, x = NextDiT(**SIZES, control_channels=2), seeded_randn((1, 3, 4, 4))
+    randomize(net.head)
+    assert torch.equal(net(x, 0.5, control=seeded_randn((1, 2, 4, 4))), net(x, 0.5))
 
 
 def test_a_position_encoding_of_ones_own_is_used():
     mixed = MixedRope(MixedRope.Config(head_dim=8, num_heads=4, num_layers=2))
-    net, x = net_of(NextDiT, position_encoding=mixed), drawn((1, 3, 4, 4))
+    net, x = net_of(NextDiT, position_encoding=mixed), seeded_randn((1, 3, 4, 4))
     assert net.backbone.position_encoding is mixed
     net(x, 0.5).square().mean().backward()
     assert mixed.freqs.grad.abs().max() > 0
@@ -126,7 +126,7 @@ def test_options_that_are_unknown_or_do_not_fit_are_refused(kind):
 
 def test_from_pretrained_gives_the_prediction_of_the_trained_model():
     image = pytest.importorskip("lumina_image")
-    net, x = NextDiT.from_pretrained("image.emoji"), drawn((1, 3, 64, 64))
+    net, x = NextDiT.from_pretrained("image.emoji"), seeded_randn((1, 3, 64, 64))
     assert net.prediction == "data" and net.patch_size == 8 and not net.training
     model = load_model(Path(image.__file__).parent / "models" / "emoji", load_plugins())
     t, condition = torch.tensor([0.4]), model.encode_condition({"caption": ["a red heart"]}, 1)

@@ -100,9 +100,9 @@ def test_a_plugin_that_registers_while_it_is_loaded_is_left_out_with_the_reason(
 
 def test_intermediate_features_of_a_backbone():
     import torch
-    from backbones import next_dit, picture, said
+    from backbones import make_condition, make_tokens, next_dit
 
-    backbone, tokens, condition = next_dit(num_layers=8, hidden_size=32), picture(2, 3), said(1)
+    backbone, tokens, condition = next_dit(num_layers=8, hidden_size=32), make_tokens(2, 3), make_condition(1)
     features = backbone.forward_intermediates(tokens, torch.tensor([0.5]), condition, indices=[4, 7], norm=True)
     assert [tuple(one.shape) for one in features] == [(1, 6, 32)] * 2
 

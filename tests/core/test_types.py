@@ -32,13 +32,13 @@ def test_items_of_several_lengths_are_padded_with_zeros_under_a_mask_and_come_ba
         assert after.mask is None
 
 
-def test_stacking_what_is_padded_already_keeps_its_mask():
+def test_stacking_padded_tokens_keeps_their_mask():
     padded = stack_tokens([tokens(2), tokens(4)])
     both = stack_tokens([padded, tokens(4)])
     assert both.mask.sum(1).tolist() == [2, 4, 4]
 
 
-def test_other_values_keep_the_places():
+def test_with_values_keeps_positions():
     first = tokens(3)
     other = first.with_values(torch.zeros(1, 3, 7))
     assert other.positions is first.positions and other.values.shape == (1, 3, 7)

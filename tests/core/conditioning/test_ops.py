@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backbones import drawn
+from backbones import seeded_randn
 
 from lumina_core.conditioning.ops import choose, combine_regions, condition_to, join, mean_pool, repeat, select, stack
 from lumina_core.errors import ShapeError
@@ -19,7 +19,7 @@ def context(batch: int) -> Tokens:
     return Tokens(memory(batch, 3), torch.zeros(batch, 3, 3), ((3,),) * batch)
 
 
-def test_two_conditioners_put_memories_one_after_another_and_summaries_side_by_side():
+def test_join_concatenates_contexts_and_pooled_conditions():
     said = join(
         [
             Condition(memory(2, 3), pooled=memory(2, 1)[:, 0]),
@@ -31,20 +31,20 @@ def test_two_conditioners_put_memories_one_after_another_and_summaries_side_by_s
     assert said.context_mask is None and said.pooled.shape == (2, 4)
 
 
-def test_one_mask_among_joined_memories_makes_the_others_real():
+def test_joining_with_a_mask_makes_masks_for_all():
     mask = torch.tensor([[True, False]])
     said = join([Condition(memory(1, 2), mask), Condition(memory(1, 3))])
     assert said.context_mask.tolist() == [[True, False, True, True, True]]
 
 
-def test_joined_conditions_must_agree():
+def test_conditions_that_cannot_be_joined_are_an_error():
     with pytest.raises(ShapeError, match=r"widths \[2, 3\]"):
         join([Condition(memory(1, 2)), Condition(memory(1, 2, width=3))])
     with pytest.raises(ShapeError, match="got 2 with reference tokens"):
         join([Condition(reference=context(1)), Condition(reference=context(1))])
 
 
-def test_stacked_memories_of_one_length_need_no_mask_and_of_several_are_padded_under_one():
+def test_stacked_contexts_are_masked_only_if_lengths_differ():
     assert stack([Condition(memory(1, 3)), Condition(memory(2, 3))]).context_mask is None
     both = stack([Condition(memory(1, 1)), Condition(memory(2, 3))])
     assert both.context.shape == (3, 3, 2) and not both.context[0, 1:].any()
@@ -66,22 +66,22 @@ def test_items_are_chosen_and_selected_row_by_row_in_every_field():
     assert turned.reference.values.shape[0] == 3 and len(turned.reference.sizes) == 3
 
 
-def test_the_pooled_memory_is_the_mean_of_its_real_entries():
+def test_mean_pool_is_the_mean_of_real_entries():
     rows = torch.tensor([[[1.0], [3.0], [100.0]]])
     assert mean_pool(rows[:, :2], None).item() == 2.0
     assert mean_pool(rows, torch.tensor([[True, True, False]])).item() == 2.0
 
 
 def regional(regions, tokens, seed=0, entries=3):
-    parts = [Condition(context=drawn((1, entries, 4), seed + k)) for k in range(regions)]
+    parts = [Condition(context=seeded_randn((1, entries, 4), seed + k)) for k in range(regions)]
     shares = torch.zeros(regions, tokens)
     shares[torch.arange(tokens) % regions, torch.arange(tokens)] = 1
     return parts, combine_regions(parts, shares)
 
 
-def test_regions_of_a_batch_are_filled_up_with_empty_ones():
+def test_missing_regions_of_a_batch_are_empty():
     _, three = regional(3, 6)
-    plain = Condition(context=drawn((1, 5, 4), 9))
+    plain = Condition(context=seeded_randn((1, 5, 4), 9))
     both = stack([three, plain])
     assert (
         both.context.shape == (2, 15, 4)
@@ -97,7 +97,7 @@ def test_regions_of_a_batch_are_filled_up_with_empty_ones():
     assert back.region_weights.shape == (1, 3, 6)
 
 
-def test_regions_that_do_not_fit_are_refused():
+def test_regions_that_do_not_fit_are_an_error():
     parts, three = regional(3, 6)
     with pytest.raises(ShapeError, match="got 2 regions, expected 3"):
         combine_regions(parts, torch.ones(2, 6))
@@ -111,10 +111,10 @@ def test_regions_that_do_not_fit_are_refused():
 
 def every_field(batch, seed=0):
     return Condition(
-        context=drawn((batch, 3, 2), seed), context_mask=torch.ones(batch, 3, dtype=torch.bool),
-        pooled=drawn((batch, 4), seed + 1),
-        reference=Tokens(drawn((batch, 2, 6), seed), drawn((batch, 2, 3)), ((2,),) * batch),
-        region_weights=drawn((batch, 1, 5), seed + 2), token_condition=drawn((batch, 5, 3), seed + 3),
+        context=seeded_randn((batch, 3, 2), seed), context_mask=torch.ones(batch, 3, dtype=torch.bool),
+        pooled=seeded_randn((batch, 4), seed + 1),
+        reference=Tokens(seeded_randn((batch, 2, 6), seed), seeded_randn((batch, 2, 3)), ((2,),) * batch),
+        region_weights=seeded_randn((batch, 1, 5), seed + 2), token_condition=seeded_randn((batch, 5, 3), seed + 3),
     )  # fmt: skip
 
 
@@ -140,17 +140,21 @@ def test_selecting_stacking_repeating_and_moving_reach_every_field():
 
 
 def test_token_conditions_of_two_conditioners_are_joined_along_their_width():
-    first, second = drawn((2, 5, 3), 1), drawn((2, 5, 1), 2)
+    first, second = seeded_randn((2, 5, 3), 1), seeded_randn((2, 5, 1), 2)
     both = join([Condition(token_condition=first), Condition(token_condition=second)])
     assert torch.equal(both.token_condition, torch.cat([first, second], dim=-1))
 
 
 def test_items_without_a_token_condition_get_zeros_and_without_a_reference_a_masked_one():
-    plain = Condition(pooled=drawn((2, 4)))
-    both = stack([Condition(pooled=drawn((1, 4)), token_condition=drawn((1, 5, 3)), reference=context(1)), plain])
+    plain = Condition(pooled=seeded_randn((2, 4)))
+    both = stack(
+        [Condition(pooled=seeded_randn((1, 4)), token_condition=seeded_randn((1, 5, 3)), reference=context(1)), plain]
+    )
     assert both.token_condition.shape == (3, 5, 3) and not both.token_condition[1:].any()
     assert both.reference.mask.tolist() == [[True] * 3, [False] * 3, [False] * 3]
-    dropped = choose(torch.tensor([False]), select(both, torch.tensor([0])), Condition(pooled=drawn((1, 4), 3)))
+    dropped = choose(torch.tensor([False]), select(both, torch.tensor([0])), Condition(pooled=seeded_randn((1, 4), 3)))
     assert not dropped.token_condition.any() and not dropped.reference.mask.any()
-    shorter = stack([Condition(token_condition=drawn((1, 2, 3))), Condition(token_condition=drawn((1, 5, 3)))])
+    shorter = stack(
+        [Condition(token_condition=seeded_randn((1, 2, 3))), Condition(token_condition=seeded_randn((1, 5, 3)))]
+    )
     assert not shorter.token_condition[0, 2:].any()

@@ -42,14 +42,14 @@ def truths(path, noise, data, time):
 
 
 @EACH_PATH
-def test_a_path_ends_at_the_data(path):
+def test_at_one_x_t_is_the_data(path):
     noise, data = ends()
     one = torch.ones(3, dtype=torch.float64)
     assert sample_x_t(path, noise, data, one).numpy() == pytest.approx(data.numpy(), abs=1e-12)
 
 
 @EACH_PATH
-def test_a_path_begins_at_the_noise(path):
+def test_at_zero_x_t_is_the_noise(path):
     noise, data = ends()
     # VP keeps exp(-5) of the data at its beginning
     left = 1e-12 if not isinstance(path, VPPath) else 0.03
@@ -60,11 +60,11 @@ def test_a_path_begins_at_the_noise(path):
 
 @EACH_PATH
 @given(TIMES)
-def test_slopes_are_the_derivatives_of_their_curves(path, time):
+def test_derivatives_equal_autograd_and_difference_quotients(path, time):
     at = torch.tensor([time], dtype=torch.float64, requires_grad=True)
     for curve, slope in ((path.alpha, path.d_alpha), (path.sigma, path.d_sigma)):
-        (wanted,) = torch.autograd.grad(curve(at).sum(), at)
-        assert float(slope(at.detach())) == pytest.approx(float(wanted), rel=1e-9)
+        (expected,) = torch.autograd.grad(curve(at).sum(), at)
+        assert float(slope(at.detach())) == pytest.approx(float(expected), rel=1e-9)
         step = 1e-6
         numerical = (curve(at.detach() + step) - curve(at.detach() - step)) / (2 * step)
         assert float(slope(at.detach())) == pytest.approx(float(numerical), rel=1e-5, abs=1e-7)
@@ -74,7 +74,7 @@ def test_slopes_are_the_derivatives_of_their_curves(path, time):
 
 @EACH_PATH
 @given(TIMES)
-def test_the_velocity_between_is_the_derivative_of_the_mixture(path, time):
+def test_velocity_target_is_the_derivative_of_x_t(path, time):
     noise, data = ends()
     at, step = torch.full((3,), time, dtype=torch.float64), 1e-6
     numerical = (sample_x_t(path, noise, data, at + step) - sample_x_t(path, noise, data, at - step)) / (2 * step)
@@ -90,7 +90,7 @@ def test_variance_preserving_paths_keep_the_variance(time):
 
 @EACH_PATH
 @given(st.lists(TIMES, min_size=3, max_size=3))
-def test_every_conversion_gives_the_truth_and_there_and_back_is_where_one_was(path, times):
+def test_conversions_are_exact_and_invertible(path, times):
     noise, data = ends()
     time = torch.tensor(times, dtype=torch.float64)
     x, truth = sample_x_t(path, noise, data, time), truths(path, noise, data, time)
@@ -103,7 +103,7 @@ def test_every_conversion_gives_the_truth_and_there_and_back_is_where_one_was(pa
 
 
 @EACH_PATH
-def test_a_floor_keeps_conversions_finite_at_the_ends(path):
+def test_min_coef_keeps_conversions_finite_at_the_ends(path):
     noise, data = ends(batch=2)
     # the slope of VP's sigma is itself infinite at the data
     time = torch.tensor([0.0, 1.0 if not isinstance(path, VPPath) else 0.0], dtype=torch.float64)
@@ -117,7 +117,7 @@ def test_a_floor_keeps_conversions_finite_at_the_ends(path):
 
 
 @EACH_PATH
-def test_a_floor_changes_nothing_where_the_coefficients_are_above_it(path):
+def test_min_coef_changes_nothing_above_it(path):
     noise, data = ends()
     time = torch.full((3,), 0.6, dtype=torch.float64)
     x = sample_x_t(path, noise, data, time)
@@ -125,7 +125,7 @@ def test_a_floor_changes_nothing_where_the_coefficients_are_above_it(path):
     assert torch.equal(convert_prediction(path, data, x, time, "data", "velocity", min_coef=0.05), plain)
 
 
-def test_an_unknown_prediction_is_refused_by_name():
+def test_an_unknown_prediction_is_an_error():
     x = torch.zeros(1, 1, 1)
     with pytest.raises(ConfigError, match="'velocty'"):
         convert_prediction(PATHS[0], x, x, torch.zeros(1), "velocty", "data")

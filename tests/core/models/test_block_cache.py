@@ -30,7 +30,7 @@ def walked(reuse, inputs, real=None):
     return came, asked
 
 
-def test_below_the_threshold_the_last_residual_is_added_and_changes_add_up():
+def test_below_the_threshold_the_last_residual_is_reused_and_changes_accumulate():
     inputs = [torch.full((1, 2, 3), value) for value in (1.0, 1.06, 1.1236, 1.191016)]  # each 6 % more
     reuse = BlockCacheState(policy(0.1))
     came, asked = walked(reuse, inputs)
@@ -41,19 +41,19 @@ def test_below_the_threshold_the_last_residual_is_added_and_changes_add_up():
     assert reuse.cached_nfe.tolist() == [2.0]
 
 
-def test_a_threshold_of_zero_asks_always_even_where_nothing_changes():
+def test_with_threshold_zero_blocks_always_run():
     inputs = [torch.ones(2, 2, 3)] * 3
     came, asked = walked(BlockCacheState(policy(0.0)), inputs)
     assert asked == [[0, 1]] * 3
     assert all(torch.equal(out, 2 * x) for out, x in zip(came, inputs, strict=True))
 
 
-def test_after_so_many_left_out_in_a_row_the_blocks_are_asked():
+def test_blocks_run_after_max_skipped_evaluations():
     _, asked = walked(BlockCacheState(policy(1.0, most=2)), [torch.ones(1, 2, 3)] * 7)
     assert asked == [[0], [], [], [0], [], [], [0]]
 
 
-def test_rows_together_go_as_they_go_alone():
+def test_items_of_a_batch_decide_as_they_do_alone():
     generator = torch.Generator().manual_seed(0)
     rates = torch.tensor([0.01, 0.04, 0.3])[:, None, None]
     inputs = [torch.rand(3, 4, 5, generator=generator) * rates + 1 for _ in range(8)]
@@ -64,7 +64,7 @@ def test_rows_together_go_as_they_go_alone():
         assert all(torch.equal(out[row : row + 1], one) for out, one in zip(together, alone, strict=True))
 
 
-def test_padding_has_no_say():
+def test_padding_does_not_count_as_change():
     real = torch.tensor([[True, True, False]])
     steady, loud = torch.ones(1, 3, 2), torch.ones(1, 3, 2)
     loud[:, 2] = 1e3
@@ -72,7 +72,7 @@ def test_padding_has_no_say():
     assert asked == [[0], [], []]
 
 
-def test_what_is_prepared_is_cut_by_rows_and_what_is_shared_stays():
+def test_selecting_rows_keeps_what_items_share():
     turned = RotaryEmbedding(torch.zeros(1, 4, 1, 2), torch.zeros(1, 4, 1, 2))
     whole = BlockInputs((turned,), torch.ones(3, 1, 1, 4).bool(), pooled=torch.arange(3.0)[:, None], scale=0.5)
     cut = select_rows(whole, torch.tensor([2, 0]), 3)

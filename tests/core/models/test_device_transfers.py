@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import BACKBONES, picture, said, times
+from backbones import BACKBONES, make_condition, make_times, make_tokens
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,10 +30,10 @@ class Crossings(TorchDispatchMode):
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
-def test_an_unprepared_forward_carries_nothing_between_devices(build, padded):
+def test_a_forward_pass_copies_nothing_between_devices(build, padded):
     # the meta device stands in for an accelerator
     model = build().to("meta")
-    tokens, condition = picture(2, 3, batch=2), said(2)
+    tokens, condition = make_tokens(2, 3, batch=2), make_condition(2)
     tokens = replace(
         tokens, values=tokens.values.to("meta"), positions=tokens.positions.to("meta"),
         mask=torch.ones(2, 6, dtype=torch.bool, device="meta") if padded else None,
@@ -42,7 +42,7 @@ def test_an_unprepared_forward_carries_nothing_between_devices(build, padded):
     condition = replace(
         condition, context=condition.context.to("meta"), context_mask=mask, pooled=condition.pooled.to("meta")
     )
-    now = times(2).to("meta")
+    now = make_times(2).to("meta")
     with Crossings() as crossings:
         hidden = model(tokens, now, condition)
     assert hidden.hidden_states.shape == (2, 6, 32)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from backbones import BACKBONES, drawn, flag_dit, next_dit, picture, said, times
+from backbones import BACKBONES, flag_dit, make_condition, make_times, make_tokens, next_dit, seeded_randn
 
 from lumina_core.conditioning.ops import select, stack
 from lumina_core.errors import ConfigError, ShapeError
@@ -21,9 +21,9 @@ both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
 
 def mixed() -> tuple[Tokens, Condition]:
     """Three pictures of different sizes, and captions of different lengths."""
-    items = [picture(3, 4, seed=1), picture(2, 2, seed=2), picture(1, 5, seed=3)]
+    items = [make_tokens(3, 4, seed=1), make_tokens(2, 2, seed=2), make_tokens(1, 5, seed=3)]
     real = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
-    return stack_tokens(items), replace(said(3), context_mask=real)
+    return stack_tokens(items), replace(make_condition(3), context_mask=real)
 
 
 def item(condition: Condition, place: int) -> Condition:
@@ -38,10 +38,10 @@ def item(condition: Condition, place: int) -> Condition:
 def test_a_batch_of_different_sizes_equals_its_items_one_by_one(build, backend):
     model = build(attn_backend=backend)
     tokens, condition = mixed()
-    together = tokens.with_values(model(tokens, times(3), condition).hidden_states).items()
+    together = tokens.with_values(model(tokens, make_times(3), condition).hidden_states).items()
     for place, alone in enumerate(tokens.items()):
-        wanted = model(alone, times(3)[place : place + 1], item(condition, place)).hidden_states
-        assert torch.allclose(together[place].values, wanted, atol=1e-5)
+        expected = model(alone, make_times(3)[place : place + 1], item(condition, place)).hidden_states
+        assert torch.allclose(together[place].values, expected, atol=1e-5)
 
 
 @both
@@ -51,69 +51,74 @@ def test_proportional_attention_counts_each_items_own_tokens(build):
     tokens, condition = mixed()
     scale = proportional_scale(tokens, None, 3, 8)
     prepared = model.precompute(tokens, condition, scale=scale)
-    together = tokens.with_values(model(tokens, times(3), condition, precomputed=prepared).hidden_states).items()
+    together = tokens.with_values(model(tokens, make_times(3), condition, precomputed=prepared).hidden_states).items()
     for place, alone in enumerate(tokens.items()):
         own = item(condition, place)
         ready = model.precompute(alone, own, scale=proportional_scale(alone, None, 3, 8))
-        wanted = model(alone, times(3)[place : place + 1], own, precomputed=ready).hidden_states
-        assert torch.allclose(together[place].values, wanted, atol=1e-5)
-        plain = model(alone, times(3)[place : place + 1], own).hidden_states
-        assert float((plain - wanted).abs().max()) > 1e-4
+        expected = model(alone, make_times(3)[place : place + 1], own, precomputed=ready).hidden_states
+        assert torch.allclose(together[place].values, expected, atol=1e-5)
+        plain = model(alone, make_times(3)[place : place + 1], own).hidden_states
+        assert float((plain - expected).abs().max()) > 1e-4
 
 
 def test_the_published_scale_counts_padding_too():
     tokens = mixed()[0]
     assert proportional_scale(tokens, None, 3, 8, count_padding=True) == proportional_attn_scale(12, 3, 8)
-    assert proportional_scale(picture(2, 3), picture(1, 2), 3, 8) == proportional_attn_scale(8, 3, 8)
+    assert proportional_scale(make_tokens(2, 3), make_tokens(1, 2), 3, 8) == proportional_attn_scale(8, 3, 8)
 
 
 @both
 @pytest.mark.parametrize("backend", ["fused", "matmul"])
 @torch.no_grad()
-def test_garbage_under_the_masks_changes_no_bit(build, backend):
+def test_values_under_masks_change_no_bit(build, backend):
     model = build(attn_backend=backend)
     tokens, condition = mixed()
-    spoilt = tokens.with_values(tokens.values.masked_fill(~tokens.mask[..., None], 1e3))
-    lies = replace(condition, context=condition.context.masked_fill(~condition.context_mask[..., None], -1e3))
-    wanted, got = model(tokens, times(3), condition).hidden_states, model(spoilt, times(3), lies).hidden_states
-    assert torch.equal(got[tokens.mask], wanted[tokens.mask])
+    changed_tokens = tokens.with_values(tokens.values.masked_fill(~tokens.mask[..., None], 1e3))
+    changed_condition = replace(
+        condition, context=condition.context.masked_fill(~condition.context_mask[..., None], -1e3)
+    )
+    expected, got = (
+        model(tokens, make_times(3), condition).hidden_states,
+        model(changed_tokens, make_times(3), changed_condition).hidden_states,
+    )
+    assert torch.equal(got[tokens.mask], expected[tokens.mask])
 
 
 @both
 @torch.no_grad()
-def test_what_was_prepared_once_gives_the_same_bits(build):
+def test_precomputed_inputs_give_the_same_bits(build):
     model = build()
     tokens, condition = mixed()
     prepared = model.precompute(tokens, condition)
-    for time in (times(3), times(3) / 2):
-        wanted = model(tokens, time, condition)
+    for time in (make_times(3), make_times(3) / 2):
+        expected = model(tokens, time, condition)
         got = model(tokens, time, condition, precomputed=prepared)
-        assert torch.equal(got.hidden_states, wanted.hidden_states)
-        assert torch.equal(got.modulation, wanted.modulation)
+        assert torch.equal(got.hidden_states, expected.hidden_states)
+        assert torch.equal(got.modulation, expected.modulation)
 
 
 @both
 def test_without_padding_no_mask_exists(build):
-    prepared = build().precompute(stack_tokens([picture(2, 3), picture(3, 2)]), said(2))
+    prepared = build().precompute(stack_tokens([make_tokens(2, 3), make_tokens(3, 2)]), make_condition(2))
     assert prepared.mask is None
     assert all(memory.mask is None for memory in prepared.cross_kvs)
 
 
 @both
-def test_a_new_model_answers_exactly_zero(build):
+def test_a_new_model_predicts_exactly_zero(build):
     model = type(build())(build().config)  # as it is made, not awake
     head = VelocityHead(VelocityHead.Config(hidden_size=32, token_dim=6, modulation_dim=model.modulation_dim))
-    tokens = picture(3, 3, batch=2)
-    answer = head(model(tokens, times(2), said(2)), tokens)
+    tokens = make_tokens(3, 3, batch=2)
+    answer = head(model(tokens, make_times(2), make_condition(2)), tokens)
     assert torch.equal(answer, torch.zeros(2, 9, 6))
 
 
 @both
-def test_gradients_are_the_same_when_blocks_are_computed_twice(build):
+def test_gradient_checkpointing_keeps_gradients(build):
     once, twice = build(), build(gradient_checkpointing=True)
     tokens, condition = mixed()
     for model in (once, twice):
-        model(tokens, times(3), condition).hidden_states.square().mean().backward()
+        model(tokens, make_times(3), condition).hidden_states.square().mean().backward()
     for (name, ours), theirs in zip(once.named_parameters(), twice.parameters(), strict=True):
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-7), name
 
@@ -124,54 +129,54 @@ def test_a_model_compiles_as_one_graph_with_the_same_numbers(build):
     model = build(num_layers=1)
     tokens, condition = mixed()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    got, wanted = compiled(tokens, times(3), condition), model(tokens, times(3), condition)
-    assert torch.allclose(got.hidden_states, wanted.hidden_states, atol=1e-5)
+    got, expected = compiled(tokens, make_times(3), condition), model(tokens, make_times(3), condition)
+    assert torch.allclose(got.hidden_states, expected.hidden_states, atol=1e-5)
     with torch.no_grad():
-        got = compiled(tokens, times(3), condition, precomputed=model.precompute(tokens, condition))
-    assert torch.allclose(got.hidden_states, wanted.hidden_states, atol=1e-5)
+        got = compiled(tokens, make_times(3), condition, precomputed=model.precompute(tokens, condition))
+    assert torch.allclose(got.hidden_states, expected.hidden_states, atol=1e-5)
 
 
 @both
-def test_numbers_are_the_same_with_and_without_gradients(build):
+def test_outputs_are_the_same_with_and_without_gradients(build):
     model = build()
     tokens, condition = mixed()
-    with_gradients = model(tokens, times(3), condition).hidden_states
+    with_gradients = model(tokens, make_times(3), condition).hidden_states
     with torch.inference_mode():
-        without = model(tokens, times(3), condition).hidden_states
+        without = model(tokens, make_times(3), condition).hidden_states
     assert torch.allclose(without, with_gradients, atol=1e-5)
 
 
 @both
 @torch.no_grad()
-def test_an_item_whose_caption_is_wholly_masked_reads_zeros(build):
+def test_an_all_masked_context_equals_no_cross_attention(build):
     model = build()
-    tokens, condition = picture(2, 3, batch=2), said(2)
-    silent = replace(condition, context_mask=torch.tensor([[True] * 5, [False] * 5]))
-    got = model(tokens, times(2), silent).hidden_states
+    tokens, condition = make_tokens(2, 3, batch=2), make_condition(2)
+    all_masked = replace(condition, context_mask=torch.tensor([[True] * 5, [False] * 5]))
+    got = model(tokens, make_times(2), all_masked).hidden_states
     for block in model.blocks:
         block.attention.gate.zero_()  # the answer of one who hears nothing
-    wanted = model(tokens, times(2), condition).hidden_states
+    expected = model(tokens, make_times(2), condition).hidden_states
     assert got.isfinite().all()
-    assert torch.allclose(got[1], wanted[1], atol=1e-5)
+    assert torch.allclose(got[1], expected[1], atol=1e-5)
 
 
 @both
 @torch.no_grad()
-def test_without_time_there_is_no_modulation_and_the_memory_is_still_read(build):
+def test_without_time_there_is_no_modulation_and_the_context_still_matters(build):
     model = build(time_conditioned=False, pooled_dim=0)
-    tokens = picture(2, 3, batch=2)
+    tokens = make_tokens(2, 3, batch=2)
     hidden = model(tokens, None, Condition())
     assert hidden.modulation is None
     assert not any("modulation" in name or name.startswith("time_embed") for name, _ in model.named_parameters())
-    heard = model(tokens, None, Condition(context=said(2).context)).hidden_states
-    assert (heard - hidden.hidden_states).abs().max() > 1e-2
+    with_context = model(tokens, None, Condition(context=make_condition(2).context)).hidden_states
+    assert (with_context - hidden.hidden_states).abs().max() > 1e-2
 
 
 @both
 @torch.no_grad()
-def test_time_summary_and_memory_each_matter(build):
+def test_time_pooled_and_context_each_matter(build):
     model = build()
-    tokens, condition = picture(2, 3), said(1)
+    tokens, condition = make_tokens(2, 3), make_condition(1)
     base = model(tokens, torch.tensor([0.3]), condition).hidden_states
     others = [
         model(tokens, torch.tensor([0.7]), condition),
@@ -184,42 +189,42 @@ def test_time_summary_and_memory_each_matter(build):
 
 @both
 @torch.no_grad()
-def test_context_is_attended_to_but_not_handed_back(build):
+def test_reference_tokens_are_attended_to_but_not_returned(build):
     model = build()
-    tokens, condition = picture(2, 3), said(1)
-    alone = model(tokens, times(1), condition).hidden_states
-    beside = model(tokens, times(1), replace(condition, reference=picture(2, 2, seed=5))).hidden_states
+    tokens, condition = make_tokens(2, 3), make_condition(1)
+    alone = model(tokens, make_times(1), condition).hidden_states
+    beside = model(tokens, make_times(1), replace(condition, reference=make_tokens(2, 2, seed=5))).hidden_states
     assert beside.shape == alone.shape
     assert (beside - alone).abs().max() > 1e-2
 
 
 @both
 @torch.no_grad()
-def test_padding_between_tokens_and_context_changes_nothing(build):
+def test_padding_between_tokens_and_reference_changes_nothing(build):
     model = build()
-    context = picture(2, 2, batch=2, seed=5)
-    tokens = stack_tokens([picture(3, 4, seed=1), picture(2, 2, seed=2)])
-    got = model(tokens, times(2), replace(said(2), reference=context)).hidden_states[1:, :4]
-    second = Condition(said(2).context[1:], None, said(2).pooled[1:], context.items()[1])
-    wanted = model(picture(2, 2, seed=2), times(2)[1:], second).hidden_states
-    assert torch.allclose(got, wanted, atol=1e-5)
+    context = make_tokens(2, 2, batch=2, seed=5)
+    tokens = stack_tokens([make_tokens(3, 4, seed=1), make_tokens(2, 2, seed=2)])
+    got = model(tokens, make_times(2), replace(make_condition(2), reference=context)).hidden_states[1:, :4]
+    second = Condition(make_condition(2).context[1:], None, make_condition(2).pooled[1:], context.items()[1])
+    expected = model(make_tokens(2, 2, seed=2), make_times(2)[1:], second).hidden_states
+    assert torch.allclose(got, expected, atol=1e-5)
 
 
 @both
-def test_wrong_widths_are_named(build):
+def test_wrong_widths_are_an_error(build):
     model = build()
-    tokens, condition = picture(2, 3), said(1)
-    wide = tokens.with_values(drawn((1, 6, 7)))
+    tokens, condition = make_tokens(2, 3), make_condition(1)
+    wide = tokens.with_values(seeded_randn((1, 6, 7)))
     for bad_tokens, bad, word in (
         (wide, condition, r"^tokens: got .*7\)"),
-        (tokens, replace(condition, context=drawn((1, 5, 13))), r"context: got .*13\)"),
-        (tokens, replace(condition, pooled=drawn((1, 11))), r"pooled condition: got .*11\)"),
+        (tokens, replace(condition, context=seeded_randn((1, 5, 13))), r"context: got .*13\)"),
+        (tokens, replace(condition, pooled=seeded_randn((1, 11))), r"pooled condition: got .*11\)"),
         (tokens, replace(condition, reference=wide), r"reference tokens: got .*7\)"),
     ):
         with pytest.raises(ShapeError, match=word):
-            model(bad_tokens, times(1), bad)
+            model(bad_tokens, make_times(1), bad)
     with pytest.raises(ShapeError, match="takes no context"):
-        build(cross_attention_dim=0)(tokens, times(1), condition)
+        build(cross_attention_dim=0)(tokens, make_times(1), condition)
     with pytest.raises(ShapeError, match="time"):
         model(tokens, None, condition)
 
@@ -234,33 +239,33 @@ def test_wrong_widths_are_named(build):
         ({"pooled_embed": "add"}, "modulation 32"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(build, options, word):
+def test_sizes_that_do_not_fit_are_an_error(build, options, word):
     with pytest.raises(ConfigError, match=word):
         build(**options)
 
 
 @both
 @torch.no_grad()
-def test_a_plain_summary_is_added_to_the_time_as_it_is(build):
+def test_pooled_embed_add_adds_the_pooled_condition_to_the_time_embedding(build):
     model = build(pooled_embed="add", pooled_dim=32)
-    tokens, summary = picture(2, 2), drawn((1, 32), 3)
-    hidden = model(tokens, times(1), Condition(pooled=summary))
-    bare = model(tokens, times(1), Condition())
+    tokens, summary = make_tokens(2, 2), seeded_randn((1, 32), 3)
+    hidden = model(tokens, make_times(1), Condition(pooled=summary))
+    bare = model(tokens, make_times(1), Condition())
     assert torch.allclose(hidden.modulation, bare.modulation + summary, atol=1e-6)
 
 
 @both
 @torch.no_grad()
-def test_half_precision_stays_near(build):
+def test_autocast_stays_near_float32(build):
     model = build()
-    tokens, condition = picture(3, 3), said(1)
-    wanted = model(tokens, times(1), condition).hidden_states
+    tokens, condition = make_tokens(3, 3), make_condition(1)
+    expected = model(tokens, make_times(1), condition).hidden_states
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = model(tokens, times(1), condition).hidden_states
-    assert (got - wanted).norm() < 0.05 * wanted.norm()
+        got = model(tokens, make_times(1), condition).hidden_states
+    assert (got - expected).norm() < 0.05 * expected.norm()
 
 
-def test_the_baseline_differs_from_its_successor():
+def test_flag_dit_and_next_dit_have_different_parameters():
     assert type(flag_dit()) is FlagDiTBackbone
     assert {name for name, _ in flag_dit().named_parameters()} != {name for name, _ in next_dit().named_parameters()}
 
@@ -269,24 +274,24 @@ def test_the_baseline_differs_from_its_successor():
 @torch.no_grad()
 def test_intermediates_are_the_outputs_of_the_blocks_in_the_order_of_the_indices(build):
     model = build(num_layers=3)
-    tokens, condition = picture(2, 3), replace(said(1), reference=picture(2, 2, seed=5))
+    tokens, condition = make_tokens(2, 3), replace(make_condition(1), reference=make_tokens(2, 2, seed=5))
     outputs: list[torch.Tensor] = []
     handles = [
         block.register_forward_hook(lambda _, __, output: outputs.append(output[:, :6])) for block in model.blocks
     ]
-    final = model(tokens, times(1), condition).hidden_states
+    final = model(tokens, make_times(1), condition).hidden_states
     assert torch.equal(outputs[-1], final)
     for handle in handles:
         handle.remove()
     for indices, expected in ((None, [0, 1, 2]), (2, [1, 2]), ([2, 0], [2, 0]), ([-1, 1], [2, 1]), ([], [])):
-        got = model.forward_intermediates(tokens, times(1), condition, indices=indices)
+        got = model.forward_intermediates(tokens, make_times(1), condition, indices=indices)
         assert len(got) == len(expected)
         assert all(torch.equal(one, outputs[index]) for one, index in zip(got, expected, strict=True))
-    normed = model.forward_intermediates(tokens, times(1), condition, indices=[1], norm=True)[0]
+    normed = model.forward_intermediates(tokens, make_times(1), condition, indices=[1], norm=True)[0]
     centred = outputs[1] - outputs[1].mean(-1, keepdim=True)
     assert torch.allclose(normed, centred / centred.square().mean(-1, keepdim=True).sqrt(), atol=1e-4)
     with pytest.raises(ShapeError, match="indices: got 3, expected blocks from 0 to 2"):
-        model.forward_intermediates(tokens, times(1), condition, indices=[3])
+        model.forward_intermediates(tokens, make_times(1), condition, indices=[3])
 
 
 @torch.no_grad()
@@ -294,7 +299,7 @@ def test_blocks_after_the_last_intermediate_do_not_run():
     model, ran = next_dit(num_layers=3), []
     for number, block in enumerate(model.blocks):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
-    model.forward_intermediates(picture(2, 2), times(1), said(1), indices=[1])
+    model.forward_intermediates(make_tokens(2, 2), make_times(1), make_condition(1), indices=[1])
     assert ran == [0, 1]
 
 
@@ -304,14 +309,14 @@ def test_compiled_blocks_share_one_graph_and_keep_numbers_and_names(build):
     model, graphs = build(num_layers=3), []
     names = list(model.state_dict())
     tokens, condition = mixed()
-    expected = model(tokens, times(3), condition).hidden_states.detach()
+    expected = model(tokens, make_times(3), condition).hidden_states.detach()
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
     model.compile_blocks(backend=backend, fullgraph=True)
-    assert torch.allclose(model(tokens, times(3), condition).hidden_states, expected, atol=1e-5)
+    assert torch.allclose(model(tokens, make_times(3), condition).hidden_states, expected, atol=1e-5)
     assert len(graphs) == 1
     assert list(model.state_dict()) == names
 
@@ -328,17 +333,17 @@ def test_muon_leaves_out_first_layers_and_modulations_by_name(build):
 
 
 def rays(tokens: Tokens, seed: int = 4) -> torch.Tensor:
-    return drawn((len(tokens.sizes), tokens.values.shape[1], 3), seed)
+    return seeded_randn((len(tokens.sizes), tokens.values.shape[1], 3), seed)
 
 
 @both
 def test_a_new_model_ignores_its_token_condition_and_learns_to_use_it(build):
     model = build(token_condition_dim=3)
     torch.nn.init.zeros_(model.token_condition_embed.weight)  # as a new model has it
-    tokens = picture(2, 3)
-    condition = replace(said(1), token_condition=rays(tokens))
-    plain = model(tokens, times(1), said(1)).hidden_states
-    with_rays = model(tokens, times(1), condition).hidden_states
+    tokens = make_tokens(2, 3)
+    condition = replace(make_condition(1), token_condition=rays(tokens))
+    plain = model(tokens, make_times(1), make_condition(1)).hidden_states
+    with_rays = model(tokens, make_times(1), condition).hidden_states
     assert torch.equal(with_rays, plain)
     with_rays.square().mean().backward()
     assert model.token_condition_embed.weight.grad.abs().max() > 1e-4
@@ -349,16 +354,18 @@ def test_a_new_model_ignores_its_token_condition_and_learns_to_use_it(build):
 @torch.no_grad()
 def test_a_token_condition_moves_with_its_token_and_is_none_where_it_is_zero(build):
     model = build(token_condition_dim=3, **({"position_ids": "time"} if build is flag_dit else {}))
-    tokens = picture(2, 3)
-    condition = replace(said(1), token_condition=rays(tokens))
-    out = model(tokens, times(1), condition).hidden_states
-    assert (out - model(tokens, times(1), said(1)).hidden_states).abs().max() > 1e-2
+    tokens = make_tokens(2, 3)
+    condition = replace(make_condition(1), token_condition=rays(tokens))
+    out = model(tokens, make_times(1), condition).hidden_states
+    assert (out - model(tokens, make_times(1), make_condition(1)).hidden_states).abs().max() > 1e-2
     order = torch.tensor([3, 1, 5, 0, 4, 2])
     moved = replace(tokens, values=tokens.values[:, order], positions=tokens.positions[:, order])
-    got = model(moved, times(1), replace(condition, token_condition=condition.token_condition[:, order]))
+    got = model(moved, make_times(1), replace(condition, token_condition=condition.token_condition[:, order]))
     assert torch.allclose(got.hidden_states, out[:, order], atol=1e-5)
     zeros = replace(condition, token_condition=torch.zeros_like(condition.token_condition))
-    assert torch.equal(model(tokens, times(1), zeros).hidden_states, model(tokens, times(1), said(1)).hidden_states)
+    assert torch.equal(
+        model(tokens, make_times(1), zeros).hidden_states, model(tokens, make_times(1), make_condition(1)).hidden_states
+    )
 
 
 @both
@@ -367,11 +374,13 @@ def test_a_token_condition_moves_with_its_token_and_is_none_where_it_is_zero(bui
 def test_a_batch_with_reference_tokens_and_token_conditions_equals_its_items(build, dropped):
     """Some items have a reference, others none; sizes of tokens and references differ; padding is noise."""
     model = build(token_condition_dim=3)
-    items = [picture(3, 4, seed=1), picture(2, 2, seed=2), picture(1, 5, seed=3)]
-    references = [picture(2, 2, seed=5), None, picture(1, 3, seed=6)]
+    items = [make_tokens(3, 4, seed=1), make_tokens(2, 2, seed=2), make_tokens(1, 5, seed=3)]
+    references = [make_tokens(2, 2, seed=5), None, make_tokens(1, 3, seed=6)]
     conditions = [
         replace(
-            select(said(3), torch.tensor([k])), reference=reference, token_condition=None if k == 1 else rays(item, k)
+            select(make_condition(3), torch.tensor([k])),
+            reference=reference,
+            token_condition=None if k == 1 else rays(item, k),
         )
         for k, (item, reference) in enumerate(zip(items, references, strict=True))
     ]
@@ -390,37 +399,47 @@ def test_a_batch_with_reference_tokens_and_token_conditions_equals_its_items(bui
             inputs = model.set_dropped_blocks(inputs, (True, False))
         return batch.with_values(model(batch, t, own, precomputed=inputs).hidden_states).items()
 
-    together = run(tokens, condition, times(3))
+    together = run(tokens, condition, make_times(3))
     for k, (alone, own) in enumerate(zip(items, conditions, strict=True)):
-        assert torch.allclose(together[k].values, run(alone, own, times(3)[k : k + 1])[0].values, atol=1e-5)
+        assert torch.allclose(together[k].values, run(alone, own, make_times(3)[k : k + 1])[0].values, atol=1e-5)
 
 
 @both
 @torch.no_grad()
 def test_the_order_of_reference_tokens_does_not_matter_but_their_positions_do(build):
     model = build(**({"position_ids": "time"} if build is flag_dit else {}))
-    tokens, reference = picture(2, 3), picture(1, 4, seed=5)
+    tokens, reference = make_tokens(2, 3), make_tokens(1, 4, seed=5)
     reference = replace(
         reference, positions=reference.positions[..., [2, 1, 0]] if build is flag_dit else reference.positions
     )
-    out = model(tokens, times(1), replace(said(1), reference=reference)).hidden_states
+    out = model(tokens, make_times(1), replace(make_condition(1), reference=reference)).hidden_states
     order = torch.tensor([2, 0, 3, 1])
     values, positions = reference.values[:, order], reference.positions[:, order]
     permuted = replace(reference, values=values, positions=positions)
-    assert torch.allclose(model(tokens, times(1), replace(said(1), reference=permuted)).hidden_states, out, atol=1e-5)
+    assert torch.allclose(
+        model(tokens, make_times(1), replace(make_condition(1), reference=permuted)).hidden_states, out, atol=1e-5
+    )
     misplaced = replace(reference, values=values)
-    assert (model(tokens, times(1), replace(said(1), reference=misplaced)).hidden_states - out).abs().max() > 1e-3
+    assert (
+        model(tokens, make_times(1), replace(make_condition(1), reference=misplaced)).hidden_states - out
+    ).abs().max() > 1e-3
 
 
 @both
 def test_token_conditions_and_batches_that_do_not_fit_are_named(build):
-    model, tokens = build(token_condition_dim=3), picture(2, 3)
+    model, tokens = build(token_condition_dim=3), make_tokens(2, 3)
     for condition, word in (
-        (replace(said(1), token_condition=drawn((1, 5, 3))), r"token condition: got .*expected \(1, 6, 3\)"),
-        (replace(said(1), token_condition=drawn((1, 6, 4))), r"token condition: got .*expected \(1, 6, 3\)"),
-        (said(2), r"context: got .*expected \(1, any, 12\)"),
+        (
+            replace(make_condition(1), token_condition=seeded_randn((1, 5, 3))),
+            r"token condition: got .*expected \(1, 6, 3\)",
+        ),
+        (
+            replace(make_condition(1), token_condition=seeded_randn((1, 6, 4))),
+            r"token condition: got .*expected \(1, 6, 3\)",
+        ),
+        (make_condition(2), r"context: got .*expected \(1, any, 12\)"),
     ):
         with pytest.raises(ShapeError, match=word):
-            model(tokens, times(1), condition)
+            model(tokens, make_times(1), condition)
     with pytest.raises(ShapeError, match="takes no token condition"):
-        build()(tokens, times(1), replace(said(1), token_condition=rays(tokens)))
+        build()(tokens, make_times(1), replace(make_condition(1), token_condition=rays(tokens)))

@@ -6,65 +6,70 @@ from dataclasses import replace
 
 import pytest
 import torch
-from backbones import drawn, flag_dit, picture, said, times, wake
+from backbones import flag_dit, make_condition, make_times, make_tokens, randomize, seeded_randn
 
 from lumina_core.errors import ConfigError
 from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.heads import VelocityHead
 from lumina_core.types import Condition, Tokens
 
-SILENT = Condition(pooled=said(1).pooled)
+WITHOUT_CONTEXT = Condition(pooled=make_condition(1).pooled)
 
 
 def sound(frames: int, pitch: float = 1.0) -> Tokens:
     """Random tokens at (time, 0, 0)."""
     positions = torch.zeros(1, frames, 3)
     positions[..., 0] = pitch * torch.arange(frames)
-    return Tokens(drawn((1, frames, 6)), positions, ((frames,),))
+    return Tokens(seeded_randn((1, frames, 6)), positions, ((frames,),))
 
 
 @torch.no_grad()
-def test_a_picture_is_read_as_one_row_after_another():
+def test_tokens_of_a_grid_are_numbered_row_by_row():
     model = flag_dit()
-    tall = picture(4, 3)
-    flat = replace(tall, positions=picture(1, 12).positions)
-    assert torch.equal(model(tall, times(1), said(1)).hidden_states, model(flat, times(1), said(1)).hidden_states)
+    tall = make_tokens(4, 3)
+    flat = replace(tall, positions=make_tokens(1, 12).positions)
+    assert torch.equal(
+        model(tall, make_times(1), make_condition(1)).hidden_states,
+        model(flat, make_times(1), make_condition(1)).hidden_states,
+    )
 
 
 @torch.no_grad()
-def test_the_order_of_the_tokens_is_seen():
-    model, tokens = flag_dit(), picture(3, 4)
+def test_the_order_of_the_tokens_matters():
+    model, tokens = flag_dit(), make_tokens(3, 4)
     turned = tokens.with_values(tokens.values.flip(1))
-    got = model(turned, times(1), SILENT).hidden_states.flip(1)
-    assert (got - model(tokens, times(1), SILENT).hidden_states).abs().max() > 1e-2
+    got = model(turned, make_times(1), WITHOUT_CONTEXT).hidden_states.flip(1)
+    assert (got - model(tokens, make_times(1), WITHOUT_CONTEXT).hidden_states).abs().max() > 1e-2
 
 
 @torch.no_grad()
-def test_time_can_be_the_place_of_a_token():
+def test_positions_can_be_the_time_of_a_token():
     by_number, by_time = flag_dit(), flag_dit(position_ids="time")
     assert torch.equal(
-        by_number(sound(7), times(1), said(1)).hidden_states, by_time(sound(7), times(1), said(1)).hidden_states
+        by_number(sound(7), make_times(1), make_condition(1)).hidden_states,
+        by_time(sound(7), make_times(1), make_condition(1)).hidden_states,
     )
     # at half the pitch only the one that looks at the positions notices
-    slow = by_time(sound(7, 0.5), times(1), said(1)).hidden_states
+    slow = by_time(sound(7, 0.5), make_times(1), make_condition(1)).hidden_states
     assert torch.equal(
-        by_number(sound(7, 0.5), times(1), said(1)).hidden_states, by_number(sound(7), times(1), said(1)).hidden_states
+        by_number(sound(7, 0.5), make_times(1), make_condition(1)).hidden_states,
+        by_number(sound(7), make_times(1), make_condition(1)).hidden_states,
     )
-    assert (slow - by_time(sound(7), times(1), said(1)).hidden_states).abs().max() > 1e-3
+    assert (slow - by_time(sound(7), make_times(1), make_condition(1)).hidden_states).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_tokens_moved_with_their_times_give_the_answer_moved():
+def test_permuting_tokens_with_their_times_permutes_the_output():
     model, tokens = flag_dit(position_ids="time"), sound(7)
     moved = replace(tokens, values=tokens.values.flip(1), positions=tokens.positions.flip(1))
-    got = model(moved, times(1), said(1)).hidden_states
-    assert torch.allclose(got.flip(1), model(tokens, times(1), said(1)).hidden_states, atol=1e-5)
+    got = model(moved, make_times(1), make_condition(1)).hidden_states
+    assert torch.allclose(got.flip(1), model(tokens, make_times(1), make_condition(1)).hidden_states, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_gate_has_no_bound():
     block = flag_dit(num_layers=1, cross_attention_dim=0).blocks[0]
-    width, x, by = 32, drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).encoding[0]
+    width, x, by = 32, seeded_randn((1, 4, 32)), flag_dit().precompute(sound(4), WITHOUT_CONTEXT).encoding[0]
     block.modulation.weight.zero_()
     change = {}
     for gate in (1.0, 50.0):
@@ -78,7 +83,7 @@ def test_a_gate_has_no_bound():
 @torch.no_grad()
 def test_a_shift_is_added_after_the_scale(branch):
     block = flag_dit(num_layers=1, cross_attention_dim=0).blocks[0]
-    x, by = drawn((1, 4, 32)), flag_dit().precompute(sound(4), SILENT).encoding[0]
+    x, by = seeded_randn((1, 4, 32)), flag_dit().precompute(sound(4), WITHOUT_CONTEXT).encoding[0]
     block.modulation.weight.zero_()
     block.modulation.bias.zero_()
     first = 0 if branch == "attention" else 3  # shift, scale and gate of attention, then those of the feed-forward
@@ -86,8 +91,8 @@ def test_a_shift_is_added_after_the_scale(branch):
         block.modulation.bias[32 * (first + place) : 32 * (first + place + 1)] = value
     # a scale of -1 wipes out the token: what is left is the shift
     left = torch.full((1, 4, 32), 0.7)
-    wanted = x + (block.attention(left, by, None, None) if branch == "attention" else block.feed_forward(left))
-    assert torch.allclose(block(x, torch.zeros(1, 32), by), wanted, atol=1e-5)
+    expected = x + (block.attention(left, by, None, None) if branch == "attention" else block.feed_forward(left))
+    assert torch.allclose(block(x, torch.zeros(1, 32), by), expected, atol=1e-5)
 
 
 def test_the_modulation_is_as_wide_as_the_tokens():
@@ -100,15 +105,15 @@ def test_the_modulation_is_as_wide_as_the_tokens():
 def test_with_its_head_it_learns():
     model = flag_dit()
     head = VelocityHead(VelocityHead.Config(shift=True, hidden_size=32, token_dim=6, modulation_dim=32))
-    wake(head)
-    tokens = picture(3, 3)
-    head(model(tokens, times(1), said(1)), tokens).square().mean().backward()
+    randomize(head)
+    tokens = make_tokens(3, 3)
+    head(model(tokens, make_times(1), make_condition(1)), tokens).square().mean().backward()
     parameters = [*model.named_parameters(), *head.named_parameters()]
     # a constant shift of all memory keys cancels in the softmax
-    silent = {name for name, p in parameters if not p.grad.abs().max() > 1e-9}
-    assert all(name.endswith("context_k_norm.bias") for name in silent)
+    all_masked = {name for name, p in parameters if not p.grad.abs().max() > 1e-9}
+    assert all(name.endswith("context_k_norm.bias") for name in all_masked)
 
 
-def test_a_head_of_odd_width_is_refused():
+def test_a_head_of_odd_width_is_an_error():
     with pytest.raises(ConfigError, match="pairs"):
         flag_dit(hidden_size=36, num_heads=4, num_kv_heads=4)

@@ -17,22 +17,22 @@ def product(x, weight, bias):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_answer_is_the_sum_of_products_with_and_without_gradients(shape, bias):
+def test_a_linear_layer_equals_float64_products_with_and_without_gradients(shape, bias):
     batch, tokens, width, outputs = shape
     layer, x = Linear(width, outputs, bias=bias), torch.randn(batch, tokens, width)
-    wanted = product(x, layer.weight, layer.bias)
+    expected = product(x, layer.weight, layer.bias)
     with torch.inference_mode():
-        assert torch.allclose(layer(x).double(), wanted, atol=1e-5)
-    assert torch.allclose(layer(x).double(), wanted, atol=1e-5)
+        assert torch.allclose(layer(x).double(), expected, atol=1e-5)
+    assert torch.allclose(layer(x).double(), expected, atol=1e-5)
 
 
-def test_rows_that_do_not_lie_in_order_give_the_same():
+def test_strided_input_gives_the_same_output():
     layer, x = Linear(6, 4), torch.randn(6, 5, 3).permute(1, 2, 0)
     with torch.inference_mode():
         assert torch.allclose(layer(x), layer(x.contiguous()), atol=1e-6)
 
 
-def test_the_inner_half_of_swiglu_is_silu_of_the_gate_times_the_other():
+def test_feed_forward_is_swiglu():
     feed, x = FeedForward(16, 40), torch.randn(2, 9, 16)
     gate, up = feed.up.weight.double().chunk(2)
     inner = torch.nn.functional.silu(product(x, gate, None)) * product(x, up, None)
@@ -40,7 +40,7 @@ def test_the_inner_half_of_swiglu_is_silu_of_the_gate_times_the_other():
         assert torch.allclose(feed(x).double(), product(inner, feed.out.weight, None), atol=1e-5)
 
 
-def test_gradients_and_other_formats_are_left_to_torch():
+def test_onednn_is_not_used_with_gradients_or_other_dtypes():
     layer, x = Linear(4, 4), torch.randn(2, 4)
     assert not onednn_applies(x, layer.weight)
     with torch.inference_mode():
@@ -50,5 +50,5 @@ def test_gradients_and_other_formats_are_left_to_torch():
             assert layer(x).dtype == torch.bfloat16
 
 
-def test_weights_are_found_where_a_plain_layer_has_them():
+def test_parameters_are_named_as_in_a_torch_layer():
     assert list(Linear(3, 2).state_dict()) == list(nn.Linear(3, 2).state_dict())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backbones import BACKBONES, drawn, picture, said, times
+from backbones import BACKBONES, make_condition, make_times, make_tokens, seeded_randn
 
 from lumina_core import NextDiT, integrate, schedules
 from lumina_core.flow.solvers import euler
@@ -23,12 +23,12 @@ def add_lora(module):
 
 
 def output(model, dropped):
-    tokens, condition = picture(4, 4), said(1)
+    tokens, condition = make_tokens(4, 4), make_condition(1)
     inputs = model.precompute(tokens, condition)
     if dropped:
         inputs = model.with_context_drop(inputs, model.make_token_pool(tokens, condition, (1, 2, 2)))
         inputs = model.set_dropped_blocks(inputs, (True, False))
-    return model(tokens, times(1), condition, precomputed=inputs).hidden_states
+    return model(tokens, make_times(1), condition, precomputed=inputs).hidden_states
 
 
 @both
@@ -53,13 +53,13 @@ def test_lora_changes_the_output_after_training_only_and_alike_with_and_without_
 
 def test_a_plain_module_with_lora_trains_and_generates():
     net = NextDiT(in_channels=3, patch_size=2, hidden_size=32, num_layers=2, num_heads=2, context_dim=8)
-    text, data = drawn((2, 4, 8)), drawn((2, 3, 4, 4), 1)
+    text, data = seeded_randn((2, 4, 8)), seeded_randn((2, 3, 4, 4), 1)
     with torch.no_grad():
         net.head.linear.weight.normal_(std=0.1)
 
     def generate():
         with torch.inference_mode():
-            noise, times_of_steps = drawn((2, 3, 4, 4), 2), schedules.uniform_times(4)
+            noise, times_of_steps = seeded_randn((2, 3, 4, 4), 2), schedules.uniform_times(4)
             return integrate(lambda x, t: net(x, t, context=text), noise, times_of_steps, solver=euler).values
 
     before = generate()

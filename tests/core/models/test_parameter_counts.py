@@ -59,17 +59,17 @@ def by_hand(width: int, depth: int, kv_heads: int = 32) -> int:
 @pytest.mark.parametrize(
     ("width", "depth", "kv_heads", "published"), [(2304, 24, 32, PUBLISHED_2B), (2304, 24, 8, PUBLISHED_2B_GQA)]
 )
-def test_the_2b_models_are_as_large_as_published(width, depth, kv_heads, published):
+def test_2b_models_have_the_published_number_of_parameters(width, depth, kv_heads, published):
     assert by_hand(width, depth, kv_heads) == published
     assert count(*text(width, depth, num_kv_heads=kv_heads)) == published
 
 
 @pytest.mark.parametrize(("width", "depth"), [(3072, 32), (4096, 32)])
-def test_the_3b_and_7b_models_are_as_large_as_counted_by_hand(width, depth):
+def test_3b_and_7b_models_have_the_computed_number_of_parameters(width, depth):
     assert count(*text(width, depth)) == by_hand(width, depth)
 
 
-def test_the_imagenet_model_is_as_large_as_published_with_its_table_of_labels():
+def test_the_imagenet_model_has_the_published_number_of_parameters():
     parts = next_dit(
         hidden_size=1536, num_layers=16, num_heads=32, rope_axes_dim=(0, 24, 24), rope_layout="interleaved",
         weighted_pre_norm=False, pooled_embed="add", token_dim=16, pooled_dim=1024,
@@ -79,7 +79,7 @@ def test_the_imagenet_model_is_as_large_as_published_with_its_table_of_labels():
     assert count(*parts, label) == PUBLISHED_IMAGENET_600M
 
 
-def test_the_released_music_model_is_a_flag_dit_as_large_as_published():
+def test_the_music_model_has_the_published_number_of_parameters():
     sizes = {"hidden_size": 768, "num_layers": 16, "num_heads": 32, "qk_norm": False, "token_dim": 20}
     with torch.device("meta"):
         backbone = FlagDiTBackbone(
@@ -89,6 +89,6 @@ def test_the_released_music_model_is_a_flag_dit_as_large_as_published():
         assert count(backbone, VelocityHead(head)) == PUBLISHED_MUSIC
 
 
-def test_the_feed_forward_is_as_wide_as_published():
+def test_the_feed_forward_has_the_published_width():
     assert [ffn_hidden_dim(width, 256, None) for width in (1536, 2304, 4096)] == [4096, 6144, 11008]
     assert ffn_hidden_dim(4096, 256, 1.3) == 14336

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from backbones import BACKBONES, drawn, next_dit, picture, said, times, wake
+from backbones import BACKBONES, make_condition, make_times, make_tokens, next_dit, randomize, seeded_randn
 from core.toy import recipe, registry
 
 from lumina_core.errors import ConfigError
@@ -19,7 +19,7 @@ from lumina_core.protocols import AttentionTransform
 from lumina_core.types import Condition, stack_tokens
 
 SIZES = {"head_dim": 8, "num_heads": 2, "num_layers": 2}
-WITHOUT_CONTEXT = Condition(pooled=said(1).pooled)
+WITHOUT_CONTEXT = Condition(pooled=make_condition(1).pooled)
 
 
 def mixed_rope(**options):
@@ -29,12 +29,12 @@ def mixed_rope(**options):
 
 def mixed_backbone():
     config = next_dit().config.model_copy(update={"rope_axes_dim": None})
-    return wake(NextDiTBackbone(config, mixed_rope()))
+    return randomize(NextDiTBackbone(config, mixed_rope()))
 
 
 def scores(encoding, positions, layer=0, query_heads=2):
     """Scores of random queries and keys in float64, computed pair by pair from the definition of a rotation."""
-    q, k = drawn((1, positions.shape[1], query_heads, 8), 1), drawn((1, positions.shape[1], 2, 8), 2)
+    q, k = seeded_randn((1, positions.shape[1], query_heads, 8), 1), seeded_randn((1, positions.shape[1], 2, 8), 2)
     transform = encoding(positions, encoding.frequencies())[layer]
     k = transform.key(k).repeat_interleave(query_heads // 2, dim=2)
     return torch.einsum("bnhd,bmhd->bhnm", transform.query(q), k)
@@ -45,18 +45,18 @@ def test_the_default_of_next_dit_is_axial_rope_with_the_rope_options():
     plain = next_dit()
     config = plain.config.model_copy(update={"rope_axes_dim": None})
     rope = AxialRope(AxialRope.Config(axes_dim=(0, 4, 4), layout="interleaved", theta=config.rope_theta, **SIZES))
-    explicit = wake(NextDiTBackbone(config, rope))
-    tokens = picture(3, 4)
-    got, expected = (m(tokens, times(1), said(1)).hidden_states for m in (explicit, plain))
+    explicit = randomize(NextDiTBackbone(config, rope))
+    tokens = make_tokens(3, 4)
+    got, expected = (m(tokens, make_times(1), make_condition(1)).hidden_states for m in (explicit, plain))
     assert torch.equal(got, expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("query_heads", [2, 4])
 def test_mixed_rope_rotates_by_the_scalar_product_of_frequencies_and_position(query_heads):
-    encoding, positions = mixed_rope(), drawn((1, 5, 3), 3) * 4
+    encoding, positions = mixed_rope(), seeded_randn((1, 5, 3), 3) * 4
     got = scores(encoding, positions, layer=1, query_heads=query_heads)
-    q, k = drawn((1, 5, query_heads, 8), 1), drawn((1, 5, 2, 8), 2)
+    q, k = seeded_randn((1, 5, query_heads, 8), 1), seeded_randn((1, 5, 2, 8), 2)
     for head in range(query_heads):
         key_head = head // (query_heads // 2)
         angles = positions[0].double() @ encoding.freqs[:, 1, key_head].double()
@@ -70,7 +70,7 @@ def test_mixed_rope_rotates_by_the_scalar_product_of_frequencies_and_position(qu
 
 @torch.no_grad()
 def test_mixed_rope_depends_on_distances_only_also_on_diagonals():
-    encoding, positions = mixed_rope(), picture(3, 4).positions
+    encoding, positions = mixed_rope(), make_tokens(3, 4).positions
     moved = positions + torch.tensor([0.0, 7.0, -3.0])
     assert torch.allclose(scores(encoding, positions), scores(encoding, moved), atol=1e-4)
     assert not torch.allclose(scores(encoding, positions), scores(encoding, positions * 2), atol=1e-2)
@@ -88,29 +88,31 @@ def test_first_mixed_frequencies_are_those_of_the_paper():
 
 
 def test_mixed_frequencies_are_trained_in_every_block_and_used_without_gradients_too():
-    model, tokens = mixed_backbone(), picture(3, 4)
-    hidden = model(tokens, times(1), said(1)).hidden_states
+    model, tokens = mixed_backbone(), make_tokens(3, 4)
+    hidden = model(tokens, make_times(1), make_condition(1)).hidden_states
     hidden.square().mean().backward()
     gradient = model.position_encoding.freqs.grad[1:]
     assert bool((gradient.abs().amax(dim=(0, 2, 3)) > 0).all())
     with torch.inference_mode():
-        assert torch.allclose(model(tokens, times(1), said(1)).hidden_states, hidden, atol=1e-5)
+        assert torch.allclose(model(tokens, make_times(1), make_condition(1)).hidden_states, hidden, atol=1e-5)
 
 
 @torch.no_grad()
 def test_with_mixed_rope_a_batch_of_several_sizes_equals_its_items():
-    model, items = mixed_backbone(), [picture(3, 4, seed=1), picture(2, 2, seed=2)]
+    model, items = mixed_backbone(), [make_tokens(3, 4, seed=1), make_tokens(2, 2, seed=2)]
     tokens = stack_tokens(items)
     for dropped in (False, True):
         outputs = []
-        for batch, condition in ((tokens, said(2)), *((i, None) for i in items)):
+        for batch, condition in ((tokens, make_condition(2)), *((i, None) for i in items)):
             number = len(outputs) - 1
-            own = condition or Condition(said(2).context[number, None], None, said(2).pooled[number, None])
+            own = condition or Condition(
+                make_condition(2).context[number, None], None, make_condition(2).pooled[number, None]
+            )
             inputs = model.precompute(batch, own)
             if dropped:
                 inputs = model.with_context_drop(inputs, model.make_token_pool(batch, own, (1, 2, 2)))
                 inputs = model.set_dropped_blocks(inputs, (True, True))
-            t = times(2) if condition else times(2)[number, None]
+            t = make_times(2) if condition else make_times(2)[number, None]
             outputs.append(batch.with_values(model(batch, t, own, precomputed=inputs).hidden_states))
         for together, alone in zip(outputs[0].items(), outputs[1:], strict=True):
             assert torch.allclose(together.values, alone.values, atol=1e-5)
@@ -118,12 +120,15 @@ def test_with_mixed_rope_a_batch_of_several_sizes_equals_its_items():
 
 @torch.no_grad()
 def test_position_interpolation_of_mixed_rope_is_that_of_positions():
-    model, tokens, train = mixed_backbone(), picture(4, 6), picture(2, 3)
+    model, tokens, train = mixed_backbone(), make_tokens(4, 6), make_tokens(2, 3)
     context = model.rope_context(tokens, train)
     freqs = PositionInterpolation(PositionInterpolation.Config())(model.frequencies(), context, 0.0)
-    inputs = model.precompute(tokens, said(1), freqs)
+    inputs = model.precompute(tokens, make_condition(1), freqs)
     nearer = replace(tokens, positions=tokens.positions / 2)
-    got, expected = model(tokens, times(1), said(1), precomputed=inputs), model(nearer, times(1), said(1))
+    got, expected = (
+        model(tokens, make_times(1), make_condition(1), precomputed=inputs),
+        model(nearer, make_times(1), make_condition(1)),
+    )
     assert torch.allclose(got.hidden_states, expected.hidden_states, atol=1e-5)
     # methods by the index of a frequency stay between the trained and the interpolated ones, whatever the sign
     for trained, scaled in zip(
@@ -194,13 +199,13 @@ class Turns(torch.nn.Module):
 def test_an_encoding_may_transform_values_and_outputs(build):
     config = build().config
     options = {"rope_axes_dim": None} if "rope_axes_dim" in config.model_fields_set else {"position_ids": "time"}
-    model = wake(type(build())(config.model_copy(update=options), Turns()))
-    tokens = picture(3, 4)
+    model = randomize(type(build())(config.model_copy(update=options), Turns()))
+    tokens = make_tokens(3, 4)
 
     def output(angle):
         positions = torch.zeros(1, 12, 3)
         positions[..., 0] = angle
-        return model(replace(tokens, positions=positions), times(1), WITHOUT_CONTEXT).hidden_states
+        return model(replace(tokens, positions=positions), make_times(1), WITHOUT_CONTEXT).hidden_states
 
     same_pose = output(torch.zeros(12))
     # one pose for all is no pose: what values are turned by, outputs are turned back by

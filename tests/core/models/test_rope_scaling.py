@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from backbones import BACKBONES, next_dit, picture, said, times
+from backbones import BACKBONES, make_condition, make_times, make_tokens, next_dit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize("part", METHODS, ids=lambda part: part.__name__)
-def test_at_the_trained_size_every_method_is_none(part):
+def test_at_the_training_size_no_method_changes_anything(part):
     for time in (0.0, 0.3, 1.0):
         close(rates(part, time, lengths=(1, 64, 64)), OWN)
 
@@ -68,12 +68,12 @@ def test_no_frequency_rises_and_only_dype_goes_below_interpolation(part, ratio, 
     close(got[::2], OWN[::2])  # an axis that did not grow is left alone
 
 
-def test_a_panorama_stretches_one_axis_and_the_published_ratio_both():
+def test_each_axis_has_its_own_ratio_unless_isotropic():
     close(rates(PositionInterpolation, lengths=(1, 64, 256)), (OWN[0], OWN[1], OWN[2] / 4))
     close(rates(PositionInterpolation, lengths=(1, 64, 256), isotropic=True), tuple(own / 2 for own in OWN))
 
 
-def test_a_smaller_canvas_is_left_alone_unless_told():
+def test_smaller_sizes_are_unchanged_without_scale_down():
     close(rates(PositionInterpolation, lengths=(1, 32, 32)), OWN)
     close(rates(PositionInterpolation, lengths=(1, 32, 32), scale_down=True), (OWN[0], OWN[1] * 2, OWN[2] * 2))
 
@@ -87,18 +87,18 @@ def test_ntk_is_a_larger_base_and_its_exact_form_ends_at_interpolation():
 
 def test_frequency_aware_follows_the_papers_formula():
     width = sum(AXES)
-    wanted = []
+    expected = []
     d_target = width * math.log(64 / (2 * math.pi), BASE)
     for place in range(AXES[1] // 2):
         e = width * 2 * place / AXES[1]
         grown = BASE * 2 ** (width / d_target)
-        wanted.append(max(grown ** (-e / width), BASE ** (-e / width) / 2))
-    assert rates(FrequencyAwareScaling)[1].tolist() == pytest.approx(wanted, rel=1e-9)
+        expected.append(max(grown ** (-e / width), BASE ** (-e / width) / 2))
+    assert rates(FrequencyAwareScaling)[1].tolist() == pytest.approx(expected, rel=1e-9)
     # the wave at the target is as long as the trained side
     assert 2 * math.pi * BASE ** target_freq_index(64, BASE) == pytest.approx(64)
 
 
-def test_frequency_aware_interpolates_where_no_wave_fits_the_trained_side():
+def test_frequency_aware_interpolates_if_no_wavelength_fits():
     close(rates(FrequencyAwareScaling, lengths=(1, 12, 12), trained=(1, 6, 6)), rates(PositionInterpolation))
 
 
@@ -106,30 +106,30 @@ def test_frequency_aware_interpolates_where_no_wave_fits_the_trained_side():
 def test_time_aware_follows_the_papers_formula(time):
     width = sum(AXES)
     d_t = (width - 1) * time + 1
-    wanted = []
+    expected = []
     for place in range(AXES[1] // 2):
         e = width * 2 * place / AXES[1]
-        wanted.append(max(BASE ** (-e / width) * 2.0 ** (-e / d_t), BASE ** (-e / width) / 2))
-    assert rates(TimeAwareScaling, time)[1].tolist() == pytest.approx(wanted, rel=1e-9)
+        expected.append(max(BASE ** (-e / width) * 2.0 ** (-e / d_t), BASE ** (-e / width) / 2))
+    assert rates(TimeAwareScaling, time)[1].tolist() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("time", [0.0, 0.2, 1.0])
-def test_counted_from_one_time_aware_has_the_papers_numbers_of_the_next_frequency(time):
+def test_first_index_one_shifts_time_aware_by_one_frequency(time):
     width = sum(AXES)
     d_t, step = (width - 1) * time + 1, width * 2 / AXES[1]
-    wanted = []
+    expected = []
     for place in range(AXES[1] // 2):
         own = BASE ** (-step * place / width)
-        wanted.append(max(own * 2.0 ** (-step * (place + 1) / d_t), own / 2))
-    assert rates(TimeAwareScaling, time, first_index=1)[1].tolist() == pytest.approx(wanted, rel=1e-9)
+        expected.append(max(own * 2.0 ** (-step * (place + 1) / d_t), own / 2))
+    assert rates(TimeAwareScaling, time, first_index=1)[1].tolist() == pytest.approx(expected, rel=1e-9)
 
 
-def test_counted_from_one_time_aware_interpolates_every_frequency_at_noise_and_the_last_at_data():
+def test_first_index_one_interpolates_all_frequencies_at_noise_and_the_last_at_data():
     close(rates(TimeAwareScaling, 0.0, first_index=1), rates(PositionInterpolation))
     assert float(rates(TimeAwareScaling, 1.0, first_index=1)[1][-1]) == pytest.approx(float(OWN[1][-1]) / 2, rel=1e-9)
 
 
-def test_counted_from_one_frequency_aware_moves_its_first_frequency_too():
+def test_first_index_one_changes_the_first_frequency_of_frequency_aware():
     assert float(rates(FrequencyAwareScaling)[1][0]) == float(OWN[1][0])
     assert float(rates(FrequencyAwareScaling, first_index=1)[1][0]) < float(OWN[1][0])
 
@@ -139,7 +139,7 @@ def test_time_aware_begins_as_interpolation_and_ends_as_ntk():
     close(rates(TimeAwareScaling, 1.0), rates(NTKScaling))
 
 
-def test_time_aware_stays_finite_at_noise_on_huge_canvases():
+def test_time_aware_is_finite_at_noise_for_huge_sizes():
     got = rates(TimeAwareScaling, 0.0, lengths=(1, 64e6, 64))
     assert got[1].isfinite().all()
     assert float(got[1][1]) == pytest.approx(float(OWN[1][1]) / 1e6, rel=1e-9)
@@ -163,7 +163,7 @@ def test_yarn_keeps_short_waves_interpolates_long_ones_and_sharpens():
 
 
 @pytest.mark.parametrize("of", ["ntk", "interpolation", "yarn"])
-def test_dype_is_gone_at_data_and_strong_at_noise(of):
+def test_dype_has_no_effect_at_data_and_is_strong_at_noise(of):
     if of != "yarn":  # its thresholds close to one wave there, and longer waves stay interpolated
         close(rates(DyPE, 1.0, method=of), OWN)
     early, late = (rates(DyPE, time, method=of)[1] for time in (0.1, 0.9))
@@ -176,28 +176,30 @@ def test_dype_at_noise_scales_by_the_square_of_the_ratio():
 
 
 @pytest.mark.parametrize("part", METHODS[1:], ids=lambda part: part.__name__)
-def test_without_the_trained_size_a_method_says_what_to_give(part):
+def test_without_the_training_size_the_error_says_what_to_set(part):
     with pytest.raises(ConfigError, match=r"train_size: got none.* NAME:train_size=SIDE"):
         rates(part, trained=None)
 
 
-def test_none_needs_no_trained_size():
+def test_no_scaling_needs_no_training_size():
     close(rates(NoScaling, trained=None), OWN)
 
 
 @pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
-def test_a_backbone_measures_its_canvas_and_takes_other_frequencies(build):
+def test_a_backbone_measures_lengths_and_takes_other_frequencies(build):
     model = build()
-    large, small = picture(4, 6), picture(2, 3)
+    large, small = make_tokens(4, 6), make_tokens(2, 3)
     canvas = model.rope_context(large, small)
     assert canvas.lengths == ((1.0, 4.0, 6.0) if build is next_dit else (24.0, 1.0, 1.0))
     assert canvas.train_lengths == ((1.0, 2.0, 3.0) if build is next_dit else (6.0, 1.0, 1.0))
     half = tuple(own / 2 for own in model.frequencies())
     with torch.no_grad():
-        plain = model(large, times(1), said(1)).hidden_states
-        prepared = model.precompute(large, said(1))
-        again = model.update_rope(prepared, large, said(1), half)
-        scaled = model(large, times(1), said(1), precomputed=again).hidden_states
-        wanted = model(large, times(1), said(1), precomputed=model.precompute(large, said(1), half)).hidden_states
-    assert torch.equal(scaled, wanted)
+        plain = model(large, make_times(1), make_condition(1)).hidden_states
+        prepared = model.precompute(large, make_condition(1))
+        again = model.update_rope(prepared, large, make_condition(1), half)
+        scaled = model(large, make_times(1), make_condition(1), precomputed=again).hidden_states
+        expected = model(
+            large, make_times(1), make_condition(1), precomputed=model.precompute(large, make_condition(1), half)
+        ).hidden_states
+    assert torch.equal(scaled, expected)
     assert float((scaled - plain).abs().max()) > 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backbones import BACKBONES, next_dit, picture, said, times, wake
+from backbones import BACKBONES, make_condition, make_times, make_tokens, next_dit, randomize
 from torch.nn.utils import parametrize, prune
 
 from lumina_core.models import cpu_kernels
@@ -15,12 +15,12 @@ LAYERS = ["attention.qkv", "attention.out", "attention.q_norm", "feed_forward.up
 
 
 def run(model, dropped=False):
-    tokens, condition = picture(4, 4), said(1)
+    tokens, condition = make_tokens(4, 4), make_condition(1)
     inputs = model.precompute(tokens, condition)
     if dropped:
         inputs = model.with_context_drop(inputs, model.make_token_pool(tokens, condition, (1, 2, 2)))
         inputs = model.set_dropped_blocks(inputs, (True,) * model.num_layers)
-    return model(tokens, times(1), condition, precomputed=inputs).hidden_states
+    return model(tokens, make_times(1), condition, precomputed=inputs).hidden_states
 
 
 def roll_input(module, arguments):
@@ -93,23 +93,25 @@ def test_pruned_layers_stay_pruned_without_gradients():
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_switch_of_the_cpu_kernels_changes_no_result(build, dtype, monkeypatch):
-    model, condition = build().to(dtype), said(1)
+    model, condition = build().to(dtype), make_condition(1)
     condition = type(condition)(condition.context.to(dtype), pooled=condition.pooled.to(dtype))
-    tokens = picture(4, 4).to(torch.device("cpu"), dtype)
+    tokens = make_tokens(4, 4).to(torch.device("cpu"), dtype)
     with torch.inference_mode():
-        fast = model(tokens, times(1), condition).hidden_states
+        fast = model(tokens, make_times(1), condition).hidden_states
         monkeypatch.setattr(cpu_kernels, "enabled", False)
         monkeypatch.setattr(cpu_kernels, "_onednn_linear", None)  # calling it would fail
-        plain = model(tokens, times(1), condition).hidden_states
+        plain = model(tokens, make_times(1), condition).hidden_states
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     assert torch.allclose(fast.float(), plain.float(), atol=tolerance, rtol=tolerance)
 
 
 def test_a_hook_of_the_heads_last_layer_sees_its_whole_output():
-    head = wake(VelocityHead(VelocityHead.Config(hidden_size=32, token_dim=6, modulation_dim=32, learn_sigma=True)))
+    head = randomize(
+        VelocityHead(VelocityHead.Config(hidden_size=32, token_dim=6, modulation_dim=32, learn_sigma=True))
+    )
     model, outputs = next_dit(), []
     head.linear.register_forward_hook(lambda module, arguments, output: outputs.append(output))
-    tokens = picture(2, 2)
+    tokens = make_tokens(2, 2)
     with torch.inference_mode():
-        velocity = head(model(tokens, times(1), said(1)), tokens)
+        velocity = head(model(tokens, make_times(1), make_condition(1)), tokens)
     assert outputs[0].shape == (1, 4, 12) and torch.equal(velocity, outputs[0][..., :6])

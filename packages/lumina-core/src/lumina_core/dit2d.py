@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.flow.loss import FlowMatching
+from lumina_core.flow.path import PredictionType
 from lumina_core.model_dir import load_model
 from lumina_core.models.dit import DiTBackbone, DiTConfig
 from lumina_core.models.flag_dit import FlagDiTBackbone
@@ -77,7 +79,7 @@ class DiT2D(nn.Module):
     def _assemble(self, backbone: DiTBackbone, head: nn.Module, in_channels: int, patch_size: int) -> None:
         self.backbone, self.head = backbone, head
         self.in_channels, self.patch_size = in_channels, patch_size
-        self.prediction = "velocity"
+        self.prediction: PredictionType = "velocity"
         """What the output is: velocity, data, noise or score."""
 
     @classmethod
@@ -111,7 +113,8 @@ class DiT2D(nn.Module):
         nn.Module.__init__(net)
         assert isinstance(loaded.head, nn.Module)
         net._assemble(backbone, loaded.head, channels, patch_size)
-        net.prediction = getattr(getattr(loaded.objective, "config", None), "prediction", "velocity")
+        if isinstance(loaded.objective, FlowMatching):
+            net.prediction = loaded.objective.config.prediction
         latent = torch.arange(float(channels * 4 * patch_size**2)).view(1, channels, 2 * patch_size, 2 * patch_size)
         try:
             same_patches = torch.equal(tokenizer.patchify(latent).values, net._patchify(latent).values)
