@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from backbones import BACKBONES, make_condition, make_times, make_tokens, next_dit, randomize, seeded_randn
+from backbones import BACKBONES, flag_dit, make_condition, make_times, make_tokens, next_dit, randomize, seeded_randn
 from core.toy import recipe, registry
 
+from lumina_core.conditioning.ops import select
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
+from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.position_encoding import AxialRope, MixedRope
 from lumina_core.models.rope_scaling import NTKScaling, PositionInterpolation
@@ -28,7 +30,7 @@ def mixed_rope(**options):
 
 
 def mixed_backbone():
-    config = next_dit().config.model_copy(update={"rope_axes_dim": None})
+    config = next_dit().config.model_copy(update={"rope_axes_dim": None, "rope_layout": "blocks"})
     return randomize(NextDiTBackbone(config, mixed_rope()))
 
 
@@ -43,7 +45,7 @@ def scores(encoding, positions, layer=0, query_heads=2):
 @torch.no_grad()
 def test_the_default_of_next_dit_is_axial_rope_with_the_rope_options():
     plain = next_dit()
-    config = plain.config.model_copy(update={"rope_axes_dim": None})
+    config = plain.config.model_copy(update={"rope_axes_dim": None, "rope_layout": "blocks"})
     rope = AxialRope(AxialRope.Config(axes_dim=(0, 4, 4), layout="interleaved", theta=config.rope_theta, **SIZES))
     explicit = randomize(NextDiTBackbone(config, rope))
     tokens = make_tokens(3, 4)
@@ -153,10 +155,16 @@ def test_a_recipe_names_the_position_encoding_and_its_weights_are_saved():
 
 def test_the_name_of_a_position_encoding_alone_or_both_ways_of_naming_one_are_errors():
     config = next_dit().config
-    with pytest.raises(ConfigError, match=r"rope_axes_dim: got \[0, 4, 4\], expected none"):
+    with pytest.raises(ConfigError, match=r"rope_axes_dim: got \(0, 4, 4\), expected none"):
         NextDiTBackbone(config, mixed_rope())
+    with pytest.raises(ConfigError, match=r"rope_theta: got 500\.0, expected none"):
+        FlagDiTBackbone(flag_dit(rope_theta=500.0).config, mixed_rope())
     named = config.read(
-        {**config.model_dump(exclude={"rope_axes_dim"}), "position_encoding": {"type": "core.mixed_rope"}}, "test"
+        {
+            **config.model_dump(exclude={"rope_axes_dim", "rope_layout"}),
+            "position_encoding": {"type": "core.mixed_rope"},
+        },
+        "test",
     )
     with pytest.raises(ConfigError, match="expected the component"):
         NextDiTBackbone(named)
@@ -198,7 +206,11 @@ class Turns(torch.nn.Module):
 @pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
 def test_an_encoding_may_transform_values_and_outputs(build):
     config = build().config
-    options = {"rope_axes_dim": None} if "rope_axes_dim" in config.model_fields_set else {"position_ids": "time"}
+    options = (
+        {"rope_axes_dim": None, "rope_layout": "blocks"}
+        if "rope_axes_dim" in config.model_fields_set
+        else {"position_ids": "time"}
+    )
     model = randomize(type(build())(config.model_copy(update=options), Turns()))
     tokens = make_tokens(3, 4)
 
@@ -213,3 +225,23 @@ def test_an_encoding_may_transform_values_and_outputs(build):
     different = torch.zeros(12)
     different[:6] = math.pi / 2
     assert (output(different) - same_pose).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_frequencies_may_differ_by_item():
+    model, tokens = mixed_backbone(), stack_tokens([make_tokens(2, 3, seed=1), make_tokens(2, 3, seed=2)])
+    scaled = [tuple(rate / s for rate in model.frequencies()) for s in (1.0, 2.0)]
+    freqs = tuple(torch.stack(axis)[:, None] for axis in zip(*scaled, strict=True))
+    inputs = model.precompute(tokens, make_condition(2), freqs)
+    together = model(tokens, make_times(2), make_condition(2), precomputed=inputs).hidden_states
+    for item, own in enumerate(tokens.items()):
+        condition = select(make_condition(2), torch.tensor([item]))
+        alone = model.precompute(own, condition, scaled[item])
+        expected = model(own, make_times(2)[item : item + 1], condition, precomputed=alone).hidden_states
+        assert torch.allclose(together[item], expected[0], atol=1e-5)
+
+
+def test_a_backbone_with_learned_frequencies_is_built_without_memory():
+    with torch.device("meta"):
+        model = mixed_rope(axes=(0, 1, 2))
+    assert model.freqs.is_meta and model.freqs.shape == (3, 2, 2, 4)

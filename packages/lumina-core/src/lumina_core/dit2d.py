@@ -167,18 +167,17 @@ class DiT2D(nn.Module):
         *,
         indices: int | Sequence[int] | None = None,
         norm: bool = False,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        pooled: Tensor | None = None,
+        **conditions: Tensor | None,
     ) -> list[Tensor]:
         """Return feature maps (B, hidden_size, H / patch_size, W / patch_size) after some blocks.
 
         Args:
-            x, t, context, context_mask, pooled: as in `forward`.
+            x, t: as in `forward`.
             indices: blocks from 0, negative from the end; a number n: the last n blocks; None: all.
             norm: apply the LayerNorm without weights with which the head begins.
+            conditions: context, context_mask, pooled, control and reference as in `forward`.
         """
-        tokens, condition = self._inputs(x, context, context_mask, pooled, None, None)
+        tokens, condition = self._inputs(x, **conditions)
         features = self.backbone.forward_intermediates(tokens, self._time(t, x), condition, indices=indices, norm=norm)
         rows, columns = (side // self.patch_size for side in x.shape[2:])
         return [hidden.transpose(1, 2).unflatten(2, (rows, columns)) for hidden in features]
@@ -190,13 +189,13 @@ class DiT2D(nn.Module):
     def _inputs(
         self,
         x: Tensor,
-        context: Tensor | None,
-        context_mask: Tensor | None,
-        pooled: Tensor | None,
-        control: Tensor | None,
-        reference: Tensor | None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+        control: Tensor | None = None,
+        reference: Tensor | None = None,
     ) -> tuple[Tokens, Condition]:
-        self._check_latent(x, "x", self.in_channels)
+        self._check_latent(x, "x")
         tokens = self._patchify(x)
         token_condition = None
         if control is not None:
@@ -216,7 +215,7 @@ class DiT2D(nn.Module):
             raise ShapeError(f"reference: got {tuple(reference.shape)}, expected (B, C, H, W) or (B, R, C, H, W)")
         parts = []
         for number, latent in enumerate(stacked.unbind(1), start=1):
-            self._check_latent(latent, "reference", self.in_channels)
+            self._check_latent(latent, "reference")
             part = self._patchify(latent)
             parts.append((part.values, part.positions + part.positions.new_tensor([number, 0.0, 0.0])))
         values, positions = (torch.cat(list(column), dim=1) for column in zip(*parts, strict=True))
@@ -230,9 +229,9 @@ class DiT2D(nn.Module):
             raise ShapeError(f"t: got the shape {tuple(time.shape)}, expected ({len(x)},), one time per item")
         return time.expand(len(x))
 
-    def _check_latent(self, latent: Tensor, name: str, channels: int) -> None:
-        if latent.ndim != 4 or latent.shape[1] != channels:
-            raise ShapeError(f"{name}: got the shape {tuple(latent.shape)}, expected (B, {channels}, H, W)")
+    def _check_latent(self, latent: Tensor, name: str) -> None:
+        if latent.ndim != 4 or latent.shape[1] != self.in_channels:
+            raise ShapeError(f"{name}: got the shape {tuple(latent.shape)}, expected (B, {self.in_channels}, H, W)")
         for side, size in zip(("height", "width"), latent.shape[2:], strict=True):
             if size % self.patch_size or not size:
                 lower = size // self.patch_size * self.patch_size

@@ -187,6 +187,12 @@ class DiTBackbone(Component, nn.Module):
                 f"position_encoding: got the name {config.position_encoding.type} alone, expected the component too. "
                 "Give it as the second argument of the backbone, or build the backbone from a recipe."
             )
+        for name, field in type(config).model_fields.items():
+            if position_encoding is not None and name.startswith("rope_") and dict(config)[name] != field.default:
+                raise ConfigError(
+                    f"{name}: got {dict(config)[name]}, expected none together with a position encoding. "
+                    "Set the options of the encoding instead."
+                )
         self.config, self.modulation_dim = config, modulation_dim
         self.position_encoding = default_encoding() if position_encoding is None else position_encoding
         self.embed = Linear(config.token_dim, config.hidden_size)

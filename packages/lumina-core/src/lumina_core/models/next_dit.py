@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.errors import ConfigError
 from lumina_core.models.attention import CrossAttentionKV
 from lumina_core.models.context_drop import PooledAttention
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
@@ -78,11 +77,6 @@ class NextDiTBackbone(DiTBackbone):
     config: Config
 
     def __init__(self, config: Config, position_encoding: PositionEncoding | None = None) -> None:
-        if position_encoding is not None and config.rope_axes_dim is not None:
-            raise ConfigError(
-                f"rope_axes_dim: got {list(config.rope_axes_dim)}, expected none together with position_encoding. "
-                "Give its options there."
-            )
         modulation_dim = min(config.hidden_size, MAX_MODULATION_DIM) if config.time_conditioned else 0
         rope = {"axes_dim": config.rope_axes_dim, "layout": config.rope_layout, "theta": config.rope_theta}
         super().__init__(

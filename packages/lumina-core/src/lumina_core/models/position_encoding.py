@@ -68,7 +68,8 @@ class MixedRope(Component, nn.Module):
 
     Every channel pair of every key head and block has its own frequency along every axis, so that diagonal directions
     are encoded too: the angle of a pair is the scalar product of frequencies and position. Frequencies begin as in the
-    paper: magnitudes theta^(-n k / (head_dim / 2)) for n axes, in n orthogonal directions turned at random per head.
+    paper: magnitudes theta^(-n k / (head_dim / 2)) for n axes, in n orthogonal directions turned at random per head;
+    those of other axes begin at zero.
     """
 
     class Config(PositionEncodingConfig):
