@@ -1,4 +1,4 @@
-"""The source of a plugin that works, and of one for each way to be broken with a part of what is then said of it."""
+"""Sources of a working plugin and of one broken plugin per kind of mistake, with a part of the recorded reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOOK = "from lumina_core import hookimpl\n@hookimpl\ndef "
 BROKEN = {
     "import error": ("raise RuntimeError('libsndfile is missing')", "RuntimeError: libsndfile is missing"),
     "syntax error": ("def (", "SyntaxError"),
-    "missing dependency": ("import a_module_that_nobody_has", "No module named 'a_module_that_nobody_has'"),
+    "missing dependency": ("import an_absent_module", "No module named 'an_absent_module'"),
     "ends the program": ("raise SystemExit(3)", "tried to end the program (SystemExit 3)"),
     "ends the program in its hook": (
         HOOK + "lumina_register_components(components):\n exit(0)",
@@ -49,15 +49,15 @@ BROKEN = {
         "components.solver() missing 1 required positional argument: 'summary'",
     ),
     "unmarked hook": ("def lumina_register_components(components): pass", "is not marked with @hookimpl"),
-    "misspelt kind": (
+    "misspelt component type": (
         HOOK + "lumina_register_components(components):\n components.solvr('bad.a', 'a:b', 'c')",
-        "no kind of part called 'solvr'; did you mean 'solver'?",
+        "no component type is called 'solvr'; did you mean 'solver'?",
     ),
     "error half-way": (
         HOOK + "lumina_register_components(components):\n components.solver('bad.a', 'a:b', 'c')\n 1 / 0",
         "ZeroDivisionError: division by zero",
     ),
-    "stolen name": (
+    "name of another plugin": (
         HOOK + "lumina_register_components(components):\n components.solver('core.euler', 'a:b', 'c')",
         "'bad.<name>'",
     ),
@@ -73,16 +73,16 @@ BROKEN = {
         HOOK + "lumina_register_components(components):\n components.solver('bad.a', print, 'c')",
         "must be strings",
     ),
-    "stolen command": (
+    "reserved command": (
         HOOK + "lumina_register_commands(commands):\n commands.add('train', 'a:b', 'c')",
         "the command 'train' belongs to lumina itself",
     ),
-    "a task with a stolen command": (
+    "a task with a reserved command": (
         HOOK + "lumina_register_components(components):\n components.task('bad.t', 'a:b', 'c', command='plugins')",
         "the command 'plugins' belongs to lumina itself",
     ),
-    "a kind that there is": (
+    "an existing component type": (
         HOOK + "lumina_register_component_types(component_types):\n component_types.add('solver', 'a:b', 'a:b', 'c')",
-        "there is a kind called 'solver' already",
+        "component type: got 'solver', which exists already",
     ),
 }

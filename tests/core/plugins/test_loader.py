@@ -1,4 +1,4 @@
-"""A broken plugin of any kind is left out with its reason, and never stops another."""
+"""A broken plugin is left out with its reason, and never stops another."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def good(name: str) -> Candidate:
     return candidate(name, GOOD.format(name=name))
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_broken_plugin_registers_nothing_says_why_and_stops_no_other(what):
-    text, reason = BROKEN[what]
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_a_broken_plugin_is_recorded_registers_nothing_and_stops_no_other(mistake):
+    text, reason = BROKEN[mistake]
     registry = load_from([good("alpha"), candidate("bad", text), good("zeta")])
     assert list(registry.sources) == ["alpha", "zeta"]
     assert list(registry.registrations("solver")) == ["alpha.step", "zeta.step"]
@@ -44,7 +44,7 @@ def test_a_broken_plugin_registers_nothing_says_why_and_stops_no_other(what):
     assert "Traceback" in registry.failures["bad"].traceback
 
 
-def test_half_way_registers_nothing_of_any_kind():
+def test_an_error_in_the_last_hook_registers_nothing():
     text = f"""{HOOK}lumina_register_component_types(component_types):
     component_types.add("vocoder", "a:b", "a:b", "c")
 @hookimpl
@@ -60,7 +60,7 @@ def lumina_register_commands(commands):
     assert not registry.registrations("vocoder") and not registry.commands()
 
 
-def test_a_plugin_brings_a_kind_of_its_own_and_parts_of_it():
+def test_a_plugin_registers_a_component_type_and_components_of_it():
     text = f"""{HOOK}lumina_register_component_types(component_types):
     component_types.add("vocoder", "sound.contract:Vocoder", "sound.kit:check_vocoder", "numbers to a wave")
 @hookimpl
@@ -82,7 +82,7 @@ VOICE = f"{HOOK}lumina_register_components(components):\n components.vocoder('%s
 
 
 @pytest.mark.parametrize("user", ["alpha", "zeta"])
-def test_a_kind_can_be_used_by_plugins_before_and_after_the_one_that_brings_it(user):
+def test_a_component_type_can_be_used_by_plugins_before_and_after_its_own(user):
     registry = load_from(
         [candidate(name, VOICE % name if name == user else VOCODER) for name in sorted(("sound", user))]
     )
@@ -90,33 +90,33 @@ def test_a_kind_can_be_used_by_plugins_before_and_after_the_one_that_brings_it(u
     assert list(registry.registrations("vocoder")) == [f"{user}.voice"]
 
 
-def test_a_kind_of_a_plugin_that_fails_half_way_is_of_no_use_to_another():
+def test_a_component_type_of_a_broken_plugin_does_not_exist():
     registry = load_from([candidate("alpha", VOICE % "alpha"), candidate("sound", f"{VOCODER} 1 / 0")])
     assert set(registry.failures) == {"alpha", "sound"}
-    assert "no kind of part called 'vocoder'" in registry.failures["alpha"].reason
+    assert "no component type is called 'vocoder'" in registry.failures["alpha"].reason
 
 
 @pytest.mark.parametrize("name", ["alpha", "zeta"])
-def test_the_command_of_a_plugins_name_is_its_own_whoever_comes_first(name):
+def test_the_command_of_a_plugins_name_belongs_to_it(name):
     image = f"{HOOK}lumina_register_components(components):\n components.task('image.t', 'a:b', 'c', command='image')"
-    thief = f"{HOOK}lumina_register_commands(commands):\n commands.add('image', 'a:b', 'c')"
-    registry = load_from([candidate(n, thief if n == name else image) for n in sorted(("image", name))])
+    other = f"{HOOK}lumina_register_commands(commands):\n commands.add('image', 'a:b', 'c')"
+    registry = load_from([candidate(n, other if n == name else image) for n in sorted(("image", name))])
     assert registry.commands()["image"].plugin == "image"
     assert registry.failures[name].reason == "the command 'image' belongs to the plugin of that name"
 
 
 def test_an_entry_point_that_names_no_module_is_left_out():
     registry = load_from([Candidate(PluginSource("bad", "bad", "1.0"), (), lambda: 42), good("zeta")])
-    assert registry.failures["bad"].reason == "the entry point names a int; wanted a module"
+    assert registry.failures["bad"].reason == "entry point: got a int, expected a module"
     assert "zeta" in registry.sources
 
 
 def test_the_second_of_two_plugins_of_one_name_is_left_out_and_the_first_stays():
-    second = Candidate(PluginSource("alpha", "thief", "6.6"), (), module_of(GOOD.format(name="alpha")))
+    second = Candidate(PluginSource("alpha", "other", "6.6"), (), module_of(GOOD.format(name="alpha")))
     registry = load_from([good("alpha"), second])
     assert registry.sources["alpha"].distribution == "lumina-alpha"
     (name,) = registry.failures
-    assert name == "alpha (thief)"
+    assert name == "alpha (other)"
     assert registry.failures[name].reason == "the name 'alpha' is already taken by lumina-alpha 1.0"
 
 
@@ -127,7 +127,7 @@ def test_two_plugins_cannot_bring_one_command(kind):
     second = task % "zeta" if kind == "task" else command
     registry = load_from([candidate("alpha", task % "alpha"), candidate("zeta", second)])
     assert registry.commands()["sing"].plugin == "alpha"
-    assert registry.failures["zeta"].reason == "the command 'sing' is already brought by the plugin 'alpha'"
+    assert registry.failures["zeta"].reason == "the command 'sing' is already registered by the plugin 'alpha'"
 
 
 @pytest.mark.parametrize("requirement", ["lumina-core>=2,<3", "Lumina_Core<0.1", "lumina.core==0.0.1"])
@@ -145,17 +145,17 @@ def test_requirements_that_do_not_exclude_this_core_are_no_hindrance(requirement
     assert not registry.failures
 
 
-def test_a_requirement_that_cannot_be_read_is_told():
+def test_an_invalid_requirement_is_reported():
     registry = load_from([candidate("alpha", GOOD.format(name="alpha"), "lumina-core>=>1")])
     assert "its requirement 'lumina-core>=>1' cannot be read" in registry.failures["alpha"].reason
 
 
-def test_what_a_plugin_prints_at_import_goes_to_stderr(capsys):
+def test_output_of_an_import_goes_to_stderr(capsys):
     load_from([candidate("alpha", "print('hello')\n" + GOOD.format(name="alpha"))])
     assert capsys.readouterr() == ("", "hello\n")
 
 
-def test_a_plugin_that_turns_warnings_into_errors_does_so_for_itself_alone():
+def test_a_plugin_turns_warnings_into_errors_for_itself_only():
     strict = "import warnings\nwarnings.simplefilter('error')\n" + GOOD.format(name="alpha")
     warner = "import warnings\nwarnings.warn('old news')\n" + GOOD.format(name="zeta")
     before = list(warnings.filters)
@@ -170,14 +170,14 @@ def test_objects_that_have_every_attribute_are_no_hooks():
     assert not registry.failures
 
 
-def test_strict_raises_what_would_have_been_recorded():
-    with pytest.raises(PluginError, match=r"the plugin 'bad' \(lumina-bad 1.0\) is broken: .*no kind of part"):
-        load_from([candidate("bad", BROKEN["misspelt kind"][0])], strict=True)
+def test_strict_raises_the_error():
+    with pytest.raises(PluginError, match=r"the plugin 'bad' \(lumina-bad 1.0\) is broken: .*no component type"):
+        load_from([candidate("bad", BROKEN["misspelt component type"][0])], strict=True)
     with pytest.raises(PluginError, match="SystemExit 3"):
         load_from([candidate("bad", BROKEN["ends the program"][0])], strict=True)
 
 
-def test_the_stop_key_stops():
+def test_keyboard_interrupt_is_not_caught():
     def stopped():
         raise KeyboardInterrupt
 

@@ -25,17 +25,17 @@ def test_installed_plugins_are_found_and_the_core_is_first(install):
 
 
 def test_a_distribution_that_takes_the_name_of_another_comes_after_it(install):
-    thief = {"a_thief": GOOD.format(name="core")}
-    install("a-thief", "core = a_thief", thief)
+    other = {"a_other": GOOD.format(name="core")}
+    install("a-other", "core = a_other", other)
     registry = load_plugins()
     assert registry.sources["core"].distribution == "lumina-core"
-    assert "already taken by lumina-core" in registry.failures["core (a-thief)"].reason
+    assert "already taken by lumina-core" in registry.failures["core (a-other)"].reason
 
 
 @pytest.mark.parametrize("line", ["bad = not a module!", "bad = bad_plugin:thing", "bad = ", "bad = .relative"])
-def test_a_malformed_entry_point_is_left_out_with_what_was_wanted(install, line):
+def test_a_malformed_entry_point_is_left_out_with_the_expected_form(install, line):
     install("lumina-bad", line)
-    assert "wanted bad = package.module" in load_plugins().failures["bad"].reason
+    assert "expected bad = package.module" in load_plugins().failures["bad"].reason
 
 
 def test_entry_points_that_cannot_be_parsed_are_left_out_under_their_distribution(install):
@@ -65,25 +65,25 @@ def test_the_environment_chooses_which_plugins_are_loaded(install, monkeypatch):
     assert list(load_plugins().sources) == ["core", "alpha"]
 
 
-def test_a_chosen_plugin_that_is_not_there_is_told_with_the_nearest(install, monkeypatch):
+def test_a_chosen_plugin_that_is_not_installed_is_reported_with_the_nearest(install, monkeypatch):
     install("lumina-alpha", "alpha = alpha_plugin", {"alpha_plugin": GOOD.format(name="alpha")})
     monkeypatch.setenv("LUMINA_PLUGINS", "alhpa")
-    told = load_plugins().failures["alhpa"].reason
-    assert told == "LUMINA_PLUGINS names it, and no such plugin is installed; did you mean 'alpha'?"
+    reason = load_plugins().failures["alhpa"].reason
+    assert reason == "LUMINA_PLUGINS names it, and no such plugin is installed; did you mean 'alpha'?"
     with pytest.raises(PluginError, match="no plugin called 'alhpa' is installed"):
         load_plugins().find("solver", "alhpa.step")
 
 
-def test_everything_that_the_core_names_is_there():
+def test_all_components_of_the_core_can_be_imported():
     registry = load_plugins()
-    named = [
+    registered = [
         (kind, n)
         for kind in registry.component_types()
         for n, e in registry.registrations(kind).items()
         if e.plugin == "core"
     ]
-    assert len(named) > 20
-    assert all(callable(registry.find(kind, name)) for kind, name in named)
+    assert len(registered) > 20
+    assert all(callable(registry.find(kind, name)) for kind, name in registered)
 
 
 NOISY = """
@@ -119,7 +119,7 @@ def called(zoo, *code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *code], env=zoo, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_help_lives_with_every_broken_plugin_at_once_and_names_them_in_one_line(zoo):
+def test_help_works_with_broken_plugins_and_names_them_in_one_line(zoo):
     done = called(zoo, "-c", SPY, "--help")
     lines = done.stdout.splitlines()
     assert lines[-2].startswith("0 ") or lines[-1].startswith("0 "), done.stderr
@@ -127,7 +127,7 @@ def test_help_lives_with_every_broken_plugin_at_once_and_names_them_in_one_line(
     assert not {"torch", "pydantic", "transformers", "numpy"} & set(done.stdout.split())
 
 
-def test_plugins_tells_of_every_broken_one_why_and_imports_nothing_heavy(zoo):
+def test_plugins_lists_the_reason_of_every_broken_plugin_and_imports_nothing_heavy(zoo):
     done = called(zoo, "-c", SPY, "plugins")
     for number, (_, reason) in enumerate(BROKEN.values()):
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"bad{number} "))
@@ -137,9 +137,9 @@ def test_plugins_tells_of_every_broken_one_why_and_imports_nothing_heavy(zoo):
     assert not {"torch", "pydantic", "transformers", "numpy"} & set(done.stdout.split())
 
 
-def test_what_noisy_plugins_say_does_not_mix_with_what_is_printed_for_other_programs(zoo):
+def test_output_of_plugins_does_not_mix_with_json(zoo):
     done = called(zoo, "-m", "lumina_core", "plugins", "--json")
     assert done.returncode == 0
     assert "noisy" in json.loads(done.stdout)["plugins"]
-    for said in ("printed at import", "warned at import", "logged at import", "printed at exit"):
-        assert said in done.stderr
+    for text in ("printed at import", "warned at import", "logged at import", "printed at exit"):
+        assert text in done.stderr

@@ -1,4 +1,4 @@
-"""The registry answers by name, and a wrong question kindly."""
+"""Components are found by name, and unknown names are reported with the nearest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def registry() -> Registry:
     core = [
         Registration("solver", "core.midpoint", "lumina_core.errors:ShapeError", "second order", "core"),
         Registration("solver", "core.heun", "lumina_core.errors:ShapeError", "second order", "core"),
-        Registration("head", "core.gone", "lumina_core.errors:Nothing", "not there", "core"),
+        Registration("head", "core.absent", "lumina_core.errors:Nothing", "not there", "core"),
         Registration("head", "core.nowhere", "lumina_nowhere:Nothing", "not there", "core"),
     ]
     made.add(PluginSource("core", "lumina-core", "0.1.0"), core)
@@ -31,58 +31,58 @@ def registry() -> Registry:
     return made
 
 
-def test_a_part_is_imported_when_it_is_asked_for_and_once(registry):
+def test_a_component_is_imported_on_first_use_and_once(registry):
     found = registry.find("solver", "core.midpoint")
     assert found.__name__ == "ShapeError" and registry.find("solver", "core.midpoint") is found
 
 
-def test_a_short_name_finds_the_cores_part_first_and_then_any(registry):
+def test_a_short_name_finds_the_component_of_the_core_or_the_only_one(registry):
     assert registry.find("solver", "midpoint") is registry.find("solver", "core.midpoint")
     assert registry.find("solver", "quick") is registry.find("solver", "zeta.quick")
 
 
-def test_a_short_name_that_two_plugins_have_is_not_guessed(registry):
+def test_an_ambiguous_short_name_is_refused(registry):
     registry.add(PluginSource("beta", "lumina-beta", "1"), [Registration("solver", "beta.quick", "a:b", "", "beta")])
-    with pytest.raises(PluginError, match=r"several .* are called 'quick': say zeta.quick or beta.quick"):
+    with pytest.raises(PluginError, match=r"solver: got 'quick', expected one of zeta.quick or beta.quick"):
         registry.find("solver", "quick")
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "said"),
+    ("kind", "name", "message"),
     [
         ("solver", "core.midpont", "no solver is called 'core.midpont'; did you mean 'core.midpoint'?"),
         ("solver", "midpont", "no solver is called 'midpont'; did you mean 'midpoint'?"),
         ("solver", "xyz", "no solver is called 'xyz'; known: core.midpoint, core.heun, zeta.midpoint, zeta.quick"),
         ("path", "core.linear", "no path is called 'core.linear'; known: none"),
-        ("solvr", "core.heun", "no kind of part called 'solvr'; did you mean 'solver'?"),
+        ("solvr", "core.heun", "no component type is called 'solvr'; did you mean 'solver'?"),
         ("solver", "zta.quick", "no solver is called 'zta.quick'; did you mean 'zeta.quick'?"),
-        ("path", "core.heun", "'core.heun' is of the kind solver, and this asks for the kind path"),
+        ("path", "core.heun", "got 'core.heun', a component of the type solver, expected one of the type path"),
         ("command", "sng", "no command is called 'sng'; did you mean 'sing'?"),
     ],
 )
-def test_a_name_that_nobody_has_is_answered_with_the_nearest(registry, kind, name, said):
+def test_an_unknown_name_is_reported_with_the_nearest(registry, kind, name, message):
     with pytest.raises(PluginError) as error:
         registry.find(kind, name)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_part_of_a_plugin_that_is_not_installed_names_what_to_install(registry):
+def test_a_missing_plugin_is_reported_with_what_to_install(registry):
     with pytest.raises(PluginError, match=r"no plugin called 'motion' is installed.*pip install lumina-motion"):
         registry.find("tokenizer", "motion.joints")
 
 
-def test_a_part_of_a_plugin_that_was_left_out_names_the_reason(registry):
+def test_a_broken_plugin_is_reported_with_its_reason(registry):
     with pytest.raises(PluginError, match=r"'audio' is installed but was left out: ImportError: libsndfile is missing"):
         registry.find("tokenizer", "audio.patchify")
 
 
-@pytest.mark.parametrize(("name", "reason"), [("core.gone", "AttributeError"), ("core.nowhere", "ModuleNotFoundError")])
-def test_a_part_that_cannot_be_imported_says_from_where_and_why(registry, name, reason):
+@pytest.mark.parametrize(("name", "reason"), [("core.absent", "AttributeError"), ("core.nowhere", "ModuleNotFoundError")])
+def test_a_failed_import_is_reported_with_module_and_reason(registry, name, reason):
     with pytest.raises(PluginError, match=f"'{name}' of the plugin 'core' cannot be imported from .*{reason}"):
         registry.find("head", name)
 
 
-def test_a_part_that_ends_the_program_at_import_does_not(registry, tmp_path, monkeypatch):
+def test_an_import_cannot_end_the_program(registry, tmp_path, monkeypatch):
     (tmp_path / "an_ending.py").write_text("raise SystemExit(5)", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     registry.add(PluginSource("bad", "bad", "1"), [Registration("head", "bad.end", "an_ending:x", "", "bad")])
@@ -90,19 +90,19 @@ def test_a_part_that_ends_the_program_at_import_does_not(registry, tmp_path, mon
         registry.find("head", "bad.end")
 
 
-def test_a_taken_name_keeps_everything_of_the_newcomer_out(registry):
-    newcomers = [
+def test_a_plugin_with_a_registered_name_registers_nothing(registry):
+    registrations = [
         Registration("head", "core.new", "a:b", "", "core"),
         Registration("solver", "core.heun", "a:b", "", "core"),
     ]
-    with pytest.raises(PluginError, match=r"solver 'core.heun' is already brought by the plugin 'core'"):
-        registry.add(PluginSource("thief", "thief", "1"), newcomers)
-    assert "thief" not in registry.sources and "core.new" not in registry.registrations("head")
+    with pytest.raises(PluginError, match=r"solver 'core.heun' is already registered by the plugin 'core'"):
+        registry.add(PluginSource("other", "other", "1"), registrations)
+    assert "other" not in registry.sources and "core.new" not in registry.registrations("head")
 
 
 def test_commands_are_those_of_tasks_and_of_plugins(registry):
     assert {word: entry.name for word, entry in registry.commands().items()} == {"speak": "zeta.speak", "sing": "sing"}
 
 
-def test_the_owner_of_a_part_is_its_distribution(registry):
+def test_the_provider_of_a_component_is_its_distribution(registry):
     assert registry.provider("solver", "quick") == ("lumina-zeta", "3.1")

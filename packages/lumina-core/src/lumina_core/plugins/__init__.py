@@ -1,1 +1,1 @@
-"""The door through which every part comes: hooks, the registry they fill, and the loader that isolates plugins."""
+"""Plugin API: hooks, the registry that they fill, and the loader that isolates plugins."""

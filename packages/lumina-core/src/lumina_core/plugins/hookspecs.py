@@ -1,7 +1,7 @@
-"""Every hook that a plugin can answer. This is the page that a plugin author reads.
+"""Hooks that a plugin can implement.
 
 A plugin is a module named by an entry point of the group `lumina`. It marks functions of these names with
-`lumina_core.hookimpl`, and in them names what it brings by import strings, so that nothing heavy is imported at start.
+`lumina_core.hookimpl`. They register components by import strings, so that nothing heavy is imported at start.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ hookspec = pluggy.HookspecMarker("lumina")
 
 @hookspec
 def lumina_register_component_types(component_types: ComponentTypeRegistrations) -> None:
-    """Bring a kind of part of your own: `component_types.add(name, contract, check, summary)`.
+    """Register component types: `component_types.add(name, contract, check, summary)`.
 
-    `contract` is the import string of its protocol, `check` that of the function of your test kit that tries a part.
+    `contract` is the import string of the base class or protocol of its components, `check` that of a function that
+    checks a component in tests.
     """
 
 
 @hookspec
 def lumina_register_components(components: ComponentRegistrations) -> None:
-    """Name parts: `components.tokenizer("motion.joints", "lumina_motion.joints:Joints", "joints over time")`.
+    """Register components: `components.tokenizer("motion.joints", "lumina_motion.joints:Joints", "joints over time")`.
 
-    There is one method a kind (`parts.solver`, `parts.head` ...), also for kinds that plugins bring. A name begins with
-    the name of your entry point and a dot. `parts.task` also takes `command`, the word of its command line (`lumina
-    motion`).
+    There is one method per component type (`components.solver`, `components.head`, ...), including types of plugins. A
+    name begins with the name of the entry point and a dot. `components.task` also takes `command`, the command that
+    runs the task (`lumina motion`).
     """
 
 
 @hookspec
 def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
-    """Name recipes shipped in your package: `recipes.add("motion.tiny", "lumina_motion:recipes/tiny.yaml", "...")`."""
+    """Register recipes in the package: `recipes.add("motion.tiny", "lumina_motion:recipes/tiny.yaml", "...")`."""
 
 
 @hookspec
 def lumina_register_models(models: ModelRegistrations) -> None:
-    """Name trained models: `models.add("motion.walk", "lumina_motion:models/walk", "...", task=...)`."""
+    """Register models in the package: `models.add("motion.walk", "lumina_motion:models/walk", "...", task=T)`."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""Finds plugins one by one. A broken one is recorded with its reason and left out; it never stops another."""
+"""Loading of plugins, each one isolated: a broken plugin is recorded with its reason and never stops another."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ from lumina_core.plugins.registry import (
     PluginSource,
     RecipeRegistrations,
     Registration,
-    Registrations,
     Registry,
-    command_name,
 )
 
 ENTRY_POINT_GROUP = "lumina"
 BUILT_IN_COMMANDS = ("train", "check", "evaluate", "convert", "schedule", "models", "plugins")
+ComponentT = TypeVar("ComponentT", bound=Callable[..., Any])
+
+_process_components: dict[tuple[str, str], tuple[Any, str]] = {}
+_is_loading = False
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plugin that may be loaded: where it comes from, what it requires of us, and how its module is imported."""
+    """A plugin before it is loaded: its source, the requirements of its distribution, the import of its module."""
 
     source: PluginSource
     requirements: tuple[str, ...]
@@ -50,26 +52,23 @@ class Candidate:
 
 @functools.lru_cache(maxsize=1)
 def load_plugins() -> Registry:
-    """All installed plugins, once a process. LUMINA_PLUGINS=a,b: only these (core always); LUMINA_STRICT=1: raise."""
-    all_candidates, selection = find_candidates(), os.environ.get("LUMINA_PLUGINS")
-    installed = {candidate.source.plugin: candidate.source for candidate in all_candidates}
+    """Load all installed plugins, once per process: the default registry.
+
+    `LUMINA_PLUGINS=a,b` loads only these and the core; with `LUMINA_STRICT=1` a broken plugin is an error.
+    """
+    candidates, selection = find_candidates(), os.environ.get("LUMINA_PLUGINS")
+    installed = {candidate.source.plugin: candidate.source for candidate in candidates}
     enabled = set(installed) if selection is None else {"core", *filter(None, map(str.strip, selection.split(",")))}
     strict = os.environ.get("LUMINA_STRICT") == "1"
-    registry = load_from([candidate for candidate in all_candidates if candidate.source.plugin in enabled], strict)
+    registry = load_from([candidate for candidate in candidates if candidate.source.plugin in enabled], strict)
     registry.disabled.update({name: source for name, source in installed.items() if name not in enabled})
-    for component_type, name, component, summary in _PROCESS_COMPONENTS.values():
-        registry.add_component(component_type, name, component, summary)
     for name in sorted(enabled - set(installed)):
         reason = f"LUMINA_PLUGINS names it, and no such plugin is installed{suggest(name, installed)}"
-        registry.failures[name] = PluginFailure(
-            PluginSource(name, f"lumina-{name}", "not installed"), reason, installed=False
-        )
+        source = PluginSource(name, f"lumina-{name}", "not installed")
+        registry.failures[name] = PluginFailure(source, reason, installed=False)
+    for (component_type, name), (component, summary) in _process_components.items():
+        registry.add_component(component_type, name, component, summary)
     return registry
-
-
-ComponentT = TypeVar("ComponentT", bound=Callable[..., Any])
-_PROCESS_COMPONENTS: dict[tuple[str, str], tuple[str, str, Any, str]] = {}
-_is_loading = False
 
 
 def register(component_type: str, name: str, summary: str = "") -> Callable[[ComponentT], ComponentT]:
@@ -93,53 +92,49 @@ def register(component_type: str, name: str, summary: str = "") -> Callable[[Com
     def decorate(component: ComponentT) -> ComponentT:
         if _is_loading:
             raise PluginError(
-                f"register('{component_type}', '{name}'): got a call while plugins are loaded, expected it in a script. "
-                "In a package, name the component in the hook lumina_register_components"
+                f"register('{component_type}', '{name}'): got a call while plugins are loaded, expected one in a "
+                "script. In a package, name the component in the hook lumina_register_components"
             )
         load_plugins().add_component(component_type, name, component, summary)
-        _PROCESS_COMPONENTS[component_type, name] = (component_type, name, component, summary)
+        _process_components[component_type, name] = (component, summary)
         return component
 
     return decorate
 
 
 def find_candidates() -> list[Candidate]:
-    """What is installed, the core first, then by name, so that the order of installation decides nothing.
+    """Return all installed plugins: the core first, then by name, whatever the order of installation.
 
-    Where two distributions claim one name, the one called `lumina-<name>` comes first.
+    If two distributions have a plugin of one name, the distribution `lumina-<name>` comes first.
     """
     by_distribution: dict[str, list[Candidate]] = {}
     for distribution in distributions():
-        of_distribution = _candidates_of(distribution)
-        if of_distribution:  # a distribution that is twice on the path counts where Python would import it from
-            by_distribution.setdefault(_normalize_name(of_distribution[0].source.distribution), of_distribution)
-    return sorted(
-        (candidate for of_distribution in by_distribution.values() for candidate in of_distribution), key=_rank
-    )
+        candidates = _candidates_of(distribution)
+        if candidates:  # a distribution that is on the path twice counts where Python imports it from
+            by_distribution.setdefault(_normalize(candidates[0].source.distribution), candidates)
+    return sorted((candidate for candidates in by_distribution.values() for candidate in candidates), key=_rank)
 
 
-def load_from(plugins: Iterable[Candidate], strict: bool = False) -> Registry:
-    """A registry of these plugins alone; of several with one name the first counts.
+def load_from(candidates: Iterable[Candidate], strict: bool = False) -> Registry:
+    """Load these plugins into a new registry; of several with one name, the first counts.
 
     Raises:
-        PluginError: `strict`, and one of them is broken.
+        PluginError: `strict` is true and a plugin is broken.
     """
-    all_candidates, registry = list(plugins), Registry()
-    owners = {candidate.source.plugin: candidate for candidate in reversed(all_candidates)}
-    errors: dict[int, BaseException] = {}
-    pending = list(range(len(all_candidates)))
+    pending, registry = list(candidates), Registry()
+    owners = {candidate.source.plugin: candidate for candidate in reversed(pending)}
+    order = {id(candidate): number for number, candidate in enumerate(pending)}
+    failed: list[tuple[Candidate, BaseException]] = []
+    # a plugin may need a component type of a later one: try again as long as types are added
     component_types: tuple[str, ...] = ()
-    while (
-        pending and component_types != registry.component_types()
-    ):  # whoever was refused may have needed a kind that a later one brings
+    while pending and component_types != registry.component_types():
         component_types = registry.component_types()
-        results = {index: _try_load(all_candidates[index], registry, owners) for index in pending}
-        errors |= {index: error for index, error in results.items() if error is not None}
-        for index in (index for index, error in results.items() if error is None):
-            errors.pop(index, None)
-        pending = [index for index in pending if isinstance(errors.get(index), PluginError)]
-    for index, failure in sorted(errors.items()):
-        _record_failure(registry, all_candidates[index].source, failure, strict)
+        errors = [(candidate, _try_load(candidate, registry, owners)) for candidate in pending]
+        failed = [(c, e) for c, e in failed if not isinstance(e, PluginError)]
+        failed += [(candidate, error) for candidate, error in errors if error is not None]
+        pending = [candidate for candidate, error in failed if isinstance(error, PluginError)]
+    for candidate, error in sorted(failed, key=lambda item: order[id(item[0])]):
+        _record_failure(registry, candidate.source, error, strict)
     return registry
 
 
@@ -148,69 +143,19 @@ def _try_load(candidate: Candidate, registry: Registry, owners: Mapping[str, Can
         _load_one(candidate, registry, owners)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # also SystemExit, and what compiled modules throw past Exception
+    except BaseException as error:  # also SystemExit, and errors of compiled modules that derive from BaseException
         return error
     return None
 
 
-def _candidates_of(distribution: Distribution) -> list[Candidate]:
-    """The plugins of one distribution; one that cannot be read stands there as a candidate that fails to load."""
-    try:
-        if f"[{ENTRY_POINT_GROUP}]" not in "".join((distribution.read_text("entry_points.txt") or "").split()):
-            return []
-        entry_points = list(distribution.entry_points.select(group=ENTRY_POINT_GROUP))
-        requirements = tuple(distribution.requires or ())
-    except Exception as error:
-        reason = f"what it says of itself cannot be read ({type(error).__name__}: {error})"
-        name = _metadata(distribution, "Name")
-        return [Candidate(_plugin_source(name, distribution), (), functools.partial(_raise_plugin_error, reason))]
-    return [
-        Candidate(_plugin_source(p.name, distribution), requirements, functools.partial(_import_entry_point, p))
-        for p in entry_points
-    ]
-
-
-def _rank(candidate: Candidate) -> tuple[bool, str, bool, str]:
-    plugin, owner = candidate.source.plugin, _normalize_name(candidate.source.distribution)
-    return plugin != "core", plugin, owner != f"lumina-{_normalize_name(plugin)}", owner
-
-
-def _plugin_source(plugin: str, distribution: Distribution) -> PluginSource:
-    return PluginSource(plugin, _metadata(distribution, "Name"), _metadata(distribution, "Version"))
-
-
-def _metadata(distribution: Distribution, key: str) -> str:
-    try:
-        return str(distribution.metadata[key] or "unknown")
-    except Exception:  # a half-installed distribution has no metadata; that is its own misfortune
-        return "unknown"
-
-
-def _normalize_name(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _import_entry_point(entry_point: EntryPoint) -> object:
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", entry_point.value):
-        _raise_plugin_error(
-            f"its entry point says '{entry_point.name} = {entry_point.value}'; wanted {entry_point.name} = package.module"
-        )
-    return entry_point.load()
-
-
-def _raise_plugin_error(reason: str) -> NoReturn:
-    raise PluginError(reason)
-
-
 def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> None:
+    global _is_loading
     plugin = candidate.source.plugin
     if owners[plugin] is not candidate:
         owner = owners[plugin].source
         raise PluginError(f"the name '{plugin}' is already taken by {owner.distribution} {owner.version}")
-    _check_versions(candidate)
-    global _is_loading
-    # what a plugin prints while it is imported must not mix with what a command prints for other programs,
-    # and a filter that it sets for its warnings must not turn another plugin's warning into an error
+    _check_requirements(candidate)
+    # output of an import must not mix with a command's output, nor its warning filters change those of others
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         _is_loading = True
         try:
@@ -219,41 +164,35 @@ def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Can
             registrations = _collect_registrations(module, plugin, registry)
         finally:
             _is_loading = False
-    for word in filter(None, map(command_name, registrations)):
-        if word in BUILT_IN_COMMANDS:
-            raise PluginError(f"the command '{word}' belongs to lumina itself")
-        if word != plugin and word in owners:  # else the first in the alphabet could take `image` from its plugin
-            raise PluginError(f"the command '{word}' belongs to the plugin of that name")
+    for registration in registrations:
+        if registration.command in BUILT_IN_COMMANDS:
+            raise PluginError(f"the command '{registration.command}' belongs to lumina itself")
+        if registration.command != plugin and registration.command in owners:
+            raise PluginError(f"the command '{registration.command}' belongs to the plugin of that name")
     registry.add(candidate.source, registrations)
 
 
 def _collect_registrations(module: object, plugin: str, registry: Registry) -> list[Registration]:
-    """What one plugin says it brings; pluggy calls its hooks, and no other's."""
+    """Call the hooks of one plugin, by a plugin manager that has no other."""
     manager = pluggy.PluginManager(ENTRY_POINT_GROUP)
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=plugin)
     manager.check_pending()
-    component_types = ComponentTypeRegistrations(plugin)
-    manager.hook.lumina_register_component_types(component_types=component_types)
-    type_names = (*registry.component_types(), *(registration.name for registration in component_types.entries))
-    collectors: dict[str, Registrations] = {
-        "components": ComponentRegistrations(plugin, type_names),
-        "recipes": RecipeRegistrations(plugin),
-        "models": ModelRegistrations(plugin),
-    }
-    collectors["commands"] = CommandRegistrations(plugin)
-    for word, collector in collectors.items():
-        getattr(manager.hook, f"lumina_register_{word}")(**{word: collector})
-    return [
-        *component_types.entries,
-        *(registration for collector in collectors.values() for registration in collector.entries),
-    ]
+    types = ComponentTypeRegistrations(plugin)
+    manager.hook.lumina_register_component_types(component_types=types)
+    components = ComponentRegistrations(plugin, (*registry.component_types(), *(entry.name for entry in types.entries)))
+    manager.hook.lumina_register_components(components=components)
+    recipes, models, commands = RecipeRegistrations(plugin), ModelRegistrations(plugin), CommandRegistrations(plugin)
+    manager.hook.lumina_register_recipes(recipes=recipes)
+    manager.hook.lumina_register_models(models=models)
+    manager.hook.lumina_register_commands(commands=commands)
+    return [*types.entries, *components.entries, *recipes.entries, *models.entries, *commands.entries]
 
 
 def _check_hooks(module: object) -> None:
-    """Misspelt hooks and wrong arguments, told before pluggy meets them, in words that name the right ones."""
+    """Check names and arguments of hooks before pluggy does, for messages that name the right ones."""
     if not isinstance(module, ModuleType):
-        raise PluginError(f"the entry point names a {type(module).__name__}; wanted a module")
+        raise PluginError(f"entry point: got a {type(module).__name__}, expected a module")
     hooks = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("lumina_")}
     for name, function in vars(module).items():
         is_marked = isinstance(getattr(function, "lumina_impl", None), dict)
@@ -264,51 +203,88 @@ def _check_hooks(module: object) -> None:
             raise PluginError(f"no hook is called '{name}'{suggest(name, hooks)}")
         if not is_marked:
             raise PluginError(f"'{name}' is not marked with @hookimpl (from lumina_core import hookimpl)")
-        _check_arguments(name, function, hooks[name])
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_kind(function) for is_kind in kinds):
+            raise PluginError(f"hook '{name}' must be a plain function, without async and yield")
+        expected = list(inspect.signature(hooks[name]).parameters)
+        unknown = [argument for argument in inspect.signature(function).parameters if argument not in expected]
+        if unknown:
+            raise PluginError(f"hook '{name}' has no argument '{unknown[0]}'; it has: {', '.join(expected)}")
 
 
-def _check_arguments(name: str, function: Any, spec: Any) -> None:
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(is_kind(function) for is_kind in kinds):
-        raise PluginError(f"hook '{name}' must be a plain function, without async and yield: nothing would run it")
-    arguments, expected = list(inspect.signature(function).parameters), list(inspect.signature(spec).parameters)
-    unknown = [argument for argument in arguments if argument not in expected]
-    if unknown:
-        raise PluginError(f"hook '{name}' has no argument '{unknown[0]}'; it has: {', '.join(expected)}")
-
-
-def _check_versions(candidate: Candidate) -> None:
-    """Whether a plugin was made for another lumina-core, told before anything of it is imported."""
-    from packaging.requirements import InvalidRequirement, Requirement  # only needed for plugins that state something
-
+def _check_requirements(candidate: Candidate) -> None:
+    """Raise PluginError if a plugin requires another version of lumina-core, before it is imported."""
     for text in candidate.requirements:
-        if not _normalize_name(text).startswith("lumina-core"):
+        if not _normalize(text).startswith("lumina-core"):
             continue
+        from packaging.requirements import InvalidRequirement, Requirement  # slow to import, and rarely needed
+
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
             raise PluginError(f"its requirement '{text}' cannot be read: {error}") from error
-        if _normalize_name(requirement.name) != "lumina-core" or (
-            requirement.marker and not requirement.marker.evaluate({"extra": ""})
-        ):
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if _normalize(requirement.name) != "lumina-core" or not applies:
             continue
         if not requirement.specifier.contains(__version__, prereleases=True):
             raise PluginError(f"it was made for lumina-core{requirement.specifier}, and this is {__version__}")
 
 
 def _record_failure(registry: Registry, source: PluginSource, error: BaseException, strict: bool) -> None:
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, SystemExit):
+        reason = f"it tried to end the program (SystemExit {error.code})"
+    else:
+        reason = text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
     if strict:
         owner = f"{source.distribution} {source.version}"
-        raise PluginError(f"the plugin '{source.plugin}' ({owner}) is broken: {_failure_reason(error)}") from error
+        raise PluginError(f"the plugin '{source.plugin}' ({owner}) is broken: {reason}") from error
     key = source.plugin
     while key in registry.sources or key in registry.failures:
         key = f"{key} ({source.distribution})"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    registry.failures[key] = PluginFailure(source, _failure_reason(error), trace)
+    registry.failures[key] = PluginFailure(source, reason, trace)
 
 
-def _failure_reason(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"it tried to end the program (SystemExit {error.code})"
-    text = " ".join(str(error).split()) or "no message"
-    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
+def _candidates_of(distribution: Distribution) -> list[Candidate]:
+    """Return the plugins of one distribution; one with damaged metadata is a candidate that fails to load."""
+    name, version = _metadata(distribution, "Name"), _metadata(distribution, "Version")
+    try:
+        if f"[{ENTRY_POINT_GROUP}]" not in "".join((distribution.read_text("entry_points.txt") or "").split()):
+            return []
+        entry_points = list(distribution.entry_points.select(group=ENTRY_POINT_GROUP))
+        requirements = tuple(distribution.requires or ())
+    except Exception as error:
+        reason = f"its metadata cannot be read ({type(error).__name__}: {error})"
+        return [Candidate(PluginSource(name, name, version), (), functools.partial(_raise_plugin_error, reason))]
+    return [
+        Candidate(PluginSource(entry.name, name, version), requirements, functools.partial(_import_entry_point, entry))
+        for entry in entry_points
+    ]
+
+
+def _rank(candidate: Candidate) -> tuple[bool, str, bool, str]:
+    plugin, owner = candidate.source.plugin, _normalize(candidate.source.distribution)
+    return plugin != "core", plugin, owner != f"lumina-{_normalize(plugin)}", owner
+
+
+def _metadata(distribution: Distribution, key: str) -> str:
+    try:
+        return str(distribution.metadata[key] or "unknown")
+    except Exception:  # a half-installed distribution has no metadata
+        return "unknown"
+
+
+def _normalize(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _import_entry_point(entry_point: EntryPoint) -> object:
+    name, value = entry_point.name, entry_point.value
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value):
+        _raise_plugin_error(f"entry point: got '{name} = {value}', expected {name} = package.module")
+    return entry_point.load()
+
+
+def _raise_plugin_error(reason: str) -> NoReturn:
+    raise PluginError(reason)
