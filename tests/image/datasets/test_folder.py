@@ -13,7 +13,7 @@ from image.image_files import giant_header
 from PIL import Image
 
 from lumina_core.errors import ConfigError
-from lumina_image.datasets.folder import FolderDataset
+from lumina_image.datasets.image_dataset import FolderDataset
 from lumina_image.image_io import ImageError, crop_resize, read_image, read_image_size, to_rgb
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lumina_core.errors import ConfigError
 from lumina_core.training.dataloader import make_sampler
-from lumina_image.datasets.folder import ClassFolderDataset, FolderDataset
+from lumina_image.datasets.image_dataset import ClassFolderDataset, FolderDataset
 from lumina_image.image_io import crop_resize
 
 SIDES = st.integers(1, 300)
@@ -91,7 +91,7 @@ def test_pictures_that_no_bucket_fits_are_left_out_counted_and_named_in_one_line
     write(tmp_path, [(64, 32), (400, 20), (32, 32)])
     data = folder(tmp_path, buckets={"step": 8})
     assert data.values("file") == ["000.png", "002.png"]
-    assert skip_reasons(data) == {"001.png": "400x20: the best bucket keeps 20% of it, under min_kept_fraction"}
+    assert skip_reasons(data) == {"001.png": "400x20: the best bucket keeps 20%, below min_kept_fraction"}
     assert len(caplog.records) == 1 and "2 images, 1 skipped: 001.png (400x20" in caplog.text
     assert len(folder(tmp_path, buckets={"step": 8, "min_kept_fraction": 0})) == 3
     assert data.get(1, random.Random(0))["caption"] == "number 2"
@@ -101,7 +101,7 @@ def test_pictures_smaller_than_their_buckets_can_be_left_out(tmp_path):
     write(tmp_path, [(64, 64), (8, 8)])
     assert len(folder(tmp_path, buckets={"step": 8, "top_k": 1})) == 2
     data = folder(tmp_path, buckets={"step": 8, "top_k": 1, "max_upscale": 2})
-    assert skip_reasons(data) == {"001.png": "8x8: smaller than its buckets, over max_upscale"}
+    assert skip_reasons(data) == {"001.png": "8x8: smaller than its buckets, above max_upscale"}
 
 
 def test_a_list_that_leaves_every_picture_out_is_one_clear_line(tmp_path):
@@ -113,10 +113,10 @@ def test_a_list_that_leaves_every_picture_out_is_one_clear_line(tmp_path):
 @pytest.mark.parametrize(
     ("buckets", "said"),
     [
-        ({"sizes": [[30, 32]]}, r"the size \[30, 32\] is no multiple of step 16 from 1 to 16384; try \[32, 32\]"),
-        ({"sizes": [[0, 32]]}, "is no multiple of step 16"),
+        ({"sizes": [[30, 32]]}, r"expected multiples of step 16 up to 16384, not \[30, 32\]; nearest: \[32, 32\]"),
+        ({"sizes": [[0, 32]]}, "expected multiples of step 16"),
         ({"sizes": [[32]]}, "dataset.*buckets.sizes.0"),
-        ({"step": 128}, "no bucket holds a square of side 32 with step 128"),
+        ({"step": 128}, "got 128, expected at most the image_size 32"),
         ({"max_aspect_ratio": 0.5}, "greater than or equal to 1"),
         ({"ratio": 2}, "unknown key 'buckets.ratio'"),
     ],
@@ -195,7 +195,7 @@ def test_classes_without_pictures_or_with_links_out_say_so(tmp_path):
     (inside / "cat").mkdir(parents=True)
     (inside / "dog").symlink_to(outside / "dog")
     (inside / "cat" / "0.png").symlink_to(outside / "dog" / "0.png")
-    with pytest.raises(ConfigError, match=r"leads outside the folder.*Put a folder for each class there"):
+    with pytest.raises(ConfigError, match=r"leads outside the folder.*Put a folder with images .* for each class"):
         classes(inside)
-    with pytest.raises(ConfigError, match=r"has no \{\} for the name"):
+    with pytest.raises(ConfigError, match=r"expected \{\} for the class name"):
         classes(inside, template="a photo")

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lumina_core.data.tar import TarSource
 from lumina_core.errors import ConfigError, UnusableError
 from lumina_core.training.dataloader import StepDataset, StepSampler, make_sampler
-from lumina_image.datasets.tar_shards import TarDataset
+from lumina_image.datasets.image_dataset import TarDataset
 
 
 def shards(path, **options):

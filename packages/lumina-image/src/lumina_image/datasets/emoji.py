@@ -109,7 +109,7 @@ class EmojiDataset(Dataset):
         for language in config.languages:
             if language not in available:
                 raise ConfigError(
-                    f"image.emoji: got language '{language}', expected a known one{suggest_or_list(language, available)}"
+                    f"image.emoji: got language '{language}', expected another{suggest_or_list(language, available)}"
                 )
         self.config = config
         self.languages = config.languages or available

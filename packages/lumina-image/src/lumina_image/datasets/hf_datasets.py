@@ -1,4 +1,4 @@
-"""Pictures in data sets of the Hugging Face library `datasets`: a folder, a saved data set, or a name on its hub."""
+"""Images in data sets of the library `datasets`: a folder, a saved data set, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ COMPONENT = "image.hf_datasets"
 
 
 class HuggingFaceDataset(ImageDataset):
-    """A data set of the library `datasets`, mapped from disk and read in any order.
+    """Data set of the library `datasets`, memory-mapped and read in any order.
 
-    The library's own streaming is not used: its place in a stream cannot be found again bit for bit after a break.
+    Its streaming is not used: a position in a stream cannot be restored exactly when training resumes.
     """
 
     class Config(CropConfig, ColumnConfig):
-        """Which data set, and which of its columns."""
+        """Data set, columns and cropping."""
 
         source: str = Field(
-            min_length=1, description="a folder that `save_to_disk` wrote, a folder of files, or a name on the hub"
+            min_length=1, description="folder written by `save_to_disk`, folder of files, or name on the hub"
         )
-        subset: str | None = Field(None, description="configuration of the data set, where it has several")
-        split: str = Field("train", min_length=1, description="which split")
+        subset: str | None = Field(None, description="configuration of the data set, if it has several")
+        split: str = Field("train", min_length=1, description="split of the data set")
         index_dir: str | None = Field(
-            None, description="folder for the index of what was found; none: beside the library's own files"
+            None, description="folder of the index; null: `.lumina-index` in the folder of the library's files"
         )
 
     def __init__(self, config: Config) -> None:
@@ -44,28 +44,29 @@ class HuggingFaceDataset(ImageDataset):
 
 
 class HuggingFaceSource(Source):
-    """Places are (row,)."""
+    """Rows of a data set; references are (row,)."""
 
     advice = "Choose another split or data set"
 
     def __init__(self, config: HuggingFaceDataset.Config) -> None:
         self.title, self._config = f"{config.source} ({config.split})", config
-        self._data = _load_dataset(config)
+        library = _import_datasets()
+        self._data = _load_dataset(library, config)
         self._parser = RowParser(config, self._data.column_names, COMPONENT, config.source)
         self._class_names: dict[str, Sequence[str]] = {}
         for column, feature in self._data.features.items():
-            if hasattr(feature, "decode") and column == self._parser.image_column:
-                self._data = self._data.cast_column(column, type(feature)(decode=False))
-            if hasattr(feature, "int2str"):
+            if isinstance(feature, library.Image) and column == self._parser.image_column:
+                self._data = self._data.cast_column(column, library.Image(decode=False))
+            if isinstance(feature, library.ClassLabel):
                 self._class_names[column] = feature.names
         self._text_data = self._data.select_columns(list(self._parser.text_columns))
 
     def count(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self._data)
 
     def scan(self) -> Iterator[Item | SkippedItem]:
-        """Row by row."""
+        """Iterate over the rows."""
         for index in range(len(self._data)):
             try:
                 self.captions((index,))
@@ -74,11 +75,11 @@ class HuggingFaceSource(Source):
                 yield SkippedItem(f"row {index}", str(error))
 
     def fetch(self, ref: ItemRef) -> FileOrBytes:
-        """Its bytes or its file, which the library vouches for."""
+        """Return the bytes or the file of an image; the library determines the paths."""
         return self._parser.image_source(_read_row(self._data, ref[0]), None)
 
     def captions(self, ref: ItemRef) -> Captions:
-        """Those of its row; the number of a class as its name."""
+        """Return the captions of a row; a class index is replaced by the name of the class."""
         row = dict(_read_row(self._text_data, ref[0]))
         for column in self._parser.caption_columns:
             if column in self._class_names and isinstance(row[column], int):
@@ -86,53 +87,56 @@ class HuggingFaceSource(Source):
         return self._parser.caption_sources(row, self._config.caption_weights)
 
     def extra_fields(self, ref: ItemRef) -> Mapping[str, Any]:
-        """The further columns of its row."""
+        """Return the further fields of a row."""
         return self._parser.extra_fields(_read_row(self._text_data, ref[0])) if self._config.extra_columns else {}
 
     def values(self, field: str) -> Sequence[Any] | None:
-        """Every value of a further column; of a column of classes the numbers of all."""
+        """Return the values of a further column; of a class column the indices of all classes."""
         if field not in self._config.extra_columns:
             return None
         return range(len(self._class_names[field])) if field in self._class_names else list(self._data.unique(field))
 
     def index_dir(self) -> Path | None:
-        """Beside the library's files; nowhere for one that is in memory."""
+        """Return the folder of the index with the library's files; None for a data set in memory."""
         files = self._data.cache_files
         return Path(files[0]["filename"]).parent / INDEX_DIR if files else None
 
     def settings(self) -> Mapping[str, Any]:
-        """The split, the columns, and the weights, which decide what is without a caption."""
+        """Return split, columns and caption weights; a row without weighted captions is skipped."""
         config = self._config
-        columns = [config.image_column, *config.caption_columns, "", *config.extra_columns]
         return {
             "datasets": [config.source, config.subset, config.split],
-            "columns": columns,
+            "columns": config.index_settings(),
             "weights": config.caption_weights,
         }
 
     def state(self) -> Any:
-        """Rows, and the library's files with their times of change."""
+        """Return the number of rows, and the library's files with size and modification time."""
         files = [Path(file_info["filename"]) for file_info in self._data.cache_files]
         return [len(self._data), [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
 
 
-def _load_dataset(config: HuggingFaceDataset.Config) -> Any:
+def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise PluginError(f"{COMPONENT} needs datasets; install it with: pip install 'lumina-image[shards]'") from error
+        raise PluginError(f"{COMPONENT} needs datasets. Install it with: pip install 'lumina-image[shards]'") from error
+    return datasets
+
+
+def _load_dataset(library: Any, config: HuggingFaceDataset.Config) -> Any:
     folder = Path(config.source)
     try:
         if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            return _select_split(datasets.load_from_disk(str(folder)), config)
-        return datasets.load_dataset(config.source, config.subset, split=config.split)
+            return _select_split(library.load_from_disk(str(folder)), config)
+        return library.load_dataset(config.source, config.subset, split=config.split)
     except ConfigError:
         raise
-    except Exception as error:  # the library raises its own, those of its hub, of Arrow and of the files
+    except Exception as error:  # errors of the library, its hub, Arrow and the files
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ConfigError(
-            f"{COMPONENT}: '{config.source}' cannot be read ({reason}); give a folder that save_to_disk wrote or that "
-            "holds files, or fetch it first: without a network, or with HF_HUB_OFFLINE=1, only what is here is found"
+            f"{COMPONENT}: source: got '{config.source}', expected a readable data set ({reason}). Use a folder of "
+            "save_to_disk or of files, or download it: without network, or with HF_HUB_OFFLINE=1, the hub is not used."
         ) from error
 
 
@@ -141,7 +145,8 @@ def _select_split(loaded: Any, config: HuggingFaceDataset.Config) -> Any:
         return loaded
     if config.split not in loaded:
         raise ConfigError(
-            f"{COMPONENT}: '{config.source}' has no split '{config.split}'{suggest_or_list(config.split, loaded)}"
+            f"{COMPONENT}: split: got '{config.split}', expected a split of '{config.source}'"
+            f"{suggest_or_list(config.split, loaded)}"
         )
     return loaded[config.split]
 
@@ -149,6 +154,6 @@ def _select_split(loaded: Any, config: HuggingFaceDataset.Config) -> Any:
 def _read_row(data: Any, index: int) -> Mapping[str, Any]:
     try:
         row: Mapping[str, Any] = data[index]
-    except Exception as error:  # Arrow's errors, and those of decoding a row's other columns
+    except Exception as error:  # errors of Arrow, and of decoding other columns
         raise ImageError(f"cannot be read: {' '.join(str(error).split())[:120]}") from error
     return row

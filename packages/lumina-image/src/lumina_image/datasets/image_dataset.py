@@ -1,4 +1,4 @@
-"""What every data set of pictures does alike: skips what is damaged, cuts to a size, draws a caption."""
+"""Image data sets: cropping to one size or to buckets, and images in folders or tar files."""
 
 from __future__ import annotations
 
@@ -9,40 +9,56 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
+from lumina_core.data.captions import Captions, CaptionSource
 from lumina_core.data.dataset import IndexedDataset
 from lumina_core.data.index import load_or_build_index
-from lumina_core.data.source import FileOrBytes, SkippedItem, Source
+from lumina_core.data.source import (
+    FileOrBytes,
+    FolderSource,
+    Shards,
+    SkippedItem,
+    Source,
+    list_classes,
+    list_folder,
+    require_dir,
+)
+from lumina_core.data.tar import TarSource
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import Example
 from lumina_core.types import Size
 from lumina_image.datasets.buckets import ImageSize, best_sizes, bucket_sizes, kept_fraction, num_patches
-from lumina_image.image_io import crop_resize, read_image, read_image_size, to_tensor
+from lumina_image.image_io import SUFFIXES, crop_resize, read_image, read_image_size, to_tensor
+
+FOLDER_ADVICE = (
+    "Put images there (png, jpg, webp ...), each with a .txt of the same name, or a captions.jsonl with lines like "
+    '{"file": "a.png", "caption": "a red fox"}'
+)
+CLASS_FOLDER_ADVICE = "Put a folder with images (png, jpg, webp ...) there for each class, named like the class"
 
 
 class BucketConfig(Settings):
-    """Several sizes instead of one: each picture is cut to one that fits its shape, so that little is cut away."""
+    """Bucket sizes: each image is cropped to a size of a similar aspect ratio."""
 
     sizes: tuple[tuple[int, int], ...] = Field(
-        (), description="[width, height] of each, in pixels; none named: the published list for `image_size`"
+        (), description="[width, height] of each size in pixels; empty: the published list for `image_size`"
     )
-    step: int = Field(
-        16, ge=1, le=512, description="sides are multiples of it, in pixels: the autoencoder's stride times the patch"
+    step: int = Field(16, ge=1, le=512, description="step of the sides in pixels: downsampling factor times patch size")
+    max_aspect_ratio: float = Field(
+        4.0, ge=1, le=100, description="largest ratio of longer to shorter side in the published list"
     )
-    max_aspect_ratio: float = Field(4.0, ge=1, le=100, description="longer side over shorter, of the published list")
-    top_k: int = Field(4, ge=1, description="one of so many best-fitting sizes is drawn each time")
+    top_k: int = Field(4, ge=1, description="number of best sizes from which each draw chooses one")
     min_kept_fraction: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="pictures of which every size would cut away more are left out; 0, as published: none",
+        description="smallest share of an image that a size must keep, else the image is skipped; published: 0",
     )
     max_upscale: float | None = Field(
-        None, gt=0, description="pictures that would have to be enlarged more are left out; none: however small"
+        None, gt=0, description="largest enlargement of an image, else it is skipped; null: no limit"
     )
 
     @model_validator(mode="after")
@@ -51,52 +67,53 @@ class BucketConfig(Settings):
             if any(not 1 <= side <= 16384 or side % self.step for side in size):
                 nearest = [max(round(side / self.step), 1) * self.step for side in size]
                 raise ValueError(
-                    f"the size {list(size)} is no multiple of step {self.step} from 1 to 16384; try {nearest}"
+                    f"expected multiples of step {self.step} up to 16384, not {list(size)}; nearest: {nearest}"
                 )
         return self
 
     def resolve_sizes(self, image_size: int) -> list[ImageSize]:
-        """The sizes, each once.
+        """Return the sizes (width, height) without duplicates.
 
         Raises:
-            ConfigError: there are none within these bounds.
+            ConfigError: no size has `image_size` ** 2 pixels with this step.
         """
+        if self.sizes:
+            return list(dict.fromkeys(self.sizes))
         max_patches = num_patches(image_size, self.step)
-        sizes = list(dict.fromkeys(self.sizes)) or (
-            bucket_sizes(max_patches, self.step, self.max_aspect_ratio) if max_patches else []
-        )
-        if not sizes:
-            raise ConfigError(
-                f"no bucket holds a square of side {image_size} with step {self.step}; take a smaller step"
-            )
-        return sizes
+        if not max_patches:
+            raise ConfigError(f"buckets.step: got {self.step}, expected at most the image_size {image_size}.")
+        return bucket_sizes(max_patches, self.step, self.max_aspect_ratio)
 
 
 class CropConfig(Settings):
-    """How pictures are cut and chosen, wherever they come from."""
+    """Cropping and selection of images."""
 
     image_size: int = Field(
-        64, ge=8, le=4096, description="side of the squares, in pixels; of buckets: of the square among them"
+        64, ge=8, le=4096, description="side of the square images in pixels; of the square bucket, with buckets"
     )
-    crop: Literal["random", "center"] = Field("random", description="where a longer picture is cut")
+    crop: Literal["random", "center"] = Field("random", description="position of crops")
     buckets: BucketConfig | None = Field(
-        None, description="cut to one of several sizes instead of squares: `{}` for the published list; see `buckets`"
+        None, description="crop to several sizes instead of squares; `{}`: the published list"
     )
-    max_pixels: int = Field(64_000_000, ge=1, description="larger pictures are skipped, by their header")
+    max_pixels: int = Field(
+        64_000_000, ge=1, description="largest image in pixels; larger ones are skipped by their header"
+    )
     validate_first: int = Field(
-        2000, ge=0, description="up to so many pictures are decoded once at the start; of more only the headers are"
+        2000, ge=0, description="largest number of images that are all decoded once at the start; else headers only"
     )
     caption_weights: dict[str, float] = Field(
-        {}, description="how often each source of captions is heard: {llava: 2, blip2: 1}; one not named: 1"
+        {}, description="sampling weight of each caption source: {llava: 2, blip2: 1}; default: 1"
     )
 
 
 class ImageDataset(IndexedDataset):
-    """Pictures of a source by index. The parts below build the source, and are this.
+    """Data set of the images of a source: base class of image data sets.
 
     Args:
-        part: name of the part, for messages.
-        kept_in: folder for the index of what was found; None: none is kept.
+        component: name of the component, for messages.
+        crop_config: cropping and selection.
+        source: the images and captions.
+        index_dir: folder of the stored index; None: the index is not stored.
     """
 
     variable_size = True
@@ -108,18 +125,14 @@ class ImageDataset(IndexedDataset):
             if crop_config.buckets is None
             else crop_config.buckets.resolve_sizes(crop_config.image_size)
         )
-        # a method of the object would keep it in a cache of the class for ever
+        # a cache on the method would hold a reference to this object forever
         self._cached_fit_buckets = lru_cache(maxsize=65536)(self._fit_buckets)
         bounds = {"max_pixels": crop_config.max_pixels}
-        super().__init__(
-            component,
-            "images",
-            source,
-            load_or_build_index(source, self._read_size, bounds, crop_config.validate_first, index_dir),
-        )
+        index = load_or_build_index(source, self._read_size, bounds, crop_config.validate_first, index_dir)
+        super().__init__(component, "images", source, index)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the cache, which cannot be sent to a worker process."""
+        """Return the state without the cache, which cannot be pickled for a worker process."""
         return {key: value for key, value in self.__dict__.items() if key != "_cached_fit_buckets"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -127,27 +140,27 @@ class ImageDataset(IndexedDataset):
         self._cached_fit_buckets = lru_cache(maxsize=65536)(self._fit_buckets)
 
     def get(self, index: int, rng: random.Random) -> Example:
-        """`image` (3, height, width) in [-1, 1], `caption`, `file` (its name there), and the source's own fields.
+        """Return `image` (3, height, width) in [-1, 1], `caption`, `file` (its name) and further fields of the source.
 
-        A picture that turns out to be damaged is skipped for good: the next whole one stands in, cut to its size.
+        If the image is damaged, it is skipped from then on, and the next readable image is cropped to its size.
 
         Raises:
-            ConfigError: no picture can be read any more.
+            ConfigError: no image is readable.
         """
         size = self._sample_size(index, rng)
         return self._get_item(index, "image", rng, lambda source, _: self._load_image(source, size, rng))
 
     def size(self, index: int, rng: random.Random) -> Size:
-        """(height, width) that the example's picture will have with the same draw; nothing is read."""
+        """Return (height, width) of the image of `get` with an equal generator, without reading it."""
         width, height = self._sample_size(index, rng)
         return height, width
 
     def sizes(self) -> list[Size]:
-        """(height, width) of every size."""
+        """Return (height, width) of every size."""
         return [(height, width) for width, height in self.image_sizes]
 
     def size_choices(self) -> Sequence[tuple[ImageSize, Sequence[ImageSize]]]:
-        """For each example the (width, height) of its picture and the sizes that it may be cut to, each as likely."""
+        """Return (width, height) of each image, and the equally likely sizes to which it is cropped."""
         image_sizes = [self._index.size(item_number) for item_number in self._item_numbers]
         return [(size, self._cached_fit_buckets(size)[0]) for size in image_sizes]
 
@@ -156,21 +169,20 @@ class ImageDataset(IndexedDataset):
         return read_image(source, max_pixels).size if decode else read_image_size(source, max_pixels)
 
     def _select_items(self) -> np.ndarray:
-        """The numbers of the pictures that a bucket fits; the others are skipped by name."""
+        """Return the indices of the images that have a bucket; the others are skipped."""
         if self._crop_config.buckets is None:
             return np.arange(len(self._index))
-        # many pictures share few sizes
+        # many images have few different sizes
         sizes, inverse = np.unique(self._index.sizes, axis=0, return_inverse=True)
         reasons = [self._cached_fit_buckets((int(width), int(height)))[1] for width, height in sizes]
         excluded = np.array([bool(reason) for reason in reasons], dtype=bool)[inverse.reshape(-1)]
         for item_number in np.flatnonzero(excluded):
-            self.skipped.append(
-                SkippedItem(self._index.name(int(item_number)), reasons[int(inverse.reshape(-1)[item_number])])
-            )
+            reason = reasons[int(inverse.reshape(-1)[item_number])]
+            self.skipped.append(SkippedItem(self._index.name(int(item_number)), reason))
         return np.flatnonzero(~excluded)
 
     def _fit_buckets(self, image_size: ImageSize) -> tuple[tuple[ImageSize, ...], str]:
-        """The sizes that a picture may be cut to, and why there is none."""
+        """Return the sizes to which an image can be cropped, or the reason why there is none."""
         buckets = self._crop_config.buckets
         if buckets is None:
             return tuple(self.image_sizes), ""
@@ -178,19 +190,13 @@ class ImageDataset(IndexedDataset):
         candidates = [size for size in best if kept_fraction(image_size, size) >= buckets.min_kept_fraction]
         if not candidates:
             fraction = kept_fraction(image_size, best[0])
-            return (
-                (),
-                f"{image_size[0]}x{image_size[1]}: the best bucket keeps {fraction:.0%} of it, under min_kept_fraction",
-            )
-        max_upscale = buckets.max_upscale
-        allowed = [
-            size
-            for size in candidates
-            if max_upscale is None or max(size[0] / image_size[0], size[1] / image_size[1]) <= max_upscale
-        ]
-        if not allowed:
-            return (), f"{image_size[0]}x{image_size[1]}: smaller than its buckets, over max_upscale"
-        return tuple(allowed), ""
+            return (), f"{image_size[0]}x{image_size[1]}: the best bucket keeps {fraction:.0%}, below min_kept_fraction"
+        if buckets.max_upscale is not None:
+            width, height = image_size
+            candidates = [size for size in candidates if max(size[0] / width, size[1] / height) <= buckets.max_upscale]
+            if not candidates:
+                return (), f"{width}x{height}: smaller than its buckets, above max_upscale"
+        return tuple(candidates), ""
 
     def _sample_size(self, index: int, rng: random.Random) -> ImageSize:
         if self._crop_config.buckets is None:
@@ -199,18 +205,87 @@ class ImageDataset(IndexedDataset):
 
     def _load_image(self, source: FileOrBytes, size: ImageSize, rng: random.Random) -> Tensor:
         image = read_image(source, self._crop_config.max_pixels)
-        return to_tensor(np.asarray(self._crop(image, size, rng)))
-
-    def _crop(self, image: Image.Image, size: ImageSize, rng: random.Random) -> Image.Image:
-        if self._crop_config.crop == "center":
-            return crop_resize(image, size)
-        return crop_resize(image, size, x_fraction=rng.random(), y_fraction=rng.random())
+        center = self._crop_config.crop == "center"
+        x_fraction, y_fraction = (0.5, 0.5) if center else (rng.random(), rng.random())
+        return to_tensor(np.asarray(crop_resize(image, size, x_fraction, y_fraction)))
 
 
 class ShardConfig(CropConfig):
-    """Where the shards are, and how their pictures are cut."""
+    """Folder of shards, and cropping."""
 
-    folder: str = Field(min_length=1, description="the folder that holds the shards")
+    folder: str = Field(min_length=1, description="folder of the shards")
     index_dir: str | None = Field(
-        None, description="folder for the index of what the shards hold; none: `.lumina-index` beside them"
+        None, description="folder of the index of the shards; null: `.lumina-index` in their folder"
     )
+
+
+class FolderDataset(ImageDataset):
+    """Images of a folder and its subfolders.
+
+    Captions come from `captions.jsonl` ({"file": ..., "caption": a text, a list, or texts by source}) if it exists,
+    else from a `.txt` with the name of each image (a caption per line), or a `.json` ({"caption": ...}).
+    """
+
+    class Config(CropConfig):
+        """Folder and cropping."""
+
+        folder: str = Field(
+            min_length=1, description="folder of the images, absolute or relative to the working directory"
+        )
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        root = require_dir(config.folder, "image.folder")
+        entries = list(list_folder(root, SUFFIXES, config.caption_weights))
+        super().__init__("image.folder", config, FolderSource(root, entries, FOLDER_ADVICE))
+
+
+class ClassFolderDataset(ImageDataset):
+    """Images in one folder per class, as in torchvision's ImageFolder: its index is the label, its name a caption."""
+
+    class Config(CropConfig):
+        """Folder, captions and cropping."""
+
+        folder: str = Field(min_length=1, description="folder with a subfolder per class")
+        class_captions: dict[str, str | tuple[str, ...]] = Field(
+            {}, description="captions of a class by its subfolder: {n01440764: [tench, a fish]}; default: its name"
+        )
+        template: str = Field("{}", description="caption of a class, {} for its name: `a photo of a {}`")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        if "{}" not in config.template:
+            raise ConfigError(
+                f"image.class_folder: template: got '{config.template}', expected {{}} for the class name."
+            )
+        root = require_dir(config.folder, "image.class_folder")
+        # a link can lead out of the folder
+        folders = (path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+        self.classes = sorted(path.name for path in folders if not path.name.startswith("."))
+        captions = {name: self._class_captions(name) for name in self.classes}
+        entries = list(list_classes(root, SUFFIXES, captions))
+        source = FolderSource(root, entries, CLASS_FOLDER_ADVICE, len(self.classes))
+        super().__init__("image.class_folder", config, source)
+
+    def _class_captions(self, name: str) -> Captions:
+        configured = self.config.class_captions.get(name, name.replace("_", " "))
+        texts = (configured,) if isinstance(configured, str) else configured or (name,)
+        return (CaptionSource("", tuple(self.config.template.replace("{}", text) for text in texts)),)
+
+
+class TarDataset(ImageDataset):
+    """Images in uncompressed WebDataset tar files (a.jpg with a.txt or a.json), read in any order by their offsets.
+
+    Nothing is unpacked, so a name in a tar file is never used as a path.
+    """
+
+    class Config(ShardConfig):
+        """Tar files and cropping."""
+
+        shards: str = Field("**/*.tar", description="pattern of the tar files in the folder")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        shards = Shards(config.folder, config.shards, "image.tar")
+        source = TarSource(shards, SUFFIXES, config.caption_weights)
+        super().__init__("image.tar", config, source, shards.index_dir(config.index_dir))

@@ -1,4 +1,4 @@
-"""Pictures in Parquet files, as bytes or as paths beside them; read by row group, a few of which are held in memory."""
+"""Images in Parquet files, as bytes or relative paths, read by row group with a cache of row groups."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 SCAN_BATCH_SIZE = 64
-"""Rows at a time while everything is looked through."""
+"""Rows per batch of the scan."""
 
 COMPONENT = "image.parquet"
 
 
 class ParquetDataset(ImageDataset):
-    """Parquet shards, read in an order that goes through a few row groups at a time (see `stretches`)."""
+    """Images in Parquet files; the order of an epoch reads a few row groups at a time (see `Dataset.read_groups`)."""
 
     class Config(ShardConfig, ColumnConfig):
-        """Which files, and which of their columns."""
+        """Parquet files, columns and cropping."""
 
-        shards: str = Field("**/*.parquet", description="which files in it are shards")
+        shards: str = Field("**/*.parquet", description="pattern of the Parquet files in the folder")
         row_group_cache_bytes: int = Field(
-            2**28, ge=0, description="row groups held in memory by each process that reads, in bytes"
+            2**28, ge=0, description="size in bytes of the cache of row groups of each reading process"
         )
 
     def __init__(self, config: Config) -> None:
@@ -44,10 +44,10 @@ class ParquetDataset(ImageDataset):
 
 
 class ParquetSource(Source):
-    """Places are (shard, row group, row in it)."""
+    """Rows of Parquet files; references are (shard, row group, row in the group)."""
 
     group_dims = 2
-    advice = "Put .parquet files there with a column of pictures and one of captions"
+    advice = "Put .parquet files there with a column of images and a column of captions"
 
     def __init__(self, shards: Shards, config: ParquetDataset.Config) -> None:
         self.title, self._shards, self._config = str(shards.root), shards, config
@@ -67,19 +67,19 @@ class ParquetSource(Source):
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is held: a worker process holds its own."""
+        """Return the state without the cache: each worker process has its own."""
         return {**self.__dict__, "_row_group_cache": OrderedDict()}
 
     def count(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return sum(self._row_counts.values())
 
     def scan(self) -> Iterator[Item | SkippedItem]:
-        """Row by row; a row group that cannot be read costs itself only."""
+        """Iterate over the rows; unreadable files and row groups are skipped."""
         yield from self._shards.skipped
         for shard, name in enumerate(self._shards.names):
             if shard in self._damaged:
-                yield SkippedItem(name, f"damaged or cut off: {self._damaged[shard]}")
+                yield SkippedItem(name, f"damaged or truncated: {self._damaged[shard]}")
                 continue
             file = self._open_shard(shard)
             for group in range(file.num_row_groups):
@@ -89,22 +89,22 @@ class ParquetSource(Source):
                     yield SkippedItem(f"{name} row group {group}", f"damaged: {_error_text(error)}")
 
     def fetch(self, ref: ItemRef) -> FileOrBytes:
-        """Its bytes or its file."""
+        """Return the bytes or the file of an image."""
         parser = self._parsers[ref[0]]
         return parser.image_source(self._read_row(ref, (parser.image_column,)), self._shards.root)
 
     def captions(self, ref: ItemRef) -> Captions:
-        """Those of its row."""
+        """Return the captions of a row."""
         parser = self._parsers[ref[0]]
         return parser.caption_sources(self._read_row(ref, parser.text_columns), self._config.caption_weights)
 
     def extra_fields(self, ref: ItemRef) -> Mapping[str, Any]:
-        """The further columns of its row."""
+        """Return the further fields of a row."""
         fields = self._parsers[ref[0]].extra_columns
         return self._read_row(ref, fields) if fields else {}
 
     def values(self, field: str) -> Sequence[Any] | None:
-        """Every value of a further column, in the order of their first rows."""
+        """Return the values of a further column without duplicates, in their order."""
         if field not in self._config.extra_columns:
             return None
         unique_values: dict[Any, None] = {}
@@ -114,65 +114,57 @@ class ParquetSource(Source):
         return list(unique_values)
 
     def settings(self) -> Mapping[str, Any]:
-        """The pattern, the columns, and the weights, which decide what is without a caption."""
-        columns = [self._config.image_column, *self._config.caption_columns, "", *self._config.extra_columns]
-        return {"parquet": self._config.shards, "columns": columns, "weights": dict(self._config.caption_weights)}
+        """Return pattern, columns and caption weights; a row without weighted captions is skipped."""
+        config = self._config
+        weights = dict(config.caption_weights)
+        return {"parquet": config.shards, "columns": config.index_settings(), "weights": weights}
 
     def state(self) -> Any:
-        """That of the shards."""
+        """Return the state of the files."""
         return self._shards.state()
 
     def _open_shard(self, shard: int) -> pq.ParquetFile:
         return _import_pyarrow().ParquetFile(self._shards.path(shard))
 
     def _scan_row_group(self, file: pq.ParquetFile, shard: int, group: int) -> Iterator[Item | SkippedItem]:
-        parser = self._parsers[shard]
-        row = 0
-        for batch in file.iter_batches(
-            SCAN_BATCH_SIZE, row_groups=[group], columns=list(parser.all_columns), use_threads=False
-        ):
-            for values in batch.to_pylist():
-                name, ref = f"{self._shards.names[shard]}:{group}:{row}", (shard, group, row)
-                row += 1
-                try:
-                    parser.caption_sources(values, self._config.caption_weights)
-                    yield Item(name, ref, parser.image_source(values, self._shards.root))
-                except UnusableError as error:
-                    yield SkippedItem(name, str(error))
+        parser, columns = self._parsers[shard], list(self._parsers[shard].all_columns)
+        batches = file.iter_batches(SCAN_BATCH_SIZE, row_groups=[group], columns=columns, use_threads=False)
+        for row, values in enumerate(values for batch in batches for values in batch.to_pylist()):
+            name = f"{self._shards.names[shard]}:{group}:{row}"
+            try:
+                parser.caption_sources(values, self._config.caption_weights)
+                yield Item(name, (shard, group, row), parser.image_source(values, self._shards.root))
+            except UnusableError as error:
+                yield SkippedItem(name, str(error))
 
     def _read_row(self, ref: ItemRef, columns: Sequence[str]) -> dict[str, Any]:
         shard, group, row = ref
         try:
-            values: dict[str, Any] = (
-                self._load_row_group(shard, group).select(list(columns)).slice(row, 1).to_pylist()[0]
-            )
+            table = self._load_row_group(shard, group).select(list(columns))
+            values: dict[str, Any] = table.slice(row, 1).to_pylist()[0]
         except _arrow_errors() as error:
             raise ImageError(f"cannot be read: {_error_text(error)}") from error
         return values
 
     def _load_row_group(self, shard: int, group: int) -> pa.Table:
-        """A row group, held as long as there is room; the one used longest ago goes first."""
-        if self._pid != os.getpid():  # what was held before a fork is not shared for long, and would count twice
+        """Read a row group through a cache that evicts the least recently used."""
+        if self._pid != os.getpid():  # a fork: the cache of the parent process would count twice
             self._row_group_cache, self._pid = OrderedDict(), os.getpid()
-        if (shard, group) not in self._row_group_cache:
+        cache, key = self._row_group_cache, (shard, group)
+        if key not in cache:
             columns = list(self._parsers[shard].all_columns)
-            self._row_group_cache[shard, group] = self._open_shard(shard).read_row_group(
-                group, columns=columns, use_threads=False
-            )
-        self._row_group_cache.move_to_end((shard, group))
-        while (
-            len(self._row_group_cache) > 1
-            and sum(table.nbytes for table in self._row_group_cache.values()) > self._config.row_group_cache_bytes
-        ):
-            self._row_group_cache.popitem(last=False)
-        return self._row_group_cache[shard, group]
+            cache[key] = self._open_shard(shard).read_row_group(group, columns=columns, use_threads=False)
+        cache.move_to_end(key)
+        while len(cache) > 1 and sum(table.nbytes for table in cache.values()) > self._config.row_group_cache_bytes:
+            cache.popitem(last=False)
+        return cache[key]
 
 
 def _import_pyarrow() -> Any:
     try:
         import pyarrow.parquet as module
     except ImportError as error:
-        raise PluginError(f"{COMPONENT} needs pyarrow; install it with: pip install 'lumina-image[shards]'") from error
+        raise PluginError(f"{COMPONENT} needs pyarrow. Install it with: pip install 'lumina-image[shards]'") from error
     return module
 
 
@@ -180,7 +172,7 @@ def _arrow_errors() -> tuple[type[Exception], ...]:
     _import_pyarrow()
     from pyarrow import ArrowException
 
-    # a damaged file makes Arrow stumble in its own words and in Python's
+    # Arrow raises its own and Python's errors for damaged files
     return (ArrowException, OSError, ValueError, LookupError, TypeError)
 
 

@@ -1,4 +1,4 @@
-"""A row of a table as a picture with captions: which columns hold them, and in which forms they may come."""
+"""Rows of a table as images with captions: columns, and the forms of their values."""
 
 from __future__ import annotations
 
@@ -16,36 +16,41 @@ from lumina_core.errors import ConfigError
 from lumina_image.image_io import ImageError
 
 IMAGE_COLUMNS = ("image", "picture", "img", "jpg", "jpeg", "png", "webp", "image_path", "file_name", "file", "path")
-"""Columns that are taken for the picture where none is named; the first that is there."""
+"""Default columns of the image; the first that exists is used."""
 
 CAPTION_COLUMNS = (*CAPTION_FIELDS, "label", "prompt", "description")
-"""The same for the captions."""
+"""Default columns of the captions; the first that exists is used."""
 
 WEIGHTS_COLUMN = "caption_weights"
 
 
 class ColumnConfig(Settings):
-    """Which columns of a table are read."""
+    """Columns of a table."""
 
     image_column: str | None = Field(
-        None, description="column of the pictures: bytes, {bytes, path} or paths; none: `image` and its like"
+        None, description="column of the images: bytes, {bytes, path} or paths; null: `image`, `img`, `jpg` ..."
     )
     caption_columns: tuple[str, ...] = Field(
         (),
-        description="columns of captions; of several each is a source. None named: `captions`, `caption`, `text` ...",
+        description="columns of the captions, each of several a source; empty: `captions`, `caption`, `text` ...",
     )
-    extra_columns: tuple[str, ...] = Field((), description="further columns that examples have, such as `label`")
+    extra_columns: tuple[str, ...] = Field((), description="further fields of the examples, such as `label`")
+
+    def index_settings(self) -> list[Any]:
+        """Return the columns on which an index of the table depends."""
+        return [self.image_column, *self.caption_columns, "", *self.extra_columns]
 
 
 class RowParser:
-    """The columns of one table.
+    """Parser of the rows of a table.
 
     Args:
-        present: all columns of the table.
-        part, where: what reads them and where they are, for messages.
+        config: the configured columns.
+        available: all columns of the table.
+        component, where: component and table, for messages.
 
     Raises:
-        ConfigError: a column that is needed is not there; the message names those that are.
+        ConfigError: a column is missing; the message names the existing ones.
     """
 
     def __init__(self, config: ColumnConfig, available: Sequence[str], component: str, where: str) -> None:
@@ -58,16 +63,20 @@ class RowParser:
         self.extra_columns = config.extra_columns
         for column in (self.image_column, *self.caption_columns, *self.extra_columns):
             if column not in available:
-                raise ConfigError(f"{component}: {where} has no column '{column}'{suggest_or_list(column, available)}")
+                raise ConfigError(f"{component}: {where}: got no column '{column}'{suggest_or_list(column, available)}")
         weights_column = (WEIGHTS_COLUMN,) if WEIGHTS_COLUMN in available else ()
         self.text_columns = tuple(dict.fromkeys((*self.caption_columns, *weights_column, *self.extra_columns)))
         self.all_columns = tuple(dict.fromkeys((self.image_column, *self.text_columns)))
 
     def image_source(self, row: Mapping[str, Any], root: Path | None) -> FileOrBytes:
-        """The picture of a row; a path is looked up inside `root`, or taken as it is where that is None.
+        """Return the image of a row: its bytes or its file.
+
+        Args:
+            row: values by column.
+            root: folder of relative paths, which must not lead out of it; None: paths are used as they are.
 
         Raises:
-            PictureError: it is neither bytes nor a path, or the path leads outside.
+            ImageError: the value is neither bytes nor a path, or the path leads out of `root`.
         """
         value = row[self.image_column]
         if isinstance(value, Mapping):
@@ -75,7 +84,7 @@ class RowParser:
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(value)
         if not isinstance(value, str) or not value:
-            raise ImageError(f"column '{self.image_column}' holds neither bytes nor a path")
+            raise ImageError(f"column '{self.image_column}' has neither bytes nor a path")
         if root is None:
             return Path(value)
         reason = reject_reason(root, value)
@@ -84,31 +93,25 @@ class RowParser:
         return root / value
 
     def caption_sources(self, row: Mapping[str, Any], weights: Mapping[str, float]) -> Captions:
-        """The captions of a row: of one column as it says them, of several each column a source.
+        """Return the captions of a row: the value of one column, or each of several columns as a caption source.
 
         Raises:
-            PictureError: there is none.
+            UnusableError: the row has no caption.
         """
-        raw_captions = (
-            row[self.caption_columns[0]]
-            if len(self.caption_columns) == 1
-            else {name: row[name] for name in self.caption_columns}
-        )
+        columns = self.caption_columns
+        captions = row[columns[0]] if len(columns) == 1 else {name: row[name] for name in columns}
         row_weights = _pairs_to_dict(row.get(WEIGHTS_COLUMN)) or {}
-        valid_weights = (
-            {source: weight for source, weight in row_weights.items() if weight is not None}
-            if isinstance(row_weights, dict)
-            else row_weights
-        )
-        return read_record({"captions": _pairs_to_dict(raw_captions), WEIGHTS_COLUMN: valid_weights}, weights)
+        if isinstance(row_weights, dict):
+            row_weights = {source: weight for source, weight in row_weights.items() if weight is not None}
+        return read_record({"captions": _pairs_to_dict(captions), WEIGHTS_COLUMN: row_weights}, weights)
 
     def extra_fields(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The further columns."""
+        """Return the further fields of a row."""
         return {name: row[name] for name in self.extra_columns}
 
 
 def _pairs_to_dict(value: Any) -> Any:
-    # Arrow hands over its maps as pairs
+    # Arrow returns maps as lists of pairs
     is_pairs = isinstance(value, list) and value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
     return dict(value) if is_pairs else value
 
@@ -117,9 +120,7 @@ def _find_column(candidates: Sequence[str], available: Sequence[str], component:
     for name in candidates:
         if name in available:
             return name
-    columns_text = ", ".join(available[:20]) or "none"
-    example = "caption_columns=[COLUMN]" if option == "caption_columns" else "image_column=COLUMN"
     raise ConfigError(
-        f"{component}: {where} has no column called {', '.join(candidates[:4])} or the like; name one with "
-        f"--set dataset.{example}; its columns: {columns_text}"
+        f"{component}: {where}: got the columns {', '.join(available[:20]) or 'none'}, expected one of "
+        f"{', '.join(candidates[:4])} ... Set dataset.{option}."
     )
