@@ -14,10 +14,20 @@ schema_version: 2
 task: {type: audio.text_to_audio, duration: 0.512}
 dataset: {type: audio.instruments}
 autoencoder:
-  {type: audio.mel, light_vae: {latent_channels: 4, hidden_size: 16}, vocoder: {type: audio.griffin_lim, n_iter: 1}, mel_std: 3.5}
+  type: audio.mel
+  light_vae: {latent_channels: 4, hidden_size: 16}
+  vocoder: {type: audio.griffin_lim, n_iter: 1}
+  mel_std: 3.5
 tokenizer: {type: audio.patchify}
 conditioners:
-  - {field: caption, type: core.text, vocab_size: 300, hidden_size: 16, expand_dim: 16, num_latents: 2, context_dim: 16, target_dim: 0}
+  - field: caption
+    type: core.text
+    vocab_size: 300
+    hidden_size: 16
+    expand_dim: 16
+    num_latents: 2
+    context_dim: 16
+    target_dim: 0
 backbone: {type: core.next_dit, hidden_size: 16, num_layers: 1, num_heads: 1, rope_axes_dim: [16, 0, 0], multiple_of: 8}
 head: {type: core.velocity}
 objective: {type: core.flow_matching}
@@ -55,8 +65,7 @@ def test_evaluation_on_a_folder_reports_each_metric(lumina, model, sounds, tmp_p
 
 
 def test_missing_weights_file_is_one_line(lumina, model, sounds):
-    done = lumina(
-        "evaluate", model, "--dataset", sounds, "--metrics", "audio.frechet", "--set",
-        "audio.frechet.feature_extractor.type=audio.vggish", "--set", "audio.frechet.feature_extractor.weights=nowhere.pth",
-    )  # fmt: skip
+    extractor = "audio.frechet.feature_extractor"
+    settings = ("--set", f"{extractor}.type=audio.vggish", "--set", f"{extractor}.weights=nowhere.pth")
+    done = lumina("evaluate", model, "--dataset", sounds, "--metrics", "audio.frechet", *settings)
     assert done.status == 1 and "nowhere.pth" in done.err and done.err.count("\n") == 1

@@ -45,7 +45,7 @@ CARD = """# Data card: the built-in effects
   order of their names: `{source}`). All come from freesound.org under CC0 1.0; `SOURCES.md` in this folder is Sonic
   Pi's list of their authors and pages, `LICENSE-CC0.txt` the text of the licence.
 - Changed by us: mixed to mono, resampled to 16 kHz, cut to {longest:g} s with a fade, brought to a peak of 0.95.
-- Captions are made from the names of the files (`drum_cymbal_open`: drum, cymbal open); no clip was described by a listener.
+- Captions are made from the names of the files (`drum_cymbal_open`: drum, cymbal open), not by listening.
 
 To rebuild it: `apt-get install sonic-pi-samples`, then
 `python packages/lumina-audio/scripts/build_effects.py /usr/share/sonic-pi/samples`.

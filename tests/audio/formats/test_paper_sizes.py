@@ -1,4 +1,4 @@
-"""The recipes of the released and the paper's sizes can be built, and are as large as the published weights."""
+"""Recipes of the released and of the paper's sizes, compared with the published weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA = Path(__file__).parents[2] / "goldens_data"
 
 
 def built(name: str) -> Model:
-    """The recipe as a user names it, without memory for its weights."""
+    """Build the model of a recipe without memory for its weights."""
     registry = registry_of("audio")
     package, _, path = registry.recipes()[f"audio.{name}"].target.partition(":")
     text = resources.files(package).joinpath(path).read_text(encoding="utf-8")
@@ -33,7 +33,9 @@ def manifest(name: str) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("name", ["music", "effects"])
-def test_a_released_recipe_has_every_published_tensor(name):
+def test_released_recipe_has_every_published_tensor(name):
+    if name == "effects":
+        pytest.importorskip("transformers")
     model = built(name)
     state = model.state_dict()
     network = {n: InMemoryTensor(t) for n, t in state.items() if n.startswith(("backbone.", "head."))}
@@ -46,14 +48,15 @@ def test_a_released_recipe_has_every_published_tensor(name):
     assert model.task.train_size() == (312 * 512,)
 
 
-def test_the_effects_are_told_by_a_bert_of_the_published_size():
+def test_text_tower_of_effects_has_the_size_of_bert_base():
+    pytest.importorskip("transformers")
     tower = [
         n for n, p in built("effects").named_parameters() if n.startswith("conditioners.caption.first.tower.base.")
     ]
     assert len(tower) == 5 + 12 * 16
 
 
-def test_the_papers_size_is_as_wide_and_deep_on_next_dit():
+def test_next_dit_of_the_paper_has_179_million_parameters():
     model = built("base")
     own = sum(p.numel() for n, p in model.named_parameters() if n.startswith(("backbone.", "head.")))
     assert own == pytest.approx(179e6, rel=0.03)

@@ -39,7 +39,8 @@ def dual(folders, **options):
     torch.manual_seed(0)
     first = {"type": "audio.clap_text", "source": str(folders["words"]), "bert": SIZES, "max_length": 6}
     second = {
-        "type": "core.transformers", "source": str(folders["t5"]), "dtype": "float32", "hidden_state_index": -1, "max_length": 5,
+        "type": "core.transformers", "source": str(folders["t5"]), "dtype": "float32", "hidden_state_index": -1,
+        "max_length": 5,
         "pad_to_max_length": True, "use_attention_mask": False,
     }  # fmt: skip
     use = ComponentSpec(type="audio.dual_text", conditioner=[{**first, **options.pop("first", {})}, second], **options)

@@ -52,7 +52,7 @@ def parse_audio(value: Any) -> AudioInput:
             model; a pair (tensor, sample_rate) sets another rate. Channels are averaged.
 
     Raises:
-        ValueError: the value has another type or shape, cannot be decoded, is too large, or has NaN or infinite samples.
+        ValueError: the value has another type or shape, cannot be decoded, is too large, or is not finite.
     """
     if isinstance(value, AudioInput):
         return value

@@ -39,8 +39,8 @@ def target_length(request: AudioLengthRequest, sample_rate: int, default_duratio
     requested = num_samples(request.duration, sample_rate)
     if requested > available:
         raise ConfigError(
-            f"duration: got {request.duration:g} s, expected at most the {available / sample_rate:.6g} s of init_audio. "
-            f"To continue after its end, set extend={request.duration - available / sample_rate:.6g}."
+            f"duration: got {request.duration:g} s, expected at most the {available / sample_rate:.6g} s of init_audio."
+            f" To continue after its end, set extend={request.duration - available / sample_rate:.6g}."
         )
     return requested
 

@@ -40,7 +40,7 @@ class MelConfig(Config):
             )
         if self.hop_length > self.n_fft or (self.n_fft - self.hop_length) % 2:
             raise ValueError(
-                f"n_fft and hop_length: got {self.n_fft} and {self.hop_length}, expected an even difference of 0 or more"
+                f"n_fft and hop_length: got {self.n_fft} and {self.hop_length}, expected an even difference >= 0"
             )
         return self
 
@@ -93,8 +93,8 @@ class MelSpectrogram(nn.Module):
         if length % hop_length or length <= padding:
             next_length = max(-(-length // hop_length), padding // hop_length + 1) * hop_length
             raise ShapeError(
-                f"waveform of a spectrogram: got {length} samples, expected a multiple of {hop_length} above {padding}, "
-                f"such as {next_length}"
+                f"waveform of a spectrogram: got {length} samples, expected a multiple of {hop_length} above {padding},"
+                f" such as {next_length}"
             )
         return F.pad(waveform, (padding, padding), mode="reflect")[:, 0]
 
@@ -141,7 +141,8 @@ def refine_to_mel(waveform: Tensor, mel: Tensor, mel_transform: MelSpectrogram, 
     """Bring a waveform closer to a mel spectrogram. Our own, after the iteration of Griffin and Lim (1984).
 
     In each step, the spectrum of every frame is multiplied by the gain that its mel bands lack, and inverted by
-    overlap-add. Other than Griffin-Lim, this keeps phases and the fine structure within a band as the vocoder made them.
+    overlap-add. Other than Griffin-Lim, this keeps phases and the fine structure within a band as the vocoder made
+    them.
 
     Args:
         waveform: (B, 1, T * hop), the output of a vocoder.

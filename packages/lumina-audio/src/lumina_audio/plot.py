@@ -1,4 +1,4 @@
-"""Plots of audio: the command `lumina spectrogram`, the image file of `--spectrogram`, and grids of training samples."""
+"""Plots of audio: the command `lumina spectrogram`, the option `--spectrogram`, and grids of training samples."""
 
 from __future__ import annotations
 

@@ -61,37 +61,24 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     )
 
     module = f"{package}.metrics"
-    components.feature_extractor(
-        "audio.log_mel", f"{module}.features:LogMelStatistics", "mean and deviation of log-mel bands"
-    )
-    components.feature_extractor(
-        "audio.log_mel_frames", f"{module}.features:LogMelFrames", "mean log-mel spectra of time segments"
-    )
-    components.feature_extractor(
-        "audio.efficientnet_lite0", f"{module}.features:MelEfficientNetLite0", "log-mel spectrogram as an image"
-    )
-    components.feature_extractor(
-        "audio.instrument_classifier",
-        f"{module}.instruments:InstrumentClassifierFeatures",
-        "classifier of General MIDI programs",
-    )
-    components.feature_extractor("audio.pitch", f"{module}.pitch:PitchFeatures", "pitch by SWIPE'")
-    components.feature_extractor(
-        "audio.vggish", f"{module}.published_networks:VGGishFeatures", "network of the FAD, from a file"
-    )
-    components.feature_extractor(
-        "audio.panns", f"{module}.published_networks:PannsFeatures", "classifier of AudioSet, from a file"
-    )
-    components.feature_extractor("audio.clap", f"{module}.clap:ClapFeatures", "audio and texts in one space")
+    for name, target, summary in (
+        ("log_mel", "features:LogMelStatistics", "mean and deviation of log-mel bands"),
+        ("log_mel_frames", "features:LogMelFrames", "mean log-mel spectra of time segments"),
+        ("efficientnet_lite0", "features:MelEfficientNetLite0", "log-mel spectrogram as an image"),
+        ("instrument_classifier", "instruments:InstrumentClassifierFeatures", "classifier of General MIDI programs"),
+        ("pitch", "pitch:PitchFeatures", "pitch by SWIPE'"),
+        ("vggish", "published_networks:VGGishFeatures", "network of the FAD, from a file"),
+        ("panns", "published_networks:PannsFeatures", "classifier of AudioSet, from a file"),
+        ("clap", "clap:ClapFeatures", "audio and texts in one space"),
+    ):
+        components.feature_extractor(f"audio.{name}", f"{module}.{target}", summary)
     network = {"feature_extractor": {"type": "audio.efficientnet_lite0"}}
-    distribution = "lumina_core.metrics.distribution"
-    components.metric(
-        "audio.frechet", f"{distribution}:FrechetDistance", "Frechet distance (FD, or FAD)", defaults=network
-    )
-    components.metric("audio.kernel", f"{distribution}:KernelDistance", "kernel distance (KD)", defaults=network)
-    components.metric(
-        "audio.precision_recall", f"{distribution}:PrecisionRecall", "precision and recall", defaults=network
-    )
+    for name, target, summary in (
+        ("frechet", "FrechetDistance", "Frechet distance (FD, or FAD)"),
+        ("kernel", "KernelDistance", "kernel distance (KD)"),
+        ("precision_recall", "PrecisionRecall", "precision and recall"),
+    ):
+        components.metric(f"audio.{name}", f"lumina_core.metrics.distribution:{target}", summary, defaults=network)
     components.metric(
         "audio.clap_score",
         "lumina_core.metrics.dual_encoder:TextSimilarity",

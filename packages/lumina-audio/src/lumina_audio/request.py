@@ -46,8 +46,8 @@ class AudioLengthRequest(Request):
         None,
         min_length=1,
         title="START-END",
-        description="span of init_audio in seconds that is generated again, such as 0.5-1.2, or 1.5- up to its end; can "
-        "be repeated",
+        description="span of init_audio in seconds that is generated again, such as 0.5-1.2, or 1.5- up to its end; "
+        "can be repeated",
     )
     extend: float | None = Field(
         None,

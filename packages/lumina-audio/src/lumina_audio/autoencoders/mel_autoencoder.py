@@ -124,7 +124,7 @@ class MelAutoencoder(nn.Module, Autoencoder):
         return torch.stack([item[:, start : start + crop] for item, start in zip(data, starts, strict=True)])
 
     def _spectrogram_loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
-        """Compute errors of the spectrogram and of its differences, and the KL divergence; update running statistics."""
+        """Compute errors of the spectrogram and its differences and the KL divergence; update running statistics."""
         real = (self.spectrogram(data) - self.config.mel_mean) / self.config.mel_std
         mean, log_variance = self.vae.encode(real)
         F.batch_norm(mean.detach().float(), self.mean, self.variance, training=True, momentum=0.05)
@@ -144,8 +144,8 @@ class MelAutoencoder(nn.Module, Autoencoder):
         """
         if not isinstance(self.vocoder, nn.Module):
             raise ConfigError(
-                f"autoencoder.vocoder: got {self.config.vocoder.type}, expected a vocoder with weights to train, such as "
-                "audio.vocos or audio.bigvgan"
+                f"autoencoder.vocoder: got {self.config.vocoder.type}, expected a vocoder with weights to train, such "
+                "as audio.vocos or audio.bigvgan"
             )
         draws = torch.stack([torch.rand((), generator=generator) for generator in generators])
         is_reconstructed = draws < self.config.reconstructed_prob

@@ -46,9 +46,9 @@ class TableClip(NamedTuple):
 class TableDataset(AudioDataset):
     """Audio files that the rows of a .csv, .tsv or .jsonl file name.
 
-    A row names a file (column `file`, `path` ...) or a video (`youtube_id`, `ytid` ...), whose audio lies in `folder` as
-    `ID.wav`, `YID.wav`, `ID_START.wav`, `ID_START_END.wav` (seconds or milliseconds) or `[ID]-[START-END].wav`, with any
-    suffix of an audio file. If a row has times and the file is longer than the clip, that part of the file is read.
+    A row names a file (column `file`, `path` ...) or a video (`youtube_id`, `ytid` ...), whose audio lies in `folder`
+    as `ID.wav`, `YID.wav`, `ID_START.wav`, `ID_START_END.wav` (seconds or milliseconds) or `[ID]-[START-END].wav`, with
+    any suffix of an audio file. If a row has times and the file is longer than the clip, that part of the file is read.
     Rows without a file are skipped, each with a reason.
     """
 

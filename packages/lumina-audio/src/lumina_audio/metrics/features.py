@@ -45,20 +45,14 @@ def prepare(items: Sequence[Tensor], sample_rate: int, target_rate: int) -> list
     return clipped if sample_rate == target_rate else [resample(item, sample_rate, target_rate) for item in clipped]
 
 
-def pad_to_multiple(waveform: Tensor, multiple: int, min_multiples: int = 1) -> Tensor:
-    """Pad (B, 1, S) with zeros to a multiple of a number of samples, at least `min_multiples` of them."""
-    length = max(-(-waveform.shape[-1] // multiple), min_multiples) * multiple
-    return F.pad(waveform, (0, length - waveform.shape[-1]))
-
-
 def batched_log_mels(items: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
-    """Compute log-mel spectrograms (B, 80, T) in order, at most 32 waveforms of one length per batch; T is at least 4."""
+    """Compute log-mel spectrograms (B, 80, T >= 4) in order, at most 32 waveforms of one length per batch."""
     waveforms = prepare(items, sample_rate, MEL_CONFIG.sample_rate)
+    hop_length = MEL_CONFIG.hop_length
+    lengths = [max(-(-waveform.shape[-1] // hop_length), 4) * hop_length for waveform in waveforms]
+    padded = [F.pad(item, (0, length - item.shape[-1])) for item, length in zip(waveforms, lengths, strict=True)]
     with torch.no_grad():
-        return [
-            _mel_transform()(pad_to_multiple(batch, MEL_CONFIG.hop_length, 4))
-            for batch in batch_by_shape(waveforms, BATCH_SIZE)
-        ]
+        return [_mel_transform()(batch) for batch in batch_by_shape(padded, BATCH_SIZE)]
 
 
 class LogMelStatistics(FeatureExtractor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from typing import Literal
@@ -37,7 +38,7 @@ class InstrumentCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = _ConvBlock(1, CHANNELS[0], (5, 7), (2, 4))
-        pairs = list(zip(CHANNELS[:-1], CHANNELS[1:], strict=True))
+        pairs = list(itertools.pairwise(CHANNELS))
         self.down = nn.ModuleList(_ConvBlock(before, after, (3, 3), (2, 2)) for before, after in pairs)
         self.keep = nn.ModuleList(_ConvBlock(after, after, (3, 3), (1, 1)) for _, after in pairs)
         self.embedding = nn.Linear(CHANNELS[-1], EMBEDDING_DIM)
@@ -165,8 +166,8 @@ class ClassKL(Metric):
     def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
         if not feature_extractor.classes:
             raise ConfigError(
-                f"audio.class_kl: got the features {config.feature_extractor.type}, expected logits of a classifier, such "
-                "as audio.instrument_classifier with output=classes"
+                f"audio.class_kl: got the features {config.feature_extractor.type}, expected logits of a classifier, "
+                "such as audio.instrument_classifier with output=classes"
             )
         self.config, self.feature_extractor = config, feature_extractor
 

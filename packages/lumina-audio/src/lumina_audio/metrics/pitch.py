@@ -32,9 +32,9 @@ def estimate_pitch(waveforms: Tensor, sample_rate: int = SAMPLE_RATE) -> tuple[T
     """Estimate one pitch per clip by SWIPE' (Camacho and Harris, JASA 124, 2008).
 
     The score of a candidate is the cosine between the square root of the spectrum, on the ERB scale, and a kernel with
-    positive lobes at the first and the prime harmonics and negative ones between them, in windows of about eight periods.
-    Scores are averaged over frames, weighted by the root of the loudness, before the best candidate is selected; this
-    average is our own.
+    positive lobes at the first and the prime harmonics and negative ones between them, in windows of about eight
+    periods. Scores are averaged over frames, weighted by the root of the loudness, before the best candidate is
+    selected; this average is our own.
 
     Args:
         waveforms: (B, 1, S).
@@ -76,8 +76,8 @@ class PitchAccuracy(Metric):
     """Share of clips with the pitch that their prompt names, over prompts that name one. Our own metric.
 
     `accuracy`: within the tolerance. `octave_error`: the same note in another octave. `accuracy_of_real`: the same for
-    the real clip of the prompt, an upper bound: the estimator errs, and some instruments sound an octave or a fifth away
-    from the note that is played. `matches_real`: within the tolerance of the real clip's estimated pitch.
+    the real clip of the prompt, an upper bound: the estimator errs, and some instruments sound an octave or a fifth
+    away from the note that is played. `matches_real`: within the tolerance of the real clip's estimated pitch.
 
     The field `pitch` of an evaluation item is the MIDI note number that its prompt names, or None.
     """

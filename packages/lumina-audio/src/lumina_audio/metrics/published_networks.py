@@ -83,8 +83,8 @@ class VGGishFeatures(PublishedNetwork):
     """The 128 outputs of VGGish for each patch of 0.96 s, before the last ReLU (Hershey et al., arXiv 1609.09430).
 
     As in the evaluation of AudioLDM, without the PCA of the published embeddings. The weights are those of
-    harritaylor/torchvggish (vggish-10086976.pth), which were converted from TensorFlow. A row holds its patches one after
-    another; the Frechet audio distance takes each patch as a sample.
+    harritaylor/torchvggish (vggish-10086976.pth), which were converted from TensorFlow. A row holds its patches one
+    after another; the Frechet audio distance takes each patch as a sample.
     """
 
     title, name, frechet_name = "VGGish (torchvggish)", "VGGish", "FAD"

@@ -50,8 +50,8 @@ class BertConfig(Settings):
 class ClapTextTower(nn.Module):
     """Text tower of Microsoft's CLAP: BERT (arXiv 1810.04805) and a projection of each token, without a mask.
 
-    Parameter names and the missing mask are those of lumina_music/models/encoders/CLAP/clap.py (TextEncoder) and its use
-    in encoders/modules.py.
+    Parameter names and the missing mask are those of lumina_music/models/encoders/CLAP/clap.py (TextEncoder) and its
+    use in encoders/modules.py.
 
     Raises:
         PluginError: transformers is not installed.

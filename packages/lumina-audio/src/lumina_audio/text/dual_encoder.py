@@ -59,7 +59,7 @@ class DualTextEncoder(nn.Module, Conditioner):
         )
 
     def encode(self, values: Sequence[str]) -> Condition:
-        """Encode plain or structured texts to a context (B, M1 + M2, width), its mask, and its mean as pooled condition.
+        """Encode plain or structured texts to a context (B, M1 + M2, width) with its mask, and its mean as pooled.
 
         Raises:
             ConfigError: a structured caption is malformed.

@@ -145,8 +145,8 @@ def to_structured_caption(text: str, model: Callable[[str], str] | None = None) 
 def extract_events(text: str) -> tuple[Event, ...]:
     """Extract the events of a plain caption by cue words.
 
-    The text is split at cues of sequence, then at cues of overlap. Consecutive segments get the tags start, mid and end,
-    a single segment gets all. Adverbials such as `in the background` or `at the end` override these tags.
+    The text is split at cues of sequence, then at cues of overlap. Consecutive segments get the tags start, mid and
+    end, a single segment gets all. Adverbials such as `in the background` or `at the end` override these tags.
 
     Raises:
         ConfigError: the text has no words.

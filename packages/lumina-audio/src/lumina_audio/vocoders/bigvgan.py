@@ -370,7 +370,7 @@ def open_generator(folder: Path, config: GeneratorConfig) -> Weights:
     """Open the weights of a generator without reading them.
 
     Raises:
-        CheckpointError: there are no weights, the file has code, or tensors are missing, unexpected or of another shape.
+        CheckpointError: there are no weights, the file has code, or tensors are missing or of another shape.
     """
     path = _find_weights(folder)
     if path is None:

@@ -205,14 +205,14 @@ def resolve_sidecars(task: Any, values: dict[str, Any], result_paths: Sequence[P
     paths: dict[str, Sequence[Path]] = {}
     for kind, (suffix, _) in _sidecar_kinds(task).items():
         value = values.pop(f"sidecar_{kind}", None)
-        if value is not None:
-            task.check_sidecar(kind)
         if value == AUTO:
             paths[kind] = [path.with_suffix(suffix) for path in result_paths]
         elif value is not None:
             paths[kind] = output_paths(Path(value), len(result_paths), is_folder, (suffix,), f"--{kind}")
         if set(paths.get(kind, ())) & set(result_paths):
             raise ConfigError(f"--{kind} {value} and --out name the same file; give one of them another name")
+        if kind in paths:
+            task.check_sidecar(kind)
     return Sidecars(paths)
 
 

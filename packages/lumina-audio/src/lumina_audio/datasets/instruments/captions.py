@@ -1,9 +1,10 @@
 """Captions of the built-in instruments: varied wordings of what is known about a clip.
 
-The wordings are in data/instrument_captions.json: `note` for clips of which the content is described, `name` for those of
-which only the instrument is named, and `held_out_note`, `held_out_name`, which training never uses, so that evaluation
-tells understanding from memorization. A wording listed twice is twice as frequent. Placeholders: {n} name, {a} name with
-article, {plays} verb, {family}, {thing} content, {a_thing} content with article, {loud} loudness, {a_loud} with article.
+The wordings are in data/instrument_captions.json: `note` for clips of which the content is described, `name` for those
+of which only the instrument is named, and `held_out_note`, `held_out_name`, which training never uses, so that
+evaluation tells understanding from memorization. A wording listed twice is twice as frequent. Placeholders: {n} name,
+{a} name with article, {plays} verb, {family}, {thing} content, {a_thing} content with article, {loud} loudness,
+{a_loud} with article.
 """
 
 from __future__ import annotations

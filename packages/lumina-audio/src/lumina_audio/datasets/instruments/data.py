@@ -27,9 +27,10 @@ Record = dict[str, Any]
 def records() -> tuple[Record, ...]:
     """Read the record of each clip, in the order of programs.
 
-    Keys: `program`, `name`, `family`, `kind` (note, chord, phrase), `pitch` (MIDI note; None for drums and noises), `named`
-    (a caption may mention the pitch), `clear` (the pitch is also recognizable), `velocity`, `loudness` (soft, medium,
-    loud), `length` (short, long, None), `seconds`, `phrase` (name of the chord or phrase), `split` (train, held_out).
+    Keys: `program`, `name`, `family`, `kind` (note, chord, phrase), `pitch` (MIDI note; None for drums and noises),
+    `named` (a caption may mention the pitch), `clear` (the pitch is also recognizable), `velocity`, `loudness` (soft,
+    medium, loud), `length` (short, long, None), `seconds`, `phrase` (name of the chord or phrase), `split` (train,
+    held_out).
     """
     text = gzip.decompress((_data_dir() / "clips.jsonl.gz").read_bytes()).decode("utf-8")
     return tuple(json.loads(line) for line in text.splitlines())

@@ -111,8 +111,8 @@ class InstrumentsDataset(Dataset):
 class InstrumentsEvalSet(EvalSet):
     """All clips, with one fixed caption each; about half of the captions have wordings that training never uses.
 
-    The split `held_out` has the clips that training never uses: `pitches` and `phrases` together. The family of a clip is
-    its instrument.
+    The split `held_out` has the clips that training never uses: `pitches` and `phrases` together. The family of a clip
+    is its instrument.
     """
 
     splits = ("held_out", "pitches", "phrases", "trained", "all")
@@ -177,7 +177,7 @@ def pitch_shift(waveform: Tensor, semitones: int) -> Tensor:
 
 @functools.cache
 def _shifted_clip(index: int, semitones: int) -> Tensor:
-    """Return the clip (S,) of a record with a pitch shift, int16. Cached: resampling takes a tenth of a training step."""
+    """Return the clip (S,) of a record with a pitch shift, int16. Cached: resampling is a tenth of a training step."""
     waveform = torch.from_numpy(data.clip(index).astype("float32"))
     return pitch_shift(waveform, semitones).round().clamp(-32768, 32767).to(torch.int16)
 
