@@ -37,7 +37,8 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
 
     There is one method per component type (`components.solver`, `components.head`, ...), including types of plugins. A
     name begins with the name of the entry point and a dot. `components.task` also takes `command`, the command that
-    runs the task (`lumina motion`).
+    runs the task (`lumina motion`). `defaults` replaces defaults of the component's Config, so that one class can be
+    registered under several names: `defaults={"feature_extractor": {"type": "motion.joint_angles"}}`.
     """
 
 
