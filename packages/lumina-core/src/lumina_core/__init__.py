@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lumina_core.plugins.loader import register as register
     from lumina_core.recipe import Recipe as Recipe
     from lumina_core.sampling.pipeline import Pipeline as Pipeline
+    from lumina_core.training.callbacks import TrainCallback as TrainCallback
+    from lumina_core.training.trainer import Trainer as Trainer
     from lumina_core.types import Condition as Condition
     from lumina_core.types import Tokens as Tokens
 
@@ -35,7 +37,7 @@ _EXPORTS = {
     "Pipeline": "lumina_core.sampling.pipeline:Pipeline",
     "Recipe": "lumina_core.recipe:Recipe",
     "Tokens": "lumina_core.types:Tokens",
-    "TrainCallback": "lumina_core.training.trainer:TrainCallback",
+    "TrainCallback": "lumina_core.training.callbacks:TrainCallback",
     "Trainer": "lumina_core.training.trainer:Trainer",
     "evaluate": "lumina_core.evaluation.evaluate:evaluate",
     "integrate": "lumina_core.flow.solvers:integrate",

@@ -1,4 +1,4 @@
-"""python -m lumina_core: the command line, for torchrun and for machines without scripts on their path."""
+"""`python -m lumina_core`: the command line, for torchrun and where scripts are not on the path."""
 
 from lumina_core.cli.main import main
 

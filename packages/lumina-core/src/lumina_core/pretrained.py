@@ -91,7 +91,7 @@ class FrozenModule(nn.Module):
             return self._networks[0]
         with torch.inference_mode(False), torch.device("cpu"):  # independent of the mode and device of the first caller
             if not self._networks:
-                with silence_logs():
+                with suppress_logs():
                     self._networks.append(self._load(self.device).eval().requires_grad_(False))
             self._current_device = self.device
             return self._networks[0].to(self._current_device)
@@ -166,14 +166,14 @@ def require(module: str, install: str, feature: str) -> Any:
         PluginError: it is not installed; the message has the command that installs it.
     """
     try:
-        with silence_logs():
+        with suppress_logs():
             return importlib.import_module(module)
     except ImportError as error:
         raise PluginError(f"{feature} needs {module} ({error}): pip install '{install}'") from error
 
 
 @contextmanager
-def silence_logs() -> Iterator[None]:
+def suppress_logs() -> Iterator[None]:
     """Suppress log messages of libraries, many of which report missing extras on import."""
     previous_level = logging.root.manager.disable
     logging.disable(logging.WARNING)

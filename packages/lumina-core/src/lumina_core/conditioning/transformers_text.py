@@ -24,7 +24,7 @@ from lumina_core.pretrained import (
     read_config,
     require,
     resolve_path,
-    silence_logs,
+    suppress_logs,
     verify_sha256,
 )
 from lumina_core.protocols import Conditioner
@@ -64,7 +64,7 @@ class TextTokenizer:
     def __init__(self, folder: Path, max_length: int) -> None:
         library = require("transformers", INSTALL_EXTRA, "core.transformers")
         self.max_length = max_length
-        with _silence_transformers(library), _convert_errors(folder):
+        with _suppress_output(library), _convert_errors(folder):
             self._tokenizer = library.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, truncation_side="right", local_files_only=True
             )
@@ -190,7 +190,7 @@ def load_encoder(folder: Path, hidden_state_index: int, dtype: torch.dtype, quan
         CheckpointError: the folder cannot be read, or weights are missing.
     """
     library = require("transformers", INSTALL_EXTRA, "core.transformers")
-    with _silence_transformers(library), _convert_errors(folder):
+    with _suppress_output(library), _convert_errors(folder):
         config = library.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         names = library.models.auto.modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
         auto_class = library.AutoModelForTextEncoding if config.model_type in names else library.AutoModel
@@ -246,14 +246,14 @@ def _linear_4bit(library: Any, layer: nn.Linear) -> nn.Module:
 
 
 @contextmanager
-def _silence_transformers(library: Any) -> Iterator[None]:
+def _suppress_output(library: Any) -> Iterator[None]:
     """Suppress warnings and progress bars of the library; its settings are restored afterwards."""
     logs = library.utils.logging
     level, progress_bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity_error()
     logs.disable_progress_bar()
     try:
-        with silence_logs():
+        with suppress_logs():
             yield
     finally:
         logs.set_verbosity(level)
