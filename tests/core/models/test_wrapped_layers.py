@@ -115,3 +115,27 @@ def test_a_hook_of_the_heads_last_layer_sees_its_whole_output():
     with torch.inference_mode():
         velocity = head(model(tokens, make_times(1), make_condition(1)), tokens)
     assert outputs[0].shape == (1, 4, 12) and torch.equal(velocity, outputs[0][..., :6])
+
+
+class Opaque(torch.Tensor):
+    """A weight that can only be multiplied by, as some quantized ones."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.split, torch.Tensor.chunk):
+            raise NotImplementedError(func)
+        plain = [a.as_subclass(torch.Tensor) if isinstance(a, cls) else a for a in args]
+        return func(*plain, **(kwargs or {}))
+
+
+@both
+def test_weights_that_are_tensor_subclasses_are_only_multiplied_by(build):
+    model, dropped = build(), (False, True)
+    with torch.inference_mode():
+        expected = [run(model, one) for one in dropped]
+    for block in model.blocks:
+        for layer in (block.attention.qkv, block.feed_forward.up):
+            layer._parameters["weight"] = layer.weight.detach().as_subclass(Opaque)
+    with torch.inference_mode():
+        for one, output in zip(dropped, expected, strict=True):
+            assert torch.allclose(run(model, one), output, atol=1e-5)

@@ -18,6 +18,7 @@ enabled = True
 """The switch: False turns every function of this module off."""
 
 ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
+PLAIN_TENSORS = (Tensor, nn.Parameter)
 BLOCK_SCORES = 2**20
 """Attention scores per thread in one block of `blockwise_attention`: 2 MiB in bfloat16, which fit the cache."""
 
@@ -30,15 +31,15 @@ def is_active(x: Tensor) -> bool:
 def is_plain(module: nn.Module, expected_type: type[nn.Module]) -> bool:
     """Return whether using the weights of a module directly is the same as calling it.
 
-    False for subclasses, which wrappers (LoRA, quantization) and parametrizations create, and for modules with forward
-    hooks or forward pre-hooks.
+    False for subclasses, which wrappers (LoRA) and parametrizations create, for tensor subclasses as weights
+    (quantization, DTensor), and for modules with forward hooks or forward pre-hooks.
     """
     hooks = torch.nn.modules.module
-    return type(module) is expected_type and not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or hooks._global_forward_hooks
-        or hooks._global_forward_pre_hooks
+    return (
+        type(module) is expected_type
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
+        and all(weight is None or type(weight) in PLAIN_TENSORS for weight in module._parameters.values())
     )
 
 
@@ -77,7 +78,7 @@ def onednn_applies(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype
         and x.dtype in ONEDNN_DTYPES
         and not torch.is_autocast_enabled("cpu")
-        and type(weight) in (Tensor, nn.Parameter)  # tensor subclasses, such as quantized weights, are left to torch
+        and type(weight) in PLAIN_TENSORS
         and type(x) is Tensor
         and x.numel() > 0
         and torch.backends.mkldnn.is_available()
