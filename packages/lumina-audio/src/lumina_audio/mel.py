@@ -102,7 +102,7 @@ class MelSpectrogram(nn.Module):
 def stft_magnitude(waveform: Tensor, window: Tensor, hop_length: int) -> Tensor:
     """Compute STFT magnitudes (B, n_fft / 2 + 1, frames) of a waveform (B, S), windows not centered."""
     spectrum = torch.stft(waveform, len(window), hop_length, window=window, center=False, return_complex=True)
-    # clamped: the gradient of the root is infinite at 0, that is in silence
+    # clamped: the gradient of the root is infinite at 0
     return (spectrum.real.square() + spectrum.imag.square()).clamp_min(1e-12).sqrt()
 
 

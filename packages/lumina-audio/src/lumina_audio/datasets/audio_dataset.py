@@ -44,7 +44,7 @@ class AudioCropConfig(Settings):
     )
     crop: Literal["random", "start"] = Field("random", description="position of the crop of a longer file")
     short_clips: Literal["pad", "repeat", "skip"] = Field(
-        "pad", description="shorter files: padded with silence, repeated, or skipped"
+        "pad", description="shorter files: padded with zeros, repeated, or skipped"
     )
     loudness: Loudness = Field(
         "keep", description="keep; peak: scaled to a peak of 0.95; level: scaled to -20 dB of full scale"
@@ -171,7 +171,7 @@ class AudioDataset(IndexedDataset):
 
 
 def fit_length(waveform: Tensor, samples: int, repeat: bool = False) -> Tensor:
-    """Crop or pad a waveform (1, S) to a number of samples, with silence or by repetition."""
+    """Crop or pad a waveform (1, S) to a number of samples, with zeros or by repetition."""
     if repeat and waveform.shape[-1] < samples:
         waveform = waveform.repeat(1, -(-samples // waveform.shape[-1]))
     return F.pad(waveform[:, :samples], (0, max(samples - waveform.shape[-1], 0)))

@@ -41,8 +41,8 @@ def estimate_pitch(waveforms: Tensor, sample_rate: int = SAMPLE_RATE) -> tuple[T
         sample_rate: samples per second.
 
     Returns:
-        (B,) MIDI note numbers (69 is 440 Hz) from 27.5 to 109, with an error of about 0.1; 0 for silence.
-        (B,) scores of the best candidates, from 0 to 1; 0 for silence.
+        (B,) MIDI note numbers (69 is 440 Hz) from 27.5 to 109, with an error of about 0.1; 0 for a silent clip.
+        (B,) scores of the best candidates, from 0 to 1; 0 for a silent clip.
     """
     table = _pitch_table(sample_rate)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def _candidate_scores(waveform: Tensor, table: _PitchTable) -> Tensor:
 
 
 def _frame_weights(waveform: Tensor) -> Tensor:
-    """Compute weights of frames that add up to 1, or are all 0 for silence: (B, S) -> (B, T)."""
+    """Compute weights of frames that add up to 1, or are all 0 for a silent clip: (B, S) -> (B, T)."""
     power = F.avg_pool1d(F.pad(waveform, (HOP_LENGTH // 2, HOP_LENGTH))[:, None].square(), HOP_LENGTH, HOP_LENGTH)[:, 0]
     rms = power[:, : waveform.shape[1] // HOP_LENGTH + 1].sqrt()
     relative = rms / rms.amax(1, keepdim=True).clamp(min=1e-5)

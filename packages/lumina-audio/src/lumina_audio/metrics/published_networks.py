@@ -97,7 +97,7 @@ class VGGishFeatures(PublishedNetwork):
         """Weights file, and number of patches."""
 
         num_patches: int = Field(
-            2, ge=1, le=64, description="patches of 0.96 s; a longer clip is cut, a shorter one is padded with silence"
+            2, ge=1, le=64, description="patches of 0.96 s; a longer clip is cut, a shorter one is padded with zeros"
         )
 
     def __init__(self, config: Config) -> None:
@@ -106,7 +106,7 @@ class VGGishFeatures(PublishedNetwork):
         self.key += f" {config.num_patches}"
 
     def fit_length(self, waveform: Tensor) -> Tensor:
-        """Pad with silence or crop to all patches."""
+        """Pad with zeros or crop to all patches."""
         length = self.window_length + self.hop_length * (self.patch_frames * self.samples_per_row - 1)
         return F.pad(waveform, (0, max(0, length - len(waveform))))[:length]
 
@@ -174,7 +174,7 @@ class PannsFeatures(PublishedNetwork):
             self.classes = tuple(map(str, range(len(self.weights["fc_audioset.bias"]))))
 
     def fit_length(self, waveform: Tensor) -> Tensor:
-        """Pad with silence to at least 32 frames."""
+        """Pad with zeros to at least 32 frames."""
         return F.pad(waveform, (0, max(0, self.network_rate // 100 * self.min_frames - len(waveform))))
 
     def embed(self, waveforms: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from lumina_core.types import Loss
 STFT_RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
 """(samples of a window, samples between windows)."""
 MIN_NORM = 1.0
-"""Smallest norm of magnitudes in the spectral convergence: -66 dB for a second of audio. In relation to less, that is
-to silence, an error would dominate all others."""
+"""Smallest norm of magnitudes in the spectral convergence: -66 dB for a second of audio. Relative to a quieter clip,
+an error would dominate all others."""
 VOCODER_RESOLUTIONS = (*STFT_RESOLUTIONS, (4096, 1024))
 """With windows of up to 0.26 s at 16 kHz, which resolve an error of a semitone in a low note."""
 
