@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from lumina_core.io import cached_read
 from lumina_core.errors import UnusableError
+from lumina_core.io import cached_read
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path):

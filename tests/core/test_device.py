@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_takes_bfloat16_only_where_the_machine_multiplies_it(monkeypatch, native):
+def test_auto_is_bfloat16_with_native_support_only(monkeypatch, native):
     monkeypatch.setattr(device, "_has_native_bfloat16", lambda device: native)
     assert resolve_dtype("auto", CPU) == (torch.bfloat16 if native else torch.float32)
 
@@ -24,17 +24,17 @@ def test_a_processor_with_either_instruction_counts_as_native(monkeypatch, featu
     assert resolve_dtype("auto", CPU) == torch.bfloat16
 
 
-def test_a_torch_that_cannot_tell_means_no():
+def test_a_torch_without_the_query_means_no_support():
     for_all = torch.device("mps")
     assert resolve_dtype("auto", for_all) == torch.float32
 
 
-@pytest.mark.parametrize(("said", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_what_is_asked_for_is_given(said, dtype):
-    assert resolve_dtype(said, CPU) == dtype
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_named_precision_is_that_dtype(precision, dtype):
+    assert resolve_dtype(precision, CPU) == dtype
 
 
-def test_products_are_in_the_format_and_weights_and_losses_are_not():
+def test_autocast_changes_products_but_not_weights_and_losses():
     layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
     with autocast(torch.bfloat16, CPU):
         assert layer(x).dtype == torch.bfloat16

@@ -50,7 +50,7 @@ def reason(folder: Path, registry) -> str:
     return str(error.value)
 
 
-def test_a_saved_and_loaded_model_has_the_same_weights_and_gives_the_same_numbers(folder, registry, tmp_path):
+def test_a_saved_and_loaded_model_gives_the_same_results(folder, registry, tmp_path):
     first = load_model(folder, registry)
     save_model(first, tmp_path / "copy", registry)
     second = load_model(tmp_path / "copy", registry)
@@ -105,7 +105,7 @@ def test_weights_of_another_dtype_than_the_config_states_are_refused_unless_a_dt
     assert next(load_model(folder, registry, dtype=torch.float32).parameters()).dtype == torch.float32
 
 
-def test_places_in_the_settings_are_resolved_reloadedst_the_folder_and_names_on_a_hub_stay(folder):
+def test_paths_in_the_config_are_relative_to_the_folder_and_names_on_the_hub_stay(folder):
     (folder / "words").mkdir()
     recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))["recipe"]
     options = {"source": "words", "tokenizer": "./elsewhere", "inner": {"type": "toy.b", "source": "hub/name"}}

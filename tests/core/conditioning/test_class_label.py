@@ -1,4 +1,4 @@
-"""Labels: a row a class, one more for silence, and nothing else is taken for a class."""
+"""Class label conditioner: one row per class and one for the null condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def conditioner():
     return ClassLabelConditioner(ClassLabelConditioner.Config(num_classes=4, hidden_size=6))
 
 
-def test_every_class_and_silence_have_a_row_of_their_own():
+def test_every_class_and_the_null_condition_have_different_rows():
     made = conditioner()
     rows = torch.cat([made.encode([0, 1, 2, 3]).pooled, made.null_condition(1).pooled])
     assert rows.shape == (5, 6)
@@ -21,7 +21,7 @@ def test_every_class_and_silence_have_a_row_of_their_own():
     assert made.encode([2, 0, 2]).context is None
 
 
-def test_rows_stand_in_the_order_of_the_values():
+def test_rows_are_in_the_order_of_the_values():
     made = conditioner()
     both = made.encode([3, 1]).pooled
     assert torch.equal(both[0], made.encode([3]).pooled[0])
@@ -29,12 +29,12 @@ def test_rows_stand_in_the_order_of_the_values():
 
 
 @pytest.mark.parametrize("wrong", [-1, 4, 1.0, "1", None])
-def test_what_is_no_class_is_refused(wrong):
+def test_an_invalid_class_is_refused(wrong):
     with pytest.raises(ConfigError, match="expected an integer from 0 to 3"):
         conditioner().encode([0, wrong])
 
 
-def test_only_the_rows_that_were_asked_learn():
+def test_only_rows_of_encoded_classes_have_gradients():
     made = conditioner()
     made.encode([1, 1]).pooled.sum().backward()
     assert made.table.weight.grad[1].tolist() == [2.0] * 6

@@ -121,7 +121,7 @@ def test_the_second_of_two_plugins_of_one_name_is_left_out_and_the_first_stays()
 
 
 @pytest.mark.parametrize("kind", ["task", "command"])
-def test_two_plugins_cannot_bring_one_command(kind):
+def test_a_command_of_another_plugin_is_refused(kind):
     task = f"{HOOK}lumina_register_components(components):\n components.task('%s.t', 'a:b', 'c', command='sing')"
     command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
     second = task % "zeta" if kind == "task" else command
@@ -140,7 +140,7 @@ def test_a_plugin_made_for_another_core_is_left_out_before_it_is_imported(requir
 @pytest.mark.parametrize(
     "requirement", ["lumina-core>=0.1", "lumina-core-extras>=9", "torch>=99", "lumina-core>=9; python_version<'3'"]
 )
-def test_requirements_that_do_not_exclude_this_core_are_no_hindrance(requirement):
+def test_requirements_that_include_this_core_are_accepted(requirement):
     registry = load_from([candidate("alpha", GOOD.format(name="alpha"), requirement)])
     assert not registry.failures
 

@@ -71,13 +71,13 @@ def test_an_invalid_resource_is_refused(resource):
 
 @pytest.mark.parametrize("name", ["Sing", "sing along", "-sing", "", "1st"])
 def test_a_command_is_a_lower_case_word(name):
-    with pytest.raises(PluginError, match="command: got .* expected a lower-case word"):
+    with pytest.raises(PluginError, match=r"command: got .* expected a lower-case word"):
         CommandRegistrations("sound").add(name, "a:b", "c")
 
 
 @pytest.mark.parametrize("name", ["Vocoder", "vo.coder", "", 3])
 def test_a_component_type_is_a_lower_case_word(name):
-    with pytest.raises(PluginError, match="component type: got .* expected a lower-case word"):
+    with pytest.raises(PluginError, match=r"component type: got .* expected a lower-case word"):
         ComponentTypeRegistrations("sound").add(name, "a:b", "a:b", "c")
 
 
