@@ -1,7 +1,7 @@
-"""Conventions of the released sound models (lumina_music), each a part: their path, draw of times, grid and backbone.
+"""Components of the released audio models (lumina_music): path, time sampler, schedule and backbone.
 
-Their time runs as ours does, from noise at 0 to data at 1 (ddpm_audio.py, class CFM). What differs: the path keeps a
-trace of noise, the network is told whole thousandths, and grids are made in float32.
+Time runs from noise at 0 to data at 1, as in Lumina (ddpm_audio.py, class CFM). Differences: the path ends with noise
+of `sigma_min`, the network gets integer timesteps from 0 to 999, schedules are computed in float32.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.types import BackboneOutput, Condition, Tokens
 
 NUM_TIMESTEPS = 1000
-"""Steps of their diffusion (`timesteps`), by which the network's times are counted."""
+"""Number of integer timesteps of the network (`timesteps` of the release)."""
 
 
 class CFMPath:
-    """alpha = t, sigma = 1 - (1 - s) t: straight lines that end at data with a trace s of noise (arXiv 2210.02747).
+    """Linear path with alpha = t and sigma = 1 - (1 - sigma_min) t (arXiv 2210.02747).
 
-    The velocity is data - (1 - s) noise, at every time.
+    The velocity is data - (1 - sigma_min) noise at every time.
     """
 
     class Config(Settings):
-        """How much noise is left."""
+        """Noise at t = 1."""
 
-        sigma_min: float = Field(1e-4, ge=0, lt=1, description="noise left at data (published: 1e-4)")
+        sigma_min: float = Field(1e-4, ge=0, lt=1, description="standard deviation of the noise at t = 1")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -53,10 +53,10 @@ class CFMPath:
 
 
 class DiscreteTimeSampler:
-    """Every whole thousandth from 0 to 0.999 alike, as their training draws it."""
+    """Uniform sampler of the multiples of 0.001 from 0 to 0.999, as in the published training."""
 
     class Config(Settings):
-        """Nothing to choose."""
+        """No options."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -67,52 +67,50 @@ class DiscreteTimeSampler:
 
 
 class Float32Schedule:
-    """Equal steps, rounded to float32 as `torch.linspace` makes them.
+    """Equal steps, rounded to float32 by `torch.linspace`.
 
-    A rounding decides which thousandth the network is told: at 25 steps the sixth time is 199, not 200.
+    The rounding decides the integer timestep: with 25 steps, that of the sixth time is 199, not 200.
     """
 
     class Config(Settings):
-        """Nothing to choose."""
+        """No options."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def __call__(self, steps: int) -> Tensor:
-        uniform_times(steps)  # says what is wrong with a number of steps
+        uniform_times(steps)  # validates the number of steps
         return validate_schedule(torch.linspace(0, 1, steps + 1, dtype=torch.float32).double())
 
 
 class DiscreteTimeFlagDiT(FlagDiTBackbone):
-    """Flag-DiT as the sound models have it: told whole times from 0 to 999, its places perhaps pressed together."""
+    """Flag-DiT of the released audio models, with integer timesteps from 0 to 999 and optionally scaled positions."""
 
     class Config(FlagDiTBackbone.Config):
-        """Sizes, and how far apart tokens stand."""
+        """Sizes, and the scale of positions."""
 
-        rope_scaling_factor: float = Field(
-            1.0, gt=0, description="places are divided by it (their rope_scaling_factor)"
-        )
+        rope_scaling_factor: float = Field(1.0, gt=0, description="divisor of positions")
 
     config: Config
 
     def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
-        """The trained rotary frequencies, of places that are divided by `stretch`."""
+        """Return the rotary frequencies, divided by `rope_scaling_factor`."""
         return tuple(freqs / self.config.rope_scaling_factor for freqs in super().frequencies(device))
 
     def forward(
         self, tokens: Tokens, t: Tensor | None, condition: Condition, *, precomputed: Any = None
     ) -> BackboneOutput:
-        """Noisy tokens (B, N, D) at time (B,) in 0..1, which the network is told as whole thousandths."""
+        """Map noisy tokens (B, N, D) at times (B,) in [0, 1], converted to timesteps, to hidden states."""
         timestep = None if t is None else to_timestep(t)
         return super().forward(tokens, timestep, condition, precomputed=precomputed)
 
 
 def to_timestep(t: Tensor) -> Tensor:
-    """time in 0..1 -> whole thousandths as float32: cut off, not rounded, after a product in float32."""
+    """Convert times in [0, 1] to integer timesteps: the product in float32 is truncated, not rounded."""
     return (t.float() * NUM_TIMESTEPS).trunc()
 
 
 def from_timestep(timestep: Tensor) -> Tensor:
-    """Whole thousandths -> the smallest float32 at least their thousandth that `to_whole` gives back."""
+    """Convert integer timesteps to the smallest float32 times that `to_timestep` maps back to them."""
     t = timestep.float() / NUM_TIMESTEPS
     return torch.where(to_timestep(t) < timestep, torch.nextafter(t, torch.ones_like(t)), t)
