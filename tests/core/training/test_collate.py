@@ -12,7 +12,6 @@ from lumina_core.model import build_dataset, build_model
 from lumina_core.training.dataloader import (
     EpochSampler,
     StepDataset,
-    StepSampler,
     collate,
     encode_to_tokens,
     make_sampler,
@@ -34,7 +33,8 @@ def generators(raw_batch):
 
 
 def batches(model, dataset, num_workers=0, rank=0, world_size=1, stop=5):
-    sampler = StepSampler(make_sampler(dataset, 0), 1, stop, 4, rank, world_size)
+    order = make_sampler(dataset, 0)
+    sampler = [order.step_keys(step, 4)[rank::world_size] for step in range(1, stop)]
     return list(
         DataLoader(StepDataset.of_model(dataset, model), sampler=sampler, batch_size=None, num_workers=num_workers)
     )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumina_core.errors import ConfigError
-from lumina_core.training.dataloader import BucketSampler, EpochSampler, StepSampler
+from lumina_core.training.dataloader import BucketSampler, EpochSampler
 
 
 def epoch(order, size, number=0):
@@ -23,14 +23,14 @@ def test_with_equal_weights_an_epoch_is_a_permutation(size, seed, number):
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=40), st.integers(0, 1000))
-def test_an_example_comes_as_often_as_its_weight_says_up_to_one(weights, seed):
+def test_an_example_occurs_by_its_weight_up_to_one(weights, seed):
     counts = Counter(epoch(EpochSampler(weights, seed), len(weights)))
     for place, weight in enumerate(weights):
         share = weight / sum(weights) * len(weights)
         assert share - 1.000001 < counts[place] < share + 1.000001
 
 
-def test_over_many_epochs_the_shares_are_those_of_the_weights():
+def test_over_many_epochs_frequencies_are_proportional_to_weights():
     weights = [1.0, 0.3, 2.2, 0.5]
     order = EpochSampler(weights, 5)
     counts = Counter(index for number in range(400) for index in epoch(order, 4, number))
@@ -44,46 +44,33 @@ def test_epochs_are_shuffled_differently_and_repeat_for_the_same_seed():
     assert first != epoch(EpochSampler([1.0] * 50, 2), 50, 0)
 
 
-def test_a_step_can_be_had_without_those_before_it():
+def test_a_step_does_not_depend_on_earlier_calls():
     straight, jumped = EpochSampler([1.0] * 7, 3), EpochSampler([1.0] * 7, 3)
     steps = [straight.step_keys(step, 5) for step in range(9)]
     assert jumped.step_keys(8, 5) == steps[8]
     assert jumped.step_keys(1, 5) == steps[1]
 
 
-@given(st.sampled_from([1, 2, 3, 6]), st.integers(0, 20))
-def test_processes_share_a_step_without_loss_or_overlap(world, step):
-    order = EpochSampler([1.0] * 11, 0)
-    shares = [order.rank_keys(step, 12, rank, world) for rank in range(world)]
-    assert {len(share) for share in shares} == {12 // world}
-    assert sorted(d.seed for share in shares for d in share) == sorted(d.seed for d in order.step_keys(step, 12))
-
-
-def test_every_place_has_a_seed_of_its_own():
+def test_every_position_has_its_own_seed():
     draws = [draw for step in range(40) for draw in EpochSampler([1.0] * 7, 0).step_keys(step, 7)]
     assert len({draw.seed for draw in draws}) == len(draws)
     assert draws[0].python_rng().random() == draws[0].python_rng().random()
     assert draws[0].torch_generator().initial_seed() == draws[0].seed
 
 
-def test_a_reader_gives_the_steps_that_are_left():
-    read = list(StepSampler(EpochSampler([1.0] * 5, 0), 2, 6, 4, 1, 2))
-    assert read == [EpochSampler([1.0] * 5, 0).rank_keys(step, 4, 1, 2) for step in (2, 3, 4, 5)]
+# ---- batches of one size, and groups that are read together
+
+SIZES = ((4, 8), (8, 4), (6, 6), (2, 16))
 
 
-# ---- batches of one extent, and neighbours that are read together
-
-EXTENTS = ((4, 8), (8, 4), (6, 6), (2, 16))
-
-
-def grouped(size, seed, most=4, stretches=()):
+def grouped(size, seed, most=4, read_groups=()):
     """An order whose examples draw one of two extents each, by their index and their draw."""
     return BucketSampler(
-        [1.0] * size, seed, stretches, size_of=lambda index, draw: EXTENTS[(index + draw.randrange(2)) % most]
+        [1.0] * size, seed, read_groups, size_of=lambda index, draw: SIZES[(index + draw.randrange(2)) % most]
     )
 
 
-def extents(order, draws):
+def sizes_of(order, draws):
     return [order._size_of(draw.index, draw.python_rng()) for draw in draws]
 
 
@@ -99,14 +86,14 @@ def test_batches_of_one_extent_lose_and_repeat_no_draw(size, batch, seed, window
 
 
 @given(st.integers(20, 80), st.integers(2, 6), st.integers(0, 99))
-def test_at_most_one_batch_for_each_extent_is_left_to_mix(size, batch, seed):
+def test_at_most_one_batch_per_size_is_mixed(size, batch, seed):
     order = grouped(size, seed)
-    steps = [set(extents(order, order.step_keys(step, batch))) for step in range(-(-size // batch))]
-    assert sum(len(found) > 1 for found in steps) < len(EXTENTS)
+    steps = [set(sizes_of(order, order.step_keys(step, batch))) for step in range(-(-size // batch))]
+    assert sum(len(found) > 1 for found in steps) < len(SIZES)
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 99), st.integers(0, 30))
-def test_a_step_of_one_extent_can_be_had_without_those_before_it(size, batch, seed, step):
+def test_a_batch_of_one_size_does_not_depend_on_earlier_calls(size, batch, seed, step):
     straight = grouped(size, seed)
     for earlier in range(step):
         straight.step_keys(earlier, batch)
@@ -114,25 +101,17 @@ def test_a_step_of_one_extent_can_be_had_without_those_before_it(size, batch, se
 
 
 @given(st.integers(1, 40), st.integers(0, 99), st.integers(0, 20))
-def test_where_there_is_one_extent_the_order_is_the_plain_one(size, seed, step):
+def test_with_a_single_size_the_order_is_that_of_epochs(size, seed, step):
     assert grouped(size, seed, most=1).step_keys(step, 5) == EpochSampler([1.0] * size, seed).step_keys(step, 5)
 
 
-@given(st.sampled_from([1, 2, 4]), st.integers(0, 20))
-def test_processes_share_a_batch_of_one_extent(world, step):
-    shares = [grouped(31, 3).rank_keys(step, 8, rank, world) for rank in range(world)]
-    assert sorted(d.seed for share in shares for d in share) == sorted(
-        d.seed for d in grouped(31, 3).step_keys(step, 8)
-    )
-
-
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 99), st.integers(0, 2))
-def test_with_stretches_an_epoch_is_still_a_permutation(stretches, seed, number):
-    size = sum(stretches)
-    assert sorted(epoch(EpochSampler([1.0] * size, seed, stretches), size, number)) == list(range(size))
+def test_with_read_groups_an_epoch_is_still_a_permutation(read_groups, seed, number):
+    size = sum(read_groups)
+    assert sorted(epoch(EpochSampler([1.0] * size, seed, read_groups), size, number)) == list(range(size))
 
 
-def test_examples_of_a_stretch_come_near_each_other_in_another_order_each_epoch(monkeypatch):
+def test_examples_of_a_group_are_read_near_each_other_in_another_order_each_epoch(monkeypatch):
     monkeypatch.setattr("lumina_core.training.dataloader.SHUFFLE_BUFFER", 20)
     order = EpochSampler([1.0] * 200, 1, [10] * 20)
     first, second = epoch(order, 200, 0), epoch(order, 200, 1)

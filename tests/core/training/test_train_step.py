@@ -142,6 +142,15 @@ def test_without_a_compiler_training_is_not_compiled(monkeypatch):
         assert compile_predict(len, torch.device("cpu")) is len
 
 
+def test_compiled_and_eager_losses_agree(tmp_path, monkeypatch):
+    real = torch.compile
+    # without the compiler of machine code, which takes a minute: the graphs are what can go wrong
+    monkeypatch.setattr(torch, "compile", lambda fn, dynamic: real(fn, dynamic=dynamic, backend="aot_eager"))
+    eager, _, _ = run_steps(tmp_path / "eager", recipe("word", {"mixed": True}, steps=4))
+    compiled, _, _ = run_steps(tmp_path / "compiled", recipe("word", {"mixed": True}, steps=4, compile=True))
+    assert [m.loss for m in compiled] == pytest.approx([m.loss for m in eager], rel=1e-4)
+
+
 def test_the_first_number_of_tokens_has_a_static_graph_and_all_others_one_dynamic_graph(monkeypatch):
     calls = []
 

@@ -23,6 +23,7 @@ from lumina_core.model_dir import load_model, read_weights
 from lumina_core.training import checkpoint
 from lumina_core.training import trainer as trainer_module
 from lumina_core.training.callbacks import TrainCallback
+from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.trainer import Trainer
 
 TIMEOUT = 120
@@ -287,8 +288,8 @@ def test_a_guide_model_of_a_sample_request_is_used(tmp_path, uninterrupted, monk
 def test_a_failure_of_sampling_is_a_warning_and_the_training_continues(tmp_path):
     samples = [{"word": "low", "guide_model": str(tmp_path / "missing")}]
     with pytest.warns(UserWarning, match="step 2: no samples .*missing"):
-        train(tmp_path / "run", recipe("word", steps=4, sample_interval=2, sample_requests=samples))
-    assert len(rows(tmp_path / "run")) == 4
+        train(tmp_path / "run", recipe("word", steps=3, sample_interval=2, sample_requests=samples))
+    assert len(rows(tmp_path / "run")) == 3
 
 
 # ---- callbacks
@@ -363,6 +364,18 @@ def test_a_loop_of_ones_own_takes_the_steps_of_train(tmp_path, uninterrupted):
     assert losses == pytest.approx([float(row["loss"]) for row in rows(uninterrupted)], rel=1e-6)
     assert weights_are_equal(model_dir, uninterrupted / "model")
     assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_processes_share_the_batches_of_the_remaining_steps_without_overlap(tmp_path):
+    with make_trainer(tmp_path) as trainer:
+        everything = [batch.keys for batch in trainer.batches()]
+        trainer.step = 2
+        shares = []
+        for rank in (0, 1):
+            trainer.process = ProcessInfo(rank, 2, torch.device("cpu"))
+            shares.append([batch.keys for batch in trainer.batches()])
+    assert len(everything) == 12 and {len(keys) for share in shares for keys in share} == {2}
+    assert [{*first, *second} for first, second in zip(*shares, strict=True)] == [set(keys) for keys in everything[2:]]
 
 
 def test_a_recipe_may_be_a_path(tmp_path):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lumina_core.data.tar import TarSource
 from lumina_core.errors import ConfigError, UnusableError
-from lumina_core.training.dataloader import StepDataset, StepSampler, make_sampler
+from lumina_core.training.dataloader import StepDataset, make_sampler
 from lumina_image.datasets.image_dataset import TarDataset
 
 
@@ -191,7 +191,8 @@ def test_worker_processes_read_the_same_batches_and_a_run_goes_on_in_the_middle(
 
     def batches(workers, start):
         examples = StepDataset(data, "image", ["caption"])
-        steps = StepSampler(make_sampler(data, 3), start, 6, 4)
+        order = make_sampler(data, 3)
+        steps = [order.step_keys(step, 4) for step in range(start, 6)]
         return list(DataLoader(examples, sampler=steps, batch_size=None, num_workers=workers))
 
     alone = batches(0, 0)

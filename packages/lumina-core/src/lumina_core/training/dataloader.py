@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,10 +76,6 @@ class EpochSampler:
     def step_keys(self, step: int, batch_size: int) -> list[SampleKey]:
         """Return the examples of one step (the first is 0)."""
         return [self._key_at(position) for position in range(step * batch_size, (step + 1) * batch_size)]
-
-    def rank_keys(self, step: int, batch_size: int, rank: int, world_size: int) -> list[SampleKey]:
-        """Return the examples of one process: every world_size-th, beginning with its rank."""
-        return self.step_keys(step, batch_size)[rank::world_size]
 
     def _key_at(self, position: int) -> SampleKey:
         epoch, offset = divmod(position, len(self._cumulative_weights))
@@ -172,20 +168,6 @@ def make_sampler(dataset: Dataset, seed: int) -> EpochSampler:
 def _derive_seed(seed: int, epoch: int, position: int) -> int:
     digest = hashlib.blake2b(f"{seed}/{epoch}/{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-class StepSampler:
-    """Batch sampler of a DataLoader: the examples of one step at a time."""
-
-    def __init__(
-        self, sampler: EpochSampler, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self._sampler, self._steps, self._batch_size = sampler, range(start, stop), batch_size
-        self._rank, self._world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        for step in self._steps:
-            yield self._sampler.rank_keys(step, self._batch_size, self._rank, self._world_size)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from lumina_core.errors import LuminaError
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
+from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Dataset
 from lumina_core.recipe import Recipe
@@ -116,7 +117,7 @@ def estimate_memory(model: Model, recipe: Recipe, num_tokens: int) -> int:
     """
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    config = getattr(model.backbone, "config", None)
-    hidden_size, num_layers = getattr(config, "hidden_size", 0), getattr(config, "num_layers", 0)
+    config = model.backbone.config if isinstance(model.backbone, DiTBackbone) else None
+    width = 0 if config is None else config.hidden_size * config.num_layers
     local_batch_size = -(-recipe.training.global_batch_size // recipe.training.gradient_accumulation_steps)
-    return 4 * (total + 4 * trainable + 16 * local_batch_size * num_tokens * hidden_size * num_layers)
+    return 4 * (total + 4 * trainable + 16 * local_batch_size * num_tokens * width)

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ from lumina_core.training.dataloader import (
     RawBatch,
     SampleKey,
     StepDataset,
-    StepSampler,
     check_data_sizes,
     collate,
     encode_to_tokens,
@@ -142,7 +142,6 @@ class Trainer:
             self._ddp_module = distributed.wrap_ddp(self._loss_module, self.process, _has_optional_weights(self.model))
             own = [MetricLogger(self.out), CheckpointCallback(), SampleCallback(self)]
             self.callbacks: list[TrainCallback] = [*own, *callbacks]
-            self._has_user_callbacks = bool(callbacks)
 
     def train(self) -> Path:
         """Train until the last step of the recipe, or until a callback calls `stop`.
@@ -165,7 +164,8 @@ class Trainer:
                 for batch in self.batches():
                     metrics = self.train_step(batch)
                     self._call("on_step_end", metrics)
-                    if self._must_wait() and distributed.wait_for_main(self._stopped, self.process):
+                    # the first process may have saved, sampled or run a callback for long
+                    if distributed.wait_for_main(self._stopped, self.process):
                         if self.process.is_main and latest_checkpoint(self.out) != self._checkpoint_dir():
                             self.save()
                         break
@@ -205,10 +205,11 @@ class Trainer:
     def batches(self) -> Iterator[RawBatch]:
         """Read this process's share of the batches of all steps that remain."""
         training = self.recipe.training
-        sampler = StepSampler(
-            make_sampler(self.dataset, training.seed), self.step, training.steps, training.global_batch_size,
-            self.process.rank, self.process.world_size,
-        )  # fmt: skip
+        order, rank, world_size = make_sampler(self.dataset, training.seed), self.process.rank, self.process.world_size
+        sampler = (
+            order.step_keys(step, training.global_batch_size)[rank::world_size]
+            for step in range(self.step, training.steps)
+        )
         # batch_size=None: an item of StepDataset is a whole batch already
         dataset = StepDataset.of_model(self.dataset, self.model)
         return iter(DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=training.num_workers))
@@ -297,16 +298,6 @@ class Trainer:
 
     def _checkpoint_dir(self) -> Path:
         return self.out / "checkpoints" / f"step-{self.step:08d}"
-
-    def _must_wait(self) -> bool:
-        """Whether the first process may have done more in this step than the others: saving, sampling, callbacks."""
-        training = self.recipe.training
-        intervals = (training.checkpoint_interval, training.sample_interval)
-        return (
-            self.process.world_size == 1
-            or self._has_user_callbacks
-            or any(interval and self.step % interval == 0 for interval in intervals)
-        )
 
     def _call(self, event: str, *args: Any) -> None:
         for callback in self.callbacks if self.process.is_main else ():
@@ -547,5 +538,5 @@ def _float_tensors(output: Any) -> list[Tensor]:
     elif isinstance(output, (list, tuple)):
         children = list(output)
     else:
-        children = list(vars(output).values()) if hasattr(output, "__dict__") else []
+        children = [vars(output)[field.name] for field in fields(output)] if is_dataclass(output) else []
     return [tensor for child in children for tensor in _float_tensors(child)]
