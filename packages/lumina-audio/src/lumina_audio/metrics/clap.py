@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lumina_audio.metrics.features import prepare
-from lumina_core.metrics import batch_by_shape
+from lumina_core.metrics.base import batch_by_shape
 from lumina_core.metrics.dual_encoder import CHUNK_SIZE, DualEncoder
 
 

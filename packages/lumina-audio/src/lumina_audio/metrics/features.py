@@ -14,7 +14,7 @@ from torchaudio.functional import resample
 from lumina_audio.mel import MelConfig, MelSpectrogram
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
-from lumina_core.metrics import batch_by_shape
+from lumina_core.metrics.base import batch_by_shape
 from lumina_core.metrics.efficientnet_lite0 import LIBRARIES, WEIGHTS_FILE, efficientnet_lite0
 from lumina_core.protocols import FeatureExtractor
 

@@ -19,7 +19,7 @@ from lumina_audio.datasets.instruments.general_midi import instruments
 from lumina_audio.metrics.features import MEL_CONFIG, AudioFeatureConfig, batched_log_mels
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError
-from lumina_core.metrics import MetricConfig
+from lumina_core.metrics.base import MetricConfig
 from lumina_core.metrics.retrieval_precision_recall import family_ranks
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 

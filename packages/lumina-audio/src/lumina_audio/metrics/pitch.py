@@ -15,7 +15,7 @@ from torch import Tensor
 from lumina_audio.metrics.features import AudioFeatureConfig, prepare
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
-from lumina_core.metrics import batch_by_shape
+from lumina_core.metrics.base import batch_by_shape
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 SAMPLE_RATE, BATCH_SIZE = 16000, 16

@@ -18,7 +18,7 @@ from lumina_audio.metrics.features import AudioFeatureConfig, prepare
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.errors import CheckpointError
-from lumina_core.metrics import batch_by_shape
+from lumina_core.metrics.base import batch_by_shape
 from lumina_core.protocols import FeatureExtractor
 
 BATCH_SIZE = 16

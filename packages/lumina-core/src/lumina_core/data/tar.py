@@ -96,7 +96,7 @@ class TarSource(Source):
             yield key, members
 
     def _item_member(self, members: list[TarMember]) -> TarMember | None:
-        """Return the member that is the item: the one named `.jpg`, else the first that ends so, such as `.small.jpg`."""
+        """Return the member that is the item: `.jpg` itself, else the first that ends with it, such as `.small.jpg`."""
         exact = [member for member in members if member.suffix in self._suffixes]
         ending = [member for member in members if member.suffix.endswith(self._suffixes)]
         return next(iter([*exact, *ending]), None)

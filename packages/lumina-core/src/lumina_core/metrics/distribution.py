@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.metrics import MetricConfig
+from lumina_core.metrics.base import MetricConfig
 from lumina_core.metrics.retrieval_precision_recall import precision_recall
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
@@ -56,7 +56,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
 
 def kernel_distance(generated: Tensor, real: Tensor) -> float:
-    """Compute the unbiased squared maximum mean discrepancy of the kernel (x y / D + 1)^3, as in KID (arXiv 1801.01401).
+    """Compute the unbiased squared maximum mean discrepancy of the kernel (x y / D + 1)^3: KID (arXiv 1801.01401).
 
     Its expectation is 0 for two samples of one distribution, of any size; a single value may be slightly negative.
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.metrics import MetricConfig
+from lumina_core.metrics.base import MetricConfig
 from lumina_core.pretrained import PretrainedConfig, digest, require, resolve_path, verify_sha256
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric, TextFeatureExtractor
 
@@ -114,8 +114,8 @@ class TextSimilarity(Metric):
     def __init__(self, config: MetricConfig, feature_extractor: FeatureExtractor) -> None:
         if not isinstance(feature_extractor, TextFeatureExtractor):
             raise ConfigError(
-                f"feature_extractor: got {config.feature_extractor.type}, expected features that also embed texts, such "
-                "as CLIP's or CLAP's"
+                f"feature_extractor: got {config.feature_extractor.type}, expected features that also embed texts, "
+                "such as CLIP's or CLAP's"
             )
         self.config = config
         self.feature_extractor: TextFeatureExtractor = feature_extractor

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lumina_core.metrics import batch_by_shape
+from lumina_core.metrics.base import batch_by_shape
 from lumina_core.metrics.dual_encoder import CHUNK_SIZE, DualEncoder
 from lumina_image.metrics.features import to_uint8_images
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.config import Config as Settings
 from lumina_core.errors import CheckpointError, ShapeError
-from lumina_core.metrics import batch_by_shape
+from lumina_core.metrics.base import batch_by_shape
 from lumina_core.metrics.efficientnet_lite0 import LIBRARIES, WEIGHTS_FILE, Network, efficientnet_lite0
 from lumina_core.pretrained import require
 from lumina_core.protocols import FeatureExtractor

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.config import ComponentSpec
-from lumina_core.metrics import MetricConfig
+from lumina_core.metrics.base import MetricConfig
 from lumina_core.metrics.retrieval_precision_recall import nearest_in_group, target_ranks
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
