@@ -58,17 +58,17 @@ def one_line(done, said: str) -> None:
 @pytest.mark.parametrize(
     "prompt", ["🦊", "👩‍🚀 🇯🇵", "ፍቅር", "ᚠᛇᚻ", "قلب أحمر", "ꙮ", "\u200b", "\u200d", "a\x01b", "𝔠𝔞𝔱", "Z̷̢̛a̶l̸g̵o̴", "?" * 3000]
 )
-def test_any_emoji_or_script_gives_a_picture(ask, tmp_path, prompt):
+def test_prompts_of_any_script_generate_an_image(ask, tmp_path, prompt):
     done = ask(prompt, "--out", tmp_path / "x.png", "--steps", 1, "--solver", "euler")
     assert done.status == 0 and os.listdir(tmp_path) == ["x.png"]
 
 
-def test_a_prompt_longer_than_the_model_reads_is_answered_and_said(ask, tmp_path):
+def test_a_truncated_prompt_is_reported_in_a_note(ask, tmp_path):
     done = ask(LONG[:19_000], "--out", tmp_path / "x.png", "--steps", 1)
     assert done.status == 0 and done.err.startswith("Note: this model does not read so long a text; left out from: ")
 
 
-def test_a_place_to_write_that_is_none_is_one_clear_line(ask, tmp_path):
+def test_an_unusable_output_path_is_one_line(ask, tmp_path):
     (tmp_path / "file").touch()
     for out, said in {
         tmp_path / "missing" / "x.png": "missing does not exist; make it first or choose another --out",

@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_a_class_is_asked_for_by_its_number(lumina, folder, tmp_path):
+def test_a_class_is_requested_by_its_index(lumina, folder, tmp_path):
     def pixels(label):
         done = lumina("class", label, "--model", folder, "--out", tmp_path / f"{label}.png", "--size", "16x16")
         assert done.status == 0, done.err
@@ -56,17 +56,17 @@ def test_a_class_is_asked_for_by_its_number(lumina, folder, tmp_path):
 
 
 @pytest.mark.parametrize(("label", "message"), [("3786", "from 0 to 3785"), ("dog", "integer"), ("-1", "")])
-def test_what_is_no_class_is_a_line(lumina, folder, tmp_path, label, message):
+def test_an_unknown_class_is_one_line(lumina, folder, tmp_path, label, message):
     done = lumina("class", "--model", folder, "--out", tmp_path / "a.png", "--", label)
     assert done.status == 2 and message in done.err and done.err.count("\n") == 1
 
 
-def test_a_model_of_classes_is_judged_like_any_other(lumina, folder):
+def test_a_class_conditional_model_is_evaluated(lumina, folder):
     done = lumina("evaluate", folder, "--metrics", "image.retrieval", "--samples", 3, "--json")
     assert done.status == 0 and json.loads(done.out)["scores"]["image.retrieval"]["top1"]["count"] == 3
 
 
-def test_data_without_labels_cannot_judge_it(lumina, folder, tmp_path):
+def test_data_without_labels_is_refused_by_evaluation(lumina, folder, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("black")
     done = lumina("evaluate", folder, "--dataset", tmp_path, "--metrics", "image.retrieval")

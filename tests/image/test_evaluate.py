@@ -42,7 +42,7 @@ def told(done) -> dict:
     return json.loads(done.out.splitlines()[-1])
 
 
-def test_one_object_says_what_was_found_and_how(judge):
+def test_json_contains_scores_and_settings(judge):
     found = told(judge("--json"))
     assert found["dataset"]["num_real"] == 3786 and found["num_generated"] == 4 and found["nfe"] == 1
     assert found["settings"]["solver"] == "euler" and {"torch", "lumina-core"} <= set(found["versions"])
@@ -50,7 +50,7 @@ def test_one_object_says_what_was_found_and_how(judge):
     assert set(score) > {"top1", "top5", "family"} and score["top1"]["name"] == "retrieval, top1, coarse pixels"
 
 
-def test_a_folder_gets_scores_a_sheet_and_can_be_gone_on_with(judge, pictures, tmp_path):
+def test_the_output_folder_has_scores_and_a_sheet_and_can_be_resumed(judge, pictures, tmp_path):
     asked = ("--json", "--dataset", pictures, "--out", tmp_path / "judged")
     first, again = told(judge(*asked)), told(judge(*asked, "--resume"))
     assert again["scores"] == first["scores"]
@@ -58,24 +58,24 @@ def test_a_folder_gets_scores_a_sheet_and_can_be_gone_on_with(judge, pictures, t
     assert json.loads((tmp_path / "judged" / "scores.json").read_text("utf-8")) == again
 
 
-def test_a_table_tells_every_language_and_the_mean(judge):
+def test_the_table_lists_every_language_and_the_mean(judge):
     done = judge("--dataset", "image.emoji", "--languages", "en,zh,hi")
     assert done.status == 0 and all(word in done.out for word in ("en", "zh", "hi", "mean", "top1", "by language"))
 
 
-def test_left_out_combinations_are_asked_for_among_their_families(judge):
+def test_held_out_combinations_are_retrieved_within_their_families(judge):
     found = told(judge("--split", "held_out", "--json"))["scores"]["image.retrieval"]
     assert found["within_family"]["count"] == 4 and {"two tones", "one tone"} & set(
         found["top1"]["groups"]["variant_type"]
     )
 
 
-def test_a_folder_of_pictures_is_data_too(judge, pictures):
+def test_a_folder_of_images_is_an_evaluation_set(judge, pictures):
     found = told(judge("--dataset", pictures, "--json"))
     assert found["dataset"]["num_real"] == 5 and "family" not in found["scores"]["image.retrieval"]
 
 
-def test_real_pictures_are_compared_at_the_size_that_the_model_makes(judge, pictures, tmp_path):
+def test_real_images_are_resized_to_the_generated_size(judge, pictures, tmp_path):
     told(judge("--dataset", pictures, "--json", "--out", tmp_path / "judged"))
     with Image.open(tmp_path / "judged" / "samples.png") as sheet:
         assert sheet.size == (8 * (32 + 2), 32 + 2)
@@ -94,7 +94,7 @@ def test_real_pictures_are_compared_at_the_size_that_the_model_makes(judge, pict
         (("--solver", "midpont"), "did you mean 'midpoint'"),
     ],
 )
-def test_a_mistake_is_one_line_that_helps(judge, arguments, message):
+def test_a_wrong_argument_is_one_line(judge, arguments, message):
     done = judge(*arguments)
     assert done.status != 0 and message in done.err and done.err.count("\n") == 1
 
@@ -109,12 +109,12 @@ def test_a_model_that_names_no_data_asks_for_some(lumina, tiny_folder, tmp_path)
     assert done.status == 2 and "Name a data set, a recipe or a folder" in done.err and done.err.count("\n") == 1
 
 
-def test_an_empty_folder_is_said(judge, tmp_path):
+def test_an_empty_folder_is_refused(judge, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "is empty" in judge("--dataset", tmp_path / "empty").err
 
 
-def test_a_model_of_another_modality_is_not_judged_as_pictures(lumina, toy, toy_folder):
+def test_a_model_of_another_modality_is_refused_by_image_metrics(lumina, toy, toy_folder):
     done = lumina("evaluate", toy_folder, *QUICK, "--dataset", "image.emoji")
     assert done.status != 0 and done.err.count("\n") == 1
 
@@ -127,7 +127,7 @@ def known():
     return exam, metric, metric.feature_extractor([exam.reference(place) for place in range(len(exam))])
 
 
-def test_real_pictures_find_themselves_and_their_families(known):
+def test_real_images_retrieve_themselves_and_their_families(known):
     exam, metric, real = known
     places = list(exam.indices("held_out"))[:40]
     judged = EvalInputs(real[places], real, [EvalItem({}, p) for p in places], torch.tensor(places), exam.families)
@@ -145,12 +145,12 @@ def test_another_of_the_family_is_the_right_family_and_not_the_right_one(known):
     assert (found["top1"], found["family"], found["within_family"]) == (0.0, 1.0, 0.0)
 
 
-def test_pictures_of_several_sizes_are_looked_at_in_order():
+def test_features_of_images_of_several_sizes_are_in_order():
     items = [torch.full((3, side, side), value) for side, value in ((64, -1.0), (32, 1.0), (32, 0.0), (48, 1.0))]
     assert PixelFeatures(PixelFeatures.Config())(items).mean(1).tolist() == pytest.approx([0, 1, 0.5, 1], abs=0.01)
 
 
-def test_any_field_of_a_request_can_be_asked(judge, pictures, tmp_path):
+def test_any_request_field_can_be_a_parameter(judge, pictures, tmp_path):
     told(judge("--dataset", pictures, "--param", "size=64x32", "--json", "--out", tmp_path / "judged"))
     with Image.open(tmp_path / "judged" / "samples.png") as sheet:
         assert sheet.width == 8 * (64 + 2)

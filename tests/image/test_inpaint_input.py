@@ -61,7 +61,7 @@ def one(pipeline, **asked):
     return pipeline.generate_one(prompt="a red heart", seed=1, **{"steps": 5, **asked})[0]
 
 
-def test_a_strength_of_0_returns_the_picture_and_costs_nothing(pipeline, tmp_path):
+def test_strength_0_returns_the_image_without_evaluations(pipeline, tmp_path):
     picture = noisy(40, 24)
     made = one(pipeline, init_image=picture, strength=0)
     assert made.metadata["nfe"] == 0
@@ -73,7 +73,7 @@ def test_a_strength_of_1_is_text_to_image_with_the_same_noise(pipeline):
     assert torch.equal(made.data, one(pipeline).data)
 
 
-def test_the_stronger_the_change_the_more_evaluations_and_below_1_the_picture_matters(pipeline):
+def test_evaluations_grow_with_strength_and_the_image_matters_below_1(pipeline):
     made = [one(pipeline, init_image=noisy(32, 32), strength=strength) for strength in (0.3, 0.6, 0.9)]
     assert [answer.metadata["nfe"] for answer in made] == [4, 6, 10]
     other = one(pipeline, init_image=noisy(32, 32, 7), strength=0.6)
@@ -82,7 +82,7 @@ def test_the_stronger_the_change_the_more_evaluations_and_below_1_the_picture_ma
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "rk4", "adams", "sde"])
 @pytest.mark.parametrize("strength", [1, 0.7])
-def test_what_is_black_in_the_mask_comes_back_bit_for_bit_whatever_the_solver(pipeline, tmp_path, solver, strength):
+def test_black_pixels_of_the_mask_are_preserved_exactly_with_every_solver(pipeline, tmp_path, solver, strength):
     picture, box = noisy(32, 40), (8, 3, 21, 30)
     made = one(pipeline, init_image=picture, mask=mask_of(32, 40, box), solver=solver, strength=strength)
     changed = saved(made, tmp_path) != np.asarray(picture)
@@ -91,20 +91,20 @@ def test_what_is_black_in_the_mask_comes_back_bit_for_bit_whatever_the_solver(pi
     assert changed[inside].mean() > 0.5
 
 
-def test_what_is_redrawn_is_drawn_in_view_of_what_stays(pipeline):
+def test_the_redrawn_region_depends_on_the_preserved_one(pipeline):
     mask = mask_of(32, 32, (0, 0, 16, 32))
     one_side, other_side = (one(pipeline, init_image=noisy(32, 32, seed), mask=mask).data for seed in (1, 2))
     assert float((one_side - other_side)[:, :, :16].abs().max()) > 1e-3
 
 
-def test_a_picture_of_any_size_is_filled_up_to_the_patches_and_cut_again(pipeline, tmp_path):
+def test_an_image_of_any_size_is_padded_to_patches_and_cropped(pipeline, tmp_path):
     picture, mask = noisy(37, 21), mask_of(37, 21, (0, 0, 10, 10))
     made = saved(one(pipeline, init_image=picture, mask=mask), tmp_path)
     assert made.shape == (21, 37, 3)
     assert np.array_equal(made[10:], np.asarray(picture)[10:])
 
 
-def test_only_pixels_within_the_feather_around_the_mask_change_besides_it(pipeline, tmp_path):
+def test_only_pixels_within_the_feather_change_outside_the_mask(pipeline, tmp_path):
     picture, mask = noisy(32, 32), mask_of(32, 32, (8, 8, 16, 16))
     changed = (saved(one(pipeline, init_image=picture, mask=mask, feather=3), tmp_path) != np.asarray(picture)).any(
         axis=2
@@ -121,7 +121,7 @@ def test_a_feather_falls_by_equal_steps():
     assert torch.equal(feather_mask(redrawn, 0), redrawn)
 
 
-def test_a_picture_is_drawn_on_around_and_stays_where_it_was(pipeline, tmp_path):
+def test_outpainting_preserves_the_image_at_its_position(pipeline, tmp_path):
     picture = noisy(24, 16)
     made = saved(one(pipeline, init_image=picture, outpaint=(3, 5, 10, 2)), tmp_path)
     assert made.shape == (16 + 7, 24 + 13, 3)
@@ -130,11 +130,11 @@ def test_a_picture_is_drawn_on_around_and_stays_where_it_was(pipeline, tmp_path)
     assert np.array_equal(saved(placed, tmp_path), made)
 
 
-def test_without_a_place_another_size_is_another_scale(pipeline):
+def test_another_size_without_position_resizes_the_image(pipeline):
     assert one(pipeline, init_image=noisy(64, 48), size=(32, 24), strength=0).data.shape == (3, 24, 32)
 
 
-def test_a_batch_of_pictures_is_what_each_is_alone(pipeline):
+def test_a_batch_equals_its_requests_one_by_one(pipeline):
     asked = [
         pipeline.make_request(
             prompt=word, seed=seed, init_image=noisy(32, 32, seed), mask=mask_of(32, 32, (0, 0, 9 * seed, 32))
@@ -146,7 +146,7 @@ def test_a_batch_of_pictures_is_what_each_is_alone(pipeline):
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
-def test_several_of_one_picture_differ_where_it_is_redrawn_alone(pipeline):
+def test_several_results_of_an_image_differ_in_the_redrawn_region_only(pipeline):
     made = pipeline.generate_one(
         prompt="a cat", init_image=noisy(32, 32), mask=mask_of(32, 32, (0, 0, 8, 8)), count=2, steps=3
     )  # fmt: skip
@@ -154,13 +154,13 @@ def test_several_of_one_picture_differ_where_it_is_redrawn_alone(pipeline):
     assert bool(differs[:8, :8].all()) and not bool(differs[8:].any())
 
 
-def test_requests_with_and_without_a_picture_are_not_answered_together(pipeline):
+def test_requests_with_and_without_an_image_are_not_mixed(pipeline):
     requests = [pipeline.make_request(prompt="x"), pipeline.make_request(prompt="x", init_image=noisy(32, 32))]
     with pytest.raises(ConfigError, match="must all begin from data"):
         pipeline.generate(requests)
 
 
-def test_a_file_an_array_a_tensor_and_its_bytes_are_the_same_picture(pipeline, tmp_path):
+def test_a_file_an_array_a_tensor_and_bytes_are_the_same_image(pipeline, tmp_path):
     picture = noisy(32, 24)
     picture.save(tmp_path / "p.png")
     data = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1) / 127.5 - 1
@@ -179,7 +179,7 @@ def test_a_file_an_array_a_tensor_and_its_bytes_are_the_same_picture(pipeline, t
     assert torch.equal(kept[0], kept[1]) and kept[0][:, :5].sum() == 0 and kept[0][:, 5:].min() == 1
 
 
-def test_the_command_takes_files_and_writes_down_what_it_took(ask, tmp_path):
+def test_the_command_reads_files_and_records_their_names(ask, tmp_path):
     noisy(32, 32).save(tmp_path / "photo.png")
     mask_of(32, 32, (0, 0, 8, 8)).save(tmp_path / "hole.png")
     files = ("--init-image", tmp_path / "photo.png", "--mask", tmp_path / "hole.png")
@@ -219,7 +219,7 @@ def test_the_command_takes_files_and_writes_down_what_it_took(ask, tmp_path):
         (("--init-image", "photo.png", "--size", "40x40", "--paste-at", "9,0"), "expected a position within 40x40"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_nothing_is_written(ask, tmp_path, monkeypatch, options, said):
+def test_a_wrong_request_is_one_line_and_no_file(ask, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     noisy(32, 32).save("photo.png")
     noisy(16, 16).save("small.png")
@@ -233,7 +233,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(ask, tmp_path, m
 
 
 @pytest.mark.parametrize(("shade", "said"), [(255, "white everywhere"), (0, "black everywhere: nothing is redrawn")])
-def test_a_mask_of_one_shade_is_named(ask, tmp_path, shade, said):
+def test_a_mask_of_one_color_is_noted(ask, tmp_path, shade, said):
     noisy(32, 32).save(tmp_path / "photo.png")
     Image.new("L", (32, 32), shade).save(tmp_path / "mask.png")
     asked = ("--init-image", tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--steps", 1)
@@ -241,7 +241,7 @@ def test_a_mask_of_one_shade_is_named(ask, tmp_path, shade, said):
     assert done.status == 0 and said in done.err and done.err.count("\n") == 1
 
 
-def test_what_holds_no_numbers_is_refused_and_bytes_are_levels():
+def test_nan_is_refused_and_uint8_is_not_rescaled():
     holed = torch.full((3, 8, 8), float("nan"))
     for field, value in {"init_image": holed, "mask": holed[0]}.items():
         asked = {"prompt": "x", "init_image": noisy(8, 8), field: value}

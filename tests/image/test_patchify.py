@@ -40,7 +40,7 @@ def test_positions_are_rows_and_columns_counted_in_patches_and_shared_by_the_bat
     assert positions.stride(0) == 0
 
 
-def test_a_blank_has_the_places_of_a_real_latent():
+def test_empty_tokens_have_the_positions_of_a_latent():
     part = patches(3, 5)
     blank, real = part.empty(2, (6, 9)), part.patchify(torch.randn(2, 5, 6, 9))
     assert torch.equal(blank.positions, real.positions)
@@ -57,7 +57,7 @@ def test_padded_tokens_of_two_sizes_come_back_one_by_one():
         assert torch.equal(part.unpatchify(item), latent)
 
 
-def test_a_latent_that_cannot_be_cut_names_the_nearest_sizes_that_can():
+def test_an_unsupported_size_is_refused_with_the_nearest_ones():
     with pytest.raises(ShapeError, match=r"33x40.*patch size 2.*32x40 or 34x40"):
         patches().patchify(torch.zeros(1, 4, 33, 40))
     with pytest.raises(ShapeError, match="Nearest: 8x8"):

@@ -72,12 +72,12 @@ def trained(tmp_path_factory):
     return place
 
 
-def test_none_of_what_is_borrowed_is_among_the_weights(trained):
+def test_pretrained_modules_are_not_in_the_weights(trained):
     with safe_open(trained / "run" / "model" / "model.safetensors", "pt") as file:
         assert {name.split(".")[0] for name in file.keys()} == {"backbone", "head"}  # noqa: SIM118
 
 
-def test_a_saved_model_names_what_it_borrows_and_its_sha256(trained):
+def test_a_saved_model_names_its_sources_and_their_sha256(trained):
     said = json.loads((trained / "run" / "model" / "config.json").read_text(encoding="utf-8"))["recipe"]
     assert all(len(use["sha256"]) == 64 for use in (said["autoencoder"], said["conditioners"][0]))
 
@@ -92,14 +92,14 @@ def test_a_run_is_resumed_and_the_shelf_is_used(trained, lumina):
     assert set(kept) <= set((trained / "shelf").rglob("*.safetensors"))
 
 
-def test_the_model_is_opened_and_asked_in_any_format(trained):
+def test_the_model_generates_in_every_dtype(trained):
     plain = load_pipeline(trained / "run" / "model").generate_one(prompt="red heart")[0].data
     assert plain.shape == (3, 32, 32) and torch.isfinite(plain).all()
     small = load_pipeline(trained / "run" / "model", dtype="bfloat16").generate_one(prompt="red heart")[0].data
     assert (small - plain).abs().mean() < 0.1
 
 
-def test_a_text_that_is_too_long_is_cut_and_said(trained, lumina, tmp_path):
+def test_a_truncated_text_is_reported(trained, lumina, tmp_path):
     prompt = "red heart " * 200
     done = lumina("image", prompt, "--model", trained / "run" / "model", "--out", tmp_path / "x.png")
     assert done.status == 0 and (tmp_path / "x.png").is_file()
@@ -107,7 +107,7 @@ def test_a_text_that_is_too_long_is_cut_and_said(trained, lumina, tmp_path):
     assert done.err.count("\n") == 1
 
 
-def test_another_encoder_in_the_same_place_is_refused(trained, lumina, tmp_path):
+def test_another_encoder_in_the_same_folder_is_refused(trained, lumina, tmp_path):
     other = tmp_path / "all"
     shutil.copytree(trained, other)
     config = other / "run" / "model" / "config.json"

@@ -46,7 +46,7 @@ def asked(**said):
     return TextToImageRequest.read({"prompt": "the whole", **said}, "request")
 
 
-def test_what_no_box_covers_is_the_wholes_and_where_boxes_overlap_they_count_alike():
+def test_pixels_without_box_belong_to_the_prompt_and_overlapping_boxes_are_averaged():
     shares = region_weights(asked(region=["0,0,3,2: a", "1,0,3,2: b"]), (2, 5))
     assert shares[:, 0].tolist() == [[0, 0, 0, 0, 1], [1, 0.5, 0.5, 0, 0], [0, 0.5, 0.5, 1, 0]]
     assert torch.equal(shares.sum(dim=0), torch.ones(2, 5))
@@ -60,7 +60,7 @@ def test_a_region_is_read_from_words_and_from_python_alike():
 
 
 @pytest.mark.parametrize("box", ["0,0,6,2", "-1,0,2,2", "0,1,2,2", "0,0,0,2", "0,0,-1,2"])
-def test_a_box_outside_the_picture_is_refused(box):
+def test_a_box_outside_the_image_is_refused(box):
     with pytest.raises(ConfigError, match="expected a box within the image of 5x2"):
         region_weights(asked(region=f"{box}: a"), (2, 5))
 
@@ -77,7 +77,7 @@ def test_a_box_outside_the_picture_is_refused(box):
         ({"region_order": "published"}, "got no region_grid"),
     ],
 )
-def test_regions_that_are_none_are_refused(said, told):
+def test_wrong_regions_are_refused(said, told):
     with pytest.raises(ConfigError, match=told):
         asked(**said)
 
@@ -94,7 +94,7 @@ def one(pipeline, **said):
     return pipeline.generate_one(**{"prompt": "a red heart", "seed": 1, "steps": 2, **said})[0].data
 
 
-def test_regions_that_say_what_the_whole_says_change_nothing(pipeline):
+def test_regions_with_the_prompt_of_the_image_change_nothing(pipeline):
     same = ["0,0,10,32: a red heart", "5,5,20,20: a red heart"]
     torch.testing.assert_close(one(pipeline, region=same), one(pipeline), atol=1e-4, rtol=0)
 

@@ -33,7 +33,7 @@ def test_absurdly_larger_is_refused_in_one_line_with_the_figures(ask, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_no_memory_can_hold_is_not_offered_to_be_allowed(ask, tmp_path, monkeypatch):
+def test_a_size_beyond_memory_has_no_advice_to_raise_the_limit(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(sizes, "_device_memory", lambda device: 3 * 10**9)
     done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
     assert done.status == 2 and done.err.count("\n") == 1 and "this machine has 3 GB: ask for less" in done.err

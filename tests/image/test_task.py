@@ -87,7 +87,7 @@ def test_the_same_request_gives_the_same_bytes(ask, tmp_path):
         ("--steps", 2),
     ],
 )
-def test_every_option_changes_the_picture(ask, tmp_path, options):
+def test_every_option_changes_the_image(ask, tmp_path, options):
     ask("a red heart", "--out", tmp_path / "plain.png")
     assert ask("a red heart", "--out", tmp_path / "other.png", *options).status == 0
     assert (pixels(tmp_path / "plain.png") != pixels(tmp_path / "other.png")).any()
@@ -105,7 +105,7 @@ def test_an_empty_negative_is_the_same_as_none(ask, tmp_path):
     assert (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
 
 
-def test_prompts_of_a_file_are_the_same_as_asked_alone(ask, tmp_path):
+def test_prompts_of_a_file_equal_single_prompts(ask, tmp_path):
     prompts = ["a red heart", "a black cat", "太陽", "a very much longer prompt about a house and the moon", "🚀"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts), encoding="utf-8")
     out = tmp_path / "pictures.v1"
@@ -131,7 +131,7 @@ def test_the_installed_command_prints_one_object_last(tiny_folder, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["items"][0]["path"] == str(out) and out.is_file()
 
 
-def test_levels_are_the_nearest_and_what_lies_outside_is_clipped():
+def test_pixels_are_rounded_and_clipped():
     item = torch.tensor([-3.0, -1.0, -0.001, 0.003, 1.0, 7.0]).expand(3, 1, 6)
     assert [level[0] for level in np.asarray(to_pil(item))[0].tolist()] == [0, 0, 127, 128, 255, 255]
 
@@ -142,14 +142,14 @@ def test_width_comes_first_in_a_size_and_rows_first_in_an_extent():
     assert task.size(TextToImageRequest(prompt="a")) == (48, 48)
 
 
-def test_several_pictures_at_a_glance_stand_in_rows_of_eight(tmp_path):
+def test_the_grid_has_rows_of_eight_images(tmp_path):
     task = TextToImage(TextToImage.Config())
     path = task.save_grid([torch.zeros(3, 8, 8)] * 10, tmp_path / "samples", "step")
     with Image.open(path) as sheet:
         assert sheet.size == (80, 20)
 
 
-def test_the_trained_sides_are_known_to_what_scales_positions(tmp_path):
+def test_rope_scaling_uses_the_training_size(tmp_path):
     """The published switch needs them; here both sides are doubled, and nobody says at which size it was trained."""
     from lumina_core.sampling.pipeline import load_pipeline
 

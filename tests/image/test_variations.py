@@ -26,7 +26,7 @@ def apart(one, other):
     return float((one - other).square().mean().sqrt())
 
 
-def test_without_new_noise_and_guidance_the_picture_comes_back(pipeline):
+def test_a_variation_without_noise_and_guidance_returns_the_image(pipeline):
     picture = heart(pipeline)
     how = {"prompt": "red heart", "variation_of": picture, "guidance_scale": 1, "steps": 8, "schedule": "uniform"}
     back = pipeline.generate_one(**how, variation_strength=0.0)[0]
@@ -45,7 +45,7 @@ def test_all_new_noise_is_text_to_image_with_the_same_seed(pipeline):
     torch.testing.assert_close(varied, plain, atol=1e-5, rtol=0)
 
 
-def test_what_it_shows_is_said_on_the_way_to_noise_alone(pipeline):
+def test_the_source_prompt_is_used_by_inversion_only(pipeline):
     picture = heart(pipeline)
     how = {"variation_of": picture, "variation_strength": 0.0, "guidance_scale": 1, "steps": 4}
     same = pipeline.generate_one(prompt="blue heart", source_prompt="blue heart", **how)[0].data
@@ -70,7 +70,7 @@ def noisy(path):
         (("--variation-of", "p.png", "--solver", "sde"), "noise"),
     ],
 )
-def test_what_cannot_be_varied_is_one_line_and_nothing_is_written(ask, tmp_path, monkeypatch, options, said):
+def test_a_wrong_variation_is_one_line_and_no_file(ask, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     noisy("p.png")
     done = ask("red heart", "--out", "o.png", "--steps", "1", *options)
@@ -80,7 +80,7 @@ def test_what_cannot_be_varied_is_one_line_and_nothing_is_written(ask, tmp_path,
     assert not (tmp_path / "o.png").exists()
 
 
-def test_the_command_varies_a_picture_of_any_shape_and_its_record_says_what_of(ask, tmp_path):
+def test_the_command_varies_an_image_of_any_size_and_records_its_source(ask, tmp_path):
     noisy(tmp_path / "p.png")
     words = [
         "red heart",

@@ -1,7 +1,7 @@
 """Build the emoji data set of lumina-image from three npm packages: python build_emoji.py [--cache DIR] [--out DIR].
 
-Needs `npm`, numpy and Pillow. Builds with the same Pillow are equal byte for byte; with another one the pixels are equal,
-as the SHA-256 of the pixels in the card shows.
+Needs `npm`, numpy and Pillow. Builds with the same Pillow are equal byte for byte; with another one the pixels are
+equal, as the SHA-256 of the pixels in the card shows.
 """
 
 from __future__ import annotations

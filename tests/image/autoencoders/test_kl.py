@@ -41,7 +41,7 @@ def changed(tmp_path, **settings):
     return folder
 
 
-def test_a_latent_is_the_scaled_mean_of_the_posterior_and_goes_back(theirs, pictures):
+def test_a_latent_is_the_scaled_mean_of_the_posterior_and_decodes_back(theirs, pictures):
     ours = autoencoder()
     with torch.no_grad():
         mean = theirs.encode(pictures).latent_dist.mean
@@ -52,7 +52,7 @@ def test_a_latent_is_the_scaled_mean_of_the_posterior_and_goes_back(theirs, pict
     assert (ours.channels, ours.downsample_factor) == (4, (8, 8)) and latent.shape == (2, 4, 4, 6)
 
 
-def test_a_sample_of_the_posterior_is_as_wide_as_it_says_and_the_same_for_the_same_picture(theirs, pictures):
+def test_a_posterior_sample_has_its_standard_deviation_and_is_determined_by_the_image(theirs, pictures):
     ours = autoencoder(posterior="sample")
     first, second = ours.encode(pictures), ours.encode(pictures.flip(0)).flip(0)
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
@@ -82,7 +82,7 @@ def test_scale_and_shift_are_the_source_s_unless_they_are_given(
     torch.testing.assert_close(ours.decode(ours.encode(pictures)), theirs.decode(raw).sample, atol=1e-5, rtol=0)
 
 
-def test_channels_with_statistics_of_their_own_are_brought_to_zero_and_one(theirs, pictures, tmp_path):
+def test_latents_with_channel_statistics_are_normalised(theirs, pictures, tmp_path):
     means, deviations = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]
     ours = autoencoder(changed(tmp_path, latents_mean=means, latents_std=deviations))
     with torch.no_grad():
@@ -109,13 +109,13 @@ def test_float16_that_overflows_all_the_same_is_done_again_in_float32(theirs, tm
 
 
 @pytest.mark.parametrize("options", [{"slicing": True}, {"tiling": True}, {"dtype": "bfloat16"}])
-def test_ways_to_save_memory_change_little(options):
+def test_tiling_and_slicing_change_little(options):
     latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     plain, spared = autoencoder().decode(latent), autoencoder(**options).decode(latent)
     assert (plain - spared).abs().max() < 0.1 and spared.dtype == torch.float32
 
 
-def test_pictures_beyond_a_size_are_handled_in_tiles_by_themselves(monkeypatch):
+def test_large_images_are_tiled_by_default(monkeypatch):
     latents = [torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)) for side in (4, 8)]
     whole, tiled, ours = autoencoder(tiling=False), autoencoder(tiling=True), autoencoder()
     stride = ours.downsample_factor[0]
@@ -126,21 +126,21 @@ def test_pictures_beyond_a_size_are_handled_in_tiles_by_themselves(monkeypatch):
     assert torch.equal(ours.decode(latents[1]), whole.decode(latents[1]))
 
 
-def test_it_keeps_its_own_format_inside_an_autocast(pictures):
+def test_autocast_does_not_change_its_dtype(pictures):
     ours = autoencoder()
     plain = ours.encode(pictures)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours.encode(pictures), plain)
 
 
-def test_it_is_built_on_no_device_and_is_no_part_of_the_weights(pictures):
+def test_it_is_built_on_the_meta_device_and_has_no_weights_in_the_state_dict(pictures):
     with torch.device("meta"):
         ours = autoencoder()
     assert torch.isfinite(ours.encode(pictures)).all()
     assert list(ours.state_dict()) == list(ours.parameters()) == []
 
 
-def test_a_side_that_does_not_fit_is_told():
+def test_an_unsupported_side_is_refused():
     with pytest.raises(ShapeError, match=r"got 36x48 .* expected multiples of 8"):
         autoencoder().encode(torch.zeros(1, 3, 36, 48))
 
@@ -152,7 +152,7 @@ def test_a_source_that_has_changed_is_refused(tmp_path):
         autoencoder(changed(tmp_path, scaling_factor=0.5), **known).decode(torch.zeros(1, 4, 2, 2))
 
 
-def test_what_cannot_be_read_is_one_clear_line(tmp_path, monkeypatch):
+def test_an_unreadable_source_is_one_line(tmp_path, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -169,7 +169,7 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path, monkeypatch):
         autoencoder(tmp_path / "vae").decode(torch.zeros(1, 4, 2, 2))
 
 
-def test_a_library_that_is_missing_is_told_with_the_line_that_installs_it(monkeypatch):
+def test_a_missing_library_is_reported_with_its_installation(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
     with pytest.raises(PluginError, match=r"pip install 'lumina-image\[diffusers\]'"):
         autoencoder().decode(torch.zeros(1, 4, 2, 2))

@@ -47,7 +47,7 @@ def test_the_stride_is_two_to_the_halvings(num_downsamples):
     assert part.decode(latent).shape == (2, 3, 16, 24)
 
 
-def test_a_short_training_brings_pictures_back_and_leaves_latents_of_unit_variance():
+def test_a_short_training_reconstructs_images_and_has_latents_of_unit_variance():
     part = small(num_downsamples=1, latent_channels=4)
     data = discs(64)
     optimizer = torch.optim.Adam(part.parameters(), lr=2e-3)
@@ -80,6 +80,6 @@ def test_the_scale_travels_with_the_weights():
     assert torch.equal(second.encode(discs(4)), first.encode(discs(4)))
 
 
-def test_a_picture_that_cannot_be_halved_names_the_next_size_that_can():
+def test_an_unsupported_size_is_refused_with_the_next_larger_one():
     with pytest.raises(ShapeError, match=r"18x20.*multiples of 4.*20x20"):
         small(num_downsamples=2).encode(torch.zeros(1, 3, 18, 20))

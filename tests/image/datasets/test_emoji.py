@@ -35,7 +35,7 @@ def captions_of(data: EmojiDataset, count: int) -> list[tuple[int, str]]:
     return [(place, data.get(place, random.Random(n))["caption"]) for n, place in enumerate(places)]
 
 
-def test_the_pack_is_what_its_card_says_byte_for_byte():
+def test_the_data_files_match_the_checksums_of_the_card():
     folder = files("lumina_image") / "data" / "emoji"
     card = (folder / "card.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+) \| (\d+) \| `([0-9a-f]{64})` \|$", card, flags=re.MULTILINE)
@@ -47,7 +47,7 @@ def test_the_pack_is_what_its_card_says_byte_for_byte():
     assert sum(int(size) for _, size, _ in rows) < 14_000_000
 
 
-def test_every_picture_is_named_in_at_least_sixteen_languages():
+def test_every_image_has_a_name_in_at_least_sixteen_languages():
     assert len(emoji_data.load_records()) == len(emoji_data.load_images()) == 1911 + 1875
     assert len(emoji_data.languages()) >= 16
     for record in emoji_data.load_records():
@@ -64,14 +64,14 @@ def test_a_few_names_are_those_of_unicode(code):
 @pytest.mark.parametrize(
     ("name", "colour"), [("red heart", (1, 0, 0)), ("green heart", (0, 1, 0)), ("blue heart", (0, 0, 1))]
 )
-def test_pictures_and_names_belong_together(name, colour):
+def test_images_match_their_names(name, colour):
     index = next(i for i, r in enumerate(emoji_data.load_records()) if r["captions"]["en"]["name"] == name)
     middle = emoji_data.load_images()[index, 24:40, 24:40].mean((0, 1))
     assert int(middle.argmax()) == colour.index(1)
     assert emoji_data.load_images()[index, 0, 0].tolist() == [255, 255, 255]
 
 
-def test_what_is_left_out_are_variants_whose_family_stays_in_training():
+def test_held_out_images_are_variants_whose_family_is_in_training():
     left = [record for record in emoji_data.load_records() if record["left_out"]]
     kept: dict[str, list[object]] = defaultdict(list)
     for record in emoji_data.load_records():
@@ -88,7 +88,7 @@ def test_what_is_left_out_are_variants_whose_family_stays_in_training():
     assert len(tones) == 5
 
 
-def test_no_picture_left_out_is_in_training_under_another_name():
+def test_no_held_out_image_is_in_training_under_another_name():
     train, left = dataset(split="train"), dataset(split="held_out")
     seen = {picture.tobytes() for picture in train.images()}
     assert not any(picture.tobytes() in seen for picture in left.images())
@@ -106,13 +106,13 @@ def test_an_example_depends_on_its_draw_alone():
     )
 
 
-def test_the_label_is_the_place_in_the_whole_pack():
+def test_the_label_is_the_index_among_all_emoji():
     data = dataset(split="held_out")
     example = data.get(3, random.Random(0))
     assert emoji_data.load_records()[example["label"]] is data.records()[3]
 
 
-def test_shares_of_english_and_of_names_are_as_asked():
+def test_shares_of_english_captions_and_names_match_the_config():
     data = dataset(english_prob=0.5, name_only_prob=0.8, article_prob=0.0)
     drawn = captions_of(data, 2000)
     english = [said == data.captions(place)["en"]["name"] for place, said in drawn]
@@ -121,7 +121,7 @@ def test_shares_of_english_and_of_names_are_as_asked():
     assert sum(names) / len(drawn) == pytest.approx(0.8, abs=0.05)
 
 
-def test_english_names_come_with_articles_as_often_as_asked_and_other_languages_without():
+def test_only_english_names_have_articles_at_the_configured_share():
     data = dataset(languages=["en"], name_only_prob=1.0, article_prob=0.5)
     drawn = captions_of(data, 1000)
     assert sum(said != data.captions(place)["en"]["name"] for place, said in drawn) / 1000 == pytest.approx(
@@ -149,18 +149,18 @@ def test_a_variant_is_never_described_without_its_name():
             assert said.startswith(data.captions(place)["en"]["name"])
 
 
-def test_only_the_languages_asked_for_are_spoken():
+def test_captions_have_the_configured_languages_only():
     data = dataset(languages=["de"], english_prob=1.0, name_only_prob=1.0)
     assert all(said == data.captions(place)["de"]["name"] for place, said in captions_of(data, 50))
 
 
-def test_variants_are_drawn_less_often():
+def test_variants_have_a_smaller_sampling_weight():
     data = dataset(variant_weight=0.25)
     weights = {(record["skin"] is None, data.weight(place)) for place, record in enumerate(data.records())}
     assert weights == {(True, 1.0), (False, 0.25)}
 
 
-def test_another_side_is_a_smaller_picture_of_the_same():
+def test_another_image_size_is_a_resized_image():
     small, full = dataset(image_size=32, split="held_out").images(), dataset(split="held_out").images()
     assert small.shape == (len(full), 32, 32, 3)
     averaged = full.reshape(-1, 32, 2, 32, 2, 3).mean((2, 4))

@@ -34,7 +34,7 @@ def skip_reasons(data):
     return {skipped.name: skipped.reason for skipped in data.skipped}
 
 
-def test_each_line_of_the_text_beside_a_picture_is_a_caption(tmp_path):
+def test_each_line_of_the_text_file_of_an_image_is_a_caption(tmp_path):
     picture(tmp_path / "a.png", RED, caption="a red square\n\n  red,   all over \n")
     (tmp_path / "deep").mkdir()
     picture(tmp_path / "deep" / "b.jpg", BLUE, caption="\ufeffein blaues Quadrat")
@@ -60,7 +60,7 @@ def test_captions_come_from_a_jsonl_where_there_is_one(tmp_path):
     assert {data.get(0, random.Random(n))["caption"] for n in range(20)} == {"one", "two"}
 
 
-def test_damaged_giant_and_uncaptioned_pictures_are_skipped_counted_and_named(tmp_path, caplog):
+def test_damaged_large_and_uncaptioned_images_are_skipped_and_named(tmp_path, caplog):
     picture(tmp_path / "good.png", caption="good")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = tmp_path / "cut.jpg"
@@ -91,7 +91,7 @@ def test_the_bound_on_pixels_is_checked_before_decoding(tmp_path):
         folder(tmp_path, max_pixels=1199)
 
 
-def test_a_picture_that_breaks_later_is_replaced_by_the_next_and_named(tmp_path):
+def test_an_image_damaged_after_indexing_is_replaced_by_the_next(tmp_path):
     for name, colour in (("a.png", RED), ("b.png", GREEN)):
         picture(tmp_path / name, colour, caption=name)
     data = folder(tmp_path, validate_first=0)
@@ -142,7 +142,7 @@ def test_bad_lines_of_a_jsonl_cost_only_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("fill", ["nothing", "a note", "only bad"])
-def test_a_folder_without_pictures_says_what_to_put_there(tmp_path, fill):
+def test_a_folder_without_images_is_refused_with_advice(tmp_path, fill):
     if fill == "a note":
         (tmp_path / "note.txt").write_text("hello", encoding="utf-8")
     if fill == "only bad":
@@ -171,7 +171,7 @@ def test_a_centre_crop_takes_the_middle_and_a_random_one_moves_with_the_draw(tmp
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_a_picture_is_turned_upright_by_its_orientation(tmp_path):
+def test_an_image_is_rotated_by_its_exif_orientation(tmp_path):
     halves = Image.new("RGB", (20, 20), RED)
     halves.paste(BLUE, (10, 0, 20, 20))
     exif = Image.Exif()
@@ -197,6 +197,6 @@ def test_sixteen_bits_keep_their_brightness():
     assert to_rgb(grey).getpixel((0, 0)) == (128, 128, 128)
 
 
-def test_a_very_long_picture_is_cut_before_it_is_resized():
+def test_a_very_long_image_is_cropped_before_it_is_resized():
     line = Image.new("RGB", (200_000, 1), GREEN)
     assert crop_resize(line, (64, 64)).size == (64, 64)

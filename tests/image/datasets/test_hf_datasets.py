@@ -73,7 +73,7 @@ def test_the_names_of_classes_are_captions_and_their_numbers_a_field(tmp_path):
     assert found.get(0, random.Random(0))["label"] == 1 and list(found.values("label")) == [0, 1]
 
 
-def test_a_folder_of_pictures_and_one_of_parquet_files_are_data_sets_too(tmp_path):
+def test_folders_of_images_and_of_parquet_files_are_loaded(tmp_path):
     (tmp_path / "pictures" / "train").mkdir(parents=True)
     (tmp_path / "pictures" / "train" / "a.png").write_bytes(encode_image((9, 0, 0)))
     (tmp_path / "pictures" / "train" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "nine"}\n')
@@ -93,7 +93,7 @@ def test_a_wrong_split_or_column_names_the_right_ones(tmp_path):
         opened(tmp_path / "own", caption_columns=["txet"])
 
 
-def test_a_name_that_is_not_on_this_machine_says_what_to_do_offline(tmp_path):
+def test_a_missing_data_set_is_refused_with_advice_for_offline_use(tmp_path):
     with pytest.raises(ConfigError, match=r"got 'nobody/nothing', expected a readable data set .*HF_HUB_OFFLINE=1"):
         opened("nobody/nothing")
 
@@ -109,7 +109,7 @@ def test_a_data_set_without_captions_and_a_damaged_one_are_one_clear_line(tmp_pa
         opened(tmp_path / "own")
 
 
-def test_without_the_library_the_line_to_install_it_is_told(monkeypatch):
+def test_a_missing_library_is_reported_with_its_installation(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(PluginError, match=r"pip install 'lumina-image\[shards\]'"):
         opened("any")

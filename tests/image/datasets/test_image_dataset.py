@@ -33,19 +33,19 @@ def folder(path, **options):
 
 
 @given(SIDES, SIDES, SIDES, SIDES, st.floats(0, 1), st.floats(0, 1))
-def test_any_picture_covers_any_size_from_any_place(width, height, wide, high, across, down):
+def test_any_image_covers_any_size_at_any_crop_position(width, height, wide, high, across, down):
     cut = crop_resize(Image.new("RGB", (width, height), RED), (wide, high), across, down)
     assert cut.size == (wide, high) and cut.getpixel((0, 0)) == RED == cut.getpixel((wide - 1, high - 1))
 
 
-def test_a_picture_of_the_shape_of_a_size_is_not_cut_at_all():
+def test_an_image_of_the_aspect_ratio_of_a_size_is_not_cropped():
     halves = Image.new("RGB", (80, 20), RED)
     halves.paste(BLUE, (40, 0, 80, 20))
     cut = crop_resize(halves, (40, 10), 0.9, 0.1)
     assert cut.getpixel((1, 5)) == RED and cut.getpixel((38, 5)) == BLUE
 
 
-def test_a_cut_keeps_the_shapes_in_a_picture_and_moves_along_its_longer_side():
+def test_a_crop_moves_along_the_longer_side_without_distortion():
     thirds = np.zeros((30, 90, 3), dtype=np.uint8)
     for third, colour in enumerate((RED, GREEN, BLUE)):
         thirds[:, 30 * third : 30 * third + 30] = colour
@@ -56,7 +56,7 @@ def test_a_cut_keeps_the_shapes_in_a_picture_and_moves_along_its_longer_side():
     assert both.getpixel((5, 10)) == RED and both.getpixel((35, 10)) == GREEN
 
 
-def test_each_picture_is_cut_to_a_size_of_its_shape_by_the_draw_alone(tmp_path):
+def test_each_image_is_cropped_to_a_similar_size_by_the_generator_alone(tmp_path):
     write(tmp_path, [(64, 32), (32, 64), (50, 50)])
     data = folder(tmp_path, buckets={"step": 8, "top_k": 1})
     assert [tuple(data.get(k, random.Random(0))["image"].shape) for k in range(3)] == [
@@ -87,7 +87,7 @@ def test_squares_need_no_arranging(tmp_path):
     assert {data.size(k, random.Random(0)) for k in range(3)} == {(32, 32)}
 
 
-def test_pictures_that_no_bucket_fits_are_left_out_counted_and_named_in_one_line(tmp_path, caplog):
+def test_images_without_a_bucket_are_skipped_and_named_in_one_line(tmp_path, caplog):
     write(tmp_path, [(64, 32), (400, 20), (32, 32)])
     data = folder(tmp_path, buckets={"step": 8})
     assert data.values("file") == ["000.png", "002.png"]
@@ -97,14 +97,14 @@ def test_pictures_that_no_bucket_fits_are_left_out_counted_and_named_in_one_line
     assert data.get(1, random.Random(0))["caption"] == "number 2"
 
 
-def test_pictures_smaller_than_their_buckets_can_be_left_out(tmp_path):
+def test_images_smaller_than_their_buckets_can_be_skipped(tmp_path):
     write(tmp_path, [(64, 64), (8, 8)])
     assert len(folder(tmp_path, buckets={"step": 8, "top_k": 1})) == 2
     data = folder(tmp_path, buckets={"step": 8, "top_k": 1, "max_upscale": 2})
     assert skip_reasons(data) == {"001.png": "8x8: smaller than its buckets, above max_upscale"}
 
 
-def test_a_list_that_leaves_every_picture_out_is_one_clear_line(tmp_path):
+def test_buckets_that_skip_every_image_are_one_line(tmp_path):
     write(tmp_path, [(64, 16), (80, 20)])
     with pytest.raises(ConfigError, match=r"nothing to train on.*0 images, 2 skipped: 000.png \(64x16: the best"):
         folder(tmp_path, buckets={"sizes": [[32, 32]]})
@@ -121,7 +121,7 @@ def test_a_list_that_leaves_every_picture_out_is_one_clear_line(tmp_path):
         ({"ratio": 2}, "unknown key 'buckets.ratio'"),
     ],
 )
-def test_a_wrong_list_of_buckets_is_one_clear_line(tmp_path, buckets, said):
+def test_a_wrong_bucket_config_is_one_line(tmp_path, buckets, said):
     write(tmp_path, [(64, 32)])
     with pytest.raises(ConfigError, match=said.replace("dataset.*", "")):
         folder(tmp_path, buckets=buckets)
@@ -134,7 +134,7 @@ def test_own_sizes_are_taken_as_they_are_given(tmp_path):
     assert [data.size(k, random.Random(0)) for k in range(2)] == [(16, 32), (16, 16)]
 
 
-def test_whoever_stands_in_for_a_damaged_picture_is_cut_to_its_size(tmp_path):
+def test_the_replacement_of_a_damaged_image_is_cropped_to_its_size(tmp_path):
     write(tmp_path, [(64, 32), (32, 64)])
     data = folder(tmp_path, buckets={"step": 8, "top_k": 1}, validate_first=0)
     (tmp_path / "000.png").write_bytes(b"gone bad")
@@ -142,7 +142,7 @@ def test_whoever_stands_in_for_a_damaged_picture_is_cut_to_its_size(tmp_path):
     assert found["file"] == "001.png" and tuple(found["image"].shape) == (3, 24, 40)
 
 
-def test_a_turned_picture_is_measured_upright(tmp_path):
+def test_the_size_of_a_rotated_image_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (64, 32), RED).save(tmp_path / "a.png", exif=exif)
@@ -154,7 +154,7 @@ def test_a_turned_picture_is_measured_upright(tmp_path):
 # ---- captions by source, and classes
 
 
-def test_captions_of_several_sources_come_from_a_jsonl_and_a_json_beside(tmp_path):
+def test_captions_of_several_sources_come_from_jsonl_and_json_files(tmp_path):
     write(tmp_path, [(8, 8)])
     (tmp_path / "000.txt").unlink()
     (tmp_path / "000.json").write_text('{"captions": {"llava": "a long one", "blip2": "short"}}', encoding="utf-8")
@@ -188,7 +188,7 @@ def test_folders_are_classes_by_their_names_in_order(tmp_path):
     assert named.values("caption") == ["a photo of a hound", "a photo of a dog", "a photo of a tabby cat"]
 
 
-def test_classes_without_pictures_or_with_links_out_say_so(tmp_path):
+def test_classes_without_images_or_with_links_out_are_refused(tmp_path):
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     (outside / "dog").mkdir(parents=True)
     (outside / "dog" / "0.png").write_bytes(encode_image())

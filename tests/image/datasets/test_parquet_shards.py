@@ -38,7 +38,7 @@ def reds(data):
     return {one["caption"]: round((float(one["image"][0, 0, 0]) + 1) * 127.5) for one in read}
 
 
-def test_pictures_of_several_files_and_row_groups_are_found_in_any_order(tmp_path):
+def test_images_of_several_files_and_row_groups_are_read_in_any_order(tmp_path):
     write(tmp_path / "a.parquet", numbered(10))
     write(tmp_path / "b.parquet", numbered(3, begin=10))
     data = shards(tmp_path)
@@ -48,7 +48,7 @@ def test_pictures_of_several_files_and_row_groups_are_found_in_any_order(tmp_pat
     assert reds(pickle.loads(pickle.dumps(data))) == reds(data)
 
 
-def test_pictures_come_as_bytes_with_a_path_or_as_paths_inside_the_folder(tmp_path):
+def test_images_are_bytes_with_a_path_or_paths_inside_the_folder(tmp_path):
     (tmp_path / "in.png").write_bytes(encode_image((7, 0, 0)))
     held = [{"bytes": encode_image((5, 0, 0)), "path": "gone.png"}, {"bytes": None, "path": "in.png"}]
     write(tmp_path / "a.parquet", {"image": held, "text": ["five", "seven"]})
@@ -101,7 +101,7 @@ def test_further_columns_are_fields_of_an_example(tmp_path):
         ({"image": [b""], "caption": ["a"]}, {"extra_columns": ["label"]}, "got no column 'label'"),
     ],
 )
-def test_a_missing_column_is_one_clear_line(tmp_path, columns, options, said):
+def test_a_missing_column_is_one_line(tmp_path, columns, options, said):
     write(tmp_path / "a.parquet", columns)
     with pytest.raises(ConfigError, match=said):
         shards(tmp_path, **options)
@@ -129,7 +129,7 @@ def test_a_damaged_row_group_costs_itself_and_is_named(tmp_path):
     assert said["a.parquet row group 1"].startswith("damaged: ") and said["a.parquet:0:1"].startswith("not an image")
 
 
-def test_files_without_a_usable_row_say_what_to_put_there(tmp_path):
+def test_files_without_a_usable_row_are_refused_with_advice(tmp_path):
     with pytest.raises(ConfigError, match=r"image\.parquet: nothing to train on: .*Put \.parquet files there"):
         shards(tmp_path)
     write(tmp_path / "a.parquet", {"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
@@ -137,7 +137,7 @@ def test_files_without_a_usable_row_say_what_to_put_there(tmp_path):
         shards(tmp_path)
 
 
-def test_row_groups_are_read_once_while_their_neighbours_are_wanted(tmp_path, monkeypatch):
+def test_a_row_group_is_read_once_for_neighbouring_rows(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", numbered(40))
     data = shards(tmp_path)
     monkeypatch.setattr("lumina_core.training.dataloader.SHUFFLE_BUFFER", 8)
@@ -157,7 +157,7 @@ def test_row_groups_are_read_once_while_their_neighbours_are_wanted(tmp_path, mo
     assert len(read) <= 20  # of any order it would be near 40
 
 
-def test_the_index_is_kept_and_made_anew_for_other_columns(tmp_path, monkeypatch):
+def test_the_index_is_stored_and_rebuilt_for_other_columns(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", {**numbered(3), "other": ["x", "y", "z"]})
     shards(tmp_path)
     monkeypatch.setattr(parquet_shards.ParquetSource, "scan", lambda self: iter(()))
@@ -166,7 +166,7 @@ def test_the_index_is_kept_and_made_anew_for_other_columns(tmp_path, monkeypatch
         shards(tmp_path, caption_columns=["other"])
 
 
-def test_without_pyarrow_the_line_to_install_it_is_told(tmp_path, monkeypatch):
+def test_missing_pyarrow_is_reported_with_its_installation(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", numbered(1))
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(PluginError, match=r"pip install 'lumina-image\[shards\]'"):

@@ -31,7 +31,7 @@ def reds(data):
     return {one["caption"]: round((float(one["image"][0, 0, 0]) + 1) * 127.5) for one in read}
 
 
-def test_pictures_of_several_shards_are_found_in_any_order(tmp_path):
+def test_images_of_several_shards_are_read_in_any_order(tmp_path):
     (tmp_path / "deep").mkdir()
     write_tar(tmp_path / "a.tar", tar_members(3))
     write_tar(tmp_path / "deep" / "b.tar", tar_members(2, begin=3))
@@ -62,7 +62,7 @@ def test_captions_come_from_json_or_text_and_a_key_ends_at_its_first_dot(tmp_pat
     assert data.skipped == []
 
 
-def test_the_index_is_kept_beside_the_shards_and_made_anew_when_they_change(tmp_path, monkeypatch):
+def test_the_index_is_stored_with_the_shards_and_rebuilt_when_they_change(tmp_path, monkeypatch):
     write_tar(tmp_path / "a.tar", tar_members(3))
     first = shards(tmp_path)
     (kept,) = (tmp_path / ".lumina-index").iterdir()
@@ -77,7 +77,7 @@ def test_the_index_is_kept_beside_the_shards_and_made_anew_when_they_change(tmp_
     assert len(list((tmp_path / ".lumina-index").iterdir())) == 1
 
 
-def test_the_index_can_be_kept_elsewhere_or_nowhere(tmp_path, caplog):
+def test_the_index_can_be_stored_elsewhere_or_not_at_all(tmp_path, caplog):
     data, other = tmp_path / "data", tmp_path / "other"
     data.mkdir()
     write_tar(data / "a.tar", tar_members(2))
@@ -91,7 +91,7 @@ def test_the_index_can_be_kept_elsewhere_or_nowhere(tmp_path, caplog):
 UNKNOWN = "not an image in a known format (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM)"
 
 
-def test_what_is_skipped_is_remembered_with_the_index(tmp_path):
+def test_the_index_contains_skipped_images(tmp_path):
     write_tar(tmp_path / "a.tar", {**tar_members(1), "bad.png": b"no", "bad.txt": "x"})
     assert skip_reasons(shards(tmp_path)) == skip_reasons(shards(tmp_path)) == {"a.tar/bad.png": UNKNOWN}
 
@@ -125,7 +125,7 @@ def test_links_and_devices_in_a_shard_are_passed_over(tmp_path):
 
 
 @given(share=st.floats(0, 0.999))
-def test_a_shard_cut_anywhere_gives_what_is_whole_and_says_that_it_is_cut(tmp_path_factory, share):
+def test_a_truncated_shard_yields_its_complete_images_and_is_reported(tmp_path_factory, share):
     folder = tmp_path_factory.mktemp("cut")
     write_tar(folder / "whole.tar", tar_members(1))
     write_tar(folder / "z.tar", tar_members(3, begin=1))
@@ -136,7 +136,7 @@ def test_a_shard_cut_anywhere_gives_what_is_whole_and_says_that_it_is_cut(tmp_pa
     assert any(name == "z.tar" and "cut off" in reason for name, reason in skip_reasons(data).items())
 
 
-def test_a_compressed_shard_says_to_unpack_it(tmp_path):
+def test_a_compressed_shard_is_refused_with_advice(tmp_path):
     write_tar(tmp_path / "a.tar", tar_members(1))
     (tmp_path / "a.tar").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
     with pytest.raises(ConfigError, match=r"a\.tar \(damaged .*a compressed shard must be unpacked first"):
@@ -144,7 +144,7 @@ def test_a_compressed_shard_says_to_unpack_it(tmp_path):
 
 
 @pytest.mark.parametrize("fill", ["nothing", "an empty file", "noise", "no pictures"])
-def test_shards_without_pictures_say_what_to_put_there(tmp_path, fill):
+def test_shards_without_images_are_refused_with_advice(tmp_path, fill):
     if fill == "an empty file":
         (tmp_path / "a.tar").touch()
     if fill == "noise":
@@ -169,7 +169,7 @@ def test_a_pattern_or_a_link_never_leads_out(tmp_path):
         shards(tmp_path / "absent")
 
 
-def test_a_shard_that_is_cut_later_is_told_and_another_picture_stands_in(tmp_path):
+def test_an_image_of_a_shard_truncated_after_indexing_is_replaced(tmp_path):
     write_tar(tmp_path / "a.tar", tar_members(3))
     data = shards(tmp_path)
     os.truncate(tmp_path / "a.tar", 4096)

@@ -62,13 +62,13 @@ def test_the_network_recognises_drawings_of_things_that_it_was_taught(lite0):
     assert (classes > right).sum(1).median() < 30  # of 1000; a guess would be 500
 
 
-def test_features_do_not_depend_on_the_neighbours_nor_on_what_a_file_would_not_keep(lite0):
+def test_features_depend_on_the_8_bit_image_alone(lite0):
     items = pictures(*KNOWN)
     assert torch.allclose(lite0(items)[3:4], lite0(items[3:4]), atol=1e-4)
     assert torch.equal(lite0([items[0]]), lite0([items[0] + 1e-4]))
 
 
-def test_pictures_of_any_size_have_features_and_other_data_has_none(lite0):
+def test_images_of_any_size_have_features_and_other_data_is_refused(lite0):
     assert lite0([torch.zeros(3, 20, 50), torch.zeros(3, 64, 64)]).shape == (2, 1280)
     with pytest.raises(ShapeError, match="image metric: got data of shape"):
         lite0([torch.zeros(2, 6)])
@@ -81,7 +81,7 @@ def test_figures_are_named_by_the_features_and_their_size():
     ]
 
 
-def test_the_frechet_distance_of_real_pictures_is_nothing_and_grows_with_noise(lite0):
+def test_the_frechet_distance_of_real_images_is_zero_and_grows_with_noise(lite0):
     items = [EXAM.reference(place) for place in BASE[::16]]
     real = lite0(items)
     metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), lite0)
@@ -93,7 +93,7 @@ def test_the_frechet_distance_of_real_pictures_is_nothing_and_grows_with_noise(l
     assert found[0] == pytest.approx(0, abs=1e-3) and found[0] < found[1] < found[2]
 
 
-def test_the_frechet_distance_knows_other_real_pictures_from_the_same():
+def test_the_frechet_distance_of_other_real_images_is_positive():
     metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), StubFeatures())
     made = torch.randn(80, 3, generator=torch.Generator().manual_seed(1))
     both = torch.cat([made, made + 7])
@@ -103,7 +103,7 @@ def test_the_frechet_distance_knows_other_real_pictures_from_the_same():
     assert metric.compute(EvalInputs(made, both, cases, second))["FD"] == pytest.approx(3 * 49, rel=1e-6)
 
 
-def test_few_pictures_for_many_numbers_are_said_to_make_the_distance_too_large():
+def test_a_note_warns_of_the_bias_of_few_images():
     metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), StubFeatures())
     few, many = (judged(torch.rand(count, 60), torch.rand(100, 60)) for count in (60, 61))
     assert "too large" in metric.notes(few)[0] and metric.notes(many) == []
@@ -118,7 +118,7 @@ def test_precision_and_recall_of_half_the_real_ones():
     assert (float(found["precision"].mean()), found["recall"]) == (1.0, 0.5)
 
 
-def test_libraries_that_figures_rest_on_are_told_with_their_versions(lumina, tiny_folder, tmp_path):
+def test_the_versions_of_libraries_are_reported(lumina, tiny_folder, tmp_path):
     for place in range(12):
         torch.manual_seed(place)
         to_pil(torch.rand(3, 32, 32)).save(tmp_path / f"{place}.png")
@@ -136,13 +136,13 @@ def test_libraries_that_figures_rest_on_are_told_with_their_versions(lumina, tin
     )
 
 
-def test_too_few_pictures_for_a_distance_are_told_before_anything_is_made(lumina, tiny_folder):
+def test_too_few_images_for_a_distance_are_refused_before_generation(lumina, tiny_folder):
     done = lumina("evaluate", tiny_folder, "--metrics", "image.frechet_distance", "--samples", 20)
     assert done.status == 2 and "expected at least 50" in done.err and done.err.count("\n") == 1
 
 
-def test_what_a_file_of_weights_holds_besides_weights_is_refused(tmp_path):
-    torch.save({"a": test_what_a_file_of_weights_holds_besides_weights_is_refused}, tmp_path / "w.pth")
+def test_code_in_a_weights_file_is_refused(tmp_path):
+    torch.save({"a": test_code_in_a_weights_file_is_refused}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="Code in a pickle"):
         Inception(Inception.Config(weights=str(tmp_path / "w.pth")))
 
@@ -163,7 +163,7 @@ def test_weights_of_another_network_are_no_inception(tmp_path):
         Inception(Inception.Config(weights=str(tmp_path / "other.pth")))
 
 
-def test_inception_that_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch):
+def test_missing_inception_weights_are_refused_with_advice(tmp_path, monkeypatch):
     def fails(*arguments, **options):
         raise OSError("no network")
 
@@ -188,7 +188,7 @@ def clip_folder(tmp_path_factory):
     return tiny_image_encoders.clip(tmp_path_factory.mktemp("clip"))
 
 
-def test_pictures_and_words_stand_where_the_library_puts_them(clip_folder):
+def test_clip_features_equal_those_of_the_library(clip_folder):
     from PIL import Image
 
     features = ClipFeatures(ClipFeatures.Config(source=str(clip_folder)))
@@ -206,7 +206,7 @@ def test_pictures_and_words_stand_where_the_library_puts_them(clip_folder):
     assert torch.allclose(features.encode_texts(words), out.text_embeds, atol=1e-5)
 
 
-def test_similarity_is_the_cosine_of_picture_and_caption_beside_that_of_the_real_one(clip_folder):
+def test_the_clip_score_is_the_cosine_of_image_and_caption(clip_folder):
     features = ClipFeatures(ClipFeatures.Config(source=str(clip_folder)))
     real = features(pictures("lemon", "banana"))
     cases = [EvalItem({"caption": "lemon"}, 0), EvalItem({"caption": "banana"}, 1)]
@@ -218,7 +218,7 @@ def test_similarity_is_the_cosine_of_picture_and_caption_beside_that_of_the_real
     )
 
 
-def test_a_source_is_all_that_must_be_said_of_clip(lumina, tiny_folder, clip_folder, tmp_path):
+def test_clip_needs_a_source_only(lumina, tiny_folder, clip_folder, tmp_path):
     for place in range(3):
         to_pil(torch.full((3, 32, 32), place / 2 - 0.5)).save(tmp_path / f"{place}.png")
         (tmp_path / f"{place}.txt").write_text("grey")
@@ -234,7 +234,7 @@ def test_similarity_needs_features_that_read(lite0):
         TextSimilarity(TextSimilarity.Config(feature_extractor={"type": "image.efficientnet_lite0"}), lite0)
 
 
-def test_a_folder_without_clip_is_said(tmp_path):
+def test_a_folder_without_clip_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         ClipFeatures(ClipFeatures.Config(source=str(tmp_path)))
