@@ -1,4 +1,4 @@
-"""A tiny text-to-image model whose weights were never trained: enough to see every request travel."""
+"""A tiny text-to-image model with random weights, for tests of whole requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures, folders and shards that the tests of the data sets make for themselves."""
+"""Small images, folders and shards for tests of data sets."""
 
 from __future__ import annotations
 

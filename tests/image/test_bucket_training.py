@@ -1,4 +1,4 @@
-"""A whole training on pictures of many shapes: it ends, and a run that was broken off ends with the same numbers."""
+"""A training with buckets, and one that was interrupted and resumed, have the same weights."""
 
 from __future__ import annotations
 

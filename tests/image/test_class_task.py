@@ -1,4 +1,4 @@
-"""Pictures of a class: asked by number on the command line, and judged by the same command as all others."""
+"""Class-to-image: requests by class index, and evaluation."""
 
 from __future__ import annotations
 

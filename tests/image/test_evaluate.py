@@ -1,4 +1,4 @@
-"""`lumina evaluate` on pictures: a tiny model, the emoji and a folder, and what goes wrong."""
+"""`lumina evaluate` on images: a tiny model, the emoji, a folder, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures from pictures: how much changes, what is redrawn, what is drawn around, and what is refused."""
+"""Image-to-image, inpainting and outpainting: strength, masks, positions and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patches rearrange a latent and lose nothing."""
+"""Patchify is an exact rearrangement of a latent."""
 
 from __future__ import annotations
 

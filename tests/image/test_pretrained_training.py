@@ -1,4 +1,4 @@
-"""A model that borrows its text encoder and autoencoder is checked, trained, saved, opened and asked like any other."""
+"""A model with a pretrained text encoder and autoencoder is checked, trained, saved, loaded and sampled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells of a picture: every token in exactly one, but for what was published."""
+"""Regional prompts: cells and boxes, their weights, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An emoji in a prompt is read as its English name; plain text stays as it is."""
+"""Emoji in a prompt are replaced by their English names; other text stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes far from those of training: done, done with a note, or refused with the figures."""
+"""Sizes beyond training: generated, generated with a note, or refused with the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variations: a picture's noise is found and begun from; how much of the picture is left, and what is refused."""
+"""Variations: inversion of an image, new noise, and errors."""
 
 from __future__ import annotations
 

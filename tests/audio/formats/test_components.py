@@ -1,4 +1,4 @@
-"""The released sound models' own path, draw of times, grid and network times."""
+"""Path, time sampler, schedule and timesteps of the released audio models."""
 
 from __future__ import annotations
 

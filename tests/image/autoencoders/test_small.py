@@ -1,4 +1,4 @@
-"""Autoencoders bring pictures back, and their latents have unit variance."""
+"""Small autoencoders reconstruct images and have latents of unit variance."""
 
 from __future__ import annotations
 

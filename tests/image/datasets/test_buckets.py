@@ -1,4 +1,4 @@
-"""The published sizes and the draw among the best of them, told by what must hold of every list and every picture."""
+"""The published bucket sizes and the best of them, checked by properties of every list and image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of pictures: what is whole is used, what is not is named, and nothing outside the folder is opened."""
+"""Image folders: usable images are read, others are named, and no file outside the folder is opened."""
 
 from __future__ import annotations
 

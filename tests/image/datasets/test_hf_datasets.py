@@ -1,4 +1,4 @@
-"""Data sets of the library `datasets`: saved ones, folders of files, and names that are not on this machine."""
+"""Data sets of the library `datasets`: saved ones, folders of files, and missing names."""
 
 from __future__ import annotations
 

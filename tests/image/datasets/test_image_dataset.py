@@ -1,4 +1,4 @@
-"""Pictures cut to sizes that fit them: what is cut, what is left out, and that only the draw decides."""
+"""Cropping to bucket sizes, skipped images, and determinism by the generator alone."""
 
 from __future__ import annotations
 

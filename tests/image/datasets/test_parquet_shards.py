@@ -1,4 +1,4 @@
-"""Parquet shards: pictures as bytes or paths, captions in every kind of column, row groups that are read together."""
+"""Parquet shards: images as bytes or paths, forms of caption columns, and the cache of row groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tar shards: every whole picture is found again in any order; what is damaged costs itself, and is named."""
+"""Tar shards: images are read in any order; damaged ones are skipped and named."""
 
 from __future__ import annotations
 

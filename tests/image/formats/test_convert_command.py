@@ -1,4 +1,4 @@
-"""lumina convert: what it says, what it writes, and what it never does."""
+"""Command `lumina convert`: output, files, and what it never overwrites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published folders become ours and come back bit for bit; what is wrong with one is told in a line."""
+"""Published folders are converted exactly, in both directions; damaged ones are one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we write for diffusers loads there strictly and gives the same numbers as ours, and theirs as they wrote it."""
+"""Exports load strictly in diffusers and compute the same numbers, and models of diffusers do here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model is never in memory twice: the benchmark of opening one, on a small one."""
+"""A model is never in memory twice: the loading benchmark on a small model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of pictures by networks: the networks know what they see, and figures are what closed forms say."""
+"""Image metrics: features, distances against closed forms, and errors."""
 
 from __future__ import annotations
 
