@@ -16,6 +16,7 @@ from lumina_core.checkpoint.state_dict_adapter import (
     KeyRow,
     Reorder,
     StateDictAdapter,
+    check_supported,
     read_config,
     rename_tensors,
 )
@@ -109,6 +110,12 @@ def test_an_adapter_checks_the_tensors_against_the_config():
         adapter.from_foreign(lazy(w=torch.eye(2)), config, "file")
     with pytest.raises(CheckpointError, match=r"config\.json: "):
         adapter.config_from({"d_model": "wide"}, "config.json")
+
+
+def test_an_unsupported_option_is_named():
+    check_supported({"path": "linear", "more": 1}, {"path": "linear"}, "x.format")
+    with pytest.raises(CheckpointError, match=r"path: got cosine, expected linear: the format x\.format has no other"):
+        check_supported({"path": "cosine"}, {"path": "linear"}, "x.format")
 
 
 def test_a_mismatch_lists_three_names_of_each_problem():

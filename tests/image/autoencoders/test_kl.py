@@ -156,7 +156,9 @@ def test_an_unreadable_source_is_one_line(tmp_path, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"got 'nobody/no-such-vae', which is neither a folder nor .* set `source` to its folder"):
+    with pytest.raises(
+        CheckpointError, match=r"got 'nobody/no-such-vae', which is neither a folder nor .* set `source` to its folder"
+    ):
         autoencoder("nobody/no-such-vae")
     with pytest.raises(CheckpointError, match=r"got _class_name VQModel, expected AutoencoderKL"):
         autoencoder(changed(tmp_path, _class_name="VQModel"))

@@ -142,4 +142,4 @@ def test_different_copies_of_the_query_leave_no_output(diffusers_folder):
 
 
 def test_a_model_with_components_that_no_published_model_has_is_refused(tiny_folder, tmp_path):
-    assert "image.diffusers holds no other" in conversion_error(tiny_folder, format="image.diffusers")
+    assert "the format image.diffusers has no other" in conversion_error(tiny_folder, format="image.diffusers")

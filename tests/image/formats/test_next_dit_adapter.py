@@ -231,5 +231,7 @@ def test_published_settings_survive_a_round_trip(adapter):
 )
 def test_an_option_that_no_published_model_has_is_named(changes):
     options = config_of({}).native_options()
-    with pytest.raises(CheckpointError, match=f"{next(iter(changes))}: got .* as in every published model"):
+    with pytest.raises(
+        CheckpointError, match=f"{next(iter(changes))}: got .*, expected .*: the format of Next-DiT has no other"
+    ):
         config_from_native({**options["backbone"], **changes}, options["head"], PATCH, CHANNELS, 12)

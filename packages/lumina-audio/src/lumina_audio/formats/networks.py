@@ -20,6 +20,7 @@ from lumina_core.checkpoint.state_dict_adapter import (
     KeyRow,
     StateDictAdapter,
     block_rows,
+    check_supported,
     read_config,
 )
 from lumina_core.config import Config
@@ -86,24 +87,23 @@ class FlagDiTConfig(Config):
         )
 
 
-def config_from_native(backbone: Mapping[str, Any], in_channels: int, context_dim: int) -> FlagDiTConfig:
+def config_from_native(
+    backbone: Mapping[str, Any], in_channels: int, context_dim: int, format_name: str = "of Flag-DiT"
+) -> FlagDiTConfig:
     """Return the published config of native options: the inverse of `FlagDiTConfig.native_options`.
 
     Args:
         backbone: options of the backbone.
         in_channels: channels of the latent.
         context_dim: width of the text embeddings.
+        format_name: checkpoint format that is written, for messages.
 
     Raises:
         CheckpointError: an option has a value that no released model has.
     """
     native = DiscreteTimeFlagDiT.Config.read(dict(backbone), "backbone")
-    for name, expected in (("position_ids", "index"), ("time_conditioned", True), ("pooled_embed", "mlp")):
-        if getattr(native, name) != expected:
-            raise CheckpointError(
-                f"{name}: got {getattr(native, name)}, expected {expected} as in every released model. "
-                "The released code cannot compute this model."
-            )
+    expected = {"position_ids": "index", "time_conditioned": True, "pooled_embed": "mlp"}
+    check_supported({name: getattr(native, name) for name in expected}, expected, format_name)
     values = {theirs: getattr(native, ours) for ours, theirs in _NATIVE_BACKBONE_OPTIONS.items()} | {
         "in_channels": in_channels,
         "context_dim": context_dim,

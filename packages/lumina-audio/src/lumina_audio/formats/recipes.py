@@ -13,7 +13,7 @@ from lumina_audio.formats.networks import FlagDiTConfig, config_from_native
 from lumina_audio.mel import MelConfig
 from lumina_audio.text.clap import BertConfig
 from lumina_core.checkpoint.lazy_tensors import LoadedCheckpoint
-from lumina_core.checkpoint.state_dict_adapter import read_config
+from lumina_core.checkpoint.state_dict_adapter import check_supported, read_config
 from lumina_core.errors import CheckpointError
 
 MUSIC, AUDIO = "music", "audio"
@@ -142,17 +142,13 @@ def published_config(model: LoadedCheckpoint, format_name: str) -> tuple[str, Fl
     if not variant:
         actual["conditioners"] = ", ".join(conditioners) or None
         expected["conditioners"] = f"one of {', '.join(_CONDITIONERS)}"
-    for name, value in expected.items():
-        if actual[name] != value:
-            raise CheckpointError(
-                f"{name}: got {actual[name]}, expected {value}: {format_name} holds no other. "
-                "Convert to another checkpoint format."
-            )
+    check_supported(actual, expected, format_name)
     weights = model.weights
     config = config_from_native(
         options["backbone"],
         in_channels=weights["backbone.embed.weight"].shape[1],
         context_dim=weights["backbone.blocks.0.context_norm.weight"].shape[0],
+        format_name=format_name,
     )
     return variant, config
 

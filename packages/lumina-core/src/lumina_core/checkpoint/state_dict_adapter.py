@@ -256,6 +256,25 @@ def read_config(config_type: type[ConfigT], settings: Mapping[str, Any], where: 
         raise CheckpointError(str(error)) from error
 
 
+def check_supported(actual: Mapping[str, Any], expected: Mapping[str, Any], format_name: str) -> None:
+    """Check that the options of a native model have the values that a checkpoint format can represent.
+
+    Args:
+        actual: values by the name of the option.
+        expected: the only supported values.
+        format_name: the checkpoint format, for the message.
+
+    Raises:
+        CheckpointError: an option has another value; the message names the first one.
+    """
+    for name, value in expected.items():
+        if actual[name] != value:
+            raise CheckpointError(
+                f"{name}: got {actual[name]}, expected {value}: the format {format_name} has no other. "
+                "Convert to another checkpoint format."
+            )
+
+
 @dataclass(frozen=True)
 class DuplicatedTensor:
     """A tensor that the foreign layout stores twice; both copies are compared when it is read.

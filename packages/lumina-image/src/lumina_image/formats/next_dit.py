@@ -20,6 +20,7 @@ from lumina_core.checkpoint.state_dict_adapter import (
     Reorder,
     StateDictAdapter,
     block_rows,
+    check_supported,
     read_config,
     rename_tensors,
 )
@@ -165,6 +166,7 @@ def config_from_native(
     in_channels: int,
     context_dim: int = 0,
     num_classes: int = 0,
+    format_name: str = "of Next-DiT",
 ) -> PublishedConfig:
     """Return the published config of native options: the inverse of `PublishedConfig.native_options`.
 
@@ -175,6 +177,7 @@ def config_from_native(
         in_channels: channels of the latent.
         context_dim: width of the text embeddings.
         num_classes: number of classes; 0 for a text-to-image model.
+        format_name: checkpoint format that is written, for messages.
 
     Raises:
         CheckpointError: an option has a value that no published model has.
@@ -191,12 +194,7 @@ def config_from_native(
     expected = config.native_options()["backbone"] | {"rope_theta": 10000.0, "time_conditioned": True}
     actual = {name: getattr(native, name) for name in expected}
     expected["shift of the head"], actual["shift of the head"] = config.imagenet, bool(head.get("shift", False))
-    for name, value in expected.items():
-        if actual[name] != value:
-            raise CheckpointError(
-                f"{name}: got {actual[name]}, expected {value} as in every published model. "
-                "The published code cannot compute this model."
-            )
+    check_supported(actual, expected, format_name)
     return config
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina_core.checkpoint.lazy_tensors import LoadedCheckpoint, Weights
+from lumina_core.checkpoint.state_dict_adapter import check_supported
 from lumina_core.errors import CheckpointError
 from lumina_image.formats.next_dit import LABEL_TABLE, PublishedConfig, config_from_native
 
@@ -94,12 +95,7 @@ def published_config(model: LoadedCheckpoint, format_name: str) -> PublishedConf
         "objective.path": "core.linear",
         "objective.prediction": "velocity",
     }
-    for name, value in expected.items():
-        if actual[name] != value:
-            raise CheckpointError(
-                f"{name}: got {actual[name]}, expected {value}: {format_name} holds no other. "
-                "Convert to another checkpoint format."
-            )
+    check_supported(actual, expected, format_name)
     weights, label_table = model.weights, _label_table(model)
     patch_size = int(options["tokenizer"].get("patch_size", 2))
     context_norm = weights.get("backbone.blocks.0.context_norm.weight")
@@ -110,6 +106,7 @@ def published_config(model: LoadedCheckpoint, format_name: str) -> PublishedConf
         in_channels=weights["backbone.embed.weight"].shape[1] // patch_size**2,
         context_dim=context_norm.shape[0] if context_norm else 0,
         num_classes=weights[label_table].shape[0] - 1 if label_table else 0,
+        format_name=format_name,
     )
 
 
