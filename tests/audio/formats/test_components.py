@@ -62,3 +62,14 @@ def test_the_backbone_is_told_whole_thousandths_and_places_are_pressed_together(
     assert torch.equal(got, wanted)
     half = DiscreteTimeFlagDiT(DiscreteTimeFlagDiT.Config(**SIZES, rope_scaling_factor=2)).frequencies()[0]
     assert torch.equal(half, plain.frequencies()[0] / 2)
+
+
+def test_intermediate_features_take_the_same_time_as_the_forward_pass():
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "multiple_of": 16, "token_dim": 6}
+    model = DiscreteTimeFlagDiT(DiscreteTimeFlagDiT.Config(**sizes))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tokens, t = Tokens(torch.randn(1, 3, 6), torch.zeros(1, 3, 3), ((3,),)), torch.tensor([0.37])
+    expected = model(tokens, t, Condition()).hidden_states
+    assert torch.allclose(model.forward_intermediates(tokens, t, Condition(), indices=1)[0], expected)

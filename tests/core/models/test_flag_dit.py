@@ -115,5 +115,5 @@ def test_with_its_head_it_learns():
 
 
 def test_a_head_of_odd_width_is_an_error():
-    with pytest.raises(ConfigError, match="pairs"):
+    with pytest.raises(ConfigError, match="three even numbers whose sum is the head dimension 9"):
         flag_dit(hidden_size=36, num_heads=4, num_kv_heads=4)

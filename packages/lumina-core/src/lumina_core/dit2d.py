@@ -14,7 +14,7 @@ from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import PredictionType
 from lumina_core.model_dir import load_model
-from lumina_core.models.dit import DiTBackbone, DiTConfig
+from lumina_core.models.dit import DiTBackbone
 from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiTBackbone
@@ -69,9 +69,8 @@ class DiT2D(nn.Module):
         sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "num_heads": num_heads}
         dims = {"token_dim": in_channels * pixels, "cross_attention_dim": context_dim, "pooled_dim": pooled_dim}
         values = {**sizes, "num_kv_heads": num_kv_heads, **dims, "token_condition_dim": control_channels * pixels}
-        config_type: type[DiTConfig] = self.backbone_type.Config  # type: ignore[attr-defined]
-        config = config_type.read({**options, **values}, name)
-        backbone = self.backbone_type(config, position_encoding)  # type: ignore[call-arg, arg-type]
+        config = self.backbone_type.Config.read({**options, **values}, name)
+        backbone = self.backbone_type(config, position_encoding)
         head_sizes = {"hidden_size": hidden_size, "token_dim": dims["token_dim"]}
         head = VelocityHead.Config(**head_sizes, modulation_dim=backbone.modulation_dim, shift=self.has_shift)
         self._assemble(backbone, VelocityHead(head), in_channels, patch_size)

@@ -7,7 +7,6 @@ of `sigma_min`, the network gets integer timesteps from 0 to 999, schedules are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -16,7 +15,6 @@ from torch import Tensor
 from lumina_core.config import Config as Settings
 from lumina_core.flow.schedules import uniform_times, validate_schedule
 from lumina_core.models.flag_dit import FlagDiTBackbone
-from lumina_core.types import BackboneOutput, Condition, Tokens
 
 NUM_TIMESTEPS = 1000
 """Number of integer timesteps of the network (`timesteps` of the release)."""
@@ -97,12 +95,9 @@ class DiscreteTimeFlagDiT(FlagDiTBackbone):
         """Return the rotary frequencies, divided by `rope_scaling_factor`."""
         return tuple(freqs / self.config.rope_scaling_factor for freqs in super().frequencies(device))
 
-    def forward(
-        self, tokens: Tokens, t: Tensor | None, condition: Condition, *, precomputed: Any = None
-    ) -> BackboneOutput:
-        """Map noisy tokens (B, N, D) at times (B,) in [0, 1], converted to timesteps, to hidden states."""
-        timestep = None if t is None else to_timestep(t)
-        return super().forward(tokens, timestep, condition, precomputed=precomputed)
+    def network_time(self, t: Tensor) -> Tensor:
+        """Map time (B,) in [0, 1] to integer timesteps."""
+        return to_timestep(t)
 
 
 def to_timestep(t: Tensor) -> Tensor:

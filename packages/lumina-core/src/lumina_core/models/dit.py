@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -159,28 +159,21 @@ class BlockBase(nn.Module):
 class DiTBackbone(Component, nn.Module):
     """Tokens, time and condition -> hidden states, through a sequence of blocks.
 
-    A block is called as block(x, modulation, *BlockInputs.of_block(index)), with x (B, N, C) and modulation (B, A)
-    after SiLU or None; it also has `project_kv` and `block_input`.
+    Subclasses define the block and the default position encoding. A block is called as
+    block(x, modulation, *BlockInputs.of_block(index)), with x (B, N, C) and modulation (B, A) after SiLU or None; it
+    also has `project_kv` and `block_input`.
 
     Args:
         config: sizes.
-        modulation_dim: A, width of the vector that modulates every block; 0: none.
-        make_block: creates one block.
-        position_encoding: the component that `config.position_encoding` names; None: `default_encoding`.
-        default_encoding: of this kind of backbone.
+        position_encoding: the component that `config.position_encoding` names; None: the default of the subclass.
     """
 
+    Config: type[DiTConfig]
     config: DiTConfig
 
-    def __init__(
-        self,
-        config: DiTConfig,
-        modulation_dim: int,
-        make_block: Callable[[], nn.Module],
-        position_encoding: PositionEncoding | None,
-        default_encoding: Callable[[], PositionEncoding],
-    ) -> None:
+    def __init__(self, config: DiTConfig, position_encoding: PositionEncoding | None = None) -> None:
         super().__init__()
+        modulation_dim = self._modulation_dim(config) if config.time_conditioned else 0
         _check_config(config, modulation_dim)
         if position_encoding is None and config.position_encoding is not None:
             raise ConfigError(
@@ -194,7 +187,7 @@ class DiTBackbone(Component, nn.Module):
                     "Set the options of the encoding instead."
                 )
         self.config, self.modulation_dim = config, modulation_dim
-        self.position_encoding = default_encoding() if position_encoding is None else position_encoding
+        self.position_encoding = self._default_encoding() if position_encoding is None else position_encoding
         self.embed = Linear(config.token_dim, config.hidden_size)
         nn.init.zeros_(self.embed.bias)
         self.time_embed = TimestepEmbedder(modulation_dim) if modulation_dim else None
@@ -205,7 +198,17 @@ class DiTBackbone(Component, nn.Module):
             # without a bias, zeros are the same as no token condition
             self.token_condition_embed = Linear(config.token_condition_dim, config.hidden_size, bias=False)
             nn.init.zeros_(self.token_condition_embed.weight)
-        self.blocks = nn.ModuleList(make_block() for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(self._make_block() for _ in range(config.num_layers))
+
+    def _modulation_dim(self, config: DiTConfig) -> int:
+        """Return A, the width of the vector that modulates every block."""
+        return config.hidden_size
+
+    def _make_block(self) -> BlockBase:
+        raise NotImplementedError
+
+    def _default_encoding(self) -> PositionEncoding:
+        raise NotImplementedError
 
     def forward(
         self, tokens: Tokens, t: Tensor | None, condition: Condition, *, precomputed: BlockInputs | None = None
@@ -285,6 +288,10 @@ class DiTBackbone(Component, nn.Module):
         """Return the names of matrices that Muon does not train: the first layers and the modulations."""
         names = ("embed.weight", "token_condition_embed.weight")
         return {name for name, _ in self.named_parameters() if name in names or ".modulation." in name}
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """Map time (B,) in 0..1 to the time that is embedded; the same here."""
+        return t
 
     @property
     def num_layers(self) -> int:
@@ -400,7 +407,7 @@ class DiTBackbone(Component, nn.Module):
             return x, None
         if t is None:
             raise ShapeError("time: got None, expected (B,) in 0..1, because this backbone is time-conditioned")
-        modulation: Tensor = self.time_embed(t)
+        modulation: Tensor = self.time_embed(self.network_time(t))
         return x, modulation if inputs.pooled is None else modulation + inputs.pooled
 
     def _run_block(self, index: int, x: Tensor, modulation: Tensor | None, inputs: BlockInputs) -> Tensor:

@@ -8,13 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.errors import ConfigError
 from lumina_core.models.attention import CrossAttentionKV
 from lumina_core.models.context_drop import PooledAttention
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
 from lumina_core.models.layers import RMSNorm
 from lumina_core.models.position_encoding import AxialRope
-from lumina_core.protocols import AttentionTransform, PositionEncoding
+from lumina_core.protocols import AttentionTransform
 
 
 class FlagDiTBlock(BlockBase):
@@ -75,22 +74,12 @@ class FlagDiTBackbone(DiTBackbone):
 
     config: Config
 
-    def __init__(self, config: Config, position_encoding: PositionEncoding | None = None) -> None:
-        # published: not limited to 1024 as Next-DiT's is
-        modulation_dim = config.hidden_size if config.time_conditioned else 0
-        if config.head_dim % 2:
-            raise ConfigError(
-                f"num_heads: got {config.num_heads}, expected hidden_size {config.hidden_size} / num_heads to be even, "
-                "because rotary embedding rotates channels in pairs"
-            )
-        rope = {"axes_dim": (config.head_dim, 0, 0), "theta": config.rope_theta}
-        super().__init__(
-            config,
-            modulation_dim,
-            lambda: FlagDiTBlock(config, modulation_dim),
-            position_encoding,
-            lambda: AxialRope(AxialRope.Config.read({**rope, **config.child_options()}, "core.flag_dit")),
-        )
+    def _make_block(self) -> FlagDiTBlock:
+        return FlagDiTBlock(self.config, self.modulation_dim)
+
+    def _default_encoding(self) -> AxialRope:
+        rope = {"axes_dim": (self.config.head_dim, 0, 0), "theta": self.config.rope_theta}
+        return AxialRope(AxialRope.Config.read({**rope, **self.config.child_options()}, "core.flag_dit"))
 
     def _encoded_positions(self, positions: Tensor, mask: Tensor | None) -> Tensor:
         return _running_index(positions, mask) if self.config.position_ids == "index" else positions

@@ -12,7 +12,7 @@ from lumina_core.models.context_drop import PooledAttention
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
 from lumina_core.models.layers import RMSNorm, add_normed
 from lumina_core.models.position_encoding import AxialRope
-from lumina_core.protocols import AttentionTransform, PositionEncoding
+from lumina_core.protocols import AttentionTransform
 
 MAX_MODULATION_DIM = 1024
 """Largest width of the modulation vector, as published."""
@@ -76,13 +76,13 @@ class NextDiTBackbone(DiTBackbone):
 
     config: Config
 
-    def __init__(self, config: Config, position_encoding: PositionEncoding | None = None) -> None:
-        modulation_dim = min(config.hidden_size, MAX_MODULATION_DIM) if config.time_conditioned else 0
+    def _modulation_dim(self, config: DiTConfig) -> int:
+        return min(config.hidden_size, MAX_MODULATION_DIM)
+
+    def _make_block(self) -> NextDiTBlock:
+        return NextDiTBlock(self.config, self.modulation_dim)
+
+    def _default_encoding(self) -> AxialRope:
+        config = self.config
         rope = {"axes_dim": config.rope_axes_dim, "layout": config.rope_layout, "theta": config.rope_theta}
-        super().__init__(
-            config,
-            modulation_dim,
-            lambda: NextDiTBlock(config, modulation_dim),
-            position_encoding,
-            lambda: AxialRope(AxialRope.Config.read({**rope, **config.child_options()}, "core.next_dit")),
-        )
+        return AxialRope(AxialRope.Config.read({**rope, **config.child_options()}, "core.next_dit"))
