@@ -31,7 +31,7 @@ from lumina_core.model import Model, build_model
 from lumina_core.model_dir import save_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe, read_recipe
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 
 SIZES = {"hidden_size": 192, "num_heads": 3, "num_layers": 4}
 CLOSE, QUARTERS = 0.03, 4
@@ -56,7 +56,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.steps, asked.samples = 80, 60
-    source = load_pipeline(asked.model).model
+    source = Pipeline.from_pretrained(asked.model).model
     recipe = source.recipe
     found: dict[str, Any] = {"steps": asked.steps, "batch": asked.batch, "samples": asked.samples, "runs": {}}
     for name, backbone in contestants(recipe, asked).items():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from turns import drawn, options, told_threads, written
 
-from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 
 THRESHOLDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -30,7 +30,7 @@ def pictures(session: Pipeline, prompts: Sequence[str], way: dict[str, Any]) -> 
     made, shares, spent = [], [], []
     for seed, prompt in enumerate(prompts):
         began = time.process_time()
-        answer = session.generate_one(prompt=prompt, seed=seed, **way)[0]
+        answer = session(prompt=prompt, seed=seed, **way)[0]
         spent.append(time.process_time() - began)
         made.append(answer.data)
         shares.append(answer.metadata.get("cached_nfe", 0.0) / answer.metadata["nfe"])
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--solver", default="adams")
     asked = parser.parse_args()
     told_threads(asked)
-    session = load_pipeline(asked.model)
+    session = Pipeline.from_pretrained(asked.model)
     samples = [sample["prompt"] for sample in session.model.recipe.training.sample_requests]
     count, thresholds = (4, THRESHOLDS[::2]) if asked.quick else (asked.count, THRESHOLDS)
     way = {"steps": asked.steps, "solver": asked.solver}

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_image.image_io import to_pil
 
 SCALE, GAP = 2, 8
@@ -27,10 +27,10 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 
 
 def made() -> list[Tensor]:
-    session = load_pipeline()
+    session = Pipeline.from_pretrained()
 
     def ask(prompt: str, **asked: object) -> Tensor:
-        return session.generate_one(prompt=prompt, **{"seed": 1, **asked})[0].data
+        return session(prompt=prompt, **{"seed": 1, **asked})[0].data
 
     face, heart = ask("grinning face", seed=2), ask("a red heart")
     part = face[:, :41, :50]

@@ -7,7 +7,7 @@ Names are drawn by the seed from what the model learnt from. The reference is mi
 evaluations). The error of a way is the root mean square difference of its pictures to the reference's, same names, same
 noises, the model's own guidance unless another is given; `found` is the share of its pictures whose nearest real one is
 the one that was asked for. `fitted` is the grid in the model's folder, `sharpness` one that is fitted here, on other
-names, as `lumina schedule --fit MODEL --by sharpness` does.
+names, as `lumina schedule fit MODEL --by sharpness` does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lumina_core.evaluation.eval_set import (
 from lumina_core.evaluation.evaluate import resolve_metrics
 from lumina_core.protocols import EvalInputs, EvalItem, EvalSet
 from lumina_core.request import Request
-from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_core.sampling.schedule_fit import fit_schedule
 
 SOLVERS = ("euler", "midpoint", "heun", "adams", "dpmpp", "rk4")
@@ -65,7 +65,7 @@ class Names:
         ]
 
     def pictures(self, **way: Any) -> tuple[Tensor, int]:
-        answers = self.session.generate(self.requests(**way))
+        answers = self.session(self.requests(**way))
         return torch.stack([answer.data for answer in answers]), answers[0].metadata["nfe"]
 
 
@@ -159,7 +159,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked = arguments()
-    session = load_pipeline(asked.model)
+    session = Pipeline.from_pretrained(asked.model)
     count, budgets, fine = (4, [10], 100) if asked.quick else (asked.count, asked.nfe, 200)
     settings = {} if asked.guidance_scale is None else {"guidance_scale": asked.guidance_scale}
     began = time.perf_counter()

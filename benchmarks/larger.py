@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lumina_core.metrics.retrieval_precision_recall import target_ranks
-from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_image.datasets import emoji_data
 from lumina_image.image_io import to_pil
 from lumina_image.metrics.features import thumbnail_features
@@ -85,7 +85,7 @@ def asked(session: Pipeline, places: Sequence[int], side: int, method: str, more
             )
             for place in batch
         ]  # fmt: skip
-        made += [answer.data for answer in session.generate(requests)]
+        made += [answer.data for answer in session(requests)]
     return made
 
 
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few names and methods, twice the side alone")
     words = parser.parse_args()
     font = ImageFont.truetype(str(words.font), 109) if words.font.is_file() else None
-    session = load_pipeline(words.model, dtype=words.dtype)
+    session = Pipeline.from_pretrained(words.model, dtype=words.dtype)
     count, steps = (8, 4) if words.quick else (words.count, words.steps)
     places, more = chosen(count), {"steps": steps}
     methods = METHODS[1:7] if words.quick else METHODS

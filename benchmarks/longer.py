@@ -33,7 +33,7 @@ from torch import Tensor
 from lumina_audio.datasets.instruments.dataset import InstrumentsEvalSet
 from lumina_audio.metrics.features import LogMelStatistics, batched_log_mels
 from lumina_core.protocols import EvalItem
-from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 
 BAR, RATE, NEAR = 1.2, 16000, 4
 SUSTAINED = ("organ", "strings", "ensemble", "brass", "reed", "pipe", "synth lead", "synth pad")
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(WAYS), help="extrapolations, by their names")
     parser.add_argument("--out", type=Path, default=Path("docs/models/instruments"))
     asked = parser.parse_args()
-    session, cases = load_pipeline(asked.model), prompts(6 if asked.quick else 32)
+    session, cases = Pipeline.from_pretrained(asked.model), prompts(6 if asked.quick else 32)
     found: dict[str, Any] = {"model": asked.model, "prompts": [case.fields["caption"] for case in cases], "bar": BAR}
     found["ways"] = compared(session, cases, asked.ways.split(","))
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def made(session: Pipeline, cases: Sequence[EvalItem], seed: int, fields: Mappin
     ]
     sounds: list[Tensor] = []
     for start in range(0, len(requests), 8):
-        sounds += [answer.data for answer in session.generate(requests[start : start + 8])]
+        sounds += [answer.data for answer in session(requests[start : start + 8])]
     return sounds
 
 

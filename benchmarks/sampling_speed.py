@@ -84,13 +84,13 @@ def their_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
 
 def our_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
     from lumina_core.sampling.inputs import PrecomputedInputs
-    from lumina_core.sampling.pipeline import load_pipeline
+    from lumina_core.sampling.pipeline import Pipeline
 
-    session, asked = load_pipeline(folder), [0]
+    session, asked = Pipeline.from_pretrained(folder), [0]
     latents = noise(side, session.model.autoencoder.channels)
 
     def call() -> Tensor:
-        answer = session.generate_one(
+        answer = session(
             inputs=PrecomputedInputs(noise=latents),
             prompt=PROMPT,
             size=(side, side),

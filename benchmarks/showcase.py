@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_image.image_io import to_pil
 
 PROMPTS = (
@@ -44,9 +44,9 @@ def main() -> None:
     )
     asked = parser.parse_args()
     prompts = asked.prompts.read_text(encoding="utf-8").split("\n") if asked.prompts else PROMPTS
-    session = load_pipeline(asked.model)
+    session = Pipeline.from_pretrained(asked.model)
     requests = [session.make_request(prompt=prompt, seed=7) for prompt in prompts if prompt]
-    answers = session.generate(requests)
+    answers = session(requests)
     sheet = Image.new("RGB", (COLUMNS * CELL, -(-len(answers) // COLUMNS) * (CELL + LINE)), "white")
     draw, font = ImageDraw.Draw(sheet), _font(asked.font)
     for place, answer in enumerate(answers):

@@ -31,7 +31,7 @@ from lumina_audio.datasets.instruments.dataset import InstrumentsEvalSet
 from lumina_audio.mel import MelConfig, MelSpectrogram
 from lumina_audio.vocoders.griffin_lim import GriffinLim
 from lumina_audio.vocoders.loss import stft_losses
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 
 BATCH, FAINTEST = 8, 1e-5
 
@@ -45,7 +45,7 @@ def main() -> None:
     exam = InstrumentsEvalSet()
     places = list(exam.indices("held_out"))
     places = places[:: len(places) // 24] if asked.quick else places
-    ways = ways_of(load_pipeline(asked.model).model.autoencoder)
+    ways = ways_of(Pipeline.from_pretrained(asked.model).model.autoencoder)
     found: dict[str, Any] = {"model": asked.model, "sounds": len(places), "ways": {}}
     for name, way in ways.items():
         found["ways"][name] = measured(way, exam, places)

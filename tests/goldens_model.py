@@ -17,13 +17,14 @@ from lumina_core.conditioning.ops import combine_regions, mean_pool, stack
 from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
-from lumina_core.flow.schedules import UniformTimeSampler
+from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import frequencies, rope_from_positions
 from lumina_core.models.rope_scaling import SwitchScaling
 from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
+from lumina_core.sampling.velocity import GuidanceConfig
 from lumina_image.formats.next_dit import PAD_TOKEN, NextDiTAdapter, PublishedConfig
 from lumina_image.patchify import Patchify
 from lumina_image.task import grid_region_weights
@@ -149,7 +150,7 @@ def guided_velocity(
         conditional, silent = network(tokens, time, condition, precomputed).chunk(2)
     # published: the first three channels are guided in both halves, the others stay what each half says
     only = slice(0, 3 * patches.patch**2)
-    first = cfg(conditional, silent, asked["cfg_scale"], only)
+    first = GuidanceConfig(asked["cfg_scale"], dims=only).combine(conditional, silent, None)
     second = silent.clone()
     second[..., only] = cfg(conditional, silent, asked["cfg_scale"])[..., only]
     return patches.unpatchify(tokens.with_values(torch.cat([first, second])))

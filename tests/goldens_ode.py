@@ -21,7 +21,7 @@ from lumina_core.flow.solvers import (
     integrate,
     midpoint,
     rk4_three_eighths,
-    solver_step,
+    as_solver,
 )
 
 FIXED = {"euler": euler, "midpoint": midpoint, "heun2": heun, "heun3": heun3, "rk4": rk4_three_eighths}
@@ -103,14 +103,14 @@ def _stirred(golden: Golden, run: dict[str, Any]) -> Tensor:
 
 def along(velocity: Any, x: Tensor, grid: Tensor, solver: Solver, draw: Any = None) -> Tensor:
     """The states at each time of the grid."""
-    velocity, states = CountedVelocity(velocity), [x]
-    carried = solver.init(draw) if hasattr(solver, "init") else None
-    for t, u in pairwise(grid):
-        if hasattr(solver, "solve"):
+    velocity, states, solver = CountedVelocity(velocity), [x], as_solver(solver)
+    times, carried = grid.tolist(), None if solver.adaptive else solver.init(draw)
+    for t, u in pairwise(times):
+        if solver.adaptive:
             # from the beginning each time: its steps go on over the times at which one looks
-            x = solver.solve(velocity, states[0], grid[0], u, lambda time, values: False)
+            x = solver.solve(velocity, states[0], [times[0], u], lambda time, values: None, None)
         else:
-            x, carried = solver_step(solver, velocity, x, t, u, carried)
+            x, carried = solver.step(velocity, x, t, u, carried)
         states.append(x)
     return torch.stack(states)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lumina_core.flow.schedules import DiffusersSchedule
 from lumina_core.sampling.inputs import PrecomputedInputs
-from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_core.types import Condition
 
 TOLERANCE = 2e-4
@@ -25,7 +25,7 @@ EMBEDDINGS, LATENTS, TIMES = 2.0, 2 / 3, 20.0
 
 def pipeline(golden: Golden) -> float:
     """The largest weighed error over every run of the file."""
-    session = load_pipeline(folder_of(golden))
+    session = Pipeline.from_pretrained(folder_of(golden))
     errors = [error for run in golden.config["runs"] for error in _run(session, golden, run)]
     return largest([*errors, *_autoencoder(session, golden)])
 
@@ -56,10 +56,10 @@ def _run(session: Pipeline, golden: Golden, run: dict[str, Any]) -> Iterator[flo
     said, silent, errors = _conditions(session, golden, run)
     yield from errors
     steps: list[Tensor] = []
-    answers = session.generate(
+    answers = session(
         [_request(session, run)] * len(latents),
-        lambda seen: steps.append(seen.x_t.clone()),
-        PrecomputedInputs(said, silent, latents),
+        callback=lambda state: steps.append(state.x_t.clone()),
+        inputs=PrecomputedInputs(said, silent, latents),
     )
     places = session.model.tokenizer.empty(len(latents), tuple(latents.shape[-2:]))
     ours = [session.model.tokenizer.unpatchify(places.with_values(values)) for values in steps]

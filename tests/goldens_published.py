@@ -12,6 +12,7 @@ from torch import Tensor
 from lumina_core.conditioning.class_label import ClassLabelConditioner
 from lumina_core.conditioning.ops import mean_pool
 from lumina_core.flow.guidance import cfg
+from lumina_core.sampling.velocity import GuidanceConfig
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.rope import frequencies
 from lumina_core.types import Condition, Tokens
@@ -86,7 +87,8 @@ def _guided(both: Tensor, scale: float, only: slice) -> Tensor:
     conditional, silent = both.chunk(2)
     second = silent.clone()
     second[..., only] = cfg(conditional, silent, scale)[..., only]
-    return torch.cat([cfg(conditional, silent, scale, only), second])
+    first = GuidanceConfig(scale, dims=only).combine(conditional, silent, None)
+    return torch.cat([first, second])
 
 
 def _built(arguments: PublishedConfig, state: dict[str, Tensor]) -> tuple[Network, Patchify]:

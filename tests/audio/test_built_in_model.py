@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from lumina_audio.metrics.pitch import estimate_pitch
-from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return load_pipeline("audio.instruments")
+    return Pipeline.from_pretrained("audio.instruments")
 
 
 @pytest.mark.parametrize(("prompt", "midi"), [("flute, A5", 81), ("church organ, C4", 60), ("violin, E5", 76)])
 def test_generated_pitch_is_that_of_the_prompt(pipeline, prompt, midi):
-    sound = pipeline.generate_one(prompt=prompt, seed=1)[0].data
+    sound = pipeline(prompt=prompt, seed=1)[0].data
     assert float(estimate_pitch(sound[None])[0][0]) == pytest.approx(midi, abs=1)
 
 
 def test_result_depends_on_the_prompt_and_repeats_exactly(pipeline):
     first, again, other = (
-        pipeline.generate_one(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot")
+        pipeline(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot")
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=0.01)

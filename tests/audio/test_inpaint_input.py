@@ -14,12 +14,13 @@ from audio.tones import tone
 from lumina_audio.inpaint_input import crossfade_mask, init_data
 from lumina_audio.request import AudioLengthRequest
 from lumina_core.errors import ConfigError
+from lumina_core.sampling.generate import generate_batch
 
 RATE = 16000
 
 
 def one(pipeline, **arguments):
-    return pipeline.generate_one(prompt="red heart", **{"seed": 1, "steps": 3, **arguments})[0]
+    return pipeline(prompt="red heart", **{"seed": 1, "steps": 3, **arguments})[0]
 
 
 def changed(generated, sound) -> list[int]:
@@ -142,8 +143,8 @@ def test_batch_of_several_lengths_equals_single_results(pipeline):
         pipeline.make_request(prompt=prompt, seed=seed, duration=seconds, steps=2)
         for seed, (prompt, seconds) in enumerate([("red heart", 0.3), ("blue cat", 1.1), ("moon", 0.05), ("dog", 0.3)])
     ]
-    together = [answer.data for answer in pipeline.generate(arguments)]
-    alone = [pipeline.generate([request])[0].data for request in arguments]
+    together = [answer.data for answer in pipeline(arguments)]
+    alone = [pipeline([request])[0].data for request in arguments]
     assert [item.shape[1] for item in together] == [4800, 17600, 800, 4800]
     for item, single in zip(together, alone, strict=True):
         assert float((item - single).abs().max()) <= 1e-3 * max(1.0, float(single.abs().max()))
@@ -153,7 +154,7 @@ def test_result_does_not_depend_on_the_padding_of_its_batch(pipeline):
     def first_of_batch(seconds: float) -> torch.Tensor:
         arguments = [("red heart", 0.2, 1), ("blue cat", seconds, 2)]
         requests = [pipeline.make_request(prompt=p, duration=s, seed=n, steps=2) for p, s, n in arguments]
-        return pipeline.generate(requests)[0].data
+        return pipeline(requests)[0].data
 
     first, second = first_of_batch(0.7), first_of_batch(3.0)
     assert float((first - second).abs().max()) <= 1e-3 * max(1.0, float(first.abs().max()))
@@ -161,8 +162,9 @@ def test_result_does_not_depend_on_the_padding_of_its_batch(pipeline):
 
 def test_inputs_of_several_lengths_in_one_batch_are_refused(pipeline):
     requests = [pipeline.make_request(prompt="x", init_audio=tone(300.0, length)) for length in (4000, 8000)]
-    with pytest.raises(ConfigError, match="begin from data must be of one size"):
-        pipeline.generate(requests)
+    with pytest.raises(ConfigError, match="expected one size for initial data"):
+        generate_batch(pipeline.model, pipeline.registry, requests)
+    assert [result.data.shape[-1] for result in pipeline(requests)] == [4000, 8000]  # in batches of their own
 
 
 def test_command_reads_init_audio_and_stores_its_name_and_spans(run_audio, tmp_path):

@@ -219,14 +219,14 @@ def test_scalar_conditioners_change_the_result():
     pipeline = Pipeline(model, registry)
 
     def generated(**arguments):
-        return pipeline.generate_one(prompt="red heart", duration=0.3, steps=2, **arguments)[0].data
+        return pipeline(prompt="red heart", duration=0.3, steps=2, **arguments)[0].data
 
     assert float((generated(scalar={"pitch": 60}) - generated()).abs().max()) > 1e-4
     assert float((generated(scalar="pitch=60") - generated(scalar="pitch=61")).abs().max()) > 1e-4
     requests = [
         pipeline.make_request(prompt="red heart", duration=s, steps=2, scalar={"pitch": 60}) for s in (0.3, 0.7)
     ]
-    both = pipeline.generate(requests)
+    both = pipeline(requests)
     assert float((both[0].data - generated(scalar={"pitch": 60})).abs().max()) < 1e-3 * float(both[0].data.abs().max())
     with pytest.raises(ConfigError, match="from 0 to 127"):
         generated(scalar="pitch=200")

@@ -9,10 +9,11 @@ from torch import nn
 from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
-from lumina_core.flow.schedules import UniformSchedule, UniformTimeSampler
+from lumina_core.flow.schedules import UniformSchedule
+from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.flow.solvers import midpoint
 from lumina_core.models.heads import VelocityHead
-from lumina_core.protocols import AttentionTransform, RopeScaling
+from lumina_core.protocols import AttentionTransform, RopeScaling, Solver
 from lumina_core.types import BackboneOutput, Condition, Tokens
 
 
@@ -229,7 +230,7 @@ class Gregarious:
         return change >= change.mean()
 
 
-class Remembering:
+class Remembering(Solver):
     """A two-step solver that keeps the slope in itself instead of carrying it."""
 
     slope = None

@@ -46,7 +46,7 @@ FAULTS = {
     "state in a solver": ("solver", m.Multistep(), None, r"the second result differs .* no state"),
     "x changed in place": ("solver", m.in_place, None, r"the argument x differs"),
     "a reversed time step": ("solver", m.backwards, None, r"a constant velocity is followed exactly"),
-    "evaluations beyond u": ("solver", m.beyond, None, r"evaluations at .* between t and u"),
+    "evaluations beyond u": ("solver", m.beyond, None, r"evaluations at .* for 0.25 to 0.5"),
     "state of another integration": ("solver", m.Remembering(), None, r"second result differs .* one integration"),
     "guidance off by one": ("guidance", m.off_by_one, None, r"a scale of 1 is exactly the conditional"),
     "guidance by the batch": ("guidance", m.rescaled_by_the_batch, None, r"an item alone differs"),

@@ -57,7 +57,7 @@ def test_a_saved_and_loaded_model_gives_the_same_results(folder, registry, tmp_p
     assert first.recipe == second.recipe
     for (name, before), (also, after) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
         assert name == also and torch.equal(before, after)
-    numbers = [Pipeline(model, registry).generate_one(word="red cat", seed=3)[0].data for model in (first, second)]
+    numbers = [Pipeline(model, registry)(word="red cat", seed=3)[0].data for model in (first, second)]
     assert torch.equal(*numbers)
 
 
@@ -219,7 +219,7 @@ def test_an_invalid_vocabulary_is_reported_when_it_is_used(folder, registry):
     weights["conditioners.word.vocabulary"] = torch.arange(100, dtype=torch.uint8)
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="the vocabulary among the weights cannot be read"):
-        Pipeline(load_model(folder, registry), registry).generate_one(word="cat")
+        Pipeline(load_model(folder, registry), registry)(word="cat")
 
 
 def test_a_missing_plugin_is_named_with_the_versions_that_the_model_was_saved_with(folder):

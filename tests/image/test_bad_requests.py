@@ -23,8 +23,8 @@ REQUESTS = {
     ),
     "prompt that is no text": (("cat \udcff",), "prompt: "),
     "no prompt": ((), "give either PROMPT or --prompts FILE"),
-    "size that the model cannot do": (("cat", "--size", "63x64"), "this model cannot do 64 x 63"),
-    "smaller than a patch": (("cat", "--size", "1x1"), "this model cannot do 1 x 1"),
+    "size that the model cannot do": (("cat", "--size", "63x64"), "size: got 64 x 63, which this model does not support"),
+    "smaller than a patch": (("cat", "--size", "1x1"), "size: got 1 x 1, which this model does not support"),
     "size zero": (("cat", "--size", "0x0"), "expected sides of 1 to 4096 pixels"),
     "enormous size": (("cat", "--size", "100000x100000"), "expected sides of 1 to 4096 pixels"),
     "size of one side": (("cat", "--size", "64"), "got '64', expected WIDTHxHEIGHT in pixels, for example 64x64"),
@@ -36,7 +36,7 @@ REQUESTS = {
     "unknown solver": (("cat", "--solver", "huen"), "no solver is called 'huen'; did you mean 'heun'?"),
     "unknown grid": (("cat", "--schedule", "unifrom"), "did you mean 'uniform"),
     "unknown option": (("cat", "--stesp", "3"), "--steps"),
-    "unknown device": (("cat", "--device", "cuda:99"), "the device 'cuda:99' cannot be used here"),
+    "unknown device": (("cat", "--device", "cuda:99"), "--device: got 'cuda:99', expected an available one"),
 }
 
 
@@ -65,18 +65,18 @@ def test_prompts_of_any_script_generate_an_image(ask, tmp_path, prompt):
 
 def test_a_truncated_prompt_is_reported_in_a_note(ask, tmp_path):
     done = ask(LONG[:19_000], "--out", tmp_path / "x.png", "--steps", 1)
-    assert done.status == 0 and done.err.startswith("Note: this model does not read so long a text; left out from: ")
+    assert done.status == 0 and done.err.startswith("Note: caption: the text is too long for this model; left out: ")
 
 
 def test_an_unusable_output_path_is_one_line(ask, tmp_path):
     (tmp_path / "file").touch()
     for out, said in {
-        tmp_path / "missing" / "x.png": "missing does not exist; make it first or choose another --out",
-        tmp_path / "file" / "x.png": "file does not exist; make it first",
-        tmp_path: "is a folder; name a file in it, for example",
-        tmp_path / "x.jpg": "what is written are .png files, and --out says x.jpg; try x.png",
+        tmp_path / "missing" / "x.png": "missing does not exist. Make it first or choose another path",
+        tmp_path / "file" / "x.png": "file does not exist. Make it first",
+        tmp_path: "expected a file, for example",
+        tmp_path / "x.jpg": "--out: got x.jpg, expected .png, for example x.png",
         Path("/proc/nothing/x.png"): "/proc/nothing does not exist",
-        Path("/proc/x.png"): "cannot write in the folder /proc",
+        Path("/proc/x.png"): "cannot write in /proc",
         tmp_path / ("x" * 300 + ".png"): "cannot write",
     }.items():
         one_line(ask("cat", "--out", out), said)
@@ -86,14 +86,14 @@ def test_an_unusable_output_path_is_one_line(ask, tmp_path):
 def test_prompts_that_cannot_be_read_are_one_clear_line(ask, tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "latin").write_bytes("café".encode("latin-1"))
-    for name, said in {"none": "cannot read", "empty": "has no line to read", "latin": "is not UTF-8 text"}.items():
+    for name, said in {"none": "cannot read", "empty": "got no line, expected one prompt per line", "latin": "is not UTF-8 text"}.items():
         one_line(ask("--prompts", tmp_path / name, "--out", tmp_path / "out"), said)
     (tmp_path / "good").write_text("cat\n", encoding="utf-8")
-    one_line(ask("--prompts", tmp_path / "good", "--out", tmp_path / "empty"), "empty is a file; several answers need")
+    one_line(ask("--prompts", tmp_path / "good", "--out", tmp_path / "empty"), "empty, expected a folder for several results")
     one_line(
         ask("cat", "--prompts", tmp_path / "good", "--out", tmp_path / "out"), "give either PROMPT or --prompts FILE"
     )
-    one_line(ask("--prompts", tmp_path / "good", "--out", "/proc/out"), "cannot write in the folder /proc")
+    one_line(ask("--prompts", tmp_path / "good", "--out", "/proc/out"), "cannot write in /proc")
     assert not (tmp_path / "out").exists()
 
 
@@ -127,7 +127,7 @@ def named(old: str, new: str):
 
 
 FOLDERS = {
-    "is missing": (shutil.rmtree, "no model folder"),
+    "is missing": (shutil.rmtree, "expected a model folder"),
     "has no settings": (without("config.json"), "got no config.json"),
     "has no weights": (without("model.safetensors"), "got no model.safetensors, expected a complete model folder"),
     "has half its weights": (truncated, "got a truncated or invalid file"),
@@ -162,7 +162,7 @@ def test_a_model_folder_that_is_wrong_is_one_clear_line(lumina, tiny_folder, tmp
 
 def test_a_file_for_a_model_is_one_clear_line(lumina, tiny_folder, tmp_path):
     one_line(
-        lumina("image", "cat", "--model", tiny_folder / "config.json", "--out", tmp_path / "x.png"), "model folder"
+        lumina("image", "cat", "--model", tiny_folder / "config.json", "--out", tmp_path / "x.png"), "expected a"
     )
 
 
@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(ask, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    one_line(ask("cat", "--out", tmp_path / "x.png", "--steps", 1), "No space left on device; choose another --out")
+    one_line(ask("cat", "--out", tmp_path / "x.png", "--steps", 1), "No space left on device). Choose another path")
     assert os.listdir(tmp_path) == []
 
 
@@ -181,8 +181,8 @@ def test_too_little_memory_is_one_clear_line(ask, tmp_path, monkeypatch):
     def small(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
-    monkeypatch.setattr("lumina_core.sampling.pipeline.generate_batch", small)
-    one_line(ask("cat", "--out", tmp_path / "x.png"), "there is not enough memory for this; ask for a smaller size")
+    monkeypatch.setattr("lumina_core.sampling.pipeline.generate_items", small)
+    one_line(ask("cat", "--out", tmp_path / "x.png"), "the memory does not suffice. Request a smaller size")
 
 
 def test_as_a_program_an_error_is_on_stderr_alone_with_a_status(tiny_folder, tmp_path):
@@ -200,4 +200,4 @@ def test_as_a_program_an_error_is_on_stderr_alone_with_a_status(tiny_folder, tmp
     ]
     done = subprocess.run([*command, "--out", str(tmp_path / "x.png")], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "Error: request: steps: got 0, expected a value greater than or equal to 1\n"
+    assert done.stderr == "Error: --steps: got 0, expected a value greater than or equal to 1\n"

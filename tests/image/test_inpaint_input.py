@@ -14,6 +14,7 @@ from making import registry_of
 from PIL import Image
 
 from lumina_core.errors import ConfigError
+from lumina_core.sampling.generate import generate_batch
 from lumina_core.sampling.pipeline import Pipeline
 from lumina_image.inpaint_input import feather_mask, init_data
 from lumina_image.request import TextToImageRequest
@@ -58,7 +59,7 @@ def saved(answer, tmp_path) -> np.ndarray:
 
 
 def one(pipeline, **asked):
-    return pipeline.generate_one(prompt="a red heart", seed=1, **{"steps": 5, **asked})[0]
+    return pipeline(prompt="a red heart", seed=1, **{"steps": 5, **asked})[0]
 
 
 def test_strength_0_returns_the_image_without_evaluations(pipeline, tmp_path):
@@ -141,23 +142,26 @@ def test_a_batch_equals_its_requests_one_by_one(pipeline):
         )
         for seed, word in ((1, "a red heart"), (2, "a cat"))
     ]
-    together = [answer.data for answer in pipeline.generate(asked)]
-    alone = [pipeline.generate([request])[0].data for request in asked]
+    together = [answer.data for answer in pipeline(asked)]
+    alone = [pipeline([request])[0].data for request in asked]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
 def test_several_results_of_an_image_differ_in_the_redrawn_region_only(pipeline):
-    made = pipeline.generate_one(
+    made = pipeline(
         prompt="a cat", init_image=noisy(32, 32), mask=mask_of(32, 32, (0, 0, 8, 8)), count=2, steps=3
     )  # fmt: skip
     differs = (made[0].data != made[1].data).any(dim=0)
     assert bool(differs[:8, :8].all()) and not bool(differs[8:].any())
 
 
-def test_requests_with_and_without_an_image_are_not_mixed(pipeline):
+def test_requests_with_and_without_an_initial_image_are_separate_batches(pipeline):
     requests = [pipeline.make_request(prompt="x"), pipeline.make_request(prompt="x", init_image=noisy(32, 32))]
-    with pytest.raises(ConfigError, match="must all begin from data"):
-        pipeline.generate(requests)
+    with pytest.raises(ConfigError, match="strength: got several values in one batch"):
+        generate_batch(pipeline.model, pipeline.registry, requests)
+    together = pipeline(requests)
+    for request, result in zip(requests, together, strict=True):
+        torch.testing.assert_close(result.data, pipeline(request)[0].data, atol=1e-4, rtol=0)
 
 
 def test_a_file_an_array_a_tensor_and_bytes_are_the_same_image(pipeline, tmp_path):

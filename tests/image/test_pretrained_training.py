@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 from safetensors import safe_open
 
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 
 FOLDER = Path(__file__).parents[1] / "tiny_pipeline"
 
@@ -93,9 +93,9 @@ def test_a_run_is_resumed_and_the_shelf_is_used(trained, lumina):
 
 
 def test_the_model_generates_in_every_dtype(trained):
-    plain = load_pipeline(trained / "run" / "model").generate_one(prompt="red heart")[0].data
+    plain = Pipeline.from_pretrained(trained / "run" / "model")(prompt="red heart")[0].data
     assert plain.shape == (3, 32, 32) and torch.isfinite(plain).all()
-    small = load_pipeline(trained / "run" / "model", dtype="bfloat16").generate_one(prompt="red heart")[0].data
+    small = Pipeline.from_pretrained(trained / "run" / "model", dtype="bfloat16")(prompt="red heart")[0].data
     assert (small - plain).abs().mean() < 0.1
 
 
@@ -103,7 +103,7 @@ def test_a_truncated_text_is_reported(trained, lumina, tmp_path):
     prompt = "red heart " * 200
     done = lumina("image", prompt, "--model", trained / "run" / "model", "--out", tmp_path / "x.png")
     assert done.status == 0 and (tmp_path / "x.png").is_file()
-    assert done.err.startswith("Note: this model does not read so long a text; left out from: '")
+    assert done.err.startswith("Note: caption: the text is too long for this model; left out: '")
     assert done.err.count("\n") == 1
 
 

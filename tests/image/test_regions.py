@@ -91,7 +91,7 @@ def pipeline(tiny_folder):
 
 
 def one(pipeline, **said):
-    return pipeline.generate_one(**{"prompt": "a red heart", "seed": 1, "steps": 2, **said})[0].data
+    return pipeline(**{"prompt": "a red heart", "seed": 1, "steps": 2, **said})[0].data
 
 
 def test_regions_with_the_prompt_of_the_image_change_nothing(pipeline):
@@ -133,8 +133,8 @@ def test_requests_with_and_without_regions_share_a_batch(pipeline):
             prompt="the moon", seed=4, steps=2, region=["0,0,16,16: sun", "8,8,8,8: a cat of another colour"]
         ),
     ]
-    together = [answer.data for answer in pipeline.generate(asked)]
-    alone = [answer.data for request in asked for answer in pipeline.generate([request])]
+    together = [answer.data for answer in pipeline(asked)]
+    alone = [answer.data for request in asked for answer in pipeline([request])]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 

@@ -7,8 +7,9 @@ import json
 import pytest
 from PIL import Image
 
-from lumina_core.sampling import sizes
-from lumina_core.sampling.pipeline import Pipeline, load_pipeline
+from lumina_core.sampling import pipeline
+from lumina_core.sampling import resolve as sizes
+from lumina_core.sampling.pipeline import Pipeline
 
 
 def test_a_panorama_stretches_one_side_and_is_done_without_a_word(ask, tmp_path):
@@ -22,35 +23,35 @@ def test_a_panorama_stretches_one_side_and_is_done_without_a_word(ask, tmp_path)
 def test_much_larger_than_trained_is_done_with_a_note(ask, tmp_path, scaled, advised):
     done = ask("a house", "--size", "96x96", "--steps", 1, "--out", tmp_path / "p.png", *scaled)
     assert done.status == 0 and "96x96 is 9 times the tokens" in done.err
-    assert ("--rope-scaling" in done.err) is advised
+    assert ("set rope_scaling" in done.err) is advised
 
 
 def test_absurdly_larger_is_refused_in_one_line_with_the_figures(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(sizes, "_device_memory", lambda device: 2**40)
+    monkeypatch.setattr(sizes, "available_memory", lambda device: 2**40)
     done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
-    assert done.status == 2 and done.err.startswith("Error: 4096x4096") and done.err.count("\n") == 1
+    assert done.status == 2 and done.err.startswith("Error: --size: got 4096x4096") and done.err.count("\n") == 1
     assert "16384 times the" in done.err and "--max-token-ratio 16384" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_size_beyond_memory_has_no_advice_to_raise_the_limit(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(sizes, "_device_memory", lambda device: 3 * 10**9)
+    monkeypatch.setattr(sizes, "available_memory", lambda device: 3 * 10**9)
     done = ask("a house", "--size", "4096x4096", "--out", tmp_path / "p.png")
-    assert done.status == 2 and done.err.count("\n") == 1 and "this machine has 3 GB: ask for less" in done.err
+    assert done.status == 2 and done.err.count("\n") == 1 and "expected at most 3 GB. Request a smaller size" in done.err
     assert "max-token-ratio" not in done.err and list(tmp_path.iterdir()) == []
 
 
 def test_only_so_many_are_made_together_as_half_of_the_memory_holds(ask, tiny_folder, tmp_path, monkeypatch):
-    made, usual = [], Pipeline.generate
+    made, usual = [], pipeline.generate_items
 
-    def asked_of(pipeline, requests, *rest):
-        made.append(len(requests))
-        return usual(pipeline, requests, *rest)
+    def recorded(model, plan, items, *rest, **more):
+        made.append(len(items))
+        return usual(model, plan, items, *rest, **more)
 
-    monkeypatch.setattr(Pipeline, "generate", asked_of)
+    monkeypatch.setattr(pipeline, "generate_items", recorded)
     asked = ("a house", "--count", 5, "--steps", 1, "--out", tmp_path / "p.png")
-    model, needed = load_pipeline(tiny_folder).model, []
-    monkeypatch.setattr(sizes, "_device_memory", lambda device: needed[0] if needed else 2**40)
+    model, needed = Pipeline.from_pretrained(tiny_folder).model, []
+    monkeypatch.setattr(sizes, "available_memory", lambda device: needed[0] if needed else 2**40)
     ask(*asked)
     needed.append(5 * sizes.estimate_memory(model, 16, (32, 32)))  # two of five fit into the half of it
     ask(*asked)

@@ -151,11 +151,11 @@ def test_the_grid_has_rows_of_eight_images(tmp_path):
 
 def test_rope_scaling_uses_the_training_size(tmp_path):
     """The published switch needs them; here both sides are doubled, and nobody says at which size it was trained."""
-    from lumina_core.sampling.pipeline import load_pipeline
+    from lumina_core.sampling.pipeline import Pipeline
 
-    pipeline = load_pipeline("image.emoji")
+    pipeline = Pipeline.from_pretrained("image.emoji")
     answers = [
-        pipeline.generate_one(prompt="red heart", size="128x128", steps=1, guidance_scale=1, rope_scaling=name)[0].data
+        pipeline(prompt="red heart", size="128x128", steps=1, guidance_scale=1, rope_scaling=name)[0].data
         for name in ("none", "interpolation", "interpolation:train_size=64", "interpolation:train_size=128")
     ]
     none, known, said, grown = answers

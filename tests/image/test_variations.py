@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 
 from lumina_core.sampling.inputs import PrecomputedInputs
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return load_pipeline()
+    return Pipeline.from_pretrained()
 
 
 def heart(pipeline):
-    return pipeline.generate_one(prompt="red heart", seed=1, steps=6)[0].data
+    return pipeline(prompt="red heart", seed=1, steps=6)[0].data
 
 
 def apart(one, other):
@@ -29,8 +29,8 @@ def apart(one, other):
 def test_a_variation_without_noise_and_guidance_returns_the_image(pipeline):
     picture = heart(pipeline)
     how = {"prompt": "red heart", "variation_of": picture, "guidance_scale": 1, "steps": 8, "schedule": "uniform"}
-    back = pipeline.generate_one(**how, variation_strength=0.0)[0]
-    other = pipeline.generate_one(**how, variation_strength=1.0, seed=7)[0].data
+    back = pipeline(**how, variation_strength=0.0)[0]
+    other = pipeline(**how, variation_strength=1.0, seed=7)[0].data
     assert apart(back.data, picture) < 0.08
     assert apart(other, picture) > 1.5 * apart(back.data, picture)
     assert back.metadata["inversion_nfe"] == 16
@@ -39,18 +39,18 @@ def test_a_variation_without_noise_and_guidance_returns_the_image(pipeline):
 
 def test_all_new_noise_is_text_to_image_with_the_same_seed(pipeline):
     how = {"prompt": "red heart", "guidance_scale": 1, "steps": 2, "seed": 5}
-    varied = pipeline.generate_one(**how, variation_of=torch.zeros(3, 64, 64), variation_strength=1.0)[0].data
+    varied = pipeline(**how, variation_of=torch.zeros(3, 64, 64), variation_strength=1.0)[0].data
     noise = torch.randn((3, 64, 64), generator=torch.Generator().manual_seed(5))
-    plain = pipeline.generate_one(**how, inputs=PrecomputedInputs(noise=noise[None]))[0].data
+    plain = pipeline(**how, inputs=PrecomputedInputs(noise=noise[None]))[0].data
     torch.testing.assert_close(varied, plain, atol=1e-5, rtol=0)
 
 
 def test_the_source_prompt_is_used_by_inversion_only(pipeline):
     picture = heart(pipeline)
     how = {"variation_of": picture, "variation_strength": 0.0, "guidance_scale": 1, "steps": 4}
-    same = pipeline.generate_one(prompt="blue heart", source_prompt="blue heart", **how)[0].data
-    plain = pipeline.generate_one(prompt="blue heart", **how)[0].data
-    redrawn = pipeline.generate_one(prompt="blue heart", source_prompt="red heart", **how)[0].data
+    same = pipeline(prompt="blue heart", source_prompt="blue heart", **how)[0].data
+    plain = pipeline(prompt="blue heart", **how)[0].data
+    redrawn = pipeline(prompt="blue heart", source_prompt="red heart", **how)[0].data
     torch.testing.assert_close(same, plain, atol=0, rtol=0)
     assert apart(redrawn, plain) > 0.01
 

@@ -21,7 +21,7 @@ from lumina_core.convert import ConvertOptions, execute, plan_conversion
 from lumina_core.errors import CheckpointError
 from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.sampling.inputs import PrecomputedInputs
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_core.types import Condition, Tokens
 
 pytest.importorskip("transformers")
@@ -88,7 +88,7 @@ def test_a_converted_folder_generates_the_same_sounds(lumina, request, tmp_path,
         )
         assert done.status == 0, done.err
         sounds[name] = out.read_bytes()
-    session = [load_pipeline(place) for place in (folder, tmp_path / "ours")]
+    session = [Pipeline.from_pretrained(place) for place in (folder, tmp_path / "ours")]
     tensors = [one.model.state_dict() for one in session]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
@@ -260,8 +260,8 @@ def by_hand(folder, noise, steps, guidance, text):
 def test_a_generated_sound_equals_that_of_the_released_code(music):
     noise = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(3))
     wanted = by_hand(music, noise, 25, 5.0, "a red cat")
-    session = load_pipeline(music)
-    (answer,) = session.generate_one(
+    session = Pipeline.from_pretrained(music)
+    (answer,) = session(
         prompt="a red cat", duration=0.256, steps=25, inputs=PrecomputedInputs(noise=noise)
     )
     assert wanted.std() > 0.01

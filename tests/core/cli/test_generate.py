@@ -22,23 +22,26 @@ def nothing_in(folder: Path) -> bool:
     return list(folder.iterdir()) == []
 
 
-def test_help_has_an_option_a_field_most_used_first(lumina):
+def test_help_lists_common_options_first_in_groups_each_with_its_default(lumina):
     text = lumina("numbers", "--help").out
-    order = [
-        "--out",
-        "--length",
-        "--seed",
-        "--count",
-        "--steps",
-        "--guidance-scale",
-        "--solver",
-        "--schedule",
-        "--model",
-        "--words",
-    ]
-    assert [text.index(f"  {option} ") for option in order] == sorted(text.index(f"  {option} ") for option in order)
+    options = {
+        "Basic": ("--out", "--length", "--seed", "--count", "--steps", "--guidance-scale", "--model", "--words"),
+        "Sampling": ("--nfe", "--solver", "--schedule"),
+        "Performance": ("--cfg-batching", "--device", "--dtype", "--compile"),
+        "Output": ("--preview", "--json"),
+    }
+    order = [word for group, names in options.items() for word in (f"{group}:", *(f"  {name} " for name in names))]
+    positions = [text.index(word) for word in order]
+    assert positions == sorted(positions)
     assert "WORD: what the numbers mean." in text
-    assert "[default: 4]" in text and "[default: the model's own]" in text
+    assert "[default: 4]" in text and "[default: the model's own]" in " ".join(text.split())
+
+
+def test_every_option_states_its_default():
+    from lumina_core.cli.generate import make_task_command
+
+    options = make_task_command("numbers", "toy.numbers", "").params[1:]
+    assert [o.name for o in options if "[default: " not in o.help and "[required]" not in o.help] == []
 
 
 def test_one_answer_is_one_file_with_the_request_in_it(lumina, toy_folder, tmp_path):
@@ -138,28 +141,31 @@ def test_several_go_into_a_folder_that_is_there(lumina, toy_folder, tmp_path):
 def test_a_text_longer_than_the_model_reads_is_answered_with_a_note(lumina, toy_folder, tmp_path):
     done = lumina("numbers", "red cat " * 50, "--model", toy_folder, "--out", tmp_path / "x.json")
     assert done.status == 0
-    assert done.err.startswith("Note: this model does not read so long a text; left out from: ")
+    assert done.err.startswith("Note: word: the text is too long for this model; left out: ")
     assert done.err.count("\n") == 1
 
 
 WRONG = [
-    (("",), "word: got '', expected at least 1 character"),
-    (("cat", "--steps", 0), "steps: got 0, expected a value greater than or equal to 1"),
-    (("cat", "--steps", -3), "steps: got -3, expected a value greater than or equal to 1"),
+    (("",), "--word: got '', expected at least 1 character"),
+    (("cat", "--steps", 0), "--steps: got 0, expected a value greater than or equal to 1"),
+    (("cat", "--steps", -3), "--steps: got -3, expected a value greater than or equal to 1"),
     (("cat", "--steps", "many"), "'many' is not a valid integer"),
-    (("cat", "--count", 0), "count: got 0, expected a value greater than or equal to 1"),
-    (("cat", "--seed", -1), "seed: got -1, expected a value greater than or equal to 0"),
-    (("cat", "--guidance-scale", -1), "guidance_scale: got -1.0, expected a value greater than or equal to 0"),
-    (("cat", "--guidance-scale", "nan"), "guidance_scale: got nan, expected a value"),
+    (("cat", "--count", 0), "--count: got 0, expected a value greater than or equal to 1"),
+    (("cat", "--seed", -1), "--seed: got -1, expected a value greater than or equal to 0"),
+    (("cat", "--guidance-scale", -1), "--guidance-scale: got -1.0, expected a value greater than or equal to 0"),
+    (("cat", "--guidance-scale", "nan"), "--guidance-scale: got nan, expected"),
     (("cat", "--solver", "midpont"), "no solver is called 'midpont'; did you mean 'midpoint'?"),
     (
         ("cat", "--solver", "motion.step"),
         "no plugin called 'motion' is installed. Install it with: pip install lumina-motion",
     ),
     (("cat", "--schedule", "shft"), "did you mean 'shift"),
-    (("cat", "--length", 5), "this model cannot do 5: 5 numbers cannot be cut into pairs; try 6"),
-    (("cat", "--length", 1000), "length: got 1000, expected a value less than or equal to 64"),
-    (("cat", "--device", "gpu9"), "the device 'gpu9' cannot be used here"),
+    (
+        ("cat", "--length", 5),
+        "size: got 5, which this model does not support: 5 numbers cannot be cut into pairs; try 6",
+    ),
+    (("cat", "--length", 1000), "--length: got 1000, expected a value less than or equal to 64"),
+    (("cat", "--device", "gpu9"), "--device: got 'gpu9', expected an available one"),
     (("cat", "--words", "file"), "give either WORD or --words FILE"),
     ((), "give either WORD or --words FILE"),
 ]
@@ -178,7 +184,11 @@ def test_a_wrong_file_of_requests_is_one_clear_line(lumina, toy_folder, tmp_path
     empty.write_text(" \n\n", encoding="utf-8")
     latin.write_bytes(b"caf\xe9\n")
     folder.mkdir()
-    wrong = {tmp_path / "none": "cannot read", empty: "has no line to read", latin: "is not UTF-8 text (byte 3)"}
+    wrong = {
+        tmp_path / "none": "cannot read",
+        empty: "got no line, expected one word per line",
+        latin: "is not UTF-8 text (byte 3)",
+    }
     for file, said in {**wrong, folder: "cannot read"}.items():
         done = lumina("numbers", "--words", file, "--model", toy_folder, "--out", tmp_path / "out")
         assert done.status == 2 and said in done.err and done.err.count("\n") == 1
@@ -188,7 +198,7 @@ def test_a_wrong_file_of_requests_is_one_clear_line(lumina, toy_folder, tmp_path
 def test_a_wrong_line_is_named_and_nothing_is_begun(lumina, toy_folder, tmp_path):
     (tmp_path / "w").write_text("a\nb\n", encoding="utf-8")
     done = lumina("numbers", "--words", tmp_path / "w", "--model", toy_folder, "--out", tmp_path / "o", "--steps", 0)
-    assert done.err.startswith("Error: line 1: steps: ") and not (tmp_path / "o").exists()
+    assert done.err.startswith("Error: line 1: --steps: ") and not (tmp_path / "o").exists()
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_model_is_opened(lumina, tmp_path):
@@ -196,15 +206,15 @@ def test_a_place_that_cannot_be_written_is_told_before_the_model_is_opened(lumin
     file.write_text("mine", encoding="utf-8")
     (tmp_path / "words").write_text("cat", encoding="utf-8")
     wrong = [
-        (("cat",), tmp_path / "missing" / "x.json", "missing does not exist; make it first or choose another --out"),
-        (("cat",), tmp_path, "is a folder; name a file in it, for example"),
+        (("cat",), tmp_path / "missing" / "x.json", "missing does not exist. Make it first or choose another path."),
+        (("cat",), tmp_path, "--out: got the folder"),
         (("cat",), file / "x.json", "file does not exist"),
-        (("cat",), Path("/proc/x.json"), "cannot write in the folder /proc"),
-        (("cat",), tmp_path / "x.txt", "what is written are .json files, and --out says x.txt; try x.json"),
+        (("cat",), Path("/proc/x.json"), "cannot write in /proc"),
+        (("cat",), tmp_path / "x.txt", "--out: got x.txt, expected .json, for example x.json"),
         (("cat", "--count", "2"), tmp_path / "missing" / "x", "missing does not exist"),
-        (("--words", tmp_path / "words"), file, "file is a file; several answers need a folder"),
+        (("--words", tmp_path / "words"), file, "file, expected a folder for several results"),
         (("--words", tmp_path / "words"), tmp_path / "missing" / "deep", "missing does not exist"),
-        (("--words", tmp_path / "words"), Path("/proc/answers"), "cannot write in the folder /proc"),
+        (("--words", tmp_path / "words"), Path("/proc/answers"), "cannot write in /proc"),
     ]
     for asked, out, said in wrong:
         done = lumina("numbers", *asked, "--model", "never looked at", "--out", out)
@@ -230,7 +240,10 @@ def lumina_register_models(models):
     for model in (("--model", "gym.walk"), ()):
         assert lumina("numbers", "cat", *model, "--out", tmp_path / "x.json").err == ""
     done = lumina("numbers", "cat", "--model", "gym.wlak", "--out", tmp_path / "y.json")
-    assert "no model folder gym.wlak, and no installed model is called so; did you mean 'gym.walk'?" in done.err
+    assert (
+        "--model: got 'gym.wlak', expected a model folder or the name of an installed model; did you mean 'gym.walk'?"
+        in done.err
+    )
 
 
 @pytest.mark.parametrize(("default", "opened"), [(True, "model"), (False, "first")])
@@ -249,14 +262,17 @@ def lumina_register_models(models):
     folder = install("lumina-gym", "gym = gym_plugin", {"gym_plugin": plugin.replace("DEFAULT", str(default))})
     (folder / "gym_plugin_data").mkdir()
     (folder / "gym_plugin_data" / "__init__.py").touch()
-    monkeypatch.setattr(pipeline, "_load_dir", lambda folder, *rest: folder.name)
+    monkeypatch.setattr(pipeline.Pipeline, "_open_folder", lambda folder, *rest: folder.name)
     monkeypatch.setenv("LUMINA_PLUGINS", "gym")
-    assert pipeline.load_pipeline() == opened
+    assert pipeline.Pipeline.from_pretrained() == opened
 
 
 def test_without_any_model_it_says_how_to_name_one(lumina, tmp_path):
     done = lumina("numbers", "cat", "--out", tmp_path / "x.json")
-    assert done.err == "Error: no installed plugin brings a model for this; name a folder with --model DIR\n"
+    assert (
+        done.err
+        == "Error: --model: got none, and no installed plugin has a model for this task. Give a model folder.\n"
+    )
 
 
 def test_help_is_sentences_but_for_names_and_says_every_usual_value(lumina):
@@ -271,14 +287,14 @@ def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):
     text = (other / "config.json").read_text(encoding="utf-8")
     (other / "config.json").write_text(text.replace("toy.numbers", "toy.letters"), encoding="utf-8")
     done = lumina("numbers", "cat", "--model", other, "--out", tmp_path / "x.json")
-    assert done.err == f"Error: {other} is a model for toy.letters, not for toy.numbers; choose another --model\n"
+    assert done.err == f"Error: --model: got {other}, a model for toy.letters, expected toy.numbers.\n"
 
 
 def test_an_installed_model_of_another_task_is_told_apart_from_one_that_is_not_there(lumina, monkeypatch, tmp_path):
     other = SimpleNamespace(extra={"task": "toy.letters"})
     monkeypatch.setattr(Registry, "models", lambda self: {"toy.letters": other})
     done = lumina("numbers", "cat", "--model", "toy.letters", "--out", tmp_path / "x.json")
-    assert done.err == "Error: toy.letters is a model for toy.letters, not for toy.numbers; choose another --model\n"
+    assert done.err.startswith("Error: --model: got toy.letters, a model for toy.letters, expected toy.numbers.")
 
 
 def test_the_backbone_is_compiled_where_it_is_asked_for(lumina, toy_folder, tmp_path, monkeypatch):

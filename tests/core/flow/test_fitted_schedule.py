@@ -54,7 +54,7 @@ def test_the_other_reading_is_the_inverse_and_has_its_large_steps_at_the_ends():
 
 
 def test_a_curve_so_steep_that_steps_vanish_is_refused():
-    with pytest.raises(ConfigError, match="rise at every step"):
+    with pytest.raises(ConfigError, match="expected times that rise from 0 to 1"):
         sigmoid(mu=0.1, beta=60.0)(400)
 
 
@@ -72,13 +72,13 @@ def test_steps_are_short_where_it_was_sharp_and_even_where_it_was_even():
 
 
 def test_a_model_without_a_fitted_grid_says_how_to_make_one():
-    with pytest.raises(ConfigError, match="lumina schedule --fit MODEL"):
+    with pytest.raises(ConfigError, match="lumina schedule fit MODEL"):
         fitted([])
 
 
 @pytest.mark.parametrize("measured", [[], [1.0, -1.0], [1.0, float("nan")]])
 def test_a_measurement_that_is_none_is_refused(measured):
-    with pytest.raises(ConfigError, match="the measured sharpness"):
+    with pytest.raises(ConfigError, match="sharpness: got"):
         times_from_sharpness(measured)
 
 

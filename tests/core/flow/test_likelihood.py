@@ -51,5 +51,5 @@ def test_data_goes_to_noise_and_back():
 
 
 def test_no_probe_is_refused():
-    with pytest.raises(ConfigError, match="at least one probe"):
+    with pytest.raises(ConfigError, match="probes: got 0, expected at least 1"):
         log_likelihood(gaussian, torch.zeros(1, 1), GRID, rk4, signs((1, 1)), 0)

@@ -8,18 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumina_core.errors import ConfigError
-from lumina_core.flow.schedules import (  # fmt: skip
-    ClampedTimeSampler,
+from lumina_core.flow.schedules import (
     CustomSchedule,
-    LogitNormalTimeSampler,
-    ShiftedUniformTimeSampler,
     ShiftSchedule,
     UniformSchedule,
-    UniformTimeSampler,
-    inverse_shift,
     shift_schedule,
     truncate_schedule,
     uniform_times,
+)
+from lumina_core.flow.time_samplers import (
+    ClampedTimeSampler,
+    LogitNormalTimeSampler,
+    ShiftedUniformTimeSampler,
+    UniformTimeSampler,
+    inverse_shift,
 )
 
 STEPS, SHIFTS = st.integers(1, 400), st.floats(0.05, 50)
@@ -71,24 +73,24 @@ def test_a_shift_above_one_takes_small_steps_near_noise():
 def test_a_given_grid_is_taken_as_it_is():
     grid = CustomSchedule(CustomSchedule.Config(values=(0.0, 0.1, 0.5, 1.0)))
     assert grid(3).tolist() == [0.0, 0.1, 0.5, 1.0]
-    with pytest.raises(ConfigError, match="3 steps; 4 were asked for"):
+    with pytest.raises(ConfigError, match="steps: got 4, expected 3"):
         grid(4)
 
 
 @pytest.mark.parametrize("values", [(0.1, 1.0), (0.0, 0.9), (0.0, 0.6, 0.5, 1.0), (0.0, 0.5, 0.5, 1.0)])
 def test_a_given_grid_that_does_not_go_from_noise_to_data_is_refused(values):
-    with pytest.raises(ConfigError, match="must start at 0, end at 1 and rise"):
+    with pytest.raises(ConfigError, match="expected times that rise from 0 to 1"):
         CustomSchedule(CustomSchedule.Config(values=values))(len(values) - 1)
 
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_fewer_than_one_step_is_refused(steps):
-    with pytest.raises(ConfigError, match="at least 1 step"):
+    with pytest.raises(ConfigError, match="steps: got .*, expected at least 1"):
         UniformSchedule(UniformSchedule.Config())(steps)
 
 
 def test_an_interval_must_have_room():
-    with pytest.raises(ConfigError, match="must lie before"):
+    with pytest.raises(ConfigError, match="got start 0.5, expected less than stop"):
         ClampedTimeSampler(
             ClampedTimeSampler.Config(start=0.5, stop=0.5), UniformTimeSampler(UniformTimeSampler.Config())
         )
@@ -133,5 +135,5 @@ def test_a_strength_between_two_steps_begins_between_them():
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_a_strength_outside_its_range_is_refused(strength):
-    with pytest.raises(ConfigError, match="a strength lies in"):
+    with pytest.raises(ConfigError, match="strength: got .*, expected"):
         truncate_schedule(uniform_times(4), strength)

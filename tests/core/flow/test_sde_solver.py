@@ -45,7 +45,7 @@ def test_no_path_no_form_and_no_last_step_is_infinite_at_an_end(path, form, last
     road = path(path.Config())
 
     def velocity(x, t):  # to data that is always 2, from the noise that x has now
-        at = t[:, None].clamp(1e-3, 1 - 1e-3)
+        at = torch.full_like(x, t).clamp(1e-3, 1 - 1e-3)
         noise = (x - 2 * road.alpha(at)) / road.sigma(at)
         return velocity_target(road, noise, torch.full_like(x, 2.0), at[:, 0])
 
@@ -66,5 +66,5 @@ def test_nothing_stirred_in_is_the_way_without_noise():
 
 
 def test_without_anybody_who_draws_it_is_refused():
-    with pytest.raises(ConfigError, match="needs noise"):
+    with pytest.raises(ConfigError, match="solver: got a stochastic solver without noise"):
         integrate(gaussian, torch.zeros(1, 1), GRID, solver())

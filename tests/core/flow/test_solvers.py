@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from lumina_core.errors import ConfigError
-from lumina_core.flow.solvers import euler, heun, integrate, midpoint, rk4, rk4_three_eighths
+from lumina_core.flow.solvers import (
+    AdamsBashforth,
+    StopIntegrationError,
+    euler,
+    heun,
+    integrate,
+    midpoint,
+    rk4,
+    rk4_three_eighths,
+)
 
 SOLVERS = {euler: (1, 1), midpoint: (2, 2), heun: (2, 2), rk4: (4, 4), rk4_three_eighths: (4, 4)}
 """Order, and evaluations a step."""
@@ -17,7 +26,7 @@ SOLVERS = {euler: (1, 1), midpoint: (2, 2), heun: (2, 2), rk4: (4, 4), rk4_three
 def spiral(x, t):
     """dx/dt of a turn whose speed grows with time; known in closed form."""
     turned = torch.stack([-x[:, 1], x[:, 0]], dim=1)
-    return (1 + t[:, None]) * 2 * turned - 0.5 * x
+    return (1 + t) * 2 * turned - 0.5 * x
 
 
 def end_of_spiral(x):
@@ -43,7 +52,7 @@ def test_every_evaluation_is_counted(step, a_step):
     asked = []
 
     def velocity(x, t):
-        asked.append(float(t[0]))
+        asked.append(t)
         return spiral(x, t)
 
     found = integrate(velocity, torch.ones(1, 2), torch.linspace(0, 1, 6, dtype=torch.float64), step)
@@ -60,25 +69,44 @@ def test_a_constant_velocity_is_followed_exactly(step):
     assert found.values.numpy() == pytest.approx(2.0, abs=1e-15)
 
 
-def test_on_step_sees_every_step_and_can_stop_the_way():
+def test_on_step_is_called_after_every_step_and_can_stop():
     seen = []
 
     def watch(done, time, x):
         seen.append((done, time, x.shape))
-        return done == 2
+        if done == 2:
+            raise StopIntegrationError
 
     found = integrate(lambda x, t: x, torch.ones(3, 2), torch.linspace(0, 1, 5, dtype=torch.float64), midpoint, watch)
     assert seen == [(1, 0.25, (3, 2)), (2, 0.5, (3, 2))]
     assert (found.steps, found.nfe) == (2, 4)
 
 
-def test_time_comes_in_the_dtype_of_the_values_one_for_each_item():
+def test_on_step_can_replace_x_and_another_return_value_is_refused():
+    grid = torch.linspace(0, 1, 3, dtype=torch.float64)
+    found = integrate(lambda x, t: x, torch.ones(1, 1), grid, euler, lambda done, time, x: torch.zeros_like(x))
+    assert float(found.values) == 0
+    with pytest.raises(ConfigError, match="on_step: got the return value True"):
+        integrate(lambda x, t: x, torch.ones(1, 1), grid, euler, lambda done, time, x: True)
+
+
+def test_time_is_a_float_rounded_to_what_the_network_reads():
+    times = []
+
     def velocity(x, t):
-        assert (t.dtype, t.shape) == (torch.float32, (3,))
+        times.append(t)
         return x
 
-    found = integrate(velocity, torch.ones(3, 2), torch.linspace(0, 1, 3, dtype=torch.float64), heun)
-    assert found.values.dtype == torch.float32
+    found = integrate(velocity, torch.ones(3, 2), [0, 0.1, 1], euler)
+    integrate(velocity, torch.ones(3, 2, dtype=torch.float64), [0, 0.1, 1], euler)
+    assert found.values.dtype == torch.float32 and all(type(time) is float for time in times)
+    assert times == [0.0, float(torch.tensor(0.1)), 0.0, 0.1]
+
+
+@pytest.mark.parametrize("solver", [3, "euler", None, AdamsBashforth])
+def test_a_solver_that_is_no_solver_is_refused(solver):
+    with pytest.raises(ConfigError, match=r"solver: got .*, expected a name, a function \(velocity, x, t, u\) -> x"):
+        integrate(spiral, torch.ones(1, 2), [0, 1], solver)
 
 
 @pytest.mark.parametrize("grid", [torch.zeros(1), torch.zeros(0), torch.zeros(2, 2)])

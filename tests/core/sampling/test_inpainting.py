@@ -10,8 +10,9 @@ from core.toy import LENGTH
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.flow.schedules import uniform_times
 from lumina_core.flow.solvers import euler, heun, integrate, midpoint, rk4
-from lumina_core.sampling.inpainting import collect_init_data, init_state, round_up_size
-from lumina_core.sampling.inputs import PrecomputedInputs
+from lumina_core.sampling.inputs import PrecomputedInputs, batch_init_data, init_state
+from lumina_core.sampling.resolve import round_up_size
+from lumina_core.sampling.velocity import GuidanceConfig, SamplingVelocity
 from lumina_core.types import InitData
 
 DATA = torch.linspace(-1, 1, 2 * LENGTH).view(1, 2, LENGTH)
@@ -23,11 +24,16 @@ def begun(**known):
     return init_state(MODEL, InitData(DATA, **{"keep_mask": KEPT, **known}), (LENGTH,), uniform_times(4), NOISE)
 
 
+def constrained(start, velocity):
+    """A velocity under the constraint of an initial state."""
+    return SamplingVelocity(lambda: velocity, None, None, GuidanceConfig(), constraint=start.constraint)
+
+
 @pytest.mark.parametrize("solver", [euler, midpoint, heun, rk4])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_a_solver_of_any_order_carries_known_numbers_to_their_data_by_itself(solver, strength):
     way = begun(strength=strength)
-    found = integrate(way.constrain_velocity(lambda x, t: torch.sin(7 * x)), way.x, way.schedule, solver).values
+    found = integrate(constrained(way, lambda x, t: torch.sin(7 * x)), way.x, way.schedule, solver).values
     known = DATA.transpose(1, 2)[:, :3].expand(3, -1, -1)
     torch.testing.assert_close(found[:, :3], known, atol=1e-6, rtol=0)
     assert float((found[:, 3:] - DATA.transpose(1, 2)[:, 3:]).abs().min()) > 1e-4
@@ -47,21 +53,6 @@ def test_what_is_kept_in_part_is_drawn_and_mixed_and_what_is_kept_comes_back_to_
     torch.testing.assert_close(finished[..., 5], (DATA[..., 5] + 9) / 2 * torch.ones(3, 2))
 
 
-def test_a_velocity_that_wants_to_be_told_the_time_is_told():
-    told = []
-
-    class Timed:
-        def set_time(self, t):
-            told.append(t)
-
-        def __call__(self, x, t):
-            return torch.zeros_like(x)
-
-    way = begun()
-    integrate(way.constrain_velocity(Timed()), way.x, way.schedule, euler)
-    assert told == [0, 0.25, 0.5, 0.75]
-
-
 def test_a_tokenizer_that_names_its_pitch_is_given_sizes_that_it_can_cut(monkeypatch):
     assert round_up_size(MODEL, (5,)) == (5,)
     monkeypatch.setattr(MODEL.tokenizer, "patch_size", (4,), raising=False)
@@ -69,7 +60,7 @@ def test_a_tokenizer_that_names_its_pitch_is_given_sizes_that_it_can_cut(monkeyp
 
 
 def test_data_of_another_size_or_strength_is_refused():
-    with pytest.raises(ShapeError, match="the data to begin from"):
-        collect_init_data(MODEL, [], PrecomputedInputs(data=DATA), lambda: (LENGTH + 1,))
-    with pytest.raises(ConfigError, match=r"strength lies in 0\.\.1"):
-        collect_init_data(MODEL, [], PrecomputedInputs(data=DATA, strength=1.5), lambda: (LENGTH,))
+    with pytest.raises(ShapeError, match="initial data"):
+        batch_init_data([], PrecomputedInputs(data=DATA), lambda: (LENGTH + 1,))
+    with pytest.raises(ConfigError, match=r"strength: got 1\.5, expected 0\.\.1"):
+        batch_init_data([], PrecomputedInputs(data=DATA, strength=1.5), lambda: (LENGTH,))

@@ -33,8 +33,8 @@ def data(answers):
 
 
 def test_a_condition_made_before_gives_what_its_words_give(session):
-    plain = session.generate_one(word="red cat", seed=3, count=2)
-    given = session.generate_one(inputs=PrecomputedInputs(cond=said(session, "red cat")), seed=3, count=2)
+    plain = session(word="red cat", seed=3, count=2)
+    given = session(inputs=PrecomputedInputs(cond=said(session, "red cat")), seed=3, count=2)
     torch.testing.assert_close(data(given), data(plain), atol=1e-6, rtol=0)
     assert given[0].metadata["word"] == "(precomputed)"
 
@@ -42,17 +42,17 @@ def test_a_condition_made_before_gives_what_its_words_give(session):
 def test_several_requests_of_several_results_keep_conditions_and_masks_in_order(session):
     """What diffusers' own pipeline gets wrong (diffusers issue 13634, 2): each result has its request's condition."""
     requests = [session.make_request(word=word, seed=7 * row, count=2) for row, word in enumerate(WORDS)]
-    plain = data(session.generate(requests))
+    plain = data(session(requests))
     for row, word in enumerate(WORDS):
-        alone = data(session.generate_one(word=word, seed=7 * row, count=2))
+        alone = data(session(word=word, seed=7 * row, count=2))
         torch.testing.assert_close(plain[2 * row : 2 * row + 2], alone, atol=1e-5, rtol=0)
     one_a_request = said(session, *WORDS)
     torch.testing.assert_close(
-        data(session.generate(requests, inputs=PrecomputedInputs(one_a_request))), plain, atol=1e-5, rtol=0
+        data(session(requests, inputs=PrecomputedInputs(one_a_request))), plain, atol=1e-5, rtol=0
     )
     one_a_result = select(one_a_request, torch.tensor([0, 0, 1, 1, 2, 2]))
     torch.testing.assert_close(
-        data(session.generate(requests, inputs=PrecomputedInputs(one_a_result))), plain, atol=1e-5, rtol=0
+        data(session(requests, inputs=PrecomputedInputs(one_a_result))), plain, atol=1e-5, rtol=0
     )
 
 
@@ -63,29 +63,27 @@ def test_a_silence_of_any_length_is_taken_beside_words_of_any_length(session):
         context=torch.cat([condition.context, torch.full_like(condition.context, 9.0)], dim=1),
         context_mask=torch.tensor([[True] * condition.context.shape[1] + [False] * condition.context.shape[1]]),
     )
-    short = data(session.generate_one(word="blue sun", inputs=PrecomputedInputs(uncond=condition)))
-    long = data(session.generate_one(word="blue sun", inputs=PrecomputedInputs(uncond=longer)))
+    short = data(session(word="blue sun", inputs=PrecomputedInputs(uncond=condition)))
+    long = data(session(word="blue sun", inputs=PrecomputedInputs(uncond=longer)))
     torch.testing.assert_close(short, long, atol=1e-6, rtol=0)
-    assert (short - data(session.generate_one(word="blue sun"))).abs().max() > 1e-4
+    assert (short - data(session(word="blue sun"))).abs().max() > 1e-4
 
 
 def test_noise_made_elsewhere_takes_the_place_of_the_seeds(session):
     noise = torch.randn(1, 1, 4, generator=torch.Generator().manual_seed(3))
-    first, second = (
-        session.generate_one(word="red cat", seed=seed, inputs=PrecomputedInputs(noise=noise)) for seed in (1, 2)
-    )
+    first, second = (session(word="red cat", seed=seed, inputs=PrecomputedInputs(noise=noise)) for seed in (1, 2))
     assert torch.equal(data(first), data(second))
     tokens = torch.randn(2, 2, generator=torch.Generator().manual_seed(1)).view(1, 1, 4)
     assert torch.equal(
-        data(session.generate_one(word="red cat", seed=1, inputs=PrecomputedInputs(noise=tokens))),
-        data(session.generate_one(word="red cat", seed=1)),
+        data(session(word="red cat", seed=1, inputs=PrecomputedInputs(noise=tokens))),
+        data(session(word="red cat", seed=1)),
     )
 
 
 def test_what_is_given_for_another_number_of_results_is_told(session):
     with pytest.raises(
-        ConfigError, match=r"a condition of 3 items was given; wanted 1, one a request \(1\) or .*\(2\)"
+        ConfigError, match=r"inputs: got a condition of 3 items, expected 1, one per request \(1\) or .*\(2\)"
     ):
-        session.generate_one(word="x", count=2, inputs=PrecomputedInputs(said(session, *WORDS)))
-    with pytest.raises(ShapeError, match="the given noise"):
-        session.generate_one(word="x", count=2, inputs=PrecomputedInputs(noise=torch.zeros(1, 1, 4)))
+        session(word="x", count=2, inputs=PrecomputedInputs(said(session, *WORDS)))
+    with pytest.raises(ShapeError, match="noise: got 1 latents, expected 2"):
+        session(word="x", count=2, inputs=PrecomputedInputs(noise=torch.zeros(1, 1, 4)))

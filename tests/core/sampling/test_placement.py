@@ -2,49 +2,92 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from lumina_core.errors import LuminaError
 from lumina_core.pretrained import FrozenModule
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling import pipeline
+from lumina_core.sampling.pipeline import Pipeline
+from lumina_core.types import VariationInput
 
 pytestmark = pytest.mark.usefixtures("toy")
 
 
 def numbers(session, **asked):
-    return session.generate_one(word="red cat", seed=1, **asked)[0].data
+    return session(word="red cat", seed=1, **asked)[0].data
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("bfloat16", 0.2), ("float16", 0.02)])
 def test_weights_are_held_in_the_format_asked_for_and_answers_are_near(toy_folder, dtype, error):
-    session = load_pipeline(toy_folder, dtype=dtype)
+    session = Pipeline.from_pretrained(toy_folder, dtype=dtype)
     assert {p.dtype for p in session.model.parameters()} == {getattr(torch, dtype)}
-    answer, usual = numbers(session), numbers(load_pipeline(toy_folder))
+    answer, usual = numbers(session), numbers(Pipeline.from_pretrained(toy_folder))
     assert answer.dtype == torch.float32 and (answer - usual).abs().max() <= error * usual.abs().max()
 
 
 def test_float16_that_overflows_is_told_and_made_again_in_a_wider_format(toy_folder):
-    session = load_pipeline(toy_folder, dtype="float16")
-    with torch.no_grad():
-        session.model.backbone.embed.weight.fill_(6e4)[::2, 0] *= -1
-    with pytest.warns(UserWarning, match="float16 is too narrow for this model"):
+    session = Pipeline.from_pretrained(toy_folder, dtype="float16")
+    overflow(session.model)
+    before = {name: weight.clone() for name, weight in session.model.state_dict().items()}
+    with pytest.warns(UserWarning, match="dtype: float16 overflows"):
         answer = numbers(session)
-    assert torch.isfinite(answer).all() and session.model.dtype in (torch.bfloat16, torch.float32)
+    assert torch.isfinite(answer).all()
+    # the pipeline itself is unchanged, for the other threads that use it
+    assert session.model.dtype == torch.float16
+    assert all(torch.equal(weight, before[name]) for name, weight in session.model.state_dict().items())
+
+
+def test_only_the_items_that_overflow_are_generated_again(toy_folder, monkeypatch):
+    session = Pipeline.from_pretrained(toy_folder, dtype="float16")
+    plain, batches = pipeline.generate_items, []
+
+    def overflowing_second_item(model, plan, items, *rest, **more):
+        batches.append((model.dtype, len(items)))
+        result = plain(model, plan, items, *rest, **more)
+        if model.dtype == torch.float16:
+            data = result.data.clone()
+            data[1] = float("inf")
+            result = replace(result, data=data)
+        return result
+
+    monkeypatch.setattr(pipeline, "generate_items", overflowing_second_item)
+    with pytest.warns(UserWarning, match="dtype: float16 overflows"):
+        results = session(["red cat", "blue sun", "cat"])
+    assert batches[0] == (torch.float16, 3) and batches[1][1] == 1 and len(batches) == 2
+    assert all(bool(result.data.isfinite().all()) for result in results)
+
+
+def test_an_inversion_that_overflows_in_float16_is_repeated_as_well(toy_folder, monkeypatch):
+    session = Pipeline.from_pretrained(toy_folder, dtype="float16")
+    overflow(session.model)
+    variation = VariationInput(torch.zeros(1, 4), {})
+    monkeypatch.setattr(type(session.model.task), "variation", lambda self, request: variation)
+    with pytest.warns(UserWarning, match="dtype: float16 overflows"):
+        result = session("red cat", steps=2)[0]
+    assert torch.isfinite(result.data).all() and result.metadata["inversion_nfe"] == 4
+
+
+def overflow(model):
+    """Make a model overflow in float16."""
+    with torch.no_grad():
+        model.backbone.embed.weight.fill_(6e4)[::2, 0] *= -1
 
 
 def test_an_answer_that_is_no_number_is_never_handed_out(toy_folder):
-    session = load_pipeline(toy_folder)
+    session = Pipeline.from_pretrained(toy_folder)
     with torch.no_grad():
         session.model.head.linear.bias.fill_(float("nan"))
-    with pytest.raises(LuminaError, match="answered what is no number"):
+    with pytest.raises(LuminaError, match="model: a result is not finite"):
         numbers(session)
 
 
 def test_an_offloaded_model_answers_the_same_and_one_part_at_a_time_is_at_work(toy_folder, monkeypatch):
-    usual = numbers(load_pipeline(toy_folder))
-    session = load_pipeline(toy_folder, offload=True, text_device="cpu")
+    usual = numbers(Pipeline.from_pretrained(toy_folder))
+    session = Pipeline.from_pretrained(toy_folder, offload=True, text_device="cpu")
     moves, names = [], {id(module): name for name, module in session.model.named_children()}
     moved = nn.Module.to
 
@@ -80,8 +123,11 @@ def test_a_borrowed_network_follows_the_model_stays_where_it_is_told_and_is_in_n
 
 def test_a_format_or_device_that_is_not_there_is_one_clear_line(lumina, toy_folder, tmp_path):
     for options, said in {
-        ("--dtype", "floot16"): "there is no number format 'floot16'; did you mean 'float16'?",
-        ("--text-device", "gpu9"): "the device 'gpu9' cannot be used here",
+        (
+            "--dtype",
+            "floot16",
+        ): "--dtype: got 'floot16', expected one of auto, float32, bfloat16, float16; did you mean 'float16'?",
+        ("--text-device", "gpu9"): "--text-device: got 'gpu9', expected an available one",
     }.items():
         done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *options)
         assert done.status == 2 and said in done.err and done.err.count("\n") == 1

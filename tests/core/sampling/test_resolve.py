@@ -10,7 +10,7 @@ from core.toy import ToyRequest, registry
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.sampling.generate import generate_batch
 from lumina_core.sampling.inputs import PrecomputedInputs
-from lumina_core.sampling.velocity import CFGVelocity, GuidanceConfig
+from lumina_core.sampling.velocity import GuidanceConfig, SamplingVelocity
 
 
 def asked(**more):
@@ -37,7 +37,7 @@ def test_an_adaptive_solver_has_no_steps_and_comes_to_the_same_end():
     found = ask({"word": "low", "guidance_scale": 2.0, "solver": "dopri5:rtol=1e-5,atol=1e-5"})
     assert found.data.numpy() == pytest.approx(fine.numpy(), abs=1e-2)
     assert "steps" not in found.metadata()["settings"] and "schedule" not in found.metadata()["settings"]
-    with pytest.raises(ConfigError, match="3 evaluations were allowed"):
+    with pytest.raises(ConfigError, match="got a limit of 3 evaluations"):
         ask({"word": "low", "solver": "dopri5", "nfe": 3})
 
 
@@ -49,11 +49,11 @@ def test_a_budget_of_evaluations_is_never_passed(solver, steps):
 
 
 def test_budgets_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="3 evaluations are too few for rk4, which needs 4"):
+    with pytest.raises(ConfigError, match="nfe: got 3, expected at least 4 for one step of rk4"):
         ask({"word": "low", "solver": "rk4", "nfe": 3})
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="nfe: got it together with steps"):
         ask(asked(nfe=8))
-    with pytest.raises(ConfigError, match="takes no options; got order"):
+    with pytest.raises(ConfigError, match="solver: got options order for euler, expected none"):
         ask(asked(solver="euler:order=2"))
 
 
@@ -135,8 +135,8 @@ def test_rescaled_guidance_lies_between_and_the_recipe_may_ask_for_it():
 
 
 def test_two_velocities_need_no_joint_one():
-    guided = CFGVelocity(lambda: Still(1.0), Still, None, GuidanceConfig(scale=3.0))
-    assert guided(torch.zeros(1, 2), torch.zeros(1)).tolist() == [[3.0, 3.0]]
+    guided = SamplingVelocity(lambda: Still(1.0), Still, None, GuidanceConfig(scale=3.0))
+    assert guided(torch.zeros(1, 2), 0.0).tolist() == [[3.0, 3.0]]
 
 
 class Still:
@@ -144,9 +144,6 @@ class Still:
 
     def __init__(self, value=0.0):
         self.value = value
-
-    def set_time(self, t):
-        pass
 
     def __call__(self, x, t):
         return torch.full_like(x, self.value)
@@ -161,15 +158,8 @@ def test_data_to_begin_from_is_kept_as_much_as_the_strength_leaves():
     near, far = (given(data=data, strength=s) for s in (0.3, 0.7))
     assert near.nfe < far.nfe < 8
     assert float((near.data - data).abs().mean()) < float((far.data - data).abs().mean())
-    with pytest.raises(ConfigError, match=r"a strength lies in 0\.\.1"):
+    with pytest.raises(ConfigError, match=r"strength: got 1\.2, expected 0\.\.1"):
         given(data=data, strength=1.2)
-
-
-def test_whoever_watches_may_give_other_values_to_go_on_with():
-    found = generate_batch(
-        MODEL, registry(), [ToyRequest(**asked())], lambda at: torch.zeros_like(at.x_t) if at.time == 1 else None
-    )
-    assert torch.equal(found.data, torch.zeros(1, 2, 6))
 
 
 @pytest.mark.parametrize("interval", ["0.5,0.2", "0.2", "a,b", (0.5, 1.5)])
@@ -190,7 +180,7 @@ def test_a_weaker_model_takes_the_place_of_silence():
 def test_a_weaker_model_of_other_tokens_is_refused():
     other = model(autoencoder={"type": "toy.identity"}, tokenizer={"type": "toy.steps"})
     other.tokenizer = type(other.tokenizer)(type(other.tokenizer).Config(channels=3))
-    with pytest.raises(ConfigError, match="two models of the same latents"):
+    with pytest.raises(ConfigError, match="guide_model: got tokens of shape"):
         generate_batch(MODEL, registry(), [ToyRequest(**asked())], inputs=PrecomputedInputs(guide_model=other))
 
 
@@ -201,8 +191,8 @@ def test_a_weaker_model_is_named_like_any_model(toy_folder):
     from lumina_core.sampling.pipeline import Pipeline
 
     session = Pipeline(load_model(toy_folder, registry_of("toy")), registry_of("toy"))
-    with pytest.raises(CheckpointError, match="no model folder nowhere"):
-        session.generate_one(word="red cat", guidance_scale=2.0, guide_model="nowhere")
+    with pytest.raises(CheckpointError, match="model: got 'nowhere', expected a model folder"):
+        session(word="red cat", guidance_scale=2.0, guide_model="nowhere")
 
 
 def test_options_that_a_request_gave_are_recorded():

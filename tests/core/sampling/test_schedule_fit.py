@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from lumina_core.sampling.schedule_fit import TrajectoryError, coordinate_search
 
 def bending(x, time):
     """A velocity that turns quickly near noise."""
-    return -8 * x * torch.exp(-6 * time)[:, None] + 3 * torch.cos(x)
+    return -8 * x * math.exp(-6 * time) + 3 * torch.cos(x)
 
 
 def trial(seed, solver):
@@ -37,5 +39,5 @@ def test_ways_that_are_gone_on_with_end_where_whole_ones_do(solver):
 
 
 def test_a_model_that_answers_with_no_numbers_is_said_to_be_broken():
-    with pytest.raises(ConfigError, match="no numbers"):
+    with pytest.raises(ConfigError, match="velocities that are not finite"):
         TrajectoryError([(lambda x, time: x * float("nan"), torch.ones(2, 3))], euler, uniform_times(4))

@@ -90,16 +90,16 @@ def test_an_item_is_the_same_in_every_company_on_a_large_canvas():
 def test_a_method_that_needs_the_trained_size_and_finds_none_says_so():
     with pytest.raises(ConfigError, match="expected the size of the training data"):
         ask(way("ntk"))
-    with pytest.raises(ConfigError, match="train_size has 2 sizes; this model's data has 1"):
+    with pytest.raises(ConfigError, match=r"rope_scaling\.train_size: got 2 sizes, expected 1"):
         ask(way("ntk:train_size=[3, 4]"))
-    with pytest.raises(ConfigError, match="wanted 2 or more, or 0 for off"):
+    with pytest.raises(ConfigError, match="base_sequence_length: got 1, expected 2 or more, or 0 for off"):
         ask(way(None, base_sequence_length=1))
 
 
 def test_a_backbone_without_positions_is_not_scaled():
     of = model()
     of.backbone = torch.nn.Linear(1, 1)
-    with pytest.raises(ConfigError, match="has no rotary positions to scale"):
+    with pytest.raises(ConfigError, match="expected one with rotary positions to scale"):
         ask(way("ntk:train_size=6"), of=of)
 
 

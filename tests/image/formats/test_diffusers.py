@@ -13,7 +13,7 @@ from published_checkpoints import SIZES, read_json, tensors, write_original
 from lumina_core.conditioning.ops import mean_pool
 from lumina_core.convert import ConvertOptions, execute, plan_conversion
 from lumina_core.model_dir import detect_format, find_format, open_model_dir
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_core.types import Condition
 from lumina_image.formats.recipes import published_config
 from lumina_image.patchify import Patchify
@@ -99,7 +99,7 @@ def test_a_whole_folder_makes_the_same_picture_as_it_is_and_as_a_folder_of_ours_
     execute(plan_conversion(TINY, REGISTRY, ConvertOptions(bundle=True)), tmp_path / "ours")
     execute(plan_conversion(tmp_path / "ours", REGISTRY, ConvertOptions(format="image.diffusers")), tmp_path / "theirs")
     first, *others = (
-        load_pipeline(folder).generate_one(prompt="a red cat", negative_prompt="blue", steps=2, size=(48, 64))[0]
+        Pipeline.from_pretrained(folder)(prompt="a red cat", negative_prompt="blue", steps=2, size=(48, 64))[0]
         for folder in (TINY, tmp_path / "ours", tmp_path / "theirs")
     )
     assert all(torch.equal(first.data, other.data) for other in others)

@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 
 from lumina_core.conditioning.ops import mean_pool
 from lumina_core.sampling.inputs import PrecomputedInputs
-from lumina_core.sampling.pipeline import load_pipeline
+from lumina_core.sampling.pipeline import Pipeline
 from lumina_core.types import Condition
 
 FOLDER = Path(__file__).parents[2] / "tiny_pipeline"
@@ -35,7 +35,7 @@ def theirs():
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return load_pipeline(FOLDER)
+    return Pipeline.from_pretrained(FOLDER)
 
 
 def latents(pipeline, size, seeds):
@@ -64,7 +64,7 @@ def beside(theirs, pipeline, prompts, negatives, size, **asked):
     requests = [
         pipeline.make_request(prompt=said, negative_prompt=silent, seed=seed, **usual) for seed, (said, silent) in pairs
     ]
-    answers = pipeline.generate(requests, lambda state: ours.append(state.x_t.clone()))
+    answers = pipeline(requests, callback=lambda state: ours.append(state.x_t.clone()))
     places = pipeline.model.tokenizer.empty(len(prompts), (size[1] // 8, size[0] // 8))
     walked = torch.stack([pipeline.model.tokenizer.unpatchify(places.with_values(values)) for values in ours])
     return (walked - torch.stack(steps)).abs().max(), (pictures(answers) - wanted).abs().max()
@@ -99,7 +99,7 @@ def test_a_folder_that_pads_on_the_left_and_shifts_its_steps_is_theirs_too(tmp_p
     left = diffusers.LuminaPipeline.from_pretrained(folder)
     left.set_progress_bar_config(disable=True)
     prompts = ["an old man walking in the city at night", "a lake"]
-    walked, made = beside(left, load_pipeline(folder), prompts, ["", "blue"], (64, 96))
+    walked, made = beside(left, Pipeline.from_pretrained(folder), prompts, ["", "blue"], (64, 96))
     assert walked <= LATENTS and made <= PICTURE
 
 
@@ -129,7 +129,7 @@ def test_a_folder_under_the_older_name_of_its_class_opens_too(pipeline, tmp_path
     shutil.copytree(FOLDER, folder)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "LuminaText2ImgPipeline"}))
-    first, second = (s.generate_one(prompt="a lake", steps=1)[0].data for s in (pipeline, load_pipeline(folder)))
+    first, second = (s(prompt="a lake", steps=1)[0].data for s in (pipeline, Pipeline.from_pretrained(folder)))
     assert torch.equal(first, second)
 
 
@@ -137,13 +137,13 @@ def test_several_pictures_a_prompt_keep_their_masks_and_made_embeddings_are_expa
     """Fault 2: there the masks of [p1, p1, p2, p2] come as [p1, p2, p1, p2], and embeddings are not expanded."""
     prompts = ["an old man walking in the city at night", "a lake"]
     requests = [pipeline.make_request(prompt=p, steps=2, seed=10 * row, count=2) for row, p in enumerate(prompts)]
-    together = pictures(pipeline.generate(requests))
+    together = pictures(pipeline(requests))
     for row, prompt in enumerate(prompts):
-        alone = pictures(pipeline.generate_one(prompt=prompt, steps=2, seed=10 * row, count=2))
+        alone = pictures(pipeline(prompt=prompt, steps=2, seed=10 * row, count=2))
         torch.testing.assert_close(together[2 * row : 2 * row + 2], alone, atol=1e-5, rtol=0)
     said = pipeline.model.encode_condition({"caption": prompts}, 2)
     torch.testing.assert_close(
-        pictures(pipeline.generate(requests, inputs=PrecomputedInputs(said))), together, atol=1e-5, rtol=0
+        pictures(pipeline(requests, inputs=PrecomputedInputs(said))), together, atol=1e-5, rtol=0
     )
 
 
@@ -151,7 +151,7 @@ def test_made_embeddings_without_a_summary_get_the_published_one(pipeline):
     said = pipeline.model.encode_condition({"caption": ["a lake"]}, 1)
     torch.testing.assert_close(said.pooled, mean_pool(said.context, said.context_mask))
     bare = Condition(said.context, said.context_mask)
-    first, second = (pipeline.generate_one(inputs=PrecomputedInputs(c), steps=1)[0].data for c in (said, bare))
+    first, second = (pipeline(inputs=PrecomputedInputs(c), steps=1)[0].data for c in (said, bare))
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
 
 
@@ -168,14 +168,14 @@ def test_a_negative_longer_than_the_prompt_is_read_whole(pipeline):
     speaker = pipeline.model.conditioners_by_field["caption"]
     assert speaker.encode([long]).context_mask.sum() > speaker.encode([short]).context.shape[1]
     cut = type(speaker)(speaker.config.model_copy(update={"max_length": 8})).encode([long])
-    whole = pipeline.generate_one(prompt=short, negative_prompt=long, steps=1)[0].data
+    whole = pipeline(prompt=short, negative_prompt=long, steps=1)[0].data
     assert not torch.allclose(
-        whole, pipeline.generate_one(prompt=short, steps=1, inputs=PrecomputedInputs(uncond=cut))[0].data, atol=1e-4
+        whole, pipeline(prompt=short, steps=1, inputs=PrecomputedInputs(uncond=cut))[0].data, atol=1e-4
     )
     kept = pipeline.model.encode_condition({"caption": [long]}, 1)
     torch.testing.assert_close(
         whole,
-        pipeline.generate_one(prompt=short, steps=1, inputs=PrecomputedInputs(uncond=kept))[0].data,
+        pipeline(prompt=short, steps=1, inputs=PrecomputedInputs(uncond=kept))[0].data,
         atol=1e-5,
         rtol=0,
     )
@@ -184,10 +184,10 @@ def test_a_negative_longer_than_the_prompt_is_read_whole(pipeline):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_parts_in_different_formats_work_together(pipeline, dtype):
     """Fault 5: there embeddings keep the text encoder's format, whatever the network has."""
-    mixed = load_pipeline(FOLDER, dtype=dtype, text_device="cpu", offload=True)
+    mixed = Pipeline.from_pretrained(FOLDER, dtype=dtype, text_device="cpu", offload=True)
     assert mixed.model.conditioners_by_field["caption"].encoder.network().dtype == torch.float32
-    made = pictures(mixed.generate_one(prompt="a lake", steps=2))
-    assert (made - pictures(pipeline.generate_one(prompt="a lake", steps=2))).abs().mean() < 0.02
+    made = pictures(mixed(prompt="a lake", steps=2))
+    assert (made - pictures(pipeline(prompt="a lake", steps=2))).abs().mean() < 0.02
 
 
 def test_the_network_can_be_asked_by_itself(pipeline):
@@ -201,10 +201,10 @@ def test_the_network_can_be_asked_by_itself(pipeline):
 def test_a_smaller_canvas_keeps_its_positions_unless_it_is_told_to_shrink_them(pipeline):
     """Fault 7: there the factor is below 1 on small canvases, and nothing can be said about it."""
     asked = {"prompt": "a lake", "size": (32, 32), "steps": 1}
-    plain = pipeline.generate_one(**asked, rope_scaling="none")[0].data
-    assert torch.equal(pipeline.generate_one(**asked, rope_scaling="interpolation:isotropic=true")[0].data, plain)
+    plain = pipeline(**asked, rope_scaling="none")[0].data
+    assert torch.equal(pipeline(**asked, rope_scaling="interpolation:isotropic=true")[0].data, plain)
     assert not torch.allclose(
-        pipeline.generate_one(**asked, rope_scaling="interpolation:isotropic=true,scale_down=true")[0].data, plain
+        pipeline(**asked, rope_scaling="interpolation:isotropic=true,scale_down=true")[0].data, plain
     )
 
 
@@ -212,11 +212,11 @@ def test_guidance_works_on_the_channels_that_the_recipe_says(pipeline):
     """Fault 8: there three of four channels are guided, always."""
     usual = pipeline.model.recipe
     assert usual.sampling.guidance_channels == 3
-    first = pipeline.generate_one(prompt="a lake", steps=1)[0].data
+    first = pipeline(prompt="a lake", steps=1)[0].data
     try:
         every = usual.sampling.model_copy(update={"guidance_channels": None})
         pipeline.model.recipe = usual.model_copy(update={"sampling": every})
-        assert not torch.allclose(pipeline.generate_one(prompt="a lake", steps=1)[0].data, first, atol=1e-4)
+        assert not torch.allclose(pipeline(prompt="a lake", steps=1)[0].data, first, atol=1e-4)
     finally:
         pipeline.model.recipe = usual
 
@@ -258,7 +258,7 @@ def test_silence_under_another_length_changes_nothing(pipeline):
         context_mask=torch.cat([said.context_mask, torch.zeros_like(said.context_mask)], 1),
     )
     first, second = (
-        pipeline.generate_one(prompt="a lake", steps=1, inputs=PrecomputedInputs(uncond=s))[0].data
+        pipeline(prompt="a lake", steps=1, inputs=PrecomputedInputs(uncond=s))[0].data
         for s in (said, longer)
     )
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)

@@ -44,6 +44,7 @@ class TextToAudio(GenerationTask):
     suffixes = tuple(WRITE_FORMATS)
     Output = AudioOutput
     output_types = ("np", "tensor")
+    editing_fields = ("init_audio", "strength", "inpaint", "extend", "crossfade")
     pads_to_valid_size = True
     sidecars: ClassVar[Mapping[str, tuple[str, str]]] = {
         "spectrogram": (".png", "PNG file with a plot of waveform and spectrogram; auto: the name of the result.")

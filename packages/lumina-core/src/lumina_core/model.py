@@ -13,7 +13,7 @@ from lumina_core.checkpoint.lazy_tensors import init_empty_weights
 from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
 from lumina_core.data.dataset import as_dataset
-from lumina_core.errors import ConfigError, PluginError
+from lumina_core.errors import ConfigError, PluginError, ShapeError
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.protocols import (
     BASE_CLASSES,
@@ -24,11 +24,12 @@ from lumina_core.protocols import (
     GenerationTask,
     Head,
     Objective,
+    ProbPath,
     Task,
     Tokenizer,
 )
 from lumina_core.recipe import Recipe
-from lumina_core.types import Condition, Tokens
+from lumina_core.types import Condition, Size, Tokens
 
 
 class ComponentRegistry(Protocol):
@@ -128,11 +129,23 @@ class Model(nn.Module):
         return self.head(self.backbone(tokens, t, condition, precomputed=precomputed), tokens)
 
     def velocity(self, tokens: Tokens, t: Tensor, condition: Condition, *, precomputed: Any = None) -> Tensor:
-        """The velocity (B, N, D) at noisy tokens and time (B,), whatever the network was taught to predict."""
-        # a way is gone in the format of its noise, whatever the network computes in
+        """Return the velocity (B, N, D) at noisy tokens and time (B,), whatever the network predicts.
+
+        Raises:
+            ConfigError: the model has no backbone.
+        """
+        if self.backbone is None or self.head is None:
+            raise ConfigError("backbone: got none, expected one. This model trains a conditioner and cannot generate.")
+        # x keeps the dtype of its noise, whatever the network computes in
         network_input = tokens.with_values(tokens.values.to(self.dtype))
-        prediction = self.predict(network_input, t, condition, precomputed=precomputed).to(tokens.values)
-        return self.objective.velocity(prediction, tokens.values, t)
+        hidden = self.backbone(network_input, t, condition, precomputed=precomputed)
+        return self.objective.velocity(self.head(hidden, tokens).to(tokens.values), tokens.values, t)
+
+    @property
+    def path(self) -> ProbPath | None:
+        """The probability path of the objective; None if it has none."""
+        path: ProbPath | None = getattr(self.objective, "path", None)
+        return path
 
     def precompute(self, tokens: Tokens, condition: Condition) -> Any:
         """What stays the same through all evaluations of a request; hand it to `velocity`."""
@@ -148,6 +161,33 @@ class Model(nn.Module):
         raise ConfigError(
             "backbone: got none, expected one, or a conditioner that predicts targets, such as core.text."
         )
+
+
+def empty_tokens(model: Model, size: Size, batch: int) -> Tokens:
+    """Return tokens of zeros with the positions of data of a size, on the CPU.
+
+    Args:
+        model: the model whose autoencoder and tokenizer determine the tokens.
+        size: size of the data, without batch and channels.
+        batch: number of items.
+
+    Raises:
+        ConfigError: the model does not support the size; the message names the nearest supported one.
+    """
+    factors = model.autoencoder.downsample_factor
+    indivisible = [(side, step) for side, step in zip(size, factors, strict=True) if side % step]
+    if indivisible:
+        side, step = indivisible[0]
+        raise ConfigError(
+            f"size: got a side of {side}, expected a multiple of {step} (the autoencoder's factor); try "
+            f"{max(1, round(side / step)) * step}"
+        )
+    try:
+        return model.tokenizer.empty(batch, tuple(side // step for side, step in zip(size, factors, strict=True)))
+    except ShapeError as error:
+        size_text = " x ".join(map(str, size))
+        hint = f" (a latent is {' x '.join(map(str, factors))} times smaller)" if any(s > 1 for s in factors) else ""
+        raise ConfigError(f"size: got {size_text}, which this model does not support: {error}{hint}") from error
 
 
 def encode_conditions(

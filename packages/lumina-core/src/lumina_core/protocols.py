@@ -7,6 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -32,11 +33,14 @@ from lumina_core.types import (
     VariationInput,
 )
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, ...), time (B,)) -> dx/dt (B, ...), pointing to data.
+Velocity = Callable[[Tensor, float], Tensor]
+"""(x (B, ...), t) -> dx/dt (B, ...), pointing to data. `t` is a Python float in 0..1, the same for the whole batch.
 
-One with a method `at(time: float)` is told the time as a number before it is asked: it need not wait for a device.
+During sampling `t` is rounded to float32, which is what the network reads.
 """
+
+NoiseFn = Callable[[], Tensor]
+"""Draw standard normal noise of x's shape, each item's from its own generator."""
 
 Predict = Callable[[Tokens, Tensor | None, Condition], Tensor]
 """(noisy tokens, time (B,) or None, condition) -> what the head answers."""
@@ -372,16 +376,76 @@ class SupportsNegatives(Protocol):
 
 
 class SolverStep(Protocol):
-    """One step along a velocity from time t to time u; a plain function.
+    """One solver step from time t to time u: a plain function, accepted wherever a `Solver` is."""
 
-    One that remembers is a `CarryingSolver` instead, one that chooses its own steps a `FreeSolver`, see `flow.solver`.
+    def __call__(self, velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor: ...
+
+
+class Solver:
+    """Base class of solvers that carry a state from step to step or choose their own steps.
+
+    A subclass defines `step`, and `init` if it has a state; one that chooses its own steps defines `solve` instead. It
+    keeps no state itself, so that one solver can serve several requests at a time.
+
+    Attributes:
+        order: order of convergence; None: not stated.
+        adaptive: whether it chooses its own steps. It then reads only the first and the last time of a schedule.
+        stochastic: whether its steps draw noise.
     """
 
-    def __call__(self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor: ...
+    order: int | None = None
+    adaptive: bool = False
+    stochastic: bool = False
+
+    def init(self, sample_noise: NoiseFn | None) -> Any:
+        """Return the state for the first step.
+
+        Args:
+            sample_noise: noise source; None: there is none.
+        """
+        return None
+
+    def step(self, velocity: Velocity, x: Tensor, t: float, u: float, state: Any) -> tuple[Tensor, Any]:
+        """Return x at time u, and the state for the next step."""
+        raise NotImplementedError
+
+    def solve(
+        self,
+        velocity: Velocity,
+        x: Tensor,
+        times: Sequence[float],
+        on_step: Callable[[float, Tensor], Tensor | None],
+        sample_noise: NoiseFn | None,
+    ) -> Tensor:
+        """Return x at the last of the times.
+
+        Args:
+            velocity: the velocity field.
+            x: (B, ...) at the first time.
+            times: rising from noise to data, or falling from data to noise.
+            on_step: called with (time, x) after every step. If it returns a tensor, the solver continues from that x.
+            sample_noise: noise source; None: there is none.
+        """
+        state = self.init(sample_noise)
+        for t, u in pairwise(times):
+            x, state = self.step(velocity, x, t, u, state)
+            replaced = on_step(u, x)
+            x = x if replaced is None else replaced
+        return x
 
 
 class Guidance(Protocol):
-    """Velocities -> one velocity; a plain function."""
+    """Combination of two velocities (B, N, D) into one, for `sampling.guidance` of a recipe or a request.
+
+    A plain function without state. It works item by item, returns exactly `cond` for scale 1 (where it is not called),
+    and `cond` if both velocities are equal. If guidance applies to some channels only (`guidance_channels`), it receives
+    those channels.
+
+    Args:
+        cond: velocity under the condition.
+        uncond: velocity under the null condition, the negative prompt, or of the guide model.
+        scale: guidance scale, 0 or more.
+    """
 
     def __call__(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor: ...
 
@@ -482,6 +546,7 @@ class GenerationTask(Task):
         pads_to_valid_size: whether every size can be requested. The model then generates the next larger size that it
             supports, and the result is cropped.
         sidecars: further files per result, by name: (suffix, help text). `write_sidecar` writes one.
+        editing_fields: fields of the request that the help text of the command lists under "Editing".
         output_types: output types that `to_output` supports, the default first.
         Output: class of what a call of a pipeline returns.
     """
@@ -489,6 +554,7 @@ class GenerationTask(Task):
     suffixes: Sequence[str] = ()
     pads_to_valid_size: bool = False
     sidecars: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    editing_fields: Sequence[str] = ()
     output_types: Sequence[str] = ("tensor", "np")
     Output: type[GenerationOutput] = GenerationOutput
 
@@ -856,6 +922,7 @@ BASE_CLASSES: Mapping[str, type] = MappingProxyType(
         "checkpoint_format": CheckpointFormat,
         "dataset": Dataset,
         "task": Task,
+        "solver": Solver,
         "metric": Metric,
         "feature_extractor": FeatureExtractor,
     }

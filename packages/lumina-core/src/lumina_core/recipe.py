@@ -48,6 +48,7 @@ class SamplingConfig(Config):
         (), description="times fitted to this model by `lumina schedule fit`, for the schedule `core.fitted_schedule`"
     )
     guidance_scale: float = Field(1.0, ge=0, le=100, description="classifier-free guidance scale; 1: no guidance")
+    guidance: str = Field("core.cfg", description="guidance function; with options: `mine.apg:norm=2`")
     guidance_channels: int | None = Field(
         None, ge=1, description="number of latent channels that are guided, the first ones; None: all"
     )

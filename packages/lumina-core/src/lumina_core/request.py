@@ -21,6 +21,9 @@ class Request(Config):
     guidance_scale: float | None = Field(
         None, ge=0, le=100, description="how strongly to follow what is said; 1 adds nothing, much more is crude"
     )
+    guidance: str | None = Field(
+        None, title="NAME", description="guidance function: cfg, or one of a plugin"
+    )
     guidance_interval: tuple[float, float] | None = Field(
         None, title="FROM,TO", description="guide only between these times, noise is 0 and data 1; for example 0.1,0.8"
     )

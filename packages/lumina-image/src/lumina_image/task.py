@@ -152,6 +152,10 @@ class ImageTask(GenerationTask):
     suffixes = (".png",)
     Output = ImageOutput
     output_types = ("pil", "tensor", "np")
+    editing_fields = (
+        "init_image", "strength", "mask", "feather", "outpaint", "paste_at", "variation_of", "variation_strength",
+        "source_prompt", "region", "region_grid", "region_order",
+    )  # fmt: skip
 
     class Config(Settings):
         """Size of the training images."""

@@ -71,9 +71,11 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     """
     from lumina_core.evaluation.evaluate import evaluate as run
     from lumina_core.io import atomic_file
-    from lumina_core.sampling.pipeline import load_pipeline
+    from lumina_core.sampling.pipeline import Pipeline
 
-    pipeline = load_pipeline(model, **{key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")})
+    pipeline = Pipeline.from_pretrained(
+        model, **{key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
+    )
     settings = _request_fields(values.pop("fields"))
     arguments = ("dataset", "languages", "split", "samples_per_prompt", "seed", "batch_size", "out", "resume", "cache")
     kwargs = {key: values.pop(key) for key in arguments}

@@ -304,7 +304,7 @@ def _generate(plan: _Plan, store: TensorStore, batch_size: int) -> list[Mapping[
         plan.progress("generated", total - len(remaining) + start, total)
         indices = remaining[start : start + batch_size]
         begin = time.perf_counter()
-        outputs = plan.pipeline.generate([plan.requests[index] for index in indices])
+        outputs = plan.pipeline([plan.requests[index] for index in indices], batch_size=len(indices))
         seconds = time.perf_counter() - begin
         data = [output.data for output in outputs]
         tensors = {f"features.{key}": extractor(data) for key, extractor in plan.feature_extractors.items()}

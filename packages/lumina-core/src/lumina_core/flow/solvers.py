@@ -1,12 +1,13 @@
-"""Following a velocity: single steps as plain functions, and the one loop that carries them along a grid."""
+"""Solvers: single steps as plain functions, solvers with a state, and the integration along a schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -16,64 +17,30 @@ from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, PluginError
 from lumina_core.flow.path import DiffusionForm, GVPPath, LinearPath, VPPath, compute_diffusion, convert_prediction
-from lumina_core.protocols import SolverStep, Velocity
+from lumina_core.protocols import NoiseFn, Solver, SolverStep, Velocity
 
 
-class StatefulSolver(Protocol):
-    """Steps that carry something from one to the next: earlier velocities, or where noise is drawn."""
-
-    def init(self, sample_noise: Callable[[], Tensor] | None) -> Any:
-        """What the first step is handed.
-
-        Args:
-            draw: gives standard normal noise of x's shape, each item's from its own generator; None: there is none.
-        """
-        ...
-
-    def step(self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """x at time u, and what the next step is handed."""
-        ...
-
-
-class AdaptiveSolver(Protocol):
-    """Chooses its own steps from one time to another."""
-
-    def solve(
-        self, velocity: Velocity, x: Tensor, start: Tensor, stop: Tensor, on_step: Callable[[float, Tensor], bool]
-    ) -> Tensor:
-        """x at the time `stop`.
-
-        Args:
-            start, stop: float64 on the CPU; from data to noise `stop` is the smaller one.
-            seen: told (time, x there) after every step; True: stop there.
-        """
-        ...
-
-
-Solver = SolverStep | StatefulSolver | AdaptiveSolver
-
-
-def euler(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    """First order, one evaluation."""
+def euler(velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor:
+    """Take a step of Euler's method: order 1, one evaluation."""
     return x + (u - t) * velocity(x, t)
 
 
-def midpoint(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    """Second order, two evaluations: the slope half-way."""
+def midpoint(velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor:
+    """Take a step of the midpoint method: order 2, two evaluations."""
     step = u - t
     half = x + step / 2 * velocity(x, t)
     return x + step * velocity(half, t + step / 2)
 
 
-def heun(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    """Second order, two evaluations: the mean of the slopes at both ends (torchdiffeq calls it heun2)."""
+def heun(velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor:
+    """Take a step of Heun's method: order 2, two evaluations, the mean of both ends (`heun2` in torchdiffeq)."""
     step = u - t
     first = velocity(x, t)
     return x + step / 2 * (first + velocity(x + step * first, u))
 
 
-def heun3(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    """Third order, three evaluations: Heun's method of that order."""
+def heun3(velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor:
+    """Take a step of Heun's method of order 3: three evaluations."""
     step = u - t
     first = velocity(x, t)
     second = velocity(x + step / 3 * first, t + step / 3)
@@ -81,8 +48,8 @@ def heun3(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
     return x + step / 4 * (first + 3 * third)
 
 
-def rk4(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    """Fourth order, four evaluations: the classical Runge-Kutta method."""
+def rk4(velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor:
+    """Take a step of the classical Runge-Kutta method: order 4, four evaluations."""
     step = u - t
     middle = t + step / 2
     a = velocity(x, t)
@@ -92,8 +59,8 @@ def rk4(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
     return x + step / 6 * (a + 2 * (b + c) + d)
 
 
-def rk4_three_eighths(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    """Fourth order, four evaluations: Kutta's 3/8 rule, which torchdiffeq calls rk4."""
+def rk4_three_eighths(velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor:
+    """Take a step of Kutta's 3/8 rule: order 4, four evaluations (`rk4` in torchdiffeq)."""
     step = u - t
     a = velocity(x, t)
     b = velocity(x + step / 3 * a, t + step / 3)
@@ -102,154 +69,175 @@ def rk4_three_eighths(velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Te
     return x + step / 8 * (a + 3 * (b + c) + d)
 
 
+class StepSolver(Solver):
+    """A plain step function as a `Solver`."""
+
+    def __init__(self, function: SolverStep) -> None:
+        self.function = function
+
+    def step(self, velocity: Velocity, x: Tensor, t: float, u: float, state: Any) -> tuple[Tensor, Any]:
+        return self.function(velocity, x, t, u), None
+
+
+def as_solver(solver: Solver | SolverStep) -> Solver:
+    """Return a solver itself, or a plain step function as a solver.
+
+    Raises:
+        ConfigError: it is neither a `Solver` nor a function.
+    """
+    if isinstance(solver, Solver):
+        return solver
+    if not callable(solver) or isinstance(solver, type):
+        name = solver.__name__ if isinstance(solver, type) else repr(solver)
+        raise ConfigError(
+            f"solver: got {name}, expected a name, a function (velocity, x, t, u) -> x, or an instance of "
+            "lumina_core.protocols.Solver."
+        )
+    return StepSolver(solver)
+
+
 @dataclass(frozen=True)
 class Solution:
-    """Where the way ended, and how often the velocity was asked."""
+    """Result of an integration.
+
+    Attributes:
+        values: (B, ...) at the last time.
+        nfe: number of evaluations of the velocity.
+        steps: number of steps taken.
+    """
 
     values: Tensor
     nfe: int
     steps: int
 
 
+class StopIntegrationError(Exception):
+    """Raised by a step callback to stop an integration after the current step."""
+
+
 class CountedVelocity:
-    """A velocity as solvers ask it, with times on the CPU: they become what the network takes, and are counted.
+    """Velocity as solvers call it: counts evaluations and rounds the time to the precision of the network.
 
     Args:
-        limit: evaluations that may be asked for; None: any number.
+        velocity: the velocity field.
+        max_nfe: largest number of evaluations; None: no limit.
     """
 
     def __init__(self, velocity: Velocity, max_nfe: int | None = None) -> None:
         self.velocity, self.nfe, self.max_nfe = velocity, 0, max_nfe
-        self.set_time: Callable[[float], None] | None = getattr(velocity, "set_time", None)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The velocity at x (B, ...) and a time on the CPU.
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """Evaluate the velocity at x (B, ...) and time t.
 
         Raises:
-            ConfigError: the limit is passed.
+            ConfigError: the limit is exceeded.
         """
         if self.nfe == self.max_nfe:
             raise ConfigError(
-                f"{self.max_nfe} evaluations were allowed, and this solver needs more for its tolerances; allow more, "
-                "loosen them, or take a solver of fixed steps"
+                f"nfe: got a limit of {self.max_nfe} evaluations, expected more for the tolerances of this solver. "
+                "Raise the limit, loosen the tolerances, or use a solver of fixed steps."
             )
         self.nfe += 1
-        # halves would round 0.999 to 1
-        dtype = x.dtype if x.dtype.itemsize > 2 else torch.float32
-        t_value = float(t.to(dtype))
-        if self.set_time is not None:
-            self.set_time(t_value)
-        # filled where x is: nothing is carried there, nobody waits
-        return self.velocity(x, x.new_full((x.shape[0],), t_value, dtype=dtype))
+        return self.velocity(x, t if x.dtype == torch.float64 else round_float32(t))
 
 
-OnStep = Callable[[int, float, Tensor], "bool | Tensor | None"]
-"""(steps done, time reached, values) -> True to stop there, or other values to go on with."""
+def round_float32(t: float) -> float:
+    """Round a time to the nearest float32."""
+    rounded: float = struct.unpack("f", struct.pack("f", t))[0]
+    return rounded
+
+
+OnStep = Callable[[int, float, Tensor], "Tensor | None"]
+"""(steps taken, time reached, x) -> another x to continue from, or None. May raise `StopIntegrationError`."""
 
 
 def integrate(
-    velocity: Velocity, x: Tensor, schedule: Tensor, solver: Solver, on_step: OnStep | None = None,
-    sample_noise: Callable[[], Tensor] | None = None, max_nfe: int | None = None,
-) -> Solution:  # fmt: skip
-    """Carry x (B, ...) along the grid, one step after another; a falling grid goes from data to noise.
+    velocity: Velocity,
+    x: Tensor,
+    schedule: Tensor | Sequence[float],
+    solver: Solver | SolverStep = euler,
+    on_step: OnStep | None = None,
+    sample_noise: NoiseFn | None = None,
+    max_nfe: int | None = None,
+) -> Solution:
+    """Integrate a velocity along a schedule.
 
     Args:
-        velocity: (x (B, ...), time (B,)) -> (B, ...); time comes on x's device, in its dtype or float32 at least.
-        grid: (steps + 1,) float64 on the CPU.
-        on_step: called after every step; may stop the way or replace the values (not those of a free solver).
-        draw: gives standard normal noise of x's shape, for solvers that need it.
-        limit: evaluations that may be asked for.
+        velocity: (x (B, ...), t) -> dx/dt (B, ...), t a float.
+        x: (B, ...) at the first time.
+        schedule: (steps + 1,) times, rising from noise to data or falling from data to noise.
+        solver: a step function such as `heun`, or a `Solver`.
+        on_step: called after every step.
+        sample_noise: noise source for stochastic solvers.
+        max_nfe: largest number of evaluations; None: no limit.
 
     Raises:
-        ConfigError: the grid has fewer than two times, or the limit is passed.
+        ConfigError: the schedule has fewer than two times, the solver is no solver, or the limit is exceeded.
     """
-    if schedule.ndim != 1 or len(schedule) < 2:
-        raise ConfigError(f"a grid needs at least two times, got {schedule.tolist()}")
-    # times stay on the CPU in float64: no sync with a device, no rounding before the network's own
-    counted, times = CountedVelocity(velocity, max_nfe), schedule.unbind()
-    if hasattr(solver, "solve"):
-        return _integrate_adaptive(cast(AdaptiveSolver, solver), counted, x, (times[0], times[-1]), on_step)
-    state, num_steps = cast(StatefulSolver, solver).init(sample_noise) if hasattr(solver, "init") else None, 0
-    for num_steps, (t, u) in enumerate(pairwise(times), start=1):
-        x, state = solver_step(solver, counted, x, t, u, state)
-        result = None if on_step is None else on_step(num_steps, float(u), x)
-        if isinstance(result, Tensor):
-            x = result
-        elif result:
-            break
-    return Solution(x, counted.nfe, num_steps)
+    values = torch.as_tensor(schedule, dtype=torch.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ConfigError(f"schedule: got {values.tolist()}, expected at least two times.")
+    times: list[float] = values.tolist()
+    solver, counted = as_solver(solver), CountedVelocity(velocity, max_nfe)
+    num_steps, latest = 0, x
+
+    def observe(time: float, values: Tensor) -> Tensor | None:
+        nonlocal num_steps, latest
+        num_steps, latest = num_steps + 1, values
+        replaced = None if on_step is None else on_step(num_steps, time, values)
+        if replaced is not None and not isinstance(replaced, Tensor):
+            raise ConfigError(f"on_step: got the return value {replaced!r}, expected None or another x.")
+        return replaced
+
+    with suppress(StopIntegrationError):
+        latest = solver.solve(counted, x, times, observe, sample_noise)
+    return Solution(latest, counted.nfe, num_steps)
 
 
-def solver_step(solver: Solver, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """A step of a solver that remembers or of a plain one."""
-    if hasattr(solver, "step"):
-        return cast(StatefulSolver, solver).step(velocity, x, t, u, state)
-    return cast(SolverStep, solver)(velocity, x, t, u), None
-
-
-def _integrate_adaptive(
-    solver: AdaptiveSolver,
-    velocity: CountedVelocity,
-    x: Tensor,
-    interval: tuple[Tensor, Tensor],
-    on_step: OnStep | None,
-) -> Solution:
-    num_steps = 0
-
-    def observe_step(time: float, values: Tensor) -> bool:
-        nonlocal num_steps
-        num_steps += 1
-        return on_step is not None and on_step(num_steps, time, values) is True
-
-    values = solver.solve(velocity, x, *interval, observe_step)
-    return Solution(values, velocity.nfe, num_steps)
-
-
-def steps_for_nfe(solver: Solver, nfe: int, name: str = "this solver") -> int:
-    """The most steps that ask no more than `evaluations` times; found by trying on a single number.
+def steps_for_nfe(solver: Solver | SolverStep, nfe: int, name: str = "this solver") -> int:
+    """Return the largest number of steps that need at most `nfe` evaluations, measured on a single number.
 
     Raises:
-        ConfigError: not even one step fits.
+        ConfigError: one step needs more.
     """
     nfe_one_step, nfe_two_steps = (_measure_nfe(solver, steps) for steps in (1, 2))
     if nfe < nfe_one_step:
         raise ConfigError(
-            f"{nfe} evaluations are too few for {name}, which needs {nfe_one_step} for a step; allow {nfe_one_step} or more, "
-            "or take euler, which needs 1"
+            f"nfe: got {nfe}, expected at least {nfe_one_step} for one step of {name}. Raise it, or use euler, which "
+            "needs 1."
         )
     return 1 + (nfe - nfe_one_step) // max(1, nfe_two_steps - nfe_one_step)
 
 
-def _measure_nfe(solver: Solver, steps: int) -> int:
+def _measure_nfe(solver: Solver | SolverStep, steps: int) -> int:
     one = torch.ones(1, 1, dtype=torch.float64)
     schedule = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     return integrate(lambda x, t: -x, one, schedule, solver, sample_noise=lambda: torch.zeros_like(one)).nfe
 
 
 class MultistepState(NamedTuple):
-    """The time of the step before, and what was known there (its velocity, or the data it pointed to)."""
+    """Time of the previous step, and its velocity or x1 prediction."""
 
-    t: Tensor
+    t: float
     value: Tensor
 
 
-class AdamsBashforth:
-    """Second order, one evaluation: the velocity drawn on as a line through the last two (steps may be uneven).
+class AdamsBashforth(Solver):
+    """Adams-Bashforth method of order 2: one evaluation per step; steps may be uneven.
 
-    x + h ((1 + r / 2) v - r / 2 v_before) with r = h / h_before; the first step is Euler's, as there is nothing before.
+    x + h ((1 + r / 2) v - r / 2 v_prev) with r = h / h_prev; the first step is Euler's.
     """
 
+    order = 2
+
     class Config(Settings):
-        """Nothing to choose."""
+        """No options."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or self.Config()
 
-    def init(self, sample_noise: Callable[[], Tensor] | None) -> MultistepState | None:
-        return None
-
     def step(
-        self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor, state: MultistepState | None
+        self, velocity: Velocity, x: Tensor, t: float, u: float, state: MultistepState | None
     ) -> tuple[Tensor, MultistepState]:
         v, dt = velocity(x, t), u - t
         if state is None:
@@ -258,106 +246,119 @@ class AdamsBashforth:
         return x + dt * ((1 + half) * v - half * state.value), MultistepState(t, v)
 
 
-class DPMSolverPP:
-    """DPM-Solver++(2M) (arXiv 2211.01095) for the linear path: the data that x points to, drawn on as a line.
+class DPMSolverPP(Solver):
+    """DPM-Solver++(2M) (arXiv 2211.01095) for the linear path: order 2, one evaluation per step.
 
-    The line is over lambda = log(t / (1 - t)). With D = x + (1 - t) v it is an Euler step plus (u - t) / (1 - t) of
-    half the change of D, by the ratio of the steps in lambda. Steps endless in lambda (at both ends) are Euler's.
+    It extrapolates the x1 prediction D = x + (1 - t) v linearly in lambda = log(t / (1 - t)): an Euler step plus
+    (u - t) / (1 - t) times half the change of D, scaled by the ratio of the steps in lambda. The steps at both ends,
+    which are infinite in lambda, are Euler's.
     """
 
+    order = 2
+
     class Config(Settings):
-        """Nothing to choose."""
+        """No options."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or self.Config()
 
-    def init(self, sample_noise: Callable[[], Tensor] | None) -> MultistepState | None:
-        return None
-
     def step(
-        self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor, state: MultistepState | None
+        self, velocity: Velocity, x: Tensor, t: float, u: float, state: MultistepState | None
     ) -> tuple[Tensor, MultistepState]:
         v = velocity(x, t)
         x1_pred, x_euler = x + (1 - t) * v, x + (u - t) * v
-        if state is None or not all(0 < float(time) < 1 for time in (state.t, t, u)):
+        if state is None or not all(0 < time < 1 for time in (state.t, t, u)):
             return x_euler, MultistepState(t, x1_pred)
-        lambda_prev, lambda_t, lambda_u = (math.log(float(time / (1 - time))) for time in (state.t, t, u))
+        lambda_prev, lambda_t, lambda_u = (math.log(time / (1 - time)) for time in (state.t, t, u))
         coefficient = (u - t) / (1 - t) * (lambda_u - lambda_t) / (lambda_t - lambda_prev) / 2
         return x_euler + coefficient * (x1_pred - state.value), MultistepState(t, x1_pred)
 
 
-class AdaptiveRungeKutta:
-    """Dormand-Prince of order 5 (or a relative), with steps as long as the tolerances allow.
+class AdaptiveRungeKutta(Solver):
+    """Dormand-Prince of order 5, or a related method, with steps as long as the tolerances allow.
 
-    A step is accepted where every item of the batch is within the tolerances: company makes an item more exact, never
-    less. Each step waits for the device once, to read the error.
+    A step is accepted if every item of the batch is within the tolerances: a batch makes an item more exact, never less.
+    Each step waits for the device once, to read the error.
     """
 
+    adaptive = True
+
     class Config(Settings):
-        """Tolerances: the error of a step is at most absolute + relative * |x|."""
+        """Tolerances: the error of a step is at most atol + rtol * |x|."""
 
         method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2"] = Field(
-            "dopri5", description="of order 5, 8, 3, 2 or 2"
+            "dopri5", description="method of order 5, 8, 3, 2 or 2"
         )
-        rtol: float = Field(1e-3, gt=0, lt=1, description="tolerance beside the size of x")
-        atol: float = Field(1e-4, gt=0, description="tolerance by itself; x has about unit variance")
+        rtol: float = Field(1e-3, gt=0, lt=1, description="relative tolerance")
+        atol: float = Field(1e-4, gt=0, description="absolute tolerance; x has about unit variance")
         batch_error_norm: bool = Field(
             False,
-            description="as transport.py uses it: one error for the whole batch, and the last step may pass the end",
+            description="as in transport.py: one error for the batch, and the last step may pass the end",
         )
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or self.Config()
 
     def solve(
-        self, velocity: Velocity, x: Tensor, start: Tensor, stop: Tensor, on_step: Callable[[float, Tensor], bool]
+        self,
+        velocity: Velocity,
+        x: Tensor,
+        times: Sequence[float],
+        on_step: Callable[[float, Tensor], Tensor | None],
+        sample_noise: NoiseFn | None,
     ) -> Tensor:
-        """x at the time `stop`; the velocity is not asked beyond it (unless `published`).
+        """Return x at the last time; the velocity is not evaluated beyond it (unless `batch_error_norm`).
 
         Raises:
             PluginError: torchdiffeq is not installed.
         """
-        odeint = _load_odeint()
-        times = torch.stack([start, stop]).to(x.device)
-        config = self.config
-        # without `step_t` the last step would pass the end, and be read back by interpolation
-        options = {} if config.batch_error_norm else {"norm": _max_item_rms, "step_t": times[1:]}
-        try:
-            trajectory: Tensor = odeint(
-                _ObservedVelocity(velocity, float(start), on_step), x, times, method=config.method, rtol=config.rtol,
-                atol=config.atol, options=options,
-            )  # fmt: skip
-        except _StopIntegrationError as stopped:
-            return stopped.values
-        on_step(float(stop), trajectory[-1])
-        return trajectory[-1]
+        odeint, config = _load_odeint(), self.config
+        start, stop = times[0], times[-1]
+        while start != stop:
+            span = torch.tensor([start, stop], dtype=torch.float64, device=x.device)
+            # without `step_t` the last step would pass the end, and be read back by interpolation
+            options = {} if config.batch_error_norm else {"norm": _max_item_rms, "step_t": span[1:]}
+            try:
+                trajectory: Tensor = odeint(
+                    _ObservedVelocity(velocity, start, on_step), x, span, method=config.method, rtol=config.rtol,
+                    atol=config.atol, options=options,
+                )  # fmt: skip
+            except _RestartError as restart:
+                start, x = restart.time, restart.values
+                continue
+            replaced = on_step(stop, trajectory[-1])
+            return trajectory[-1] if replaced is None else replaced
+        return x
 
 
-class _StopIntegrationError(Exception):
-    """Whoever watches has seen enough."""
+class _RestartError(Exception):
+    """Raised to continue from another x."""
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, time: float, values: Tensor) -> None:
         super().__init__()
-        self.values = values
+        self.time, self.values = time, values
 
 
 class _ObservedVelocity:
-    """The velocity as torchdiffeq asks it, and what it calls before it leaves an accepted step's beginning."""
+    """Velocity with the signature and the step callback of torchdiffeq."""
 
-    def __init__(self, velocity: Velocity, start: float, on_step: Callable[[float, Tensor], bool]) -> None:
+    def __init__(self, velocity: Velocity, start: float, on_step: Callable[[float, Tensor], Tensor | None]) -> None:
         self.velocity, self.start, self.on_step = velocity, start, on_step
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        return self.velocity(x, t)
+        return self.velocity(x, float(t))
 
     def callback_accept_step(self, t: Tensor, x: Tensor, step: Tensor) -> None:
-        # the name is torchdiffeq's
-        if float(t) != self.start and self.on_step(float(t), x):
-            raise _StopIntegrationError(x)
+        """Report the beginning of an accepted step; the name is torchdiffeq's."""
+        if float(t) == self.start:
+            return
+        replaced = self.on_step(float(t), x)
+        if replaced is not None:
+            raise _RestartError(float(t), replaced)
 
 
 def _max_item_rms(error: Tensor) -> Tensor:
-    """The largest root mean square over the items."""
+    """Return the largest root mean square over the items."""
     return error.flatten(1).square().mean(dim=1).sqrt().max() if error.ndim > 1 else error.abs().max()
 
 
@@ -366,61 +367,61 @@ def _load_odeint() -> Any:
         from torchdiffeq import odeint
     except ImportError as error:
         raise PluginError(
-            "adaptive solvers need torchdiffeq, which is not installed: pip install 'lumina-core[adaptive]'"
+            "solver: torchdiffeq is not installed, expected for adaptive solvers. Install it: pip install 'lumina-core[adaptive]'"
         ) from error
     return odeint
 
 
-NoiseFn = Callable[[], Tensor]
+class SDESolver(Solver):
+    """Euler-Maruyama or Heun steps of a reverse SDE (SiT, arXiv 2401.08740); the last step draws no noise.
 
-
-class SDESolver:
-    """Euler-Maruyama or Heun steps along the stirred flow; the last step of the grid draws no noise.
-
-    Published forms are infinite at t = 0 (sbdm) or break near t = 1 (constant); here w * step is at most `limit` *
-    sigma^2, so that no step overshoots what it heads for (our own proposal; a limit of null is as published).
+    The published diffusion coefficients w are infinite at t = 0 (sbdm) or unstable near t = 1 (constant). Here w * step
+    is at most `max_noise` * sigma^2, so that no step overshoots (our own proposal; null is as published).
     """
 
+    stochastic = True
+
     class Config(Settings):
-        """How much is stirred in, and when."""
+        """Method, amount of noise, and the last step."""
 
         method: Literal["euler", "heun"] = Field("euler", description="euler: one evaluation a step; heun: two")
-        diffusion_form: DiffusionForm = Field("sigma", description="how w depends on time")
-        diffusion_norm: float = Field(
-            1.0, ge=0, description="how much; 0 stirs nothing and is the solver without noise"
-        )
+        diffusion_form: DiffusionForm = Field("sigma", description="diffusion coefficient w as a function of time")
+        diffusion_norm: float = Field(1.0, ge=0, description="factor of w; 0: no noise, the ODE")
         last_step: Literal["tweedie", "euler", "mean", "none"] = Field(
             "tweedie",
-            description="the last step: to the expected data, along the velocity, along velocity and score, or none",
+            description="last step: to the expected data, along the velocity, along velocity and score, or none",
         )
-        max_noise: float | None = Field(0.5, gt=0, description="largest w * step / sigma^2; null: none")
-        path: ComponentSpec = Field(ComponentSpec(type="core.linear"), description="the model's; filled in")
+        max_noise: float | None = Field(0.5, gt=0, description="largest w * step / sigma^2; null: no limit")
+        path: ComponentSpec = Field(ComponentSpec(type="core.linear"), description="path of the model; filled in")
 
     def __init__(self, config: Config, path: LinearPath | GVPPath | VPPath) -> None:
         self.config, self.path = config, path
 
     def init(self, sample_noise: NoiseFn | None) -> NoiseFn:
-        """Noise is what the steps carry.
+        """Return the noise source as the state.
 
         Raises:
-            ConfigError: nobody draws noise here.
+            ConfigError: there is no noise source.
         """
         if sample_noise is None:
-            raise ConfigError("a stochastic solver needs noise; from data to noise take one without, such as core.heun")
+            raise ConfigError(
+                "solver: got a stochastic solver without noise, expected a deterministic one from data to noise. Use "
+                "core.heun, for example."
+            )
         return sample_noise
 
-    def step(self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor, state: NoiseFn) -> tuple[Tensor, NoiseFn]:
-        if float(u) == 1:
+    def step(self, velocity: Velocity, x: Tensor, t: float, u: float, state: NoiseFn) -> tuple[Tensor, NoiseFn]:
+        if u == 1:
             return self.last_step(velocity, x, t, u), state
         x_noisy = self.add_noise(x, t, u, state())
         return self.apply_drift(velocity, x_noisy, x, t, u), state
 
-    def add_noise(self, x: Tensor, t: Tensor, u: Tensor, noise: Tensor) -> Tensor:
-        """x with the noise of a step from t to u."""
-        return x + math.sqrt(2 * self.diffusion_coefficient(t, u) * float(u - t)) * noise
+    def add_noise(self, x: Tensor, t: float, u: float, noise: Tensor) -> Tensor:
+        """Add the noise of a step from t to u to x."""
+        return x + math.sqrt(2 * self.diffusion_coefficient(t, u) * (u - t)) * noise
 
-    def apply_drift(self, velocity: Velocity, x_noisy: Tensor, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-        """What velocity and score add to x that was stirred; Heun asks at the stirred place, Euler before it."""
+    def apply_drift(self, velocity: Velocity, x_noisy: Tensor, x: Tensor, t: float, u: float) -> Tensor:
+        """Add velocity and score to x with noise. Heun evaluates them at `x_noisy`, Euler at `x`."""
         step = u - t
         if self.config.method == "euler":
             return x_noisy + step * self.sde_drift(velocity, x, t, self.diffusion_coefficient(t, u))
@@ -428,14 +429,14 @@ class SDESolver:
         second = self.sde_drift(velocity, x_noisy + step * first, u, self.diffusion_coefficient(u, u + step))
         return x_noisy + step / 2 * (first + second)
 
-    def sde_drift(self, velocity: Velocity, x: Tensor, t: Tensor, w: float) -> Tensor:
-        """velocity + strength * score."""
+    def sde_drift(self, velocity: Velocity, x: Tensor, t: float, w: float) -> Tensor:
+        """Return velocity + w * score."""
         v = velocity(x, t)
         coef_v, coef_x = self.score_coefficients(t)
         return (1 + w * coef_v) * v + w * coef_x * x
 
-    def last_step(self, velocity: Velocity, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-        """From t to the end, without noise."""
+    def last_step(self, velocity: Velocity, x: Tensor, t: float, u: float) -> Tensor:
+        """Take the step from t to the end, without noise."""
         if self.config.last_step == "none":
             return x
         if self.config.last_step == "mean":
@@ -446,27 +447,25 @@ class SDESolver:
         coef_v, coef_x = self.linear_coefficients(t, "data")
         return coef_v * v + coef_x * x
 
-    def diffusion_coefficient(self, t: Tensor, u: Tensor) -> float:
-        """w of a step from t to u."""
+    def diffusion_coefficient(self, t: float, u: float) -> float:
+        """Return w of a step from t to u."""
         if self.config.diffusion_norm == 0:
             return 0.0
-        t_batch = t.double().reshape(1)
-        w = float(
-            compute_diffusion(self.path, t_batch, t_batch, self.config.diffusion_form, self.config.diffusion_norm)
-        )
+        time = torch.tensor([t], dtype=torch.float64)
+        w = float(compute_diffusion(self.path, time, time, self.config.diffusion_form, self.config.diffusion_norm))
         if self.config.max_noise is None:
             return w
-        max_w = self.config.max_noise * float(self.path.sigma(t_batch)) ** 2 / float(u - t)
+        max_w = self.config.max_noise * float(self.path.sigma(time)) ** 2 / (u - t)
         return min(w, max_w) if math.isfinite(w) else max_w
 
-    def score_coefficients(self, t: Tensor) -> tuple[float, float]:
-        """(a, b) of score = a velocity + b x at a time."""
+    def score_coefficients(self, t: float) -> tuple[float, float]:
+        """Return (a, b) of score = a velocity + b x at time t."""
         return self.linear_coefficients(t, "score")
 
-    def linear_coefficients(self, t: Tensor, target: Literal["score", "data"]) -> tuple[float, float]:
-        """(a, b) of target = a velocity + b x at a time: whatever follows from a velocity is linear in it."""
-        t_batch = t.double().reshape(1)
-        one, zero = torch.ones_like(t_batch), torch.zeros_like(t_batch)
-        coef_v = convert_prediction(self.path, one, zero, t_batch, "velocity", target)
-        coef_x = convert_prediction(self.path, zero, one, t_batch, "velocity", target)
+    def linear_coefficients(self, t: float, target: Literal["score", "data"]) -> tuple[float, float]:
+        """Return (a, b) of target = a velocity + b x at time t; every conversion of a velocity is linear in it."""
+        time = torch.tensor([t], dtype=torch.float64)
+        one, zero = torch.ones_like(time), torch.zeros_like(time)
+        coef_v = convert_prediction(self.path, one, zero, time, "velocity", target)
+        coef_x = convert_prediction(self.path, zero, one, time, "velocity", target)
         return float(coef_v), float(coef_x)

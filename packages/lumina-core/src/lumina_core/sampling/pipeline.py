@@ -1,9 +1,11 @@
-"""The Python face of generation: open a model once, ask it many times, save what comes."""
+"""The pipeline: open a model once, generate from prompts or requests, save the results."""
 
 from __future__ import annotations
 
+import copy
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,34 +14,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.config import suggest_or_list
 from lumina_core.device import resolve_dtype, supported_dtype
-from lumina_core.errors import CheckpointError, ConfigError, LuminaError
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError, suggest
 from lumina_core.model import Model
 from lumina_core.model_dir import load_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
-from lumina_core.pretrained import FrozenModule
+from lumina_core.protocols import Solver, SolverStep, Velocity
 from lumina_core.request import Request
-from lumina_core.sampling.callbacks import StepState
-from lumina_core.sampling.generate import GenerationResult, StepCallback, generate_batch
-from lumina_core.sampling.inputs import NO_INPUTS, PrecomputedInputs
-from lumina_core.sampling.inversion import Inversion, Likelihood, invert, invert_for_variation, likelihood
-from lumina_core.sampling.sizes import max_batch_size, size_warning
+from lumina_core.sampling.generate import StepCallback, generate_items
+from lumina_core.sampling.inputs import NO_INPUTS, Item, NoiseSampler, PrecomputedInputs, expand_requests
+from lumina_core.sampling.resolve import (
+    Overrides,
+    SamplingPlan,
+    ScheduleLike,
+    batch_key,
+    max_batch_size,
+    resolve_sampling,
+    size_warning,
+)
+from lumina_core.sampling.velocity import is_out_of_memory
+from lumina_core.types import Result, Tokens
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Number formats that a user can name."""
+"""Names of dtypes."""
+BATCH_SIZE = 16
+"""Largest number of results per batch, unless a call sets another."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the parts of a model stand.
+    """Device and dtype of a model.
 
     Attributes:
-        device: where it computes.
-        dtype: of its weights; None: as they are stored, float16 as float32.
-        offload: weights rest on the CPU, and each part stands on `device` only while it works.
-        text_device: where conditioners stay; None: with the rest.
+        device: device of the computation.
+        dtype: dtype of the weights; None: as stored, float16 as float32.
+        offload: weights stay on the CPU, and each component is on `device` only while it computes.
+        text_device: device of the conditioners; None: `device`.
     """
 
     device: torch.device
@@ -48,31 +59,34 @@ class Placement:
     text_device: torch.device | None = None
 
     @classmethod
-    def parse(cls, device: str, dtype: str | None, offload: bool, text_device: str | None) -> Placement:
-        """As a user says it.
+    def parse(
+        cls,
+        device: str | torch.device,
+        dtype: str | torch.dtype | None,
+        offload: bool,
+        text_device: str | torch.device | None,
+    ) -> Placement:
+        """Read devices and a dtype by name.
 
         Raises:
-            ConfigError: there is no such device here, or no such format.
+            ConfigError: the device is not available, or the dtype is not supported.
         """
-        if dtype is not None and dtype not in DTYPES:
-            raise ConfigError(f"there is no number format '{dtype}'{suggest_or_list(dtype, DTYPES)}")
         compute_device = _parse_device(device)
-        conditioner_device = None if text_device is None else _parse_device(text_device)
-        torch_dtype = (
-            None if dtype is None else torch.float16 if dtype == "float16" else resolve_dtype(dtype, compute_device)
-        )
-        return cls(compute_device, torch_dtype, offload, conditioner_device)
+        conditioner_device = None if text_device is None else _parse_device(text_device, "text_device")
+        return cls(compute_device, _parse_dtype(dtype, compute_device), offload, conditioner_device)
 
     @property
     def storage_device(self) -> torch.device:
-        """Where weights lie when nobody asks."""
+        """Device of weights that are not in use."""
         return torch.device("cpu") if self.offload else self.device
 
     def apply(self, model: Model) -> Model:
-        """Tell a model that lies at `resting` where to work."""
+        """Set the devices of a model that is on `storage_device`."""
         if self.offload:
             model.offload(self.device)
         if self.text_device is not None:
+            from lumina_core.pretrained import FrozenModule
+
             model.conditioners.to(self.text_device)
             for module in model.conditioners.modules():
                 if isinstance(module, FrozenModule):
@@ -80,246 +94,438 @@ class Placement:
         return model
 
 
-def retry_on_overflow(
-    model: Model, run: Callable[[StepCallback | None], GenerationResult], on_step: StepCallback | None
-) -> GenerationResult:
-    """What `make` makes; in a wider format once more where float16 has overflowed.
-
-    Raises:
-        LuminaError: what came is no number, in a format that is wide enough.
-    """
-    is_float16 = model.dtype == torch.float16
-    result = run(_stop_on_nonfinite(on_step) if is_float16 else on_step)
-    if bool(torch.isfinite(result.data).all()):
-        return result
-    if not is_float16:
-        raise LuminaError("the model answered what is no number; its weights are broken, or the settings are extreme")
-    wider_dtype = supported_dtype(torch.bfloat16, model.device)
-    warnings.warn(f"float16 is too narrow for this model: it goes on in {str(wider_dtype)[6:]}", stacklevel=3)
-    model.to(wider_dtype)
-    return retry_on_overflow(model, run, on_step)
-
-
-def _stop_on_nonfinite(on_step: StepCallback | None) -> StepCallback:
-    """The same, but it stops the way at the first step that is no number."""
-
-    def callback(state: StepState) -> bool | Tensor | None:
-        if not bool(torch.isfinite(state.x_t).all()):
-            return True
-        return on_step(state) if on_step is not None else None
-
-    return callback
-
-
-def _parse_device(name: str) -> torch.device:
+def _parse_device(device: str | torch.device, setting: str = "device") -> torch.device:
     try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        return torch.zeros((), device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts if it was built without the device
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"the device '{name}' cannot be used here ({reason}); try --device cpu") from error
+        raise ConfigError(f"{setting}: got '{device}', expected an available one ({reason}). Use cpu.") from error
 
 
-@dataclass(frozen=True)
-class Output:
-    """One thing that was generated: its data (channels, ...), what was asked and how it came to be."""
-
-    data: Tensor
-    metadata: Mapping[str, Any]
-    model: Model
-
-    def save(self, path: str | Path) -> Path:
-        """Write it as a file, the record in its metadata.
-
-        Raises:
-            ConfigError: the folder is not there or cannot be written to.
-        """
-        path = Path(path)
-        try:
-            self.model.generation_task.save(self.data, path, self.metadata)
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
-        return path
+def _parse_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    name = str(dtype).removeprefix("torch.")
+    if dtype is None or name == "float16":
+        return None if dtype is None else torch.float16
+    if name not in DTYPES:
+        raise ConfigError(f"dtype: got '{name}', expected one of {', '.join(DTYPES)}{suggest(name, DTYPES)}")
+    return resolve_dtype(name, device)
 
 
 class Pipeline:
-    """An opened model. `ask` takes what the task's Request takes: prompt, seed, size, steps, and so on."""
+    """A model and its generation: `pipe("a red heart", steps=10, seed=1).images[0]`.
 
-    def __init__(self, model: Model, registry: Registry) -> None:
+    A call does not change the pipeline, so that several threads may call it at a time.
+
+    Attributes:
+        model: the model.
+        registry: source of solvers, schedules and other components.
+        placement: devices and dtype.
+    """
+
+    def __init__(self, model: Model, registry: Registry, placement: Placement | None = None) -> None:
         self.model, self.registry = model, registry
-        self._guide_models: dict[str | None, Model] = {}
+        self.placement = placement or Placement(model.device, model.dtype)
+        self._guide_models: dict[tuple[str, torch.dtype], Model] = {}
+        self._wide_model: Model | None = None
+        self._lock = threading.RLock()
 
-    def generate_one(
-        self, on_step: StepCallback | None = None, inputs: PrecomputedInputs = NO_INPUTS, **options: Any
-    ) -> list[Output]:
-        """Answer one request; as many answers as its `count`.
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        task: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        offload: bool = False,
+        text_device: str | torch.device | None = None,
+        compile: bool = False,
+        registry: Registry | None = None,
+    ) -> Pipeline:
+        """Open a model folder, or an installed model by its name.
 
         Args:
-            on_step: sees every step (`sampling.seen`): its number, time and data; answers True to stop there.
-            given: conditions or noise made elsewhere, see `sampling.given`; with a condition the words may be left out.
+            model: a folder (ours, or of a checkpoint format of a plugin) or a name; None: the default model (of `task`).
+            task: component type that the model's task must have; None: any.
+            device: device of the computation, such as "cuda".
+            dtype: torch dtype or its name; "auto" is bfloat16 if the device computes it natively. None: as stored,
+                float16 as float32.
+            offload: weights stay on the CPU, and each component is on the device only while it computes.
+            text_device: device of the conditioners, "cpu" for instance; None: `device`.
+            compile: compile the backbone with torch.compile: the first result of a size takes a minute longer, the others
+                less time. On CUDA with CUDA graphs.
+            registry: source of components; None: the installed plugins.
 
         Raises:
-            ConfigError: a field is unknown or out of its range.
+            ConfigError: the model is of another task, or the device or dtype is not available.
+            CheckpointError: the folder cannot be loaded.
+            PluginError: a plugin that the model needs is not installed.
         """
-        if inputs.cond is not None:
-            options = {**dict.fromkeys(self._text_fields(), "(precomputed)"), **options}
-        return self.generate([self.make_request(**options)], on_step, inputs)
+        placement = Placement.parse(device, dtype, offload, text_device)
+        return cls._open(model, registry or load_plugins(), task, placement, compile)
 
-    def generate(
-        self, requests: Sequence[Request], on_step: StepCallback | None = None, inputs: PrecomputedInputs = NO_INPUTS
-    ) -> list[Output]:
-        """Answer several requests in one batch; they must agree in settings, shorter and smaller ones are masked.
-
-        A model in float16 that overflows is asked again in bfloat16, or float32 where that is slow, with a warning; it
-        stays in that format.
-
-        Raises:
-            LuminaError: what came out is no number.
-        """
-        if not requests:
-            raise ConfigError("no request was given; wanted one or more")
-        guide_names = {request.guide_model for request in requests} - {None}
-        if guide_names and inputs.guide_model is None:
-            inputs = replace(inputs, guide_model=self._guide_model(guide_names.pop()))
-        inputs, inversion_nfe = invert_for_variation(self.model, self.registry, requests, inputs)
-        try:
-            result = retry_on_overflow(
-                self.model,
-                lambda callback: generate_batch(self.model, self.registry, requests, callback, inputs),
-                on_step,
+    @classmethod
+    def _open(
+        cls, name: str | Path | None, registry: Registry, task: str | None, placement: Placement, compile: bool = False
+    ) -> Pipeline:
+        models = registry.models()
+        installed = {n: entry for n, entry in models.items() if task is None or entry.extra["task"] == task}
+        if name is None:
+            if not installed:
+                raise ConfigError(
+                    "model: got none, and no installed plugin has a model for this task. Give a model folder."
+                )
+            name = next((n for n, entry in installed.items() if "default" in entry.extra), next(iter(installed)))
+        if str(name) in installed:
+            package, _, path = installed[str(name)].target.partition(":")
+            with as_file(files(package) / path) as folder:
+                return cls._open_folder(folder, registry, task, placement, compile)
+        if Path(name).exists():
+            return cls._open_folder(Path(name), registry, task, placement, compile)
+        names = f"Installed models: {', '.join(installed) or 'none'}"
+        if str(name) in models:
+            raise ConfigError(
+                f"model: got {name}, a model for {models[str(name)].extra['task']}, expected {task}. {names}"
             )
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise ConfigError("there is not enough memory for this; ask for a smaller size or fewer at once") from error
-        return list(self._outputs(requests, result, inversion_nfe))
+        hint = suggest(str(name), installed)
+        raise CheckpointError(
+            f"model: got '{name}', expected a model folder or the name of an installed model{hint or '.'} {names}"
+        )
+
+    @classmethod
+    def _open_folder(
+        cls, folder: Path, registry: Registry, task: str | None, placement: Placement, compile: bool
+    ) -> Pipeline:
+        model = load_model(folder, registry, placement.storage_device, placement.dtype)
+        if task is not None and model.recipe.task.type != task:
+            raise ConfigError(f"model: got {folder}, a model for {model.recipe.task.type}, expected {task}.")
+        if compile and isinstance(model.backbone, torch.nn.Module):
+            # CUDA graphs save the launches of many small kernels, which dominate at small sizes
+            is_graph = placement.device.type == "cuda" and not placement.offload
+            model.backbone.compile(**({"mode": "reduce-overhead"} if is_graph else {}))
+        return cls(placement.apply(model), registry, placement)
+
+    def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Pipeline:
+        """Move the model to a device, or convert its weights to a dtype; return the pipeline itself.
+
+        Raises:
+            ConfigError: the device or dtype is not available, or the model is offloaded.
+        """
+        if self.placement.offload:
+            raise ConfigError("device: got an offloaded pipeline, expected one without offload. Open it again.")
+        old = self.placement
+        placement = Placement.parse(device or old.device, dtype or old.dtype, False, old.text_device)
+        self.model = placement.apply(self.model.to(placement.device, placement.dtype or self.model.dtype))
+        self.placement, self._wide_model, self._guide_models = placement, None, {}
+        return self
+
+    def __call__(
+        self,
+        prompt: Any = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        solver: str | Solver | SolverStep | None = None,
+        schedule: str | ScheduleLike | None = None,
+        callback: StepCallback | None = None,
+        output_type: str | None = None,
+        batch_size: int | None = None,
+        inputs: PrecomputedInputs = NO_INPUTS,
+        **options: Any,
+    ) -> Any:
+        """Generate from a prompt, a request, or a list of them.
+
+        Requests of different sizes and settings are grouped into batches, and the batches are split by the available
+        memory. Each result is the same as alone, up to rounding.
+
+        Args:
+            prompt: value of the first required field of the task's request (a text, a class), a `Request` (see
+                `make_request`), or a list of either.
+            seed: seed of the first result; the following results have the following seeds. Or one seed per prompt; for
+                one prompt, one result per seed. Default 0.
+            generator: draws the seeds, instead of `seed`.
+            solver: name, function (velocity, x, t, u) -> x, or `Solver`. Default: the model's.
+            schedule: name, function steps -> times, or times that rise from 0 to 1. Default: the model's.
+            callback: called with a `StepState` after every step. It may call `state.stop()`, and may return another x_t.
+            output_type: "tensor", "np", "latent" or another one of the task ("pil" for images). Default: the task's first.
+            batch_size: largest number of results per batch. Default: 16, and what fits into the memory.
+            inputs: conditions, noise or initial data, instead of those made from the prompt.
+            **options: fields of the task's request: steps, guidance_scale, size, count, negative_prompt and so on.
+
+        Returns:
+            `GenerationOutput` of the task: a sequence of `Result`, with `images` or `audios` and `sampling_rate`.
+
+        Raises:
+            ConfigError: an option is unknown or out of range, or the model does not support it.
+            LuminaError: a result is not finite.
+        """
+        task = self.model.generation_task
+        output_type = output_type or task.output_types[0]
+        output_types = (*task.output_types, "latent")
+        if output_type not in output_types:
+            expected = ", ".join(output_types)
+            raise ConfigError(
+                f"output_type: got {output_type!r}, expected one of {expected}{suggest(output_type, output_types)}"
+            )
+        options |= {n: v for n, v in (("solver", solver), ("schedule", schedule)) if isinstance(v, str)}
+        overrides = Overrides(
+            None if isinstance(solver, str) else solver, None if isinstance(schedule, str) else schedule
+        )
+        requests = self._make_requests(prompt, seed, generator, options, inputs)
+        finished = dict(self.iterate(requests, callback, inputs, overrides, batch_size, output_type == "latent"))
+        results = [finished[index] for index in range(len(finished))]
+        values = [r.data if output_type == "latent" else task.to_output(r.data, output_type) for r in results]
+        return task.Output(results, values)
+
+    def iterate(
+        self,
+        requests: Sequence[Request],
+        callback: StepCallback | None = None,
+        inputs: PrecomputedInputs = NO_INPUTS,
+        overrides: Overrides = Overrides(),  # noqa: B008
+        batch_size: int | None = None,
+        latent: bool = False,
+    ) -> Iterator[tuple[int, Result]]:
+        """Generate requests batch by batch, and yield each result with its index when its batch is finished."""
+        items = expand_requests(self.model.generation_task, requests)
+        if not items:
+            raise ConfigError("prompt: got an empty list, expected at least one prompt or request.")
+        inputs = inputs.per_result(items)
+        groups: dict[Any, list[int]] = {}
+        for index, item in enumerate(items):
+            groups.setdefault(_group_key(item), []).append(index)
+        plans = {
+            k: resolve_sampling(self.model, self.registry, items[g[0]].request, overrides) for k, g in groups.items()
+        }
+        for key, group in groups.items():
+            by_size: dict[Any, list[int]] = {}
+            for index in group:
+                by_size.setdefault(items[index].size if plans[key].solver.adaptive else None, []).append(index)
+            for same_size in by_size.values():
+                limit = max_batch_size(self.model, [items[index].size for index in same_size]) or BATCH_SIZE
+                limit = min(limit, batch_size or BATCH_SIZE)
+                for start in range(0, len(same_size), limit):
+                    batch = same_size[start : start + limit]
+                    yield from self._generate(plans[key], items, inputs, batch, callback, latent)
 
     def make_request(self, **options: Any) -> Request:
-        """A checked request of this model's task."""
-        request_type: Any = self.model.task.Request
+        """Make a request of the model's task.
+
+        Raises:
+            ConfigError: a field is unknown, missing or out of range.
+        """
+        request_type: Any = self.model.generation_task.Request
         request: Request = request_type.read(options, "request")
         return request
 
-    def invert(self, data: Tensor, **options: Any) -> Inversion:
-        """The noise that data (B, channels, ...) in [-1, 1] comes from under a request; `ask` with `Given(noise=...)`.
+    def velocity(self, prompt: Any = None, **options: Any) -> tuple[Velocity, Tokens]:
+        """Return the velocity of a request, guidance included, and its noise as tokens.
+
+        `integrate(velocity, tokens.values, schedule, solver=heun).values` are the tokens of the result; `decode` makes
+        data of them.
 
         Raises:
-            ConfigError, ShapeError: a field is out of its range, or the data of another size or number.
+            ConfigError: an option is unknown or out of range.
         """
+        from lumina_core.sampling.inversion import velocity_of_requests
+
+        requests = self._make_requests(prompt, options.pop("seed", None), None, options, NO_INPUTS)
+        _, velocity, tokens = velocity_of_requests(self.model, self.registry, requests)
+        seeds = [request.seed + k for request in requests for k in range(request.count)]
+        return velocity, tokens.with_values(NoiseSampler(tokens, seeds, self.model.device)())
+
+    @torch.inference_mode()
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Decode tokens of one size to data (B, channels, ...), float32 on the CPU."""
+        with self.model.onload("autoencoder"):
+            return self.model.autoencoder.decode(self.model.tokenizer.unpatchify(tokens)).float().cpu()
+
+    def invert(self, data: Tensor, **options: Any) -> Any:
+        """Return the noise of data (B, channels, ...) in [-1, 1] under a request, as an `Inversion`.
+
+        `pipe(..., inputs=PrecomputedInputs(noise=inversion.noise))` generates the data again.
+
+        Raises:
+            ConfigError: an option is out of range, or the data are not finite.
+            ShapeError: the data differ from the request in size or number.
+        """
+        from lumina_core.sampling.inversion import invert
+
         return invert(self.model, self.registry, [self.make_request(**options)], data)
 
-    def likelihood(self, data: Tensor, probes: int = 1, **options: Any) -> Likelihood:
-        """How likely data (B, channels, ...) is under a request; guidance must be 1.
+    def likelihood(self, data: Tensor, probes: int = 1, **options: Any) -> Any:
+        """Return the log-likelihood of data (B, channels, ...) under a request without guidance, as a `Likelihood`.
 
         Raises:
-            ConfigError, ShapeError: as above, or there is guidance.
+            ConfigError: an option is out of range, or guidance is on.
+            ShapeError: the data differ from the request in size or number.
         """
+        from lumina_core.sampling.inversion import likelihood
+
         return likelihood(self.model, self.registry, [self.make_request(**options)], data, probes)
 
     def notes(self, request: Request) -> list[str]:
-        """What the user should know of a request: a long text that is not read to its end, a size above training.
+        """Return warnings about a request: truncated text, a size far above training, and the task's own."""
+        task, conditioners = self.model.generation_task, self.model.conditioners_by_field
+        notes = []
+        for values in (task.conditions(request), task.negative_conditions(request)):
+            for field in values:
+                for text in values[field]:
+                    if field in conditioners and conditioners[field].truncated_text(text):
+                        dropped = conditioners[field].truncated_text(text)
+                        notes.append(f"{field}: the text is too long for this model; left out: '{dropped[:40]}'")
+        warning = size_warning(self.model, request)
+        return [*notes, *([] if warning is None else [warning]), *task.notes(request)]
 
-        And what its task says of it (`notes`), where it has anything to say.
+    def _make_requests(
+        self,
+        prompt: Any,
+        seed: int | Sequence[int] | None,
+        generator: torch.Generator | None,
+        options: dict[str, Any],
+        inputs: PrecomputedInputs,
+    ) -> list[Request]:
+        fields = self.model.generation_task.Request.model_fields
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        if any(isinstance(p, Request) for p in prompts):
+            given = [n for n, v in (("seed", seed), ("generator", generator)) if v is not None] + list(options)
+            if given or not all(isinstance(p, Request) for p in prompts):
+                name = given[0] if given else "prompt"
+                raise ConfigError(
+                    f"{name}: got it together with requests, expected it in the requests (`make_request`)."
+                )
+            return prompts
+        arguments = ("generator", "callback", "output_type", "batch_size", "inputs")
+        for name in options:
+            if name not in fields:
+                hint = suggest(name, [*fields, *arguments])
+                raise ConfigError(f"{name}: got an unknown option, expected a field of the request{hint}")
+        prompt_field = next((name for name, info in fields.items() if info.is_required()), None)
+        if inputs.cond is not None:
+            text_fields = [name for name, info in fields.items() if info.is_required() and info.annotation is str]
+            options = {**dict.fromkeys(text_fields, "(precomputed)"), **options}
+        if prompt is not None and prompt_field is None:
+            raise ConfigError("prompt: got a value, expected none: no field of this task's request is required.")
+        if seed is not None and generator is not None:
+            raise ConfigError("seed: got it together with generator, expected one of them.")
+        if isinstance(seed, Sequence) and len(prompts) == 1:
+            prompts *= len(seed)
+        if isinstance(seed, Sequence) and len(seed) != len(prompts):
+            raise ConfigError(f"seed: got {len(seed)} seeds for {len(prompts)} prompts, expected one for each.")
+        requests = []
+        for index, value in enumerate(prompts):
+            named = {} if value is None or prompt_field is None else {prompt_field: value}
+            if isinstance(seed, Sequence):
+                named["seed"] = seed[index]
+            elif generator is not None:
+                named["seed"] = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+            elif seed is not None or len(prompts) > 1:
+                named["seed"] = (seed or 0) + index * int(options.get("count", 1))
+            requests.append(self.make_request(**{**options, **named}))
+        return requests
+
+    def _generate(
+        self,
+        plan: SamplingPlan,
+        items: Sequence[Item],
+        inputs: PrecomputedInputs,
+        batch: Sequence[int],
+        callback: StepCallback | None,
+        latent: bool,
+    ) -> Iterator[tuple[int, Result]]:
+        """Generate one batch; in halves if the memory does not suffice."""
+        try:
+            if self.placement.offload:
+                with self._lock:  # components move between devices
+                    results = self._attempt(self.model, plan, items, inputs, batch, callback, latent)
+            else:
+                results = self._attempt(self.model, plan, items, inputs, batch, callback, latent)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise ConfigError("size: the memory does not suffice. Request a smaller size.") from error
+        else:
+            yield from results.items()
+            return
+        middle = len(batch) // 2
+        yield from self._generate(plan, items, inputs, batch[:middle], callback, latent)
+        yield from self._generate(plan, items, inputs, batch[middle:], callback, latent)
+
+    def _attempt(
+        self,
+        model: Model,
+        plan: SamplingPlan,
+        items: Sequence[Item],
+        inputs: PrecomputedInputs,
+        batch: Sequence[int],
+        callback: StepCallback | None,
+        latent: bool,
+    ) -> dict[int, Result]:
+        """Generate a batch; items that overflow in float16 once more, with a copy of the model in a wider dtype.
+
+        Raises:
+            LuminaError: a result is not finite in a wide dtype.
         """
-        fields = [
-            self.model.generation_task.conditions(request),
-            self.model.generation_task.negative_conditions(request),
-        ]
-        conditioners = self.model.conditioners_by_field
-        texts: list[tuple[Any, str]] = [
-            (conditioners.get(field), value) for values in fields for field in values for value in values[field]
-        ]
-        dropped = [conditioner.truncated_text(text) for conditioner, text in texts]
-        size_note = size_warning(self.model, request)
-        truncated = [
-            f"this model does not read so long a text; left out from: '{text[:40]}'" for text in dropped if text
-        ]
-        return [*truncated, *([] if size_note is None else [size_note]), *self.model.task.notes(request)]
+        batch_items, batch_inputs = [items[index] for index in batch], inputs.rows(batch)
+        guide_name, is_half = batch_items[0].request.guide_model, model.dtype == torch.float16
+        if guide_name is not None and inputs.guide_model is None:
+            batch_inputs = replace(batch_inputs, guide_model=self._open_guide_model(guide_name, model.dtype))
+        inversion_nfe = 0
+        if any(item.variation is not None for item in batch_items):
+            from lumina_core.sampling.inversion import invert_for_variation
 
-    def max_batch_size(self, requests: Sequence[Request], limit: int) -> int:
-        """How many of these requests, of one result each, `ask_all` should be handed at a time, `most` at most."""
-        return max_batch_size(self.model, requests, limit)
+            batch_inputs, inversion_nfe = invert_for_variation(model, self.registry, batch_items, batch_inputs)
+            if is_half and batch_inputs.noise is not None and not bool(batch_inputs.noise.isfinite().all()):
+                return self._attempt(self._widen(), plan, items, inputs, batch, callback, latent)
+        output = generate_items(model, plan, batch_items, batch_inputs, callback, batch, stop_on_nonfinite=is_half)
+        metadata = output.metadata() | ({"inversion_nfe": inversion_nfe} if inversion_nfe else {})
+        results: dict[int, Result] = {}
+        for row, (index, item, data) in enumerate(zip(batch, batch_items, output.items(), strict=True)):
+            if not bool(data.isfinite().all()):
+                continue
+            settings = metadata["settings"]
+            fields = item.request.model_dump(mode="json", exclude_none=True, exclude={"count", *settings})
+            cached = {} if output.cached_nfe is None else {"cached_nfe": output.cached_nfe[row]}
+            record = {**fields, **metadata, **cached, "seed": item.request.seed}
+            results[index] = Result(output.latents[row] if latent else data, record, model.generation_task)
+        overflowed = [index for index in batch if index not in results]
+        if overflowed and not is_half:
+            raise LuminaError("model: a result is not finite. The weights are broken, or the settings are extreme.")
+        if overflowed:
+            results |= self._attempt(self._widen(), plan, items, inputs, overflowed, callback, latent)
+        return results
 
-    def _guide_model(self, name: str | None) -> Model:
-        if name not in self._guide_models:
-            pipeline = load_pipeline(name, task=self.model.recipe.task.type, device=str(self.model.device))
-            self._guide_models[name] = pipeline.model.to(self.model.dtype)
-        return self._guide_models[name]
-
-    def _text_fields(self) -> list[str]:
-        fields = self.model.task.Request.model_fields
-        return [name for name, info in fields.items() if info.is_required() and info.annotation is str]
-
-    def _outputs(self, requests: Sequence[Request], result: GenerationResult, inversion_nfe: int) -> Iterator[Output]:
-        settings = result.metadata()["settings"]
-        inversion = {"inversion_nfe": inversion_nfe} if inversion_nfe else {}
-        rows = [request for request in requests for _ in range(request.count)]
-        cached = (
-            [{}] * len(rows)
-            if result.cached_nfe is None
-            else [{"cached_nfe": cached_nfe} for cached_nfe in result.cached_nfe]
+    def _widen(self) -> Model:
+        """Return a copy of the model in bfloat16, or in float32 if the device has no native bfloat16."""
+        dtype = supported_dtype(torch.bfloat16, self.model.device)
+        with self._lock:
+            if self._wide_model is None:
+                self._wide_model = copy.deepcopy(self.model).to(dtype)
+        warnings.warn(
+            f"dtype: float16 overflows with this model; generated in {str(dtype).removeprefix('torch.')}", stacklevel=4
         )
-        for data, seed, request, item_cached in zip(result.items(), result.seeds, rows, cached, strict=True):
-            fields = request.model_dump(mode="json", exclude_none=True, exclude={"count", *settings})
-            yield Output(data, {**fields, **result.metadata(), **inversion, **item_cached, "seed": seed}, self.model)
+        return self._wide_model
+
+    def _open_guide_model(self, name: str, dtype: torch.dtype) -> Model:
+        """Open the guide model of a request, once, with the registry and the devices of this pipeline."""
+        with self._lock:
+            if (name, dtype) not in self._guide_models:
+                placement = replace(self.placement, dtype=dtype)
+                guide = Pipeline._open(name, self.registry, self.model.recipe.task.type, placement)
+                self._guide_models[name, dtype] = guide.model
+            return self._guide_models[name, dtype]
 
 
-def load_pipeline(
-    model: str | Path | None = None, *, task: str | None = None, device: str = "cpu", dtype: str | None = None,
-    offload: bool = False, text_device: str | None = None, compile: bool = False,
-) -> Pipeline:  # fmt: skip
-    """Open a model folder, or an installed model by its name.
-
-    Args:
-        model: folder (ours, or of a layout that a plugin reads) or name; None: the usual one of those installed (for
-            `task`, where given), else the first.
-        device: where it computes.
-        dtype: float32, bfloat16, float16, or auto: bfloat16 where the device is fast at it. None: as it is stored,
-            float16 as float32.
-        offload: weights rest on the CPU, and each part stands on the device only while it works.
-        text_device: where conditioners stay, `cpu` for instance; None: with the rest.
-        compiled: torch.compile the backbone: the first answer of a size takes a minute longer, the others less time.
-            On CUDA with CUDA graphs (mode `reduce-overhead`; not measured where this is made).
-
-    Raises:
-        ConfigError: the model is for another task, or there is no such device or format.
-        CheckpointError, PluginError: the folder cannot be loaded.
-    """
-    placement = Placement.parse(device, dtype, offload, text_device)
-    registry = load_plugins()
-    installed = {n: m for n, m in registry.models().items() if task is None or m.extra["task"] == task}
-    if model is None:
-        if not installed:
-            raise ConfigError("no installed plugin brings a model for this; name a folder with --model DIR")
-        model = next((name for name, entry in installed.items() if "default" in entry.extra), next(iter(installed)))
-    if str(model) in installed:
-        package, _, path = installed[str(model)].target.partition(":")
-        with as_file(files(package) / path) as folder:
-            return _load_dir(folder, registry, task, placement, compile)
-    if not Path(model).exists():
-        entry_for_other_task = registry.models().get(str(model))
-        if entry_for_other_task is not None:
-            other_task = entry_for_other_task.extra["task"]
-            raise ConfigError(
-                f"{model} is a model for {other_task}, not for {task}; choose another --model{suggest_or_list('', installed)}"
-            )
-        raise CheckpointError(
-            f"no model folder {model}, and no installed model is called so{suggest_or_list(str(model), installed)}"
-        )
-    return _load_dir(Path(model), registry, task, placement, compile)
-
-
-def _load_dir(folder: Path, registry: Registry, task: str | None, placement: Placement, compile: bool) -> Pipeline:
-    model = load_model(folder, registry, placement.storage_device, placement.dtype)
-    if task is not None and model.recipe.task.type != task:
-        raise ConfigError(f"{folder} is a model for {model.recipe.task.type}, not for {task}; choose another --model")
-    if compile and isinstance(model.backbone, torch.nn.Module):
-        # graphs spare the launches of many small kernels, which is what a GPU waits for at small sizes
-        compile_options = (
-            {"mode": "reduce-overhead"} if placement.device.type == "cuda" and not placement.offload else {}
-        )
-        model.backbone.compile(**compile_options)
-    return Pipeline(placement.apply(model), registry)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+def _group_key(item: Item) -> tuple[Any, ...]:
+    """Return what the items of a batch must have in common."""
+    has_one_size = item.init_data is not None or item.variation is not None or item.regions is not None
+    return (
+        batch_key(item.request),
+        tuple(sorted(item.conditions)),
+        tuple(sorted(item.negative_conditions)),
+        None if item.init_data is None else item.init_data.strength,
+        item.variation is not None,
+        item.regions is not None,
+        item.size if has_one_size else None,
+    )

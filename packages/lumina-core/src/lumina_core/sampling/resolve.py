@@ -1,30 +1,41 @@
-"""How a request goes from noise to data: its settings, filled up from the recipe, and the parts that they name."""
+"""Resolved sampling: the settings of a request, completed by the recipe, the components they name, and size limits."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lumina_core.config import ComponentSpec, parse_component
-from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.flow.solvers import Solver, steps_for_nfe
-from lumina_core.model import ComponentRegistry, Model, build_component
-from lumina_core.protocols import BlockCache, ContextDrop, RopeScaling, TimeSchedule
+from lumina_core.errors import ConfigError
+from lumina_core.flow.schedules import validate_schedule
+from lumina_core.flow.solvers import as_solver, steps_for_nfe
+from lumina_core.model import ComponentRegistry, Model, build_component, empty_tokens
+from lumina_core.protocols import Guidance, RopeScaling, Solver, SolverStep, TimeSchedule
 from lumina_core.request import Request
 from lumina_core.sampling.velocity import AttentionOverrides, GuidanceConfig
-from lumina_core.types import Size, Tokens
+from lumina_core.types import Size
+
+ScheduleLike = Callable[[int], "Tensor | Sequence[float]"] | Sequence[float] | Tensor
+"""A function steps -> (steps + 1,) times, or the times."""
 
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """How the way from noise to data was gone, in full; None: not in use."""
+    """Sampling settings that were used; None: not used."""
 
     steps: int | None
     solver: str
     schedule: str | None
     guidance_scale: float
+    guidance: str | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
     rope_scaling: str | None = None
@@ -35,10 +46,15 @@ class ResolvedSettings:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The parts of a way, ready to go.
+    """Components of a request.
 
     Attributes:
-        limit: evaluations that a solver may ask for which chooses its own steps; None: any number.
+        settings: their names and values.
+        solver: integrates the velocity.
+        schedule: (steps + 1,) times.
+        guidance: settings of guidance.
+        attention: changes to attention.
+        max_nfe: largest number of evaluations for an adaptive solver; None: no limit.
     """
 
     settings: ResolvedSettings
@@ -49,115 +65,77 @@ class SamplingPlan:
     max_nfe: int | None
 
 
-def resolve_sampling(model: Model, registry: ComponentRegistry, request: Request) -> SamplingPlan:
-    """The way of a request.
+@dataclass(frozen=True)
+class Overrides:
+    """Components that are passed as Python objects instead of by name.
+
+    Attributes:
+        solver: step function or solver; None: by name.
+        schedule: function or times; None: by name.
+    """
+
+    solver: Solver | SolverStep | None = None
+    schedule: ScheduleLike | None = None
+
+
+NO_OVERRIDES = Overrides()
+
+
+def resolve_sampling(
+    model: Model, registry: ComponentRegistry, request: Request, overrides: Overrides = NO_OVERRIDES
+) -> SamplingPlan:
+    """Resolve the settings of a request.
 
     Raises:
-        ConfigError: settings are out of range, contradict each other, or the model cannot do them.
-        PluginError: a part is not there.
+        ConfigError: settings are out of range or contradict each other, or the model does not support them.
+        PluginError: a component is not installed.
     """
-    solver, name = _resolve_solver(model, registry, request)
-    schedule_spec, schedule, max_nfe = _resolve_schedule(model, registry, request, solver, name)
-    guidance, adaptive = _resolve_guidance(model, request), hasattr(solver, "solve")
-    rope_scaling, base_sequence_length = _rope_scaling_spec(model, request), _base_sequence_length(model, request)
-    context_drop, block_cache = _context_drop_spec(model, request), _block_cache_spec(model, request)
+    defaults = model.recipe.sampling
+    solver, solver_name = _resolve_solver(model, registry, request, overrides)
+    schedule, schedule_name, max_nfe = _resolve_schedule(model, registry, request, overrides, solver, solver_name)
+    guidance, guidance_name = _resolve_guidance(model, registry, request)
+    rope_scaling = _optional_component(request.rope_scaling, defaults.rope_scaling, "core.none")
+    context_drop = _optional_component(request.context_drop, defaults.context_drop, "core.time_aware", off="none")
+    block_cache = _optional_component(request.block_cache, defaults.block_cache, "core.teacache_like", off="none")
+    base_length = defaults.base_sequence_length
+    base_length = (base_length if request.base_sequence_length is None else request.base_sequence_length) or None
+    if base_length == 1:
+        raise ConfigError("base_sequence_length: got 1, expected 2 or more, or 0 for off.")
+    scaling: RopeScaling | None = None
+    train_size: Size | None = None
+    if rope_scaling is not None:
+        scaling = build_component(registry, "rope_scaling", rope_scaling)
+        train_size = _train_size(model, scaling, len(model.generation_task.size(request)))
+    attention = AttentionOverrides(
+        rope_scaling=scaling,
+        train_tokens=None if train_size is None else empty_tokens(model, train_size, 1),
+        base_sequence_length=base_length,
+        context_drop=None if context_drop is None else build_component(registry, "context_drop", context_drop),
+        block_cache=None if block_cache is None else build_component(registry, "block_cache", block_cache),
+    )
     settings = ResolvedSettings(
-        steps=None if adaptive else len(schedule) - 1,
-        solver=name,
-        schedule=None if adaptive else _recorded_name(request.schedule, schedule_spec),
+        steps=None if solver.adaptive else len(schedule) - 1,
+        solver=solver_name,
+        schedule=None if solver.adaptive else schedule_name,
         guidance_scale=guidance.scale,
+        guidance=None if guidance_name in ("core.cfg", "cfg") else guidance_name,
         guidance_interval=guidance.interval,
         guidance_rescale=guidance.rescale or None,
-        rope_scaling=None if rope_scaling is None else _recorded_name(request.rope_scaling, rope_scaling),
-        base_sequence_length=base_sequence_length,
-        context_drop=None if context_drop is None else _recorded_name(request.context_drop, context_drop),
-        block_cache=None if block_cache is None else _recorded_name(request.block_cache, block_cache),
+        rope_scaling=_recorded_name(request.rope_scaling, rope_scaling),
+        base_sequence_length=base_length,
+        context_drop=_recorded_name(request.context_drop, context_drop),
+        block_cache=_recorded_name(request.block_cache, block_cache),
     )
-    return SamplingPlan(
-        settings,
-        solver,
-        schedule,
-        guidance,
-        _attention_overrides(model, registry, request, base_sequence_length),
-        max_nfe,
-    )
+    return SamplingPlan(settings, solver, schedule, guidance, attention, max_nfe)
 
 
 def batch_key(request: Request) -> tuple[Any, ...]:
-    """All in which requests of one batch must agree, whatever their sizes."""
+    """Return the settings in which the requests of a batch must agree."""
     return tuple(getattr(request, field) for field in Request.model_fields if field not in ("seed", "count"))
 
 
-def empty_tokens(model: Model, size: Size, batch: int) -> Tokens:
-    """Tokens of zeros at the places of data of this extent, on the CPU.
-
-    Raises:
-        ConfigError: the model cannot do this extent; the message names the nearest that it can.
-    """
-    factors = model.autoencoder.downsample_factor
-    indivisible = [(side, step) for side, step in zip(size, factors, strict=True) if side % step]
-    if indivisible:
-        side, step = indivisible[0]
-        raise ConfigError(
-            f"a side of {side} is no multiple of the autoencoder's {step}; try {max(1, round(side / step)) * step}"
-        )
-    try:
-        return model.tokenizer.empty(batch, tuple(side // step for side, step in zip(size, factors, strict=True)))
-    except ShapeError as error:
-        size_text = " x ".join(map(str, size))
-        hint = f" (a latent is {' x '.join(map(str, factors))} times smaller)" if any(s > 1 for s in factors) else ""
-        raise ConfigError(f"this model cannot do {size_text}: {error}{hint}") from error
-
-
-def _resolve_solver(model: Model, registry: ComponentRegistry, request: Request) -> tuple[Solver, str]:
-    text = request.solver if request.solver is not None else model.recipe.sampling.solver
-    spec = parse_component(text)
-    component = registry.find("solver", spec.type)
-    if not hasattr(component, "Config"):
-        if spec.options:
-            raise ConfigError(f"the solver {spec.type} takes no options; got {', '.join(spec.options)}")
-        return component, spec.type  # a plain function
-    path = getattr(getattr(model.objective, "config", None), "path", None)
-    solver: Solver = build_component(registry, "solver", spec, **({} if path is None else {"path": path}))
-    return solver, text
-
-
-def _resolve_schedule(
-    model: Model, registry: ComponentRegistry, request: Request, solver: Solver, name: str
-) -> tuple[ComponentSpec, Tensor, int | None]:
-    """The grid's name, the grid, and the evaluations allowed to a solver that chooses its own steps."""
-    defaults, nfe, max_nfe = model.recipe.sampling, request.nfe, None
-    if nfe is not None and request.steps is not None:
-        raise ConfigError("steps and nfe were both given; one follows from the other, give one of them")
-    # draws and grids are one kind of part; on the command line `shift` means the grid
-    spec = resolve_component(request.schedule, defaults.schedule, "_schedule")
-    if spec.type.endswith("fitted_schedule") and not spec.options:
-        spec = ComponentSpec(type=spec.type, values=list(defaults.fitted_schedule))
-    schedule: TimeSchedule = build_component(registry, "schedule", spec)
-    steps = request.steps or getattr(schedule, "steps", None) or defaults.steps
-    if nfe is not None and hasattr(solver, "solve"):
-        max_nfe = nfe
-    elif nfe is not None:
-        steps = steps_for_nfe(solver, nfe, name)
-    return spec, schedule(steps), max_nfe
-
-
-def _resolve_guidance(model: Model, request: Request) -> GuidanceConfig:
-    defaults = model.recipe.sampling
-    channels = defaults.guidance_channels
-    # the numbers of a token are ordered by channel first
-    dims_per_channel = model.tokenizer.width // model.autoencoder.channels
-    return GuidanceConfig(
-        defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale,
-        None if channels is None else slice(0, channels * dims_per_channel),
-        defaults.guidance_rescale if request.guidance_rescale is None else request.guidance_rescale,
-        defaults.guidance_interval if request.guidance_interval is None else request.guidance_interval,
-        defaults.cfg_batching if request.cfg_batching is None else request.cfg_batching,
-    )
-
-
 def resolve_component(text: str | None, default: ComponentSpec, suffix: str = "") -> ComponentSpec:
-    """The part that a request names, or the recipe's; the recipe's options serve where only its name is said."""
+    """Return the component that a request names, or the recipe's, whose options apply if only its name is given."""
     if text is None:
         return default
     spec = parse_component(text)
@@ -167,80 +145,101 @@ def resolve_component(text: str | None, default: ComponentSpec, suffix: str = ""
     return default if same and not spec.options else spec
 
 
-def _recorded_name(text: str | None, spec: ComponentSpec) -> str:
-    """A part's name, with the options that the request gave it: what is recorded must lead to the same result."""
+def _optional_component(
+    text: str | None, default: ComponentSpec | None, fallback: str, off: str | None = None
+) -> ComponentSpec | None:
+    """Resolve a component that a recipe may leave out, and that a request switches off by the name `off`."""
+    if text is None or text == off:
+        return default if text is None else None
+    return resolve_component(text, default or ComponentSpec(type=fallback))
+
+
+def _recorded_name(text: str | None, spec: ComponentSpec | None) -> str | None:
+    """Return a component's name with the options of the request, so that the metadata reproduce the result."""
+    if spec is None:
+        return None
     return spec.type if text is None or ":" not in text else f"{spec.type}:{text.partition(':')[2]}"
 
 
-def _rope_scaling_spec(model: Model, request: Request) -> ComponentSpec | None:
-    default = model.recipe.sampling.rope_scaling
-    return (
-        default
-        if request.rope_scaling is None
-        else resolve_component(request.rope_scaling, default or ComponentSpec(type="core.none"))
-    )
+def _resolve_solver(
+    model: Model, registry: ComponentRegistry, request: Request, overrides: Overrides
+) -> tuple[Solver, str]:
+    if overrides.solver is not None:
+        solver = as_solver(overrides.solver)
+        return solver, getattr(overrides.solver, "__name__", type(overrides.solver).__name__)
+    text = model.recipe.sampling.solver if request.solver is None else request.solver
+    spec = parse_component(text)
+    component = registry.find("solver", spec.type)
+    if isinstance(component, type):
+        path = getattr(getattr(model.objective, "config", None), "path", None)
+        return build_component(registry, "solver", spec, **({} if path is None else {"path": path})), text
+    if spec.options:
+        raise ConfigError(f"solver: got options {', '.join(spec.options)} for {spec.type}, expected none.")
+    return as_solver(component), spec.type
 
 
-def _context_drop_spec(model: Model, request: Request) -> ComponentSpec | None:
-    default = model.recipe.sampling.context_drop
-    if request.context_drop == "none":
-        return None
-    return (
-        default
-        if request.context_drop is None
-        else resolve_component(request.context_drop, default or ComponentSpec(type="core.time_aware"))
-    )
+def _resolve_schedule(
+    model: Model, registry: ComponentRegistry, request: Request, overrides: Overrides, solver: Solver, solver_name: str
+) -> tuple[Tensor, str | None, int | None]:
+    """Return the times, the name of the schedule, and the largest number of evaluations of an adaptive solver."""
+    defaults, nfe, given = model.recipe.sampling, request.nfe, overrides.schedule
+    if nfe is not None and request.steps is not None:
+        raise ConfigError("nfe: got it together with steps, expected one of them.")
+    steps = request.steps
+    if nfe is not None and not solver.adaptive:
+        steps = steps_for_nfe(solver, nfe, solver_name)
+    max_nfe = nfe if solver.adaptive else None
+    if given is not None and not callable(given):
+        times = _as_times(given)
+        if steps is not None and steps != len(times) - 1:
+            raise ConfigError(
+                f"steps: got {steps}, expected {len(times) - 1}, the steps of the schedule. Leave steps out."
+            )
+        return times, f"custom:values={times.tolist()}", max_nfe
+    if given is not None:
+        return _as_times(given(steps or defaults.steps)), getattr(given, "__name__", type(given).__name__), max_nfe
+    # time samplers and schedules share names; `shift` means the schedule here
+    spec = resolve_component(request.schedule, defaults.schedule, "_schedule")
+    if spec.type.endswith("fitted_schedule") and not spec.options:
+        spec = ComponentSpec(type=spec.type, values=list(defaults.fitted_schedule))
+    schedule: TimeSchedule = build_component(registry, "schedule", spec)
+    steps = steps or getattr(schedule, "steps", None) or defaults.steps
+    return schedule(steps), _recorded_name(request.schedule, spec), max_nfe
 
 
-def _block_cache_spec(model: Model, request: Request) -> ComponentSpec | None:
-    default = model.recipe.sampling.block_cache
-    if request.block_cache == "none":
-        return None
-    return (
-        default
-        if request.block_cache is None
-        else resolve_component(request.block_cache, default or ComponentSpec(type="core.teacache_like"))
-    )
-
-
-def _base_sequence_length(model: Model, request: Request) -> int | None:
-    length = (
-        model.recipe.sampling.base_sequence_length
-        if request.base_sequence_length is None
-        else request.base_sequence_length
-    )
-    if length == 1:
+def _as_times(times: Tensor | Sequence[float]) -> Tensor:
+    try:
+        tensor = torch.as_tensor(times, dtype=torch.float64, device="cpu").flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            "base_sequence_length: 1 token in training has no logarithm to divide by; wanted 2 or more, or 0 for off"
-        )
-    return length or None
+            f"schedule: got {times!r}, expected a name, times that rise from 0 to 1, or a function steps -> times."
+        ) from error
+    if len(tensor) < 2:
+        raise ConfigError(f"schedule: got {times!r}, expected at least two times.")
+    return validate_schedule(tensor)
 
 
-def _attention_overrides(
-    model: Model, registry: ComponentRegistry, request: Request, base_sequence_length: int | None
-) -> AttentionOverrides:
-    """What fits attention to the canvas of a request, beside that of training."""
-    scaling_spec, drop_spec = _rope_scaling_spec(model, request), _context_drop_spec(model, request)
-    context_drop: ContextDrop | None = (
-        None if drop_spec is None else build_component(registry, "context_drop", drop_spec)
+def _resolve_guidance(model: Model, registry: ComponentRegistry, request: Request) -> tuple[GuidanceConfig, str]:
+    defaults = model.recipe.sampling
+    text = defaults.guidance if request.guidance is None else request.guidance
+    spec = parse_component(text)
+    function: Guidance = registry.find("guidance", spec.type)
+    if isinstance(function, type):
+        function = build_component(registry, "guidance", spec)
+    elif spec.options:
+        raise ConfigError(f"guidance: got options {', '.join(spec.options)} for {spec.type}, expected none.")
+    channels = defaults.guidance_channels
+    # the numbers of a token are ordered by channel first
+    dims_per_channel = model.tokenizer.width // model.autoencoder.channels
+    config = GuidanceConfig(
+        defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        function,
+        None if channels is None else slice(0, channels * dims_per_channel),
+        defaults.guidance_rescale if request.guidance_rescale is None else request.guidance_rescale,
+        defaults.guidance_interval if request.guidance_interval is None else request.guidance_interval,
+        defaults.cfg_batching if request.cfg_batching is None else request.cfg_batching,
     )
-    cache_spec = _block_cache_spec(model, request)
-    block_cache: BlockCache | None = (
-        None if cache_spec is None else build_component(registry, "block_cache", cache_spec)
-    )
-    if scaling_spec is None:
-        return AttentionOverrides(
-            base_sequence_length=base_sequence_length, context_drop=context_drop, block_cache=block_cache
-        )
-    rope_scaling: RopeScaling = build_component(registry, "rope_scaling", scaling_spec)
-    train_size = _train_size(model, rope_scaling, len(model.generation_task.size(request)))
-    return AttentionOverrides(
-        rope_scaling,
-        None if train_size is None else empty_tokens(model, train_size, 1),
-        base_sequence_length,
-        context_drop,
-        block_cache,
-    )
+    return config, text
 
 
 def _train_size(model: Model, rope_scaling: RopeScaling, num_dims: int) -> Size | None:
@@ -248,5 +247,145 @@ def _train_size(model: Model, rope_scaling: RopeScaling, num_dims: int) -> Size 
         return model.task.train_size()
     train_size = rope_scaling.train_size * num_dims if len(rope_scaling.train_size) == 1 else rope_scaling.train_size
     if len(train_size) != num_dims:
-        raise ConfigError(f"rope_scaling: train_size has {len(train_size)} sizes; this model's data has {num_dims}")
+        raise ConfigError(
+            f"rope_scaling.train_size: got {len(train_size)} sizes, expected {num_dims}, as the data has."
+        )
     return train_size
+
+
+def round_up_size(model: Model, size: Size) -> Size:
+    """Return the smallest size from `size` on that the autoencoder and the tokenizer of a model support."""
+    patch_size = model.tokenizer.patch_size or (1,) * len(size)
+    steps = [factor * cells for factor, cells in zip(model.autoencoder.downsample_factor, patch_size, strict=True)]
+    return tuple(-(-side // step) * step for side, step in zip(size, steps, strict=True))
+
+
+MAX_TOKEN_RATIO = 64
+"""Largest number of tokens over that of training, unless the request allows more: eight times the side of an image."""
+WARN_TOKEN_RATIO = 4
+"""Number of tokens over that of training above which there is a warning."""
+
+
+def check_size(model: Model, request: Request, size: Size) -> None:
+    """Refuse sizes that are far larger than in training (our own proposal).
+
+    Raises:
+        ConfigError: there are more than `max_token_ratio` times the tokens of training, or the memory does not suffice.
+    """
+    counts = _token_counts(model, size)
+    if counts is None:
+        return
+    tokens, train_tokens = counts
+    needed, available = estimate_memory(model, tokens, size), available_memory(model.device)
+    ratio, max_ratio = -(-tokens // train_tokens), request.max_token_ratio or MAX_TOKEN_RATIO
+    description = (
+        f"size: got {model.task.format_size(size)}, which is {_format_count(tokens)} tokens, {_format_count(ratio)} times "
+        f"the {train_tokens} of training, and needs about {_format_bytes(needed)} of memory"
+    )
+    if available is not None and needed > available:
+        raise ConfigError(f"{description}, expected at most {_format_bytes(available)}. Request a smaller size.")
+    if tokens > max_ratio * train_tokens:
+        raise ConfigError(
+            f"{description}, expected at most {max_ratio} times. Request a smaller size, or allow it: "
+            f"max_token_ratio={ratio}"
+        )
+
+
+def size_warning(model: Model, request: Request) -> str | None:
+    """Return a warning if the requested size is much larger than in training; None: no warning."""
+    size = model.generation_task.size(request)
+    counts = _token_counts(model, size)
+    if counts is None:
+        return None
+    tokens, train_tokens = counts
+    needed = estimate_memory(model, tokens, size)
+    is_noteworthy = (
+        WARN_TOKEN_RATIO * train_tokens < tokens <= (request.max_token_ratio or MAX_TOKEN_RATIO) * train_tokens
+    )
+    if not is_noteworthy or needed > (available_memory(model.device) or math.inf):
+        return None  # a size that is refused needs no warning
+    is_unscaled = request.rope_scaling is None and model.recipe.sampling.rope_scaling is None
+    advice = "; positions are not scaled: set rope_scaling, or request a smaller size" if is_unscaled else ""
+    ratio = tokens / train_tokens
+    ratio_text = f"{ratio:.3g}" if ratio < MAX_TOKEN_RATIO else f"{ratio:.0f}"
+    memory_text = f", and needs about {_format_bytes(needed)} of memory" if ratio > MAX_TOKEN_RATIO else ""
+    return f"size: {model.task.format_size(size)} is {ratio_text} times the tokens of training{memory_text}{advice}"
+
+
+def max_batch_size(model: Model, sizes: Sequence[Size]) -> int | None:
+    """Return how many results of these sizes fit into half of the available memory, at least 1; None: not known."""
+    available = available_memory(model.device)
+    counts = {size: _token_counts(model, size) for size in dict.fromkeys(sizes)}
+    needed = [estimate_memory(model, count[0], size) for size, count in counts.items() if count is not None]
+    return None if available is None or not needed else max(1, available // (2 * max(1, *needed)))
+
+
+def estimate_memory(model: Model, tokens: int, size: Size) -> int:
+    """Return the bytes that one result needs besides the weights, roughly.
+
+    Our own estimate: 32 float32 numbers of the hidden size per token (the activations of a block, twice for guidance),
+    and 64 for each number of the data (the activations of the decoder).
+    """
+    hidden_size = getattr(getattr(model.backbone, "config", None), "hidden_size", 0)
+    return 4 * (32 * tokens * hidden_size + 64 * prod(size))
+
+
+def available_memory(device: torch.device, cgroup_root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes of memory that are free on a device, within the limits of its control group; None: not known."""
+    if device.type == "cuda":
+        # memory that torch has reserved and does not use is free as well
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    limits = [limit for limit in (_system_memory(), _cgroup_memory(cgroup_root)) if limit is not None]
+    return min(limits) if limits else None
+
+
+def _system_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return None
+
+
+def _cgroup_memory(root: Path) -> int | None:
+    """Return what the memory controller (version 2, else 1) leaves, page cache counted as free; None: no limit."""
+    names = (("memory.max", "memory.current", "memory.stat"),
+             ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"))  # fmt: skip
+    for limit_name, usage_name, stat_name in names:
+        try:
+            limit = int((root / limit_name).read_text(encoding="ascii"))
+            usage = int((root / usage_name).read_text(encoding="ascii"))
+            stat = dict(line.split() for line in (root / stat_name).read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):  # no such file, or `max`: no limit
+            continue
+        cache = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+        return max(0, limit - usage + cache)
+    return None
+
+
+def _token_counts(model: Model, size: Size) -> tuple[int, int] | None:
+    """Return the number of tokens of a size and of training; None if the size of training is not available."""
+    train_size, patch_size = model.task.train_size(), model.tokenizer.patch_size
+    if train_size is None or patch_size is None:
+        return None
+    samples_per_token = prod(patch_size) * prod(model.autoencoder.downsample_factor)
+    tokens, train_tokens = (prod(round_up_size(model, s)) // samples_per_token for s in (size, train_size))
+    return tokens, max(1, train_tokens)
+
+
+def _format_count(number: int) -> str:
+    return f"{number}" if number < 10**6 else f"{number:.2g}"
+
+
+def _format_bytes(count: int) -> str:
+    """Format a number of bytes with two digits, in the largest unit that fits."""
+    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+        if count >= size:
+            return f"{count / size:.2g} {unit}" if not 99 <= count / size < 1e6 else f"{count / size:.0f} {unit}"
+    return f"{max(1, round(count / 1e6))} MB"

@@ -1,4 +1,4 @@
-"""A grid of times fitted to a model by what is wanted of it: the least error of a solver with few evaluations."""
+"""Schedules fitted to a model: by the sharpness of its trajectories, or for the least error of a solver."""
 
 from __future__ import annotations
 
@@ -7,38 +7,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.flow.schedules import FittedSchedule, subdivide_schedule, times_from_sharpness, uniform_times
-from lumina_core.flow.solvers import (
-    CountedVelocity,
-    Solver,
-    StatefulSolver,
-    euler,
-    integrate,
-    midpoint,
-    solver_step,
-    steps_for_nfe,
-)
+from lumina_core.flow.solvers import CountedVelocity, as_solver, euler, integrate, midpoint, steps_for_nfe
 from lumina_core.io import atomic_file
 from lumina_core.model import ComponentRegistry, Model
 from lumina_core.model_dir import CONFIG_FILE, read_model_config
-from lumina_core.protocols import Velocity
+from lumina_core.protocols import Solver, SolverStep, Velocity
 from lumina_core.request import Request
-from lumina_core.sampling.generate import make_velocity
-from lumina_core.sampling.inputs import NO_INPUTS, NoiseSampler, encode_cond, encode_uncond
-from lumina_core.sampling.resolve import empty_tokens, resolve_sampling
+from lumina_core.sampling.inputs import NoiseSampler
+from lumina_core.sampling.inversion import velocity_of_requests
+from lumina_core.sampling.resolve import resolve_sampling
 
 STEP_FRACTIONS = (0.4, 0.25, 0.12)
-"""How far a time is moved, as a share of the way to its neighbour; once through all times for each."""
+"""Trial moves of a time, as fractions of the distance to its neighbor; all times are visited once per fraction."""
 MAX_TRIALS = 3
-"""Grids that are tried, at most, to move one time once."""
+"""Largest number of schedules that are evaluated to move one time once."""
 MIN_GAP_FRACTION = 0.05
-"""Share of the gap between its neighbours that a time keeps away from either."""
+"""Smallest distance of a time from its neighbors, as a fraction of their distance."""
 
 
 def coordinate_search(
@@ -47,15 +38,16 @@ def coordinate_search(
     error: Callable[[Tensor], float],
     step_fractions: Sequence[float] = STEP_FRACTIONS,
 ) -> Tensor:
-    """Times of a grid moved to where an error is least, one after another; it never becomes larger (our own proposal).
+    """Minimize an error over the times of a schedule, one time after another; it never increases (our own proposal).
 
-    A time is tried nearer to either neighbour, then where a parabola through the three errors is least. The last time
-    is moved first, so that an error which keeps the ways of the grid before has only the changed end to go again.
+    Each time is tried nearer to either neighbor, then at the minimum of the parabola through the three errors. The last
+    time is moved first, so that an error that caches trajectories recomputes their changed ends only.
 
     Args:
-        times: (steps + 1,) float64, rising.
-        free: which of them may move; neither the first nor the last.
-        error: of a grid; no number counts as worse than any.
+        schedule: (steps + 1,) float64, rising.
+        free_indices: indices of the times that may move, without the first and the last.
+        error: error of a schedule; NaN counts as the largest.
+        step_fractions: trial moves.
     """
     best, best_error = schedule, error(schedule)
     for step_fraction in step_fractions:
@@ -65,9 +57,9 @@ def coordinate_search(
 
 
 def search_cost(steps: int, free_indices: Sequence[int], step_fractions: Sequence[float] = STEP_FRACTIONS) -> int:
-    """Steps that are gone at most by `searched`, where an error keeps the ways of the grid before."""
-    suffix_steps = sum(steps - place + 1 for place in free_indices)
-    # each time through begins with ways that are no longer kept
+    """Return the largest number of solver steps of `coordinate_search` with an error that caches trajectories."""
+    suffix_steps = sum(steps - index + 1 for index in free_indices)
+    # the first trial of each pass finds no cached trajectory
     return steps + len(step_fractions) * (steps + MAX_TRIALS * suffix_steps)
 
 
@@ -101,7 +93,7 @@ def _replace_time(schedule: Tensor, index: int, t: float) -> Tensor:
 
 
 def _parabola_vertex(points: Sequence[float], errors: Sequence[float]) -> float | None:
-    """Where the parabola through three points is least; None where it has no lowest place."""
+    """Return the minimum of the parabola through three points; None if it has none."""
     (a, b, c), (left, middle, right) = points, errors
     left_slope, right_slope = (middle - left) / (b - a), (right - middle) / (c - b)
     curvature = (right_slope - left_slope) / (c - a)
@@ -109,39 +101,37 @@ def _parabola_vertex(points: Sequence[float], errors: Sequence[float]) -> float 
 
 
 FINE_STEPS = 64
-"""Steps of the ways that are measured."""
+"""Euler steps of the trajectories whose sharpness is measured."""
+REFERENCE_STEPS = 40
+"""Midpoint steps of the reference trajectories; more steps where the velocity changes fast."""
+BATCH_SIZE = 16
+"""Trajectories per batch."""
+POINTS_PER_STEP = 6
+"""Saved times per step of the finer of the two schedules that are searched."""
+REFINE_RANGE = (0.4, 0.15)
+"""Trial moves of the times of the finer schedule."""
 
-
-class _SharpnessRecorder:
-    """A velocity that remembers how far it has turned from one time to the next."""
-
-    def __init__(self, velocity: Velocity) -> None:
-        self.velocity = velocity
-        self.changes: list[Tensor] = []
-        self.previous: Tensor | None = None
-        set_time = getattr(velocity, "set_time", None)
-        if set_time is not None:
-            self.set_time = set_time
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        current = self.velocity(x, t)
-        if self.previous is not None:
-            self.changes.append((current - self.previous).square().mean().sqrt())
-        self.previous = current
-        return current
+ProgressCallback = Callable[[int], None]
+"""Called with the number of new evaluations of a batch."""
 
 
 @torch.inference_mode()
 def fit_schedule(
     model: Model, registry: ComponentRegistry, requests: Sequence[Request], fine_steps: int = FINE_STEPS
 ) -> tuple[float, ...]:
-    """Times at equal shares of the steps, measured along `fine` Euler steps of these requests, with their guidance.
+    """Fit a schedule to the sharpness of trajectories (SharpEuler, arXiv 2605.11547).
+
+    Args:
+        model: the model.
+        registry: source of components.
+        requests: requests of one size and guidance.
+        fine_steps: Euler steps of the measurement.
 
     Returns:
-        From 0 to 1, rising (SharpEuler, arXiv 2605.11547).
+        Times from 0 to 1 at equal shares of the steps.
 
     Raises:
-        ConfigError: the model cannot do the requests, or answers with no numbers.
+        ConfigError: the model does not support the requests, or its velocity is not finite.
     """
     return schedule_from_sharpness(*velocity_and_noise(model, registry, requests), fine_steps)
 
@@ -149,31 +139,37 @@ def fit_schedule(
 def velocity_and_noise(
     model: Model, registry: ComponentRegistry, requests: Sequence[Request]
 ) -> tuple[Velocity, Tensor]:
-    """The velocity of requests in one batch, all of one size and guidance, and the noises (B, N, D) they begin from."""
+    """Return the velocity of requests of one size and guidance, and their noise (B, N, D)."""
     overrides = {"solver": "core.euler", "schedule": "uniform", "block_cache": "none", "nfe": None, "steps": None}
     plain_requests = [request.model_copy(update=overrides) for request in requests]
-    plan, size = resolve_sampling(model, registry, plain_requests[0]), model.generation_task.size(plain_requests[0])
-    cond = encode_cond(model, plain_requests, NO_INPUTS)
-    uncond = None if plan.guidance.scale == 1 else encode_uncond(model, plain_requests, NO_INPUTS)
+    _, velocity, tokens = velocity_of_requests(model, registry, plain_requests)
     seeds = [request.seed + k for request in plain_requests for k in range(request.count)]
-    tokens = empty_tokens(model, size, len(seeds))
-    return make_velocity(model, plan, tokens, cond, uncond), NoiseSampler(tokens, seeds, model.device)()
+    return velocity, NoiseSampler(tokens, seeds, model.device)()
 
 
 def schedule_from_sharpness(velocity: Velocity, noise: Tensor, fine_steps: int = FINE_STEPS) -> tuple[float, ...]:
-    """Times at equal shares of the steps, by how far a velocity turns along `fine` Euler steps from noise (B, ...)."""
-    recorder = _SharpnessRecorder(velocity)
-    integrate(recorder, noise, uniform_times(fine_steps), euler)
-    # the last interval has no velocity at its end: it is taken to turn as much as the one before
-    changes = torch.stack([*recorder.changes, recorder.changes[-1]]).tolist()
-    return times_from_sharpness([value * fine_steps for value in changes])
+    """Fit a schedule to the changes of a velocity along Euler steps from noise (B, ...)."""
+    changes: list[Tensor] = []
+    previous: Tensor | None = None
+
+    def record(x: Tensor, t: float) -> Tensor:
+        nonlocal previous
+        current = velocity(x, t)
+        if previous is not None:
+            changes.append((current - previous).square().mean().sqrt())
+        previous = current
+        return current
+
+    integrate(record, noise, uniform_times(fine_steps), euler)
+    # the last interval has no velocity at its end: the change before is used
+    return times_from_sharpness([value * fine_steps for value in torch.stack([*changes, changes[-1]]).tolist()])
 
 
 def save_schedule(folder: Path, values: tuple[float, ...]) -> None:
-    """Write a fitted grid into the config.json of a model folder, whole or not at all.
+    """Write a fitted schedule into the config.json of a model folder, atomically.
 
     Raises:
-        CheckpointError: the folder is no model folder of ours, or cannot be written to.
+        CheckpointError: the folder is no model folder of ours, or is not writable.
     """
     read_model_config(folder)
     path = folder / CONFIG_FILE
@@ -183,33 +179,20 @@ def save_schedule(folder: Path, values: tuple[float, ...]) -> None:
         with atomic_file(path) as partial:
             partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-REFERENCE_STEPS = 40
-"""Midpoint steps, where the velocity is sharp, of the ways that are held for right."""
-BATCH_SIZE = 16
-"""Ways that are gone together."""
-POINTS_PER_STEP = 6
-"""Times that are kept for each step of the finer of the two grids that are searched."""
-REFINE_RANGE = (0.4, 0.15)
-"""How far the times between are moved, once the others are found."""
-
-ProgressCallback = Callable[[int], None]
-"""Told of evaluations of a batch as they are made."""
+        raise CheckpointError(f"{path}: cannot write it ({error.strerror or error})") from error
 
 
 @dataclass(frozen=True)
 class ScheduleFit:
-    """A fitted grid, and what it is worth on ways that it was not fitted to.
+    """Fitted schedule and its errors on held-out trajectories.
 
     Attributes:
-        values: times at equal shares of the steps, from 0 to 1.
-        solver: that it was fitted for.
-        steps: of that solver that the budget pays for.
-        ways: that it was fitted to, and that it was held against.
-        errors: by steps (those of the budget and twice as many), root mean square errors of the tokens of the ways held
-            out, on the fitted grid and on equal steps.
+        values: times from 0 to 1 at equal shares of the steps.
+        solver: name of the solver.
+        steps: steps of the solver within the budget.
+        num_trajectories: number of fitted and of held-out trajectories.
+        errors: by steps (those of the budget and twice as many) the root mean square errors of the held-out tokens, with
+            the fitted schedule and with equal steps.
     """
 
     values: tuple[float, ...]
@@ -221,38 +204,39 @@ class ScheduleFit:
 
 @torch.inference_mode()
 def fit_schedule_by_error(
-    model: Model, registry: ComponentRegistry, requests: Sequence[Request], nfe: int = 10, reference_steps: int = REFERENCE_STEPS,
+    model: Model,
+    registry: ComponentRegistry,
+    requests: Sequence[Request],
+    nfe: int = 10,
+    reference_steps: int = REFERENCE_STEPS,
     on_progress: ProgressCallback = lambda more: None,
-) -> ScheduleFit:  # fmt: skip
-    """The grid on which a solver comes nearest to where fine steps lead, for a budget and for twice as many steps.
+) -> ScheduleFit:
+    """Fit the schedule with the least error of a solver, for a budget and for twice as many steps (our own proposal).
 
-    Our own proposal. Every second request is held out. From the best of equal steps, the grid by sharpness and the one
-    that the model has, each time of the budget's steps is moved to where the error of the whole way is least
-    (`flow.searched`); then the times half-way between, for twice as many steps. What is kept passes through all of
-    them, so any number of steps can be asked for.
+    Every second request is held out. The search starts from the best of equal steps, the schedule by sharpness, and the
+    model's own. It moves each time of the budget's steps, then the times half-way between. The saved times pass through
+    all of them, so that any number of steps can be requested.
 
     Args:
-        requests: of one size, solver and guidance; at least two, more are better.
-        evaluations: the budget; it must pay for two steps at least.
-        fine: midpoint steps of the ways that are held for right.
+        model: the model.
+        registry: source of components.
+        requests: at least two requests of one size, solver and guidance; more are better.
+        nfe: budget of evaluations, at least two steps.
+        reference_steps: midpoint steps of the reference trajectories.
+        on_progress: called after every evaluation of a batch.
 
     Raises:
-        ConfigError: there are too few requests or evaluations, the solver takes no grid or draws noise, or the model
-            cannot do the requests.
+        ConfigError: there are too few requests or evaluations, the solver is adaptive or stochastic, or the model does not
+            support the requests.
     """
-    solver, name = _resolve_solver(model, registry, requests)
-    steps = _steps_for_nfe(solver, name, nfe)
+    solver, name, steps = _check_fit(model, registry, requests, nfe)
     halves = [_make_batches(model, registry, requests[offset::2], on_progress) for offset in (0, 1)]
     sharpness_times = torch.tensor(schedule_from_sharpness(*halves[0][0]), dtype=torch.float64)
-    fit_error, held_out_error = (
-        TrajectoryError(batches, solver, _resample(sharpness_times, reference_steps)) for batches in halves
-    )
+    reference_schedule = _resample(sharpness_times, reference_steps)
+    fit_error, held_out_error = (TrajectoryError(batches, solver, reference_schedule) for batches in halves)
     model_times = model.recipe.sampling.fitted_schedule
-    starts = [
-        uniform_times(steps),
-        _resample(sharpness_times, steps),
-        *([_resample(model_times, steps)] if model_times else []),
-    ]
+    starts = [uniform_times(steps), _resample(sharpness_times, steps)]
+    starts += [_resample(model_times, steps)] if model_times else []
     coarse = coordinate_search(min(starts, key=fit_error), range(1, steps), fit_error)
     refined = coordinate_search(subdivide_schedule(coarse, 2), range(1, 2 * steps, 2), fit_error, REFINE_RANGE)
     values = tuple(round(value, 6) for value in subdivide_schedule(refined, POINTS_PER_STEP).tolist())
@@ -267,123 +251,99 @@ def estimated_nfe(
     nfe: int = 10,
     reference_steps: int = REFERENCE_STEPS,
 ) -> int:
-    """Evaluations of a batch of 16 that `fit_by_error` asks for at most; with guidance each is of both halves.
+    """Return the largest number of evaluations of a batch in `fit_schedule_by_error`; each covers both halves of guidance.
 
     Raises:
-        ConfigError: as `fit_by_error`, as far as it can be said without asking the model.
+        ConfigError: as `fit_schedule_by_error`, without an evaluation of the model.
     """
-    solver, name = _resolve_solver(model, registry, requests)
-    steps = _steps_for_nfe(solver, name, nfe)
+    _, _, steps = _check_fit(model, registry, requests, nfe)
     batches = [-(-len(requests[offset::2]) // BATCH_SIZE) for offset in (0, 1)]
     nfe_per_step, starts = -(-nfe // steps), 3
-    search_steps = (
-        starts * steps
-        + search_cost(steps, range(1, steps))
-        + search_cost(2 * steps, range(1, 2 * steps, 2), REFINE_RANGE)
-    )
-    return (
-        FINE_STEPS
-        + batches[0] * (2 * reference_steps + nfe_per_step * search_steps)
-        + batches[1] * (2 * reference_steps + nfe_per_step * 6 * steps)
-    )
+    search_steps = starts * steps + search_cost(steps, range(1, steps))
+    search_steps += search_cost(2 * steps, range(1, 2 * steps, 2), REFINE_RANGE)
+    fit_nfe = batches[0] * (2 * reference_steps + nfe_per_step * search_steps)
+    return FINE_STEPS + fit_nfe + batches[1] * (2 * reference_steps + nfe_per_step * 6 * steps)
 
 
 class TrajectoryError:
-    """The error of grids: how far the ways of some batches end from where fine steps lead.
+    """Error of schedules: distance of the ends of trajectories from those of reference trajectories.
 
-    Ways are kept: a grid that begins as the one before goes on from where they part.
+    Trajectories are cached: a schedule that begins like the previous one continues from the last common time.
 
     Args:
-        batches: velocities, and the noises (B, N, D) that they begin from.
-        fine: times of the midpoint steps whose ends are held for right.
+        batches: velocities and noise (B, N, D).
+        solver: solver of the schedules.
+        reference_schedule: times of the midpoint steps of the reference trajectories.
 
     Raises:
-        ConfigError: the ends are no numbers.
+        ConfigError: a reference is not finite.
     """
 
-    def __init__(self, batches: Sequence[tuple[Velocity, Tensor]], solver: Solver, reference_schedule: Tensor) -> None:
-        self._trajectories = [_TrajectoryCache(velocity, noise, solver) for velocity, noise in batches]
-        self._references = [
-            integrate(velocity, noise, reference_schedule, midpoint).values for velocity, noise in batches
-        ]
+    def __init__(
+        self, batches: Sequence[tuple[Velocity, Tensor]], solver: Solver | SolverStep, reference_schedule: Tensor
+    ) -> None:
+        self._trajectories = [_TrajectoryCache(velocity, noise, as_solver(solver)) for velocity, noise in batches]
+        self._references = [integrate(velocity, x, reference_schedule, midpoint).values for velocity, x in batches]
         if not all(bool(end.isfinite().all()) for end in self._references):
-            raise ConfigError("the model's answers are no numbers, so no grid can be fitted to them")
+            raise ConfigError("model: got velocities that are not finite, expected finite ones to fit a schedule.")
         self.num_trajectories = sum(len(end) for end in self._references)
 
     def __call__(self, schedule: Tensor) -> float:
-        """Root mean square over all numbers of all ways; of a grid (steps + 1,), float64 on the CPU."""
-        ends = [trajectory(schedule) for trajectory in self._trajectories]
-        squares = [
-            float((result - reference).double().square().sum())
-            for result, reference in zip(ends, self._references, strict=True)
-        ]
-        return float((sum(squares) / sum(reference.numel() for reference in self._references)) ** 0.5)
+        """Return the root mean square error of all numbers for a schedule (steps + 1,), float64 on the CPU."""
+        pairs = zip((trajectory(schedule) for trajectory in self._trajectories), self._references, strict=True)
+        squares = sum(float((end - reference).double().square().sum()) for end, reference in pairs)
+        return float((squares / sum(reference.numel() for reference in self._references)) ** 0.5)
 
 
 class _TrajectoryCache:
-    """The ways of one batch, with all that they passed through on the last grid."""
+    """Trajectories of one batch, with x and the solver's state at every time of the last schedule."""
 
     def __init__(self, velocity: Velocity, noise: Tensor, solver: Solver) -> None:
         self.velocity, self.solver = CountedVelocity(velocity), solver
-        solver_state = cast(StatefulSolver, solver).init(None) if hasattr(solver, "init") else None
-        self.states: list[tuple[float, Tensor, Any]] = [(0.0, noise, solver_state)]
+        self.states: list[tuple[float, Tensor, Any]] = [(0.0, noise, solver.init(None))]
 
     def __call__(self, schedule: Tensor) -> Tensor:
-        pairs = zip(self.states, schedule.tolist(), strict=False)
-        reusable = next(
-            (k for k, ((cached_time, *_), time) in enumerate(pairs) if cached_time != time), len(self.states)
-        )
+        times = schedule.tolist()
+        pairs = zip(self.states, times, strict=False)
+        reusable = next((k for k, ((cached, *_), time) in enumerate(pairs) if cached != time), len(self.states))
         del self.states[reusable:]
-        for t, u in pairwise(schedule[reusable - 1 :].unbind()):
-            _, x, solver_state = self.states[-1]
-            self.states.append((float(u), *solver_step(self.solver, self.velocity, x, t, u, solver_state)))
+        for t, u in pairwise(times[reusable - 1 :]):
+            _, x, state = self.states[-1]
+            self.states.append((u, *self.solver.step(self.velocity, x, t, u, state)))
         return self.states[-1][1]
 
 
 def _make_batches(
     model: Model, registry: ComponentRegistry, requests: Sequence[Request], on_progress: ProgressCallback
 ) -> list[tuple[Velocity, Tensor]]:
-    pairs = [
-        velocity_and_noise(model, registry, requests[first : first + BATCH_SIZE])
-        for first in range(0, len(requests), BATCH_SIZE)
-    ]
-    return [(_ProgressVelocity(velocity, on_progress), noise) for velocity, noise in pairs]
+    def with_progress(velocity: Velocity) -> Velocity:
+        def call(x: Tensor, t: float) -> Tensor:
+            on_progress(1)
+            return velocity(x, t)
+
+        return call
+
+    starts = range(0, len(requests), BATCH_SIZE)
+    pairs = [velocity_and_noise(model, registry, requests[start : start + BATCH_SIZE]) for start in starts]
+    return [(with_progress(velocity), noise) for velocity, noise in pairs]
 
 
-class _ProgressVelocity:
-    """A velocity whose evaluations are told of."""
-
-    def __init__(self, velocity: Velocity, on_progress: ProgressCallback) -> None:
-        self.velocity, self.on_progress = velocity, on_progress
-        set_time = getattr(velocity, "set_time", None)
-        if set_time is not None:
-            self.set_time = set_time
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        self.on_progress(1)
-        return self.velocity(x, t)
-
-
-def _resolve_solver(model: Model, registry: ComponentRegistry, requests: Sequence[Request]) -> tuple[Solver, str]:
+def _check_fit(
+    model: Model, registry: ComponentRegistry, requests: Sequence[Request], nfe: int
+) -> tuple[Solver, str, int]:
+    """Return the solver of the requests, its name, and its steps within the budget."""
     if len(requests) < 2:
-        raise ConfigError(
-            f"a grid is fitted to some requests and tried on others; give two or more, got {len(requests)}"
-        )
+        raise ConfigError(f"requests: got {len(requests)}, expected two or more: some are fitted, others are held out.")
     plan = resolve_sampling(model, registry, requests[0].model_copy(update={"schedule": "uniform"}))
-    if hasattr(plan.solver, "solve"):
-        raise ConfigError(f"{plan.settings.solver} chooses its own steps; fit a grid for a solver that is given them")
-    if hasattr(plan.solver, "add_noise"):
-        raise ConfigError(
-            f"{plan.settings.solver} draws noise, so its ways have no one end; fit a grid for another solver"
-        )
-    return plan.solver, plan.settings.solver
-
-
-def _steps_for_nfe(solver: Solver, name: str, nfe: int) -> int:
-    steps = steps_for_nfe(solver, nfe, name)
+    name = plan.settings.solver
+    if plan.solver.adaptive:
+        raise ConfigError(f"solver: got {name}, which chooses its own steps, expected a solver of fixed steps.")
+    if plan.solver.stochastic:
+        raise ConfigError(f"solver: got {name}, which draws noise, expected a deterministic solver.")
+    steps = steps_for_nfe(plan.solver, nfe, name)
     if steps < 2:
-        raise ConfigError(f"{nfe} evaluations are one step of {name}, where nothing can be fitted; allow more")
-    return steps
+        raise ConfigError(f"nfe: got {nfe}, one step of {name}, expected at least two steps.")
+    return plan.solver, name, steps
 
 
 def _resample(schedule: Sequence[float] | Tensor, steps: int) -> Tensor:

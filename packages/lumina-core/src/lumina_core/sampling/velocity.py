@@ -1,37 +1,35 @@
-"""The velocity of one batch of requests: what is prepared once, and what a change of time prepares again."""
+"""Velocity of a batch during sampling: the model with rescaled attention, guidance, and the inpainting constraint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lumina_core.conditioning.ops import stack
 from lumina_core.errors import ConfigError
-from lumina_core.flow.guidance import cfg, cfg_rescale, in_interval
+from lumina_core.flow.guidance import cfg, cfg_rescale
+from lumina_core.flow.path import sample_x_t, velocity_target
 from lumina_core.model import Model
-from lumina_core.models.block_cache import BlockCacheState
 from lumina_core.models.context_drop import TokenPool
 from lumina_core.models.dit import pooled_scale, proportional_scale
-from lumina_core.protocols import BlockCache, ContextDrop, RopeScaling, ScalableBackbone
-from lumina_core.types import Condition, RopeContext, Tokens
-
-RESCALABLE_METHODS = ("rope_context", "frequencies", "update_rope", "make_token_pool", "with_block_cache")
-"""What a backbone must be able to do for all of this."""
+from lumina_core.protocols import BlockCache, ContextDrop, Guidance, ProbPath, RopeScaling, ScalableBackbone
+from lumina_core.types import Condition, RopeContext, Tokens, stack_tokens
 
 
 @dataclass(frozen=True)
 class AttentionOverrides:
-    """How attention is fitted to a canvas that training did not have.
+    """Changes to attention for a request.
 
     Attributes:
-        extrapolation: of the rotary frequencies; None: the trained ones.
-        trained: blank tokens of the trained size on the CPU; None where nobody says it.
-        proportional: tokens in training, for proportional attention; None: the usual scale.
-        drop: which blocks average their keys and values, and when; None: none ever does.
-        cache: when blocks are left out because little has changed; None: never.
+        rope_scaling: scaling of the rotary frequencies; None: none.
+        train_tokens: empty tokens of the training size, on the CPU; None if the size is not available.
+        base_sequence_length: tokens in training, for proportional attention; None: off.
+        context_drop: blocks that average keys and values; None: none.
+        block_cache: when blocks are skipped; None: never.
     """
 
     rope_scaling: RopeScaling | None = None
@@ -42,24 +40,28 @@ class AttentionOverrides:
 
     @property
     def is_default(self) -> bool:
-        """Whether there is nothing to fit."""
-        return all(
-            override is None
-            for override in (self.rope_scaling, self.base_sequence_length, self.context_drop, self.block_cache)
-        )
+        """Whether attention is unchanged."""
+        overrides = (self.rope_scaling, self.base_sequence_length, self.context_drop, self.block_cache)
+        return all(override is None for override in overrides)
 
 
 class ModelVelocity:
-    """A velocity: tokens that a model moves under one condition.
+    """Velocity of a model under one condition.
 
     Args:
-        places: blank tokens on the CPU; their values stand for nothing.
+        model: the model.
+        tokens: empty tokens on the CPU.
+        condition: condition of the batch, on the model's device.
+        attention: changes to attention.
     """
 
     def __init__(self, model: Model, tokens: Tokens, condition: Condition, attention: AttentionOverrides) -> None:
         self.model, self.condition, self.attention = model, condition, attention
         self.tokens, self.rope_scaling = tokens_to(tokens, model.device), attention.rope_scaling
         self.time: float | None = None
+        self.time_dependent = attention.context_drop is not None or (
+            self.rope_scaling is not None and self.rope_scaling.time_dependent
+        )
         if attention.is_default:
             self.precomputed = model.precompute(self.tokens, condition)
             return
@@ -69,28 +71,32 @@ class ModelVelocity:
         freqs = self._freqs_at(0.0)
         self.precomputed = self.backbone.precompute(self.tokens, condition, freqs, self._attention_scale())
         if attention.context_drop is not None:
-            token_pool = self.backbone.make_token_pool(
-                self.tokens, condition, _line_window(attention.context_drop.window, self.rope_contexts[0])
-            )
-            self.precomputed = self.backbone.with_context_drop(
-                self.precomputed, token_pool, freqs, self._attention_scale(token_pool)
-            )
+            window = _line_window(attention.context_drop.window, self.rope_contexts[0])
+            pool = self.backbone.make_token_pool(self.tokens, condition, window)
+            scale = self._attention_scale(pool)
+            self.precomputed = self.backbone.with_context_drop(self.precomputed, pool, freqs, scale)
         if attention.block_cache is not None:
             self.precomputed = self.backbone.with_block_cache(self.precomputed, attention.block_cache)
 
-    def cache_stats(self) -> tuple[int, Tensor] | None:
-        """Evaluations asked for, and of how many each row (B,) did without the blocks; None without a step cache."""
-        cache_state: BlockCacheState | None = (
-            None if self.attention.block_cache is None else self.precomputed.block_cache
-        )
-        return (
-            None if cache_state is None or cache_state.cached_nfe is None else (cache_state.nfe, cache_state.cached_nfe)
-        )
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """Evaluate the velocity at x (B, N, D) and time t; padding has velocity 0."""
+        if self.time_dependent and t != self.time:
+            self._update_time(t)
+        # a half-precision time would round 0.999 to 1
+        times = x.new_full((len(x),), t, dtype=x.dtype if x.dtype.itemsize > 2 else torch.float32)
+        velocity = self.model.velocity(self.tokens.with_values(x), times, self.condition, precomputed=self.precomputed)
+        return velocity if self.tokens.mask is None else velocity * self.tokens.mask[..., None]
 
-    def set_time(self, t: float) -> None:
-        """Told the time before it is asked: fit to it what depends on it."""
-        if t == self.time:
-            return
+    def cache_stats(self) -> tuple[int, Tensor] | None:
+        """Return the number of evaluations, and for each row (B,) of how many the blocks were skipped.
+
+        None without a block cache.
+        """
+        state = None if self.attention.block_cache is None else self.precomputed.block_cache
+        return None if state is None or state.cached_nfe is None else (state.nfe, state.cached_nfe)
+
+    def _update_time(self, t: float) -> None:
+        """Update the rotary frequencies and the blocks with context drop."""
         self.time = t
         if self.rope_scaling is not None and self.rope_scaling.time_dependent:
             freqs = self._freqs_at(t)
@@ -99,28 +105,22 @@ class ModelVelocity:
             dropped_blocks = self.attention.context_drop.dropped_blocks(self.backbone.num_layers, t)
             self.precomputed = self.backbone.set_dropped_blocks(self.precomputed, dropped_blocks)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        velocity = self.model.velocity(self.tokens.with_values(x), t, self.condition, precomputed=self.precomputed)
-        # what pads an item stays the zeros that it was
-        return velocity if self.tokens.mask is None else velocity * self.tokens.mask[..., None]
-
     def _freqs_at(self, t: float) -> tuple[Tensor, ...]:
-        """Of each axis, for all items alike or (B, 1, frequencies) where their canvases differ."""
+        """Return the frequencies of each axis: one row for all items, or (B, 1, frequencies) for several sizes."""
         if self.rope_scaling is None:
             return self.base_freqs
-        by_context = {
-            rope_context: self.rope_scaling(self.base_freqs, rope_context, t)
-            for rope_context in set(self.rope_contexts)
-        }
+        contexts = dict.fromkeys(self.rope_contexts)
+        by_context = {context: self.rope_scaling(self.base_freqs, context, t) for context in contexts}
         if len(by_context) == 1:
             return by_context[self.rope_contexts[0]]
-        per_item = [by_context[rope_context] for rope_context in self.rope_contexts]
+        per_item = [by_context[context] for context in self.rope_contexts]
         return tuple(torch.stack(axis)[:, None] for axis in zip(*per_item, strict=True))
 
     def _attention_scale(self, token_pool: TokenPool | None = None) -> float | Tensor | None:
-        """Of the self-attention, or of that over averaged keys."""
-        attn_scale, base_length = getattr(self.rope_scaling, "attn_scale", None), self.attention.base_sequence_length
-        if base_length is None and attn_scale is None:
+        """Return the scale of the self-attention, or of that over averaged keys; None: unchanged."""
+        base_length, scaling = self.attention.base_sequence_length, self.rope_scaling
+        factors = [1.0 if scaling is None else scaling.attn_scale(context) for context in self.rope_contexts]
+        if base_length is None and set(factors) == {1.0}:
             return None
         head_dim = self.rope_contexts[0].head_dim
         scale: float | Tensor = head_dim**-0.5
@@ -128,9 +128,6 @@ class ModelVelocity:
             scale = pooled_scale(token_pool, base_length, head_dim)
         elif base_length is not None:
             scale = proportional_scale(self.tokens, self.condition.reference, base_length, head_dim)
-        if attn_scale is None:
-            return scale
-        factors: list[float] = [attn_scale(rope_context) for rope_context in self.rope_contexts]
         if len(set(factors)) == 1:
             return scale * factors[0]
         return scale * torch.tensor(factors, device=self.model.device).view(-1, 1, 1, 1)
@@ -138,110 +135,195 @@ class ModelVelocity:
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """How what was said is strengthened.
+    """Guidance of a request.
 
     Attributes:
-        scale: 1 adds nothing.
-        only: which numbers of a token; None: all.
-        rescale: how far the spread is brought back, 0 to 1.
-        interval: times (0 noise, 1 data) between which it is at work; None: always.
-        split: `together`, both halves in one batch; `apart`, one after the other, in half the memory; `auto`: together
-            where that is quicker and fits.
+        function: combines the conditional and the unconditional velocity.
+        scale: guidance scale; 1 is off.
+        dims: numbers of a token that are guided; None: all.
+        rescale: share, 0 to 1, of the conditional standard deviation that is restored.
+        interval: times (0 noise, 1 data) between which guidance is on, both included; None: always.
+        batching: "batched": both halves in one batch; "sequential": one after the other, in half the memory; "auto":
+            batched, unless the memory does not suffice.
     """
 
     scale: float = 1.0
+    function: Guidance = cfg
     dims: slice | None = None
     rescale: float = 0.0
     interval: tuple[float, float] | None = None
     batching: Literal["auto", "batched", "sequential"] = "auto"
 
+    def is_on(self, t: float) -> bool:
+        """Return whether guidance is on at a time (interval after arXiv 2404.07724)."""
+        return self.scale != 1 and (self.interval is None or self.interval[0] <= t <= self.interval[1])
 
-class CFGVelocity:
-    """A velocity made of two: of what was said, and of silence (or of a weaker model).
+    def combine(self, cond: Tensor, uncond: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the guided velocity (B, N, D) of both halves (B, N, D); mask (B, N) is False for padding."""
+        if self.dims is None:
+            guided = self.function(cond, uncond, self.scale)
+        else:
+            guided = cond.clone()
+            guided[..., self.dims] = self.function(cond[..., self.dims], uncond[..., self.dims], self.scale)
+        return cfg_rescale(guided, cond, self.rescale, mask)
+
+
+class InpaintConstraint:
+    """Known numbers of tokens: each stays on the path between its own noise and its own data.
+
+    After RePaint (arXiv 2201.09865), which sets the known part at every step. On a flow it keeps its first noise and moves
+    along one line, so that the velocity is known as well, and solvers of any order are exact.
 
     Args:
-        said, against: make a half's velocity; made when they are first asked.
-        both: makes the velocity of both halves in one batch, what was said first; None: they are always apart.
-        how: `split: auto` begins together where `both` is given, and goes on apart where the memory does not suffice.
+        path: probability path of the model.
+        noise: (B, N, D).
+        data: (B, N, D).
+        mask: (B, N, D) bool, True for known numbers.
+    """
 
-    Attributes:
-        real: (B, N) bool, which tokens are no padding; None: all.
+    def __init__(self, path: ProbPath, noise: Tensor, data: Tensor, mask: Tensor) -> None:
+        self.path, self.noise, self.data, self.mask = path, noise, data, mask
+
+    def constrain_velocity(self, velocity: Tensor, t: float) -> Tensor:
+        """Replace the velocity (B, N, D) of known numbers."""
+        times = self.noise.new_full((len(velocity),), t)
+        return torch.where(self.mask, velocity_target(self.path, self.noise, self.data, times), velocity)
+
+    def constrain_values(self, values: Tensor, t: float) -> Tensor:
+        """Replace the values (B, N, D) of known numbers."""
+        times = values.new_full((len(values),), t)
+        return torch.where(self.mask, sample_x_t(self.path, self.noise, self.data, times), values)
+
+
+class SamplingVelocity:
+    """Velocity that the solver integrates: the model's, with guidance and the inpainting constraint.
+
+    Args:
+        cond: makes the velocity under the condition.
+        uncond: makes the velocity under the null condition, the negative prompt, or of the guide model; None: no
+            guidance.
+        batched: makes the velocity of both halves in one batch, the conditional half first; None: never batched.
+        guidance: settings of guidance.
+        token_mask: (B, N) bool, False for padding; None: no padding.
+        constraint: known numbers; None: none.
     """
 
     def __init__(
         self,
         cond: Callable[[], ModelVelocity],
-        uncond: Callable[[], ModelVelocity],
+        uncond: Callable[[], ModelVelocity] | None,
         batched: Callable[[], ModelVelocity] | None,
         guidance: GuidanceConfig,
+        token_mask: Tensor | None = None,
+        constraint: InpaintConstraint | None = None,
     ) -> None:
-        self._factories = {"cond": cond, "uncond": uncond, "batched": batched or cond}
+        self._factories = {"cond": cond, "uncond": uncond or cond, "batched": batched or cond}
         self._velocities: dict[str, ModelVelocity] = {}
-        self.guidance, self.batched, self.time = (
-            guidance,
-            batched is not None and guidance.batching != "sequential",
-            0.0,
-        )
-        self.token_mask: Tensor | None = None
+        self.guidance, self.has_uncond = guidance, uncond is not None
+        self.batched = batched is not None and guidance.batching != "sequential"
+        self.token_mask, self.constraint = token_mask, constraint
 
-    def set_time(self, t: float) -> None:
-        """Told the time before it is asked; the halves hear of it when they are."""
-        self.time = t
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """Evaluate the velocity at x (B, N, D) and time t."""
+        if not (self.has_uncond and self.guidance.is_on(t)):
+            velocity = self._part("cond")(x, t)
+        else:
+            cond = uncond = None
+            if self.batched:
+                try:
+                    cond, uncond = self._part("batched")(torch.cat([x, x]), t).chunk(2)
+                except (MemoryError, RuntimeError) as error:
+                    if self.guidance.batching == "batched" or not is_out_of_memory(error):
+                        raise
+                    self.batched = False
+                    self._velocities.pop("batched", None)
+            if cond is None or uncond is None:
+                cond, uncond = self._part("cond")(x, t), self._part("uncond")(x, t)
+            velocity = self.guidance.combine(cond, uncond, self.token_mask)
+        return velocity if self.constraint is None else self.constraint.constrain_velocity(velocity, t)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        guidance = self.guidance
-        if guidance.scale == 1 or not in_interval(self.time, guidance.interval):
-            return self._evaluate("cond", x, t)
-        cond, uncond = self._cond_and_uncond(x, t)
-        return cfg_rescale(cfg(cond, uncond, guidance.scale, guidance.dims), cond, guidance.rescale, self.token_mask)
-
-    def cache_stats(self) -> tuple[int, Tensor] | None:
-        """Halves asked for, and how many of them each item (B,) did without the blocks; None without a step cache."""
-        stats = {name: velocity.cache_stats() for name, velocity in self._velocities.items()}
-        available = [(2 if name == "batched" else 1, *counts) for name, counts in stats.items() if counts is not None]
+    def cached_fractions(self) -> Tensor | None:
+        """Return for each item (B,) the share of the evaluations with skipped blocks; None without a block cache."""
+        stats = [(2 if n == "batched" else 1, v.cache_stats()) for n, v in self._velocities.items()]
+        available = [(halves, *counts) for halves, counts in stats if counts is not None]
         if not available:
             return None
         rows = [cached.unflatten(0, (halves, -1)).sum(dim=0) for halves, _, cached in available]
-        return sum(halves * total for halves, total, _ in available), torch.stack(rows).sum(dim=0)
+        return torch.stack(rows).sum(dim=0) / sum(halves * total for halves, total, _ in available)
 
-    def _cond_and_uncond(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        if self.batched:
-            try:
-                cond, uncond = self._evaluate("batched", torch.cat([x, x]), torch.cat([t, t])).chunk(2)
-                return cond, uncond
-            except (MemoryError, RuntimeError) as error:
-                if self.guidance.batching == "batched" or not is_out_of_memory(error):
-                    raise
-                self.batched = False
-                self._velocities.pop("batched", None)
-        return self._evaluate("cond", x, t), self._evaluate("uncond", x, t)
-
-    def _evaluate(self, name: str, x: Tensor, t: Tensor) -> Tensor:
+    def _part(self, name: str) -> ModelVelocity:
         if name not in self._velocities:
             self._velocities[name] = self._factories[name]()
-        self._velocities[name].set_time(self.time)
-        return self._velocities[name](x, t)
+        return self._velocities[name]
+
+
+def make_velocity(
+    model: Model,
+    guidance: GuidanceConfig,
+    attention: AttentionOverrides,
+    tokens: Tokens,
+    cond: Condition,
+    uncond: Condition | None,
+    guide_model: Model | None = None,
+    constraint: InpaintConstraint | None = None,
+) -> SamplingVelocity:
+    """Make the velocity of a batch.
+
+    Args:
+        model: the model.
+        guidance: settings of guidance.
+        attention: changes to attention.
+        tokens: empty tokens on the CPU.
+        cond: condition of the batch.
+        uncond: null condition or negative prompt, or the same condition for the guide model; None: no guidance.
+        guide_model: model of the second velocity (autoguidance); None: the model itself.
+        constraint: known numbers; None: none.
+
+    Raises:
+        ConfigError: the guide model has other tokens, or the backbone does not support the changes to attention.
+    """
+
+    def factory(model: Model, tokens: Tokens, condition: Condition) -> Callable[[], ModelVelocity]:
+        return lambda: ModelVelocity(model, tokens, condition, attention)
+
+    mask = None if tokens.mask is None else tokens.mask.to(model.device)
+    make_cond, make_uncond, batched = factory(model, tokens, cond), None, None
+    if uncond is not None and guide_model is not None:
+        make_uncond = factory(guide_model, _guide_tokens(guide_model, tokens), uncond)
+    elif uncond is not None:
+        make_uncond = factory(model, tokens, uncond)
+        # the condition of both halves is stacked on first use
+        both = (cond, uncond)
+        batched = lambda: ModelVelocity(model, repeat_batch(tokens), stack(both), attention)  # noqa: E731
+    velocity = SamplingVelocity(make_cond, make_uncond, batched, guidance, mask, constraint)
+    if make_uncond is None:
+        velocity._part("cond")  # errors come before the first step
+    return velocity
+
+
+def _guide_tokens(guide_model: Model, tokens: Tokens) -> Tokens:
+    guide_tokens = stack_tokens([guide_model.tokenizer.empty(1, size) for size in tokens.sizes])
+    if tokens.values.shape != guide_tokens.values.shape:
+        raise ConfigError(
+            f"guide_model: got tokens of shape {tuple(guide_tokens.values.shape[1:])}, expected "
+            f"{tuple(tokens.values.shape[1:])}. Use a model of the same latents and patches."
+        )
+    return guide_tokens
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what it says."""
+    """Return whether an error reports that memory does not suffice."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def tokens_to(tokens: Tokens, device: torch.device) -> Tokens:
-    """The same tokens on a device."""
+    """Move tokens to a device."""
     mask = None if tokens.mask is None else tokens.mask.to(device)
     return Tokens(tokens.values.to(device), tokens.positions.to(device), tokens.sizes, mask)
 
 
-def _line_window(window: tuple[int, int, int], rope_context: RopeContext) -> tuple[int, int, int]:
-    """Where tokens stand in a line along the first axis, windows of rows and columns are windows of that line."""
-    is_line = rope_context.lengths[1:] == (1, 1) and window[0] == 1
-    return (max(window), 1, 1) if is_line else window
-
-
 def repeat_batch(tokens: Tokens) -> Tokens:
-    """A batch, and itself behind it; places that all items share stay shared."""
+    """Append a batch to itself; positions that all items share stay shared."""
     shared = len(tokens.sizes) == 1 or tokens.positions.stride(0) == 0
     positions, mask = tokens.positions, tokens.mask
     return Tokens(
@@ -252,8 +334,14 @@ def repeat_batch(tokens: Tokens) -> Tokens:
     )
 
 
+def _line_window(window: tuple[int, int, int], rope_context: RopeContext) -> tuple[int, int, int]:
+    """Return the window along the first axis for tokens in a line, else the window itself."""
+    is_line = rope_context.lengths[1:] == (1, 1) and window[0] == 1
+    return (max(window), 1, 1) if is_line else window
+
+
 def _rope_contexts(backbone: ScalableBackbone, tokens: Tokens, train_tokens: Tokens | None) -> tuple[RopeContext, ...]:
-    """One for all items of one size, else one an item."""
+    """Return one context for items of one size, else one per item."""
     if len(set(tokens.sizes)) == 1:
         return (backbone.rope_context(tokens, train_tokens),)
     items = dict(zip(tokens.sizes, tokens.items(), strict=True))
@@ -262,11 +350,9 @@ def _rope_contexts(backbone: ScalableBackbone, tokens: Tokens, train_tokens: Tok
 
 
 def _rescalable_backbone(model: Model) -> ScalableBackbone:
-    if model.backbone is None:
-        raise ConfigError("this model has no backbone: it was made to teach a conditioner and cannot generate")
-    if not all(hasattr(model.backbone, name) for name in RESCALABLE_METHODS):
+    if not isinstance(model.backbone, ScalableBackbone):
         raise ConfigError(
-            f"the backbone {type(model.backbone).__name__} has no rotary positions to scale; ask without "
-            "extrapolation, proportional attention, context drop and step cache"
+            f"backbone: got {type(model.backbone).__name__}, expected one with rotary positions to scale. Leave out "
+            "rope_scaling, base_sequence_length, context_drop and block_cache."
         )
-    return cast(ScalableBackbone, model.backbone)
+    return model.backbone

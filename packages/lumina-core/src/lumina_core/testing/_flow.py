@@ -22,6 +22,7 @@ from lumina_core.protocols import (
     PositionEncoding,
     ProbPath,
     RopeScaling,
+    Solver,
     SupportsAutoencoderLoss,
     TimeSampler,
     TimeSchedule,
@@ -189,6 +190,7 @@ def check_guidance(guidance: Guidance) -> None:
         expect_equal(guidance(cond, uncond, 3.0), guided, "the second result")
     with contract.clause("a batch of n is n singles"):
         expect_close(guidance(cond[1:2], uncond[1:2], 3.0), guided[1:2], "an item alone", tolerance=1e-5)
+    check_in_model(contract, data=randn(3, 2, 6), guidance=guidance)
 
 
 def measured_order(solver: Any, steps: int = 16) -> float:
@@ -206,16 +208,16 @@ def _solver_error(solver: Any, steps: int) -> float:
     return float((got[0] - expected).abs().max())
 
 
-def _spiral(x: Tensor, t: Tensor) -> Tensor:
+def _spiral(x: Tensor, t: float) -> Tensor:
     across, up, logistic = x[:, 0:1], x[:, 1:2], x[:, 2:3]
-    return (1 + t)[:, None] * torch.cat([-up, across, logistic * (1 - logistic)], dim=1)
+    return (1 + t) * torch.cat([-up, across, logistic * (1 - logistic)], dim=1)
 
 
-def _sine_velocity(x: Tensor, t: Tensor) -> Tensor:
-    return torch.sin(3 * x) + (t if t.ndim == 0 else t.view(-1, 1, 1))
+def _sine_velocity(x: Tensor, t: float) -> Tensor:
+    return torch.sin(3 * x) + t
 
 
-def _constant_velocity(x: Tensor, t: Tensor) -> Tensor:
+def _constant_velocity(x: Tensor, t: float) -> Tensor:
     return torch.full_like(x, 2.0)
 
 
@@ -232,7 +234,7 @@ def check_solver(solver: Any, order: int | None = None) -> None:
         ContractError: a clause is violated.
     """
     contract = Contract("SolverStep", solver)
-    if hasattr(solver, "step") or hasattr(solver, "solve"):
+    if isinstance(solver, Solver):
         has_order = _check_integration(contract, solver)
     else:
         _check_step_function(contract, solver)
@@ -247,7 +249,7 @@ def check_solver(solver: Any, order: int | None = None) -> None:
 
 def _check_integration(contract: Contract, solver: Any) -> bool:
     """Check whole integrations, and return whether the order can be measured: it takes given steps, without noise."""
-    schedule, x, adaptive = uniform_times(6), randn(3, 4, 2).double(), hasattr(solver, "solve")
+    schedule, x, adaptive = uniform_times(6), randn(3, 4, 2).double(), solver.adaptive
 
     def run(x: Tensor, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -271,19 +273,20 @@ def _check_integration(contract: Contract, solver: Any) -> bool:
 
 
 def _check_step_function(contract: Contract, solver: Any) -> None:
-    t, u = torch.tensor(0.25, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    t, u = 0.25, 0.5
     x = randn(3, 4, 2).double()
     times: list[float] = []
 
-    def velocity(x: Tensor, time: Tensor) -> Tensor:
-        times.append(float(time))
+    def velocity(x: Tensor, time: float) -> Tensor:
+        times.append(time)
         return _sine_velocity(x, time)
 
     with contract.clause("step(velocity, x, t, u) returns x at u, with x's shape and dtype, and leaves x unchanged"):
         with expect_unchanged(x=x):
             got = solver(velocity, x, t, u)
         expect_tensor(got, tuple(x.shape), "the result", x.dtype)
-    with contract.clause("it evaluates the velocity between t and u"):
+    with contract.clause("it evaluates the velocity between t and u, at times that are Python floats"):
+        expect(all(type(time) is float for time in times), f"times of type {type(times[0]).__name__}")
         expect(times and min(times) >= 0.25 and max(times) <= 0.5, f"evaluations at {times} for 0.25 to 0.5")
     with contract.clause("it has no state: the same step again, after another, gives the same"):
         solver(_constant_velocity, x + 1, t, u)

@@ -18,7 +18,7 @@ from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
-from lumina_core.flow.schedules import UniformTimeSampler
+from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.model import Model
 from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiTBackbone
@@ -241,8 +241,7 @@ def tiny_model(data: Tensor, **overrides: Any) -> Model:
 
 def _make_recipe(overrides: Mapping[str, Any], fields: Sequence[str]) -> Recipe:
     spec, sampling = ComponentSpec(type=_NAME), dict[str, Any](steps=2, guidance_scale=2.0)
-    if "solver" in overrides:
-        sampling |= {"solver": _NAME}
+    sampling |= {name: _NAME for name in ("solver", "guidance") if name in overrides}
     if "schedule" in overrides:
         sampling |= {"schedule": spec, "steps": overrides.get("steps", 2)}
     sampling |= {component_type: spec for component_type in SAMPLING_COMPONENTS if component_type in overrides}
@@ -334,8 +333,6 @@ def _check_generation(
     conds = values.get("cond", (None, None))
     requests = overrides.get("requests") or [task.Request(seed=item, cond=conds[item]) for item in range(2)]
     prebuilt = {name: Prebuilt(overrides[name]) for name in (*SAMPLING_COMPONENTS, "schedule") if name in overrides}
-    if hasattr(overrides.get("solver"), "Config"):
-        prebuilt["solver"] = Prebuilt(overrides["solver"])
     registry = FakeRegistry({**overrides, **prebuilt})
     batched = generate_batch(model, registry, requests)
     expect_tensor(batched.data, (len(requests), *data.shape[1:]), "the generated data")

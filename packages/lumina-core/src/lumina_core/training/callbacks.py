@@ -220,7 +220,7 @@ class SampleCallback(TrainCallback):
         with averaged_weights(trainer):
             pipeline = Pipeline(trainer.model, trainer.registry)
             for indices in groups.values():
-                results = iter(pipeline.generate([self.requests[index] for index in indices]))
+                results = iter(pipeline([self.requests[index] for index in indices]))
                 samples |= {i: [next(results).data for _ in range(self.requests[i].count)] for i in indices}
         items = [item for index in range(len(self.requests)) for item in samples[index]]
         folder, name = trainer.out / "samples", f"step-{trainer.step:08d}"

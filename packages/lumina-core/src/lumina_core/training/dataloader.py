@@ -19,9 +19,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lumina_core.conditioning.ops import choose, condition_to
 from lumina_core.errors import ConfigError
-from lumina_core.model import Model, encode_conditions
+from lumina_core.model import Model, empty_tokens, encode_conditions
 from lumina_core.protocols import Conditioner, Dataset, Example, PredictionTask, SupportsAutoencoderLoss
-from lumina_core.sampling.resolve import empty_tokens
 from lumina_core.training.cache import LatentCache
 from lumina_core.types import Batch, Size, Tokens, stack_tokens
 
