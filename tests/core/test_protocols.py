@@ -69,6 +69,9 @@ def test_a_component_of_another_class_is_refused_with_the_base_class_to_derive_f
         class Config(Settings):
             pass
 
+        def __init__(self, config):
+            pass
+
     registry = registry_of()
     registry.add_component("conditioner", "mine.plain", Plain)
     registry.add_component("conditioner", "mine.constant", Constant)

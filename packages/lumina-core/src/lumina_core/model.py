@@ -289,12 +289,6 @@ def build_component(registry: ComponentRegistry, component_type: str, spec: Comp
         ConfigError: it does not accept its options.
     """
     component = registry.find(component_type, spec.type)
-    base = BASE_CLASSES.get(component_type)
-    if base is not None and not (isinstance(component, type) and issubclass(component, base)):
-        raise PluginError(
-            f"{component_type} '{spec.type}': got {component.__module__}.{component.__qualname__}, expected a "
-            f"subclass of {base.__module__}.{base.__qualname__}. Derive the class from it."
-        )
     config_type: type[Config] | None = getattr(component, "Config", None)
     if config_type is None:
         raise ConfigError(
@@ -303,7 +297,14 @@ def build_component(registry: ComponentRegistry, component_type: str, spec: Comp
     options = {key: value for key, value in derived.items() if key in config_type.model_fields} | spec.options
     options.pop("field", None)  # of a conditioner's spec
     config = config_type.read(options, f"{component_type} {spec.type}")
-    return component(config, *_child_components(registry, config))
+    built = component(config, *_child_components(registry, config))
+    base = BASE_CLASSES.get(component_type)
+    if base is not None and not isinstance(built, base):
+        raise PluginError(
+            f"{component_type} '{spec.type}': got {type(built).__module__}.{type(built).__qualname__}, expected a "
+            f"subclass of {base.__module__}.{base.__qualname__}. Derive the class from it."
+        )
+    return built
 
 
 def _child_components(registry: ComponentRegistry, config: Config) -> Iterator[Any]:

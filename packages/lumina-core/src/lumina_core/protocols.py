@@ -1,4 +1,8 @@
-"""The contracts of the parts that make a model. Protocols only: whatever fits works, nothing is inherited."""
+"""Contracts of all component types: base classes with defaults, and protocols for plain functions and networks.
+
+A component derives from the base class of its type, if there is one (`BASE_CLASSES`), so that optional methods always
+exist. Protocols are fulfilled by any class with the same methods.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +47,10 @@ NoiseFn = Callable[[], Tensor]
 """Draw standard normal noise of x's shape, each item's from its own generator."""
 
 Predict = Callable[[Tokens, Tensor | None, Condition], Tensor]
-"""(noisy tokens, time (B,) or None, condition) -> what the head answers."""
+"""(noisy tokens, time (B,) or None, condition) -> output of the head."""
 
 Example = Mapping[str, Any]
-"""One example by its field names: `picture` a tensor, `caption` a string, and so on."""
+"""One example by field name: `image` a tensor, `caption` a string, ..."""
 
 
 class Component:
@@ -60,7 +64,7 @@ class Component:
         return set()
 
     def no_muon(self) -> set[str]:
-        """Return matrices that AdamW trains although `training.optimizer` is `muon`: tables, input and output layers."""
+        """Return matrices that AdamW trains even if `training.optimizer` is `muon`: tables, input and output layers."""
         return set()
 
 
@@ -168,7 +172,7 @@ class Conditioner(Component, ABC):
         return self
 
     def fingerprint(self) -> str | None:
-        """Return a digest of all that decides the conditions (files, options); None: conditions are not cached on disk."""
+        """Return a digest of all that decides the conditions (files, options); None: no cache on disk."""
         return None
 
     def check_available(self) -> None:
@@ -925,6 +929,7 @@ BASE_CLASSES: Mapping[str, type] = MappingProxyType(
         "solver": Solver,
         "metric": Metric,
         "feature_extractor": FeatureExtractor,
+        "rope_scaling": RopeScaling,
     }
 )
 """Base class that every component of a type derives from, so that optional methods always exist."""
