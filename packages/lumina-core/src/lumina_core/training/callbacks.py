@@ -211,20 +211,11 @@ class SampleCallback(TrainCallback):
     def sample(self, trainer: Trainer) -> Path:
         """Generate the requests with the averaged weights, and return the path of their overview file."""
         from lumina_core.sampling.pipeline import Pipeline
-        from lumina_core.sampling.resolve import batch_key
 
-        groups: dict[Any, list[int]] = {}
-        for index, request in enumerate(self.requests):
-            groups.setdefault(batch_key(request), []).append(index)
-        samples: dict[int, list[torch.Tensor]] = {}
         with averaged_weights(trainer):
-            pipeline = Pipeline(trainer.model, trainer.registry)
-            for indices in groups.values():
-                results = iter(pipeline([self.requests[index] for index in indices]))
-                samples |= {i: [next(results).data for _ in range(self.requests[i].count)] for i in indices}
-        items = [item for index in range(len(self.requests)) for item in samples[index]]
+            results = Pipeline(trainer.model, trainer.registry)(self.requests)
         folder, name = trainer.out / "samples", f"step-{trainer.step:08d}"
-        return trainer.model.generation_task.save_grid(items, folder, name)
+        return trainer.model.generation_task.save_grid([result.data for result in results], folder, name)
 
 
 @contextmanager

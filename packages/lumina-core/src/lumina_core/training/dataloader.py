@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from lumina_core.conditioning.ops import choose, condition_to
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model, empty_tokens, encode_conditions
 from lumina_core.protocols import Conditioner, Dataset, Example, PredictionTask, SupportsAutoencoderLoss
-from lumina_core.training.cache import LatentCache
 from lumina_core.types import Batch, Size, Tokens, stack_tokens
+
+if TYPE_CHECKING:
+    from lumina_core.training.cache import LatentCache
 
 SHUFFLE_BUFFER = 2**12
 """Number of examples that are shuffled at a time if some of them are read together (`read_groups`)."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,10 +26,9 @@ from lumina_core.model import Model, build_dataset, build_model, check_pretraine
 from lumina_core.model_dir import matching_weights, open_model_dir, save_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
-from lumina_core.protocols import Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
+from lumina_core.protocols import Conditioner, Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
 from lumina_core.recipe import Recipe, TrainingConfig
 from lumina_core.training import distributed
-from lumina_core.training.cache import Cache, LatentCache, cache_conditioners, encode_batch_size
 from lumina_core.training.callbacks import (
     CheckpointCallback,
     MetricLogger,
@@ -56,6 +55,9 @@ from lumina_core.training.dataloader import (
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import EMA, build_optimizers, lr_factor, trained_buffers
 from lumina_core.types import Condition, Tokens
+
+if TYPE_CHECKING:
+    from lumina_core.training.cache import LatentCache
 
 MAX_NEGATIVE_EXAMPLES = 4096
 """Most examples that an objective gets as negatives before a training."""
@@ -431,16 +433,22 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.cond_dropout, self.device = model, training.cond_dropout, process.device
         self.dtype = resolve_dtype(training.mixed_precision, process.device)
-        folder = None if training.cache_dir is None else Path(training.cache_dir)
-        cache = Cache(training.cache_bytes, folder, training.cache_dir_bytes, process.device)
-        batch_size = encode_batch_size(process.device)
-        self.conditioners_by_field = cache_conditioners(model.conditioners_by_field, cache, batch_size)
+        self.conditioners_by_field: Mapping[str, Conditioner] = model.conditioners_by_field
         self.latent_cache: LatentCache | None = None
-        if training.cache_latents:
-            precision = f"{process.device.type} {self.dtype}"
-            spec = model.recipe.autoencoder
-            self.latent_cache = LatentCache(model.autoencoder, spec, cache, precision, batch_size)
+        if training.cache_latents or any(one.cacheable for one in model.conditioners_by_field.values()):
+            self._add_cache(training)
         self._predict = CompiledPredict(model.predict, process.device) if training.compile else model.predict
+
+    def _add_cache(self, training: TrainingConfig) -> None:
+        from lumina_core.training.cache import Cache, LatentCache, cache_conditioners, encode_batch_size
+
+        folder = None if training.cache_dir is None else Path(training.cache_dir)
+        cache = Cache(training.cache_bytes, folder, training.cache_dir_bytes, self.device)
+        batch_size, model = encode_batch_size(self.device), self.model
+        self.conditioners_by_field = cache_conditioners(model.conditioners_by_field, cache, batch_size)
+        if training.cache_latents:
+            precision, spec = f"{self.device.type} {self.dtype}", model.recipe.autoencoder
+            self.latent_cache = LatentCache(model.autoencoder, spec, cache, precision, batch_size)
 
     def forward(self, raw_batch: RawBatch, eager: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the mean loss of the items, and its terms; `eager` does without torch.compile."""
