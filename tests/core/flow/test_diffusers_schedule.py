@@ -25,5 +25,5 @@ def test_four_steps_end_with_a_very_short_one():
 
 
 def test_no_step_at_all_is_refused():
-    with pytest.raises(ConfigError, match="steps: got .*, expected at least 1"):
+    with pytest.raises(ConfigError, match=r"steps: got .*, expected at least 1"):
         DiffusersSchedule(DiffusersSchedule.Config())(0)

@@ -73,7 +73,7 @@ def test_a_shift_above_one_takes_small_steps_near_noise():
 def test_a_given_grid_is_taken_as_it_is():
     grid = CustomSchedule(CustomSchedule.Config(values=(0.0, 0.1, 0.5, 1.0)))
     assert grid(3).tolist() == [0.0, 0.1, 0.5, 1.0]
-    with pytest.raises(ConfigError, match="steps: got 4, expected 3"):
+    with pytest.raises(ConfigError, match=r"steps: got 4, expected 3"):
         grid(4)
 
 
@@ -85,12 +85,12 @@ def test_a_given_grid_that_does_not_go_from_noise_to_data_is_refused(values):
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_fewer_than_one_step_is_refused(steps):
-    with pytest.raises(ConfigError, match="steps: got .*, expected at least 1"):
+    with pytest.raises(ConfigError, match=r"steps: got .*, expected at least 1"):
         UniformSchedule(UniformSchedule.Config())(steps)
 
 
 def test_an_interval_must_have_room():
-    with pytest.raises(ConfigError, match="got start 0.5, expected less than stop"):
+    with pytest.raises(ConfigError, match=r"got start 0\.5, expected less than stop"):
         ClampedTimeSampler(
             ClampedTimeSampler.Config(start=0.5, stop=0.5), UniformTimeSampler(UniformTimeSampler.Config())
         )
@@ -135,5 +135,5 @@ def test_a_strength_between_two_steps_begins_between_them():
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_a_strength_outside_its_range_is_refused(strength):
-    with pytest.raises(ConfigError, match="strength: got .*, expected"):
+    with pytest.raises(ConfigError, match=r"strength: got .*, expected"):
         truncate_schedule(uniform_times(4), strength)

@@ -141,3 +141,31 @@ def test_generation_changes_no_weight():
     before = {name: tensor.clone() for name, tensor in MODEL.state_dict().items()}
     ask({"word": "low"})
     assert all(torch.equal(tensor, before[name]) for name, tensor in MODEL.state_dict().items())
+
+
+def test_published_regional_guidance_of_one_request_leaves_the_others_unchanged(monkeypatch):
+    """The negative pooled vector is shared with the positive one for requests with that option alone."""
+    from lumina_core.sampling.inputs import (
+        NO_INPUTS,
+        apply_regional_prompts,
+        encode_cond,
+        encode_uncond,
+        expand_requests,
+    )
+    from lumina_core.types import RegionalPrompts
+
+    made = model("label")
+    requests = [ToyRequest(label=1), ToyRequest(label=2)]
+    weights = torch.ones(1, LENGTH)
+    monkeypatch.setattr(
+        type(made.task),
+        "regions",
+        lambda self, request: RegionalPrompts({"label": [1]}, weights, True) if request.label == 1 else None,
+    )
+    # a label has no context to be read by regions; only the pooled vectors matter here
+    monkeypatch.setattr("lumina_core.sampling.inputs.combine_regions", lambda conds, weights, cond: cond)
+    items = expand_requests(made.task, requests)
+    cond, uncond = encode_cond(made, items, NO_INPUTS), encode_uncond(made, items, NO_INPUTS)
+    _, shared = apply_regional_prompts(made, items, cond, uncond, (LENGTH,))
+    assert torch.equal(shared.pooled[0], cond.pooled[0])
+    assert torch.equal(shared.pooled[1], uncond.pooled[1])

@@ -116,7 +116,7 @@ def test_output_types(pipe):
     with torch.inference_mode():
         assert torch.allclose(pipe.model.autoencoder.decode(latent[None])[0], tensor, atol=1e-5)
     with pytest.raises(
-        ConfigError, match="output_type: got 'tensr', expected one of pil, tensor, np, latent; did you mean 'tensor'"
+        ConfigError, match=r"output_type: got 'tensr', expected one of pil, tensor, np, latent; did you mean 'tensor'"
     ):
         pipe("a red heart", output_type="tensr")
 
@@ -127,7 +127,7 @@ def test_a_result_is_encoded_as_the_bytes_of_its_file(pipe, tmp_path):
     result = pipe("a red heart", seed=1, steps=1)[0]
     assert result.save(tmp_path / "heart.png").read_bytes() == result.encode("png") == result.encode()
     assert Image.open(io.BytesIO(result.encode())).size == (64, 64)
-    with pytest.raises(ConfigError, match="format: got '.jpg', expected '.png'"):
+    with pytest.raises(ConfigError, match=r"format: got '\.jpg', expected '\.png'"):
         result.encode(".jpg")
 
 
@@ -167,7 +167,7 @@ def test_requests_of_several_sizes_and_settings_are_grouped_and_keep_their_order
     assert [result.metadata["prompt"] for result in output] == ["a red heart", "a frog", "a cat", "a dog"]
     for request, result in zip(requests, output, strict=True):
         assert torch.allclose(pipe(request)[0].data, result.data, atol=1e-4)
-    with pytest.raises(ConfigError, match="steps: got it together with requests"):
+    with pytest.raises(ConfigError, match=r"steps: got it together with requests"):
         pipe(requests, steps=3)
 
 
@@ -244,7 +244,7 @@ def test_a_wrong_option_is_one_clear_error(pipe, options, message):
 def test_a_wrong_model_device_or_dtype_is_one_clear_error():
     from lumina_core import Pipeline
 
-    with pytest.raises(CheckpointError, match="model: got 'image.emoj', .* did you mean 'image.emoji'"):
+    with pytest.raises(CheckpointError, match=r"model: got 'image.emoj', .* did you mean 'image.emoji'"):
         Pipeline.from_pretrained("image.emoj")
     with pytest.raises(ConfigError, match="device: got 'gpu9', expected an available one"):
         Pipeline.from_pretrained("image.emoji", device="gpu9")

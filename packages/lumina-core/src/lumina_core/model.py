@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lumina_core.checkpoint.lazy_tensors import init_empty_weights
 from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
-from lumina_core.data.dataset import as_dataset
 from lumina_core.errors import ConfigError, PluginError, ShapeError
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.protocols import (
@@ -275,6 +274,8 @@ def build_dataset(recipe: Recipe, registry: ComponentRegistry | None = None) -> 
     """
     if recipe.dataset is None:
         raise ConfigError("dataset: got none, expected a data set, such as `dataset: {type: NAME, folder: DIR}`.")
+    from lumina_core.data.dataset import as_dataset  # generation needs no data sets
+
     return as_dataset(build_component(load_plugins() if registry is None else registry, "dataset", recipe.dataset))
 
 

@@ -176,7 +176,7 @@ class ImageTask(GenerationTask):
 
     def init_data(self, request: ImageSizeRequest) -> InitData | None:
         """Return the initial image and its preserved pixels."""
-        return init_data(request)
+        return None if request.init_image is None else init_data(request)
 
     def variation(self, request: ImageSizeRequest) -> VariationInput | None:
         """Return the image to make variations of, cropped to the aspect ratio of the result."""

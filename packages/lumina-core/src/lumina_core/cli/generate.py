@@ -75,7 +75,7 @@ def with_options(options: Sequence[click.Parameter]) -> Callable[[Any], Any]:
 def field_option(field: str, info: FieldInfo, editing: Container[str] = ()) -> GroupedOption:
     """Return the option for a field of a request.
 
-    `json_schema_extra={"aliases": [...]}` adds further names, and `default` there replaces the default in the help text.
+    `json_schema_extra={"aliases": [...]}` adds further names; `default` there replaces the default in the help text.
     """
     from lumina_core.request import Request
 
@@ -127,8 +127,8 @@ def _is_tuple(info: FieldInfo) -> bool:
 def output_paths(out: Path, total: int, is_folder: bool, suffixes: Sequence[str], option: str = "--out") -> list[Path]:
     """Return the path of each result.
 
-    A folder has 00000.png and so on, several results of one file name heart-0.png and so on. Nothing is written: `make_dir`
-    makes a new folder before the first result is saved; its parent must exist.
+    A folder has 00000.png and so on, several results of one file name heart-0.png and so on. Nothing is written:
+    `make_dir` makes a new folder before the first result is saved; its parent must exist.
 
     Args:
         out: value of the option.

@@ -165,7 +165,7 @@ class FittedSchedule:
     def __init__(self, config: Config) -> None:
         if len(config.values) < 2:
             raise ConfigError(
-                "schedule: got core.fitted_schedule for a model without fitted times, expected sampling.fitted_schedule. "
+                "schedule: got core.fitted_schedule for a model without fitted times, expected fitted ones. "
                 "Fit it once: lumina schedule fit MODEL"
             )
         self.config = config
@@ -197,7 +197,7 @@ def times_from_sharpness(sharpness: Sequence[float], power: float = 0.5, min_den
     values = torch.tensor(list(sharpness), dtype=torch.float64)
     if not len(values) or not bool(values.isfinite().all()) or bool((values < 0).any()):
         raise ConfigError(
-            "sharpness: got an empty, negative or non-finite measurement, expected finite velocities. Check the weights."
+            "sharpness: got an empty, negative or non-finite measurement, expected finite ones. Check the weights."
         )
     density = values**power
     padded = torch.nn.functional.pad(density.view(1, 1, -1), (1, 1), mode="replicate")

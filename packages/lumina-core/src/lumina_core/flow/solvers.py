@@ -277,8 +277,8 @@ class DPMSolverPP(Solver):
 class AdaptiveRungeKutta(Solver):
     """Dormand-Prince of order 5, or a related method, with steps as long as the tolerances allow.
 
-    A step is accepted if every item of the batch is within the tolerances: a batch makes an item more exact, never less.
-    Each step waits for the device once, to read the error.
+    A step is accepted if every item of the batch is within the tolerances: a batch makes an item more exact, never
+    less. Each step waits for the device once, to read the error.
     """
 
     adaptive = True
@@ -367,7 +367,7 @@ def _load_odeint() -> Any:
         from torchdiffeq import odeint
     except ImportError as error:
         raise PluginError(
-            "solver: torchdiffeq is not installed, expected for adaptive solvers. Install it: pip install 'lumina-core[adaptive]'"
+            "solver: adaptive solvers need torchdiffeq, which is not installed: pip install 'lumina-core[adaptive]'"
         ) from error
     return odeint
 

@@ -219,7 +219,7 @@ class StepCallbackRunner:
             if replaced is not None and not (isinstance(replaced, Tensor) and replaced.shape == values.shape):
                 got = f"a tensor {tuple(replaced.shape)}" if isinstance(replaced, Tensor) else repr(replaced)
                 raise ConfigError(
-                    f"callback: got the return value {got}, expected None or another x_t, a tensor {tuple(values.shape)}. "
+                    f"callback: got the return value {got}, expected None or another x_t, {tuple(values.shape)}. "
                     "Call state.stop() to stop."
                 )
             if state.stopped:
@@ -256,8 +256,8 @@ class GenerationResult:
     """Results of one batch.
 
     Attributes:
-        data: (B, channels, ...) in about [-1, 1], float32 on the CPU. Results of several sizes are as large as the largest,
-            zeros behind smaller ones; `items()` returns each in its own size.
+        data: (B, channels, ...) in about [-1, 1], float32 on the CPU. Results of several sizes are as large as the
+            largest, zeros behind smaller ones; `items()` returns each in its own size.
         seeds: seed of each result.
         nfe: number of evaluations.
         generation_seconds: run time.

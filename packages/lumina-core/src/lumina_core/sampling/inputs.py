@@ -1,4 +1,4 @@
-"""Inputs of a batch: what a task makes of requests, conditions, noise, and initial data (image-to-image, inpainting)."""
+"""Inputs of a batch: items, conditions, noise, and initial data (image-to-image, inpainting)."""
 
 from __future__ import annotations
 
@@ -340,8 +340,8 @@ def init_state(model: Model, init_data: InitData | None, size: Size, schedule: T
         return InitialState(noise, schedule)
     if model.path is None:
         raise ConfigError(
-            f"objective: got {model.recipe.objective.type}, which has no probability path, expected one with a path for "
-            "initial data."
+            f"objective: got {model.recipe.objective.type}, which has no probability path, expected one with a path "
+            "for initial data."
         )
     remaining = truncate_schedule(schedule, init_data.strength)
     data = _encode_tokens(model, _pad_to_size(init_data.data, size), noise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -145,15 +145,15 @@ class Pipeline:
         """Open a model folder, or an installed model by its name.
 
         Args:
-            model: a folder (ours, or of a checkpoint format of a plugin) or a name; None: the default model (of `task`).
+            model: a folder (ours, or of a plugin's checkpoint format) or a name; None: the default model (of `task`).
             task: component type that the model's task must have; None: any.
             device: device of the computation, such as "cuda".
             dtype: torch dtype or its name; "auto" is bfloat16 if the device computes it natively. None: as stored,
                 float16 as float32.
             offload: weights stay on the CPU, and each component is on the device only while it computes.
             text_device: device of the conditioners, "cpu" for instance; None: `device`.
-            compile: compile the backbone with torch.compile: the first result of a size takes a minute longer, the others
-                less time. On CUDA with CUDA graphs.
+            compile: compile the backbone with torch.compile: the first result of a size takes a minute longer, the
+                others less time. On CUDA with CUDA graphs.
             registry: source of components; None: the installed plugins.
 
         Raises:
@@ -246,8 +246,8 @@ class Pipeline:
             generator: draws the seeds, instead of `seed`.
             solver: name, function (velocity, x, t, u) -> x, or `Solver`. Default: the model's.
             schedule: name, function steps -> times, or times that rise from 0 to 1. Default: the model's.
-            callback: called with a `StepState` after every step. It may call `state.stop()`, and may return another x_t.
-            output_type: "tensor", "np", "latent" or another one of the task ("pil" for images). Default: the task's first.
+            callback: called with a `StepState` after every step. It may call `state.stop()`, or return another x_t.
+            output_type: "tensor", "np", "latent" or one of the task ("pil" for images). Default: the task's first.
             batch_size: largest number of results per batch. Default: 16, and what fits into the memory.
             inputs: conditions, noise or initial data, instead of those made from the prompt.
             **options: fields of the task's request: steps, guidance_scale, size, count, negative_prompt and so on.
@@ -395,11 +395,7 @@ class Pipeline:
                     f"{name}: got it together with requests, expected it in the requests (`make_request`)."
                 )
             return prompts
-        arguments = ("generator", "callback", "output_type", "batch_size", "inputs")
-        for name in options:
-            if name not in fields:
-                hint = suggest(name, [*fields, *arguments])
-                raise ConfigError(f"{name}: got an unknown option, expected a field of the request{hint}")
+        _check_options(options, fields)
         prompt_field = next((name for name, info in fields.items() if info.is_required()), None)
         if inputs.cond is not None:
             text_fields = [name for name, info in fields.items() if info.is_required() and info.annotation is str]
@@ -515,6 +511,14 @@ class Pipeline:
                 guide = Pipeline._open(name, self.registry, self.model.recipe.task.type, placement)
                 self._guide_models[name, dtype] = guide.model
             return self._guide_models[name, dtype]
+
+
+def _check_options(options: Iterable[str], fields: Iterable[str]) -> None:
+    """Raise ConfigError with the nearest name unless every option is a field of the request."""
+    known = [*fields, "generator", "callback", "output_type", "batch_size", "inputs"]
+    for name in options:
+        if name not in known[:-5]:
+            raise ConfigError(f"{name}: got an unknown option, expected a field of the request{suggest(name, known)}")
 
 
 def _group_key(item: Item) -> tuple[Any, ...]:

@@ -279,8 +279,8 @@ def check_size(model: Model, request: Request, size: Size) -> None:
     needed, available = estimate_memory(model, tokens, size), available_memory(model.device)
     ratio, max_ratio = -(-tokens // train_tokens), request.max_token_ratio or MAX_TOKEN_RATIO
     description = (
-        f"size: got {model.task.format_size(size)}, which is {_format_count(tokens)} tokens, {_format_count(ratio)} times "
-        f"the {train_tokens} of training, and needs about {_format_bytes(needed)} of memory"
+        f"size: got {model.task.format_size(size)}, which is {_format_count(tokens)} tokens, {_format_count(ratio)} "
+        f"times the {train_tokens} of training, and needs about {_format_bytes(needed)} of memory"
     )
     if available is not None and needed > available:
         raise ConfigError(f"{description}, expected at most {_format_bytes(available)}. Request a smaller size.")

@@ -191,8 +191,8 @@ class ScheduleFit:
         solver: name of the solver.
         steps: steps of the solver within the budget.
         num_trajectories: number of fitted and of held-out trajectories.
-        errors: by steps (those of the budget and twice as many) the root mean square errors of the held-out tokens, with
-            the fitted schedule and with equal steps.
+        errors: by steps (those of the budget and twice as many) the root mean square errors of the held-out tokens,
+            with the fitted schedule and with equal steps.
     """
 
     values: tuple[float, ...]
@@ -226,8 +226,8 @@ def fit_schedule_by_error(
         on_progress: called after every evaluation of a batch.
 
     Raises:
-        ConfigError: there are too few requests or evaluations, the solver is adaptive or stochastic, or the model does not
-            support the requests.
+        ConfigError: there are too few requests or evaluations, the solver is adaptive or stochastic, or the model does
+            not support the requests.
     """
     solver, name, steps = _check_fit(model, registry, requests, nfe)
     halves = [_make_batches(model, registry, requests[offset::2], on_progress) for offset in (0, 1)]
@@ -251,7 +251,7 @@ def estimated_nfe(
     nfe: int = 10,
     reference_steps: int = REFERENCE_STEPS,
 ) -> int:
-    """Return the largest number of evaluations of a batch in `fit_schedule_by_error`; each covers both halves of guidance.
+    """Return the largest number of evaluations of `fit_schedule_by_error`; each covers both halves of guidance.
 
     Raises:
         ConfigError: as `fit_schedule_by_error`, without an evaluation of the model.

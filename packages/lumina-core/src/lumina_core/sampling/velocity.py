@@ -171,8 +171,8 @@ class GuidanceConfig:
 class InpaintConstraint:
     """Known numbers of tokens: each stays on the path between its own noise and its own data.
 
-    After RePaint (arXiv 2201.09865), which sets the known part at every step. On a flow it keeps its first noise and moves
-    along one line, so that the velocity is known as well, and solvers of any order are exact.
+    After RePaint (arXiv 2201.09865), which sets the known part at every step. On a flow it keeps its first noise and
+    moves along one line, so that the velocity is known as well, and solvers of any order are exact.
 
     Args:
         path: probability path of the model.
