@@ -87,7 +87,7 @@ def test_folders_of_images_and_of_parquet_files_are_loaded(tmp_path):
 def test_a_wrong_split_or_column_names_the_right_ones(tmp_path):
     datasets.DatasetDict({"train": saved(tmp_path / "one")}).save_to_disk(str(tmp_path / "own"))
     assert len(opened(tmp_path / "own")) == 3
-    with pytest.raises(ConfigError, match="got 'trian', expected a split of .*; did you mean 'train'"):
+    with pytest.raises(ConfigError, match=r"got 'trian', expected a split of .*; did you mean 'train'"):
         opened(tmp_path / "own", split="trian")
     with pytest.raises(ConfigError, match="got no column 'txet'; did you mean 'text'"):
         opened(tmp_path / "own", caption_columns=["txet"])

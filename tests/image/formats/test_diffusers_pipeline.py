@@ -77,12 +77,19 @@ def beside(theirs, pipeline, prompts, negatives, size, **asked):
         (["an old man walking in the city at night", "a lake"], ["", "blue"], (64, 96), {"steps": 4}),
         (["a lake"], [""], (48, 80), {"guidance_scale": 1.0}),
         (
-            ["the blue sky"], [""], (96, 96),
+            ["the blue sky"],
+            [""],
+            (96, 96),
             {"call": {"scaling_watershed": 0.5}, "request": {"rope_scaling": f"watershed:watershed=0.5,{THEIRS}"}},
         ),
-        (["the blue sky"], [""], (96, 64), {"call": {"proportional_attn": False}, "request": {"base_sequence_length": 0}}),
+        (
+            ["the blue sky"],
+            [""],
+            (96, 64),
+            {"call": {"proportional_attn": False}, "request": {"base_sequence_length": 0}},
+        ),
     ],
-)  # fmt: skip
+)
 def test_latents_at_each_step_and_pictures_are_theirs(theirs, pipeline, prompts, negatives, size, asked):
     walked, made = beside(theirs, pipeline, prompts, negatives, size, **asked)
     assert walked <= LATENTS and made <= PICTURE

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -89,10 +89,8 @@ def locate_files(folder: Path) -> ReleaseFiles:
     """
     config_file, model_params = _find_config(folder)
     files = ReleaseFiles(folder, model_params, config_file)
-    return ReleaseFiles(
-        folder,
-        model_params,
-        config_file,
+    return replace(
+        files,
         generator=_find_generator(folder),
         vae=_find_checkpoint(folder, files.stage_params("first_stage_config").get("ckpt_path"), VAE_STEM),
         clap=_find_checkpoint(folder, files.stage_params("cond_stage_config").get("weights_path"), CLAP_STEM),
