@@ -1,4 +1,4 @@
-"""The command `lumina`: lazy commands, one-line errors, and what was left out. Imports nothing heavy."""
+"""The command `lumina`: commands imported on use, errors in one line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 SUMMARIES = {
     "train": "Train a recipe.",
-    "check": "Try a recipe without training.",
-    "evaluate": "Judge a model by known examples.",
-    "convert": "Convert a model folder from one layout into another.",
-    "schedule": "Print and draw a schedule of times, or fit one to a model.",
-    "models": "List models and recipes, or describe a folder.",
-    "plugins": "List plugins and parts, and why something was left out.",
+    "check": "Check a recipe with one step, without training.",
+    "evaluate": "Evaluate a model on examples of a data set.",
+    "convert": "Convert a model folder to another checkpoint format.",
+    "schedule": "Print a schedule of times, or fit one to a model.",
+    "models": "List models and recipes, or describe a model folder.",
+    "plugins": "List plugins and components, and why a plugin was not loaded.",
 }
 MODULES = {
     "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "schedule": "schedule",
