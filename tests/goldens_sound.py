@@ -82,7 +82,8 @@ def sampled(golden: Golden) -> float:
         told: list[float] = []
         scale = float(run["cfg_scale"])
 
-        def velocity(x: Tensor, time: Tensor, told: list[float] = told, scale: float = scale) -> Tensor:
+        def velocity(x: Tensor, t: float, told: list[float] = told, scale: float = scale) -> Tensor:
+            time = torch.full((len(x),), t)
             told.append(float(to_timestep(time)[0]))
             conditional = network.answer(x, time, said)
             return conditional if scale == 1 else cfg(conditional, network.answer(x, time, silence), scale)
