@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--samples", type=int, default=150)
     parser.add_argument("--work", type=Path, default=Path("runs/backbones_sound"))
-    parser.add_argument("--out", type=Path, default=Path("docs/models/instruments"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/instruments"))
     asked = parser.parse_args()
     if asked.quick:
         asked.steps, asked.samples = 80, 60

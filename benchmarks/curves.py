@@ -1,6 +1,6 @@
 """Draws the logs of runs, one panel a run, four side by side: the loss by step, plain and smoothed.
 
-python benchmarks/curves.py docs/models/emoji/*.csv --out docs/pictures/curves.png
+python benchmarks/curves.py docs/results/emoji/*.csv --out docs/pictures/curves.png
 """
 
 from __future__ import annotations

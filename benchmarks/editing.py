@@ -1,4 +1,4 @@
-"""The built-in model's pictures from pictures, side by side, for docs/editing.md.
+"""The built-in model's pictures from pictures, side by side, for docs/guides/edit.md.
 
 python benchmarks/editing.py --out docs/pictures/editing.png
 """

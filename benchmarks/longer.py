@@ -12,7 +12,7 @@ longer, with extrapolation off and on. A longer sound is cut into parts of the t
 
 Writes longer.json, longer.txt and longer.png to --out.
 
-    python benchmarks/longer.py [--model DIR] [--quick] [--ways none,ntk] [--out docs/models/instruments]
+    python benchmarks/longer.py [--model DIR] [--quick] [--ways none,ntk] [--out docs/results/instruments]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--model", default="audio.instruments", help="a model folder, or an installed model")
     parser.add_argument("--quick", action="store_true", help="6 prompts rather than 32")
     parser.add_argument("--ways", default=",".join(WAYS), help="extrapolations, by their names")
-    parser.add_argument("--out", type=Path, default=Path("docs/models/instruments"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/instruments"))
     asked = parser.parse_args()
     session, cases = Pipeline.from_pretrained(asked.model), prompts(6 if asked.quick else 32)
     found: dict[str, Any] = {"model": asked.model, "prompts": [case.fields["caption"] for case in cases], "bar": BAR}

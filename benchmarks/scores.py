@@ -1,7 +1,7 @@
 """Scores of the built-in model: `lumina evaluate` three times, and the table of its card from what comes.
 
-Writes the JSON of each run to docs/models/emoji, the sheet of the first to docs/pictures/judged.png, and the table in
-docs/models/emoji.md between its marks. Stopped, it goes on where it was: everything made is kept in --work.
+Writes the JSON of each run to docs/results/emoji, the sheet of the first to docs/pictures/judged.png, and the table in
+docs/results/emoji.md between its marks. Stopped, it goes on where it was: everything made is kept in --work.
 
     python benchmarks/scores.py [--model DIR] [--quick] [--work runs/scores] [--docs docs]
 """
@@ -25,9 +25,9 @@ TITLES = {"english": "English names", "left_out": "combinations left out", "lang
 def main() -> None:
     asked = arguments(__doc__, "runs/scores", "the built-in model")
     found = {name: judged(name, command(name, asked.quick), asked) for name in RUNS}
-    kept(asked.docs / "models" / "emoji", found)
+    kept(asked.docs / "results" / "emoji", found)
     shutil.copy(asked.work / "english" / "samples.png", asked.docs / "pictures" / "judged.png")
-    card = asked.docs / "models" / "emoji.md"
+    card = asked.docs / "results" / "emoji.md"
     if card.is_file():
         card.write_text(filled(card.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")
     print(tables(found))

@@ -1,7 +1,7 @@
 """Scores of the built-in model of sound: `lumina evaluate` of held-out prompts, and the table of its card.
 
-Writes the JSON of each run to docs/models/instruments, the spectrograms of the first to docs/pictures/heard.png (the
-first rows of them to heard_first.png), and the table in docs/models/instruments.md between its marks. Stopped, it goes
+Writes the JSON of each run to docs/results/instruments, the spectrograms of the first to docs/pictures/heard.png, and
+the table in docs/results/instruments.md between its marks. Stopped, it goes
 on: everything made is kept in --work.
 
     python benchmarks/scores_sound.py [--model DIR] [--quick] [--work runs/scores_sound] [--docs docs]
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shutil
 
-from PIL import Image
 from scored import BEGIN, END, Told, arguments, figures, filled, groups, judged, kept
 
 MODEL = "audio.instruments"
@@ -30,12 +29,10 @@ TITLES = {"held_out": "held-out notes, chords, phrases", "by_lite0": "the same, 
 def main() -> None:
     asked = arguments(__doc__, "runs/scores_sound", "the built-in model")
     found = {name: judged(name, command(name, asked.quick), asked, MODEL) for name in RUNS}
-    kept(asked.docs / "models" / "instruments", found)
+    kept(asked.docs / "results" / "instruments", found)
     sheet = asked.work / "held_out" / "samples.png"
     shutil.copy(sheet, asked.docs / "pictures" / "heard.png")
-    with Image.open(sheet) as whole:  # the first six rows, for the front page
-        whole.crop((0, 0, whole.width, whole.height * 6 // 16)).save(asked.docs / "pictures" / "heard_first.png")
-    card = asked.docs / "models" / "instruments.md"
+    card = asked.docs / "results" / "instruments.md"
     page = card.read_text(encoding="utf-8") if card.is_file() else f"# The built-in model of sound\n\n{BEGIN}\n{END}\n"
     card.write_text(filled(page, tables(found)), encoding="utf-8")
     print(tables(found))

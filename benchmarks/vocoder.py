@@ -9,7 +9,7 @@ For held-out sounds of the built-in data: the multi-resolution STFT distance (`l
 
 Writes vocoder.json, vocoder.txt and vocoder.png to --out.
 
-    python benchmarks/vocoder.py [--model DIR] [--quick] [--out docs/models/instruments]
+    python benchmarks/vocoder.py [--model DIR] [--quick] [--out docs/results/instruments]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="audio.instruments", help="a model folder, or an installed model")
     parser.add_argument("--quick", action="store_true", help="24 sounds rather than all that are held out")
-    parser.add_argument("--out", type=Path, default=Path("docs/models/instruments"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/instruments"))
     asked = parser.parse_args()
     exam = InstrumentsEvalSet()
     places = list(exam.indices("held_out"))

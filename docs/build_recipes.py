@@ -1,4 +1,4 @@
-"""Writes the tables of docs/recipes.md from the settings themselves: python docs/build_recipes.py."""
+"""Writes the tables of docs/reference/recipes.md from the settings themselves: python docs/build_recipes.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-PAGE = Path(__file__).with_name("recipes.md")
+PAGE = Path(__file__).parent / "reference" / "recipes.md"
 OURS = ("core", "image", "audio")
 COMPONENT_TYPES = (
     "task",

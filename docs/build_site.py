@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = "reference"
-SYMBOL_PAGES = ("paper.md", "concepts.md")
+SYMBOL_PAGES = ("concepts/paper.md", "concepts/index.md")
 """Pages on which names between backticks lead to the reference, where there is such a name."""
 
 _INCLUDE = re.compile(r"^<!-- from (?P<file>[\w./-]+)(?:: (?P<heading>.+?))? -->$", re.MULTILINE)
@@ -56,13 +56,25 @@ def module_page(module: str) -> str:
 
 
 def front_page() -> str:
-    """The list of every module with the first line of it."""
+    """List the public names, the reference pages and every module with its first line."""
+    names = "".join(f"| `{name}` | [`{target}`][{target}] |\n" for name, target in public_names().items())
     packages = (f"## {package}\n\n{_listed(names)}\n" for package, names in _packages().items())
-    return f"# Reference\n\nEvery public module. One name has one address.\n\n{''.join(packages)}"
+    return (
+        "# Reference\n\n[Recipes](recipes.md), [hooks](hooks.md), [command line](command-line.md).\n\n"
+        f"## Public names\n\n`from lumina_core import NAME`\n\n| name | defined in |\n|---|---|\n{names}\n{''.join(packages)}"
+    )
+
+
+def public_names() -> dict[str, str]:
+    """Return the dotted address of every name that `lumina_core` exports, read from its source."""
+    tree = ast.parse(modules()["lumina_core"].read_text(encoding="utf-8"))
+    assigned = (node for node in tree.body if isinstance(node, ast.Assign))
+    table = next(node.value for node in assigned if "_EXPORTS" in [t.id for t in node.targets if isinstance(t, ast.Name)])
+    return {name: target.replace(":", ".") for name, target in ast.literal_eval(table).items()}
 
 
 def navigation() -> list[Any]:
-    """The nested list of the reference, as mkdocs wants it: a section a folder."""
+    """Return the nested list of the reference, as mkdocs expects it: a section per folder."""
     return [f"{REFERENCE}/index.md", *(_branch(package) for package in _packages())]
 
 
@@ -191,7 +203,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the reference where the navigation has a place for it."""
     for entry in config.nav or []:
         if isinstance(entry, dict) and "Reference" in entry:
-            entry["Reference"] = navigation()
+            entry["Reference"] = [*navigation()[:1], *entry["Reference"], *navigation()[1:]]
     return config
 
 

@@ -11,10 +11,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [
-    *sorted(ROOT.glob("*.md")),
-    *(page for page in sorted(DOCS.rglob("*.md")) if not page.is_relative_to(DOCS / "reference")),
-]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 _FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^(?P<mark> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=mark)```$",
     re.MULTILINE | re.DOTALL,

@@ -10,7 +10,7 @@ from examples.stranger import ROOT, own_tests, told, unpacked
 
 from lumina_core.plugins.registry import COMPONENT_TYPES
 
-PAGE = (ROOT / "docs" / "tutorial-plugin.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 

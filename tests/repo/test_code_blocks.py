@@ -19,7 +19,7 @@ from lumina_core.recipe import Recipe
 from lumina_core.request import Request
 
 OURS = ("lumina_audio", "lumina_core", "lumina_image")
-OWN_TESTS = ("hooks.md", "tutorial-plugin.md")
+OWN_TESTS = ("hooks.md", "plugins.md")
 """Pages whose Python is tried by tests of their own."""
 
 SHELL = [block for page in PAGES for block in blocks(page, "", "sh", "bash", "console", "shell")]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from making import registry_of
 
-PAGE_OF = {"image": "data.md", "audio": "sound-data.md"}
+PAGE_OF = {"image": "guides/data.md", "audio": "guides/sound-data.md"}
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {name: (DOCS / page).read_text(encoding="utf-8") for name, page in PAGE_OF.items()}
 EXAMPLES = [

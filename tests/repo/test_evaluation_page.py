@@ -13,7 +13,7 @@ from lumina_core.config import ComponentSpec
 from lumina_core.model import build_component
 from lumina_core.protocols import EvalInputs, EvalItem
 
-PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
 
 
 def test_the_example_is_a_metric_that_judges():

@@ -1,4 +1,4 @@
-"""docs/hooks.md says of every hook exactly what hookspecs.py says, and its examples are plugins that load."""
+"""docs/reference/hooks.md says of every hook exactly what hookspecs.py says, and its examples are plugins that load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lumina_core.plugins import hookspecs
 from lumina_core.plugins.loader import Candidate, load_from
 from lumina_core.plugins.registry import COMPONENT_TYPES, PluginSource
 
-PAGE = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "hooks.md").read_text(encoding="utf-8")
 SECTIONS = {part.split("\n", 1)[0].strip(): part for part in PAGE.split("\n## ")[1:]}
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("lumina_")}
 

@@ -1,4 +1,4 @@
-"""docs/paper.md leads from the paper to the code: every name in its table exists."""
+"""docs/concepts/paper.md leads from the paper to the code: every name in its table exists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from making import registry_of
 from reading_pages import DOCS, tool
 
 SITE = tool("build_site")
-PAGE = (DOCS / "paper.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "concepts" / "paper.md").read_text(encoding="utf-8")
 TABLE = PAGE.partition("\n## What stands where\n")[2].partition("\n## ")[0]
 CELLS = [row.split(" | ")[-1].strip(" |") for row in TABLE.splitlines() if row.startswith("|")][2:]
 OPTION = re.compile(r"\w+: \S+|--[\w-]+|[\w.]+: \w+")

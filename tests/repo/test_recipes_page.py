@@ -10,7 +10,7 @@ import pytest
 from lumina_core.recipe import ConditionerSpec, Recipe, SamplingConfig, TrainingConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "recipes.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "reference" / "recipes.md").read_text(encoding="utf-8")
 
 
 def _builder():
@@ -37,7 +37,7 @@ def test_every_key_of_a_recipe_stands_on_its_page_with_a_meaning(block, settings
 
 def test_the_page_says_what_the_code_says() -> None:
     fresh = _builder().filled(PAGE)
-    assert fresh == PAGE, "docs/recipes.md is older than the settings; run: python docs/build_recipes.py"
+    assert fresh == PAGE, "docs/reference/recipes.md is older than the settings; run: python docs/build_recipes.py"
 
 
 def test_every_example_on_the_page_is_a_recipe(tmp_path) -> None:

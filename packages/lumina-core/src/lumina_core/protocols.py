@@ -444,14 +444,17 @@ class Guidance(Protocol):
     A plain function without state. It works item by item, returns exactly `cond` for scale 1 (where it is not called),
     and `cond` if both velocities are equal. If guidance applies to some channels only (`guidance_channels`), it receives
     those channels.
-
-    Args:
-        cond: velocity under the condition.
-        uncond: velocity under the null condition, the negative prompt, or of the guide model.
-        scale: guidance scale, 0 or more.
     """
 
-    def __call__(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor: ...
+    def __call__(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+        """Combine the velocities.
+
+        Args:
+            cond: velocity under the condition.
+            uncond: velocity under the null condition, the negative prompt, or of the guide model.
+            scale: guidance scale, 0 or more.
+        """
+        ...
 
 
 class Dataset(ABC):

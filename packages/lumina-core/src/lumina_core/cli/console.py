@@ -23,7 +23,7 @@ def progress_bar(
     Args:
         total: how many there are in all.
         quiet: no bar, whoever watches.
-        of_bytes: what is counted are bytes.
+        in_bytes: what is counted are bytes.
     """
     with _progress_bars(quiet, in_bytes) as bars:
         if bars is None:
