@@ -23,9 +23,7 @@ def test_generated_pitch_is_that_of_the_prompt(pipeline, prompt, midi):
 
 
 def test_result_depends_on_the_prompt_and_repeats_exactly(pipeline):
-    first, again, other = (
-        pipeline(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot")
-    )
+    first, again, other = (pipeline(prompt=words, seed=1)[0].data for words in ("flute, A5", "flute, A5", "gunshot"))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=0.01)
 

@@ -1,4 +1,7 @@
-"""The names that users import from `lumina_core`, and what importing them costs."""
+"""Names that users import from `lumina_core`, the cost of the import, and the snippets of docs/guides/python.md.
+
+A test named `test_snippet_...` runs the code of the page, with at most two imports besides those of its checks.
+"""
 
 from __future__ import annotations
 
@@ -96,6 +99,112 @@ def test_a_plugin_that_registers_while_it_is_loaded_is_left_out_with_the_reason(
     text = "import lumina_core\n@lumina_core.register('solver', 'late.step')\ndef step(v, x, t, u): return x\n"
     install("lumina-late", "late = late_plugin", {"late_plugin": text})
     assert "lumina_register_components" in loader.load_plugins().failures["late"].reason
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """The pipeline of snippet 1, shared by the snippets that use it."""
+    from lumina_core import Pipeline
+
+    return Pipeline.from_pretrained("image.emoji")
+
+
+def test_snippet_1_loads_an_installed_model():
+    from lumina_core import Pipeline
+
+    pipe = Pipeline.from_pretrained("image.emoji")
+    assert pipe.model.recipe.task.type == "image.text_to_image"
+
+    exact = Pipeline.from_pretrained("image.emoji", device="cpu", dtype="float32")
+    parameter = next(exact.model.parameters())
+    assert str(parameter.device) == "cpu" and str(parameter.dtype) == "torch.float32"
+
+
+def test_snippet_2_generates_a_pil_image(pipe, tmp_path):
+    image = pipe("a red heart", steps=10, guidance_scale=3.0, seed=1).images[0]
+    image.save(tmp_path / "heart.png")
+    assert image.size == (64, 64) and image.mode == "RGB"
+
+
+def test_snippet_3_generates_a_batch_with_a_seed_for_each_prompt(pipe):
+    output = pipe(["a red heart", "a green frog"], seed=[1, 2])
+    assert len(output.images) == 2
+    assert [result.metadata["seed"] for result in output] == [1, 2]
+
+
+def test_snippet_4_stops_sampling_from_a_callback(pipe):
+    times = []
+
+    def stop_early(state):
+        times.append(state.time)
+        if state.time > 0.7:
+            state.stop()
+
+    output = pipe("a red heart", callback=stop_early, seed=1)
+    assert output.images[0].size == (64, 64)
+    assert times[-1] > 0.7 and all(time <= 0.7 for time in times[:-1])
+    assert output[0].metadata["stopped_at"] == times[-1]
+
+
+def test_snippet_5_integrates_with_a_function_as_solver(pipe):
+    def my_euler(velocity, x, t, u):
+        return x + (u - t) * velocity(x, t)
+
+    image = pipe("a red heart", solver=my_euler, seed=1).images[0]
+    assert image.tobytes() == pipe("a red heart", solver="euler", seed=1).images[0].tobytes()
+
+
+def test_snippet_6_trains_a_recipe(tmp_path, monkeypatch):
+    from lumina_core import Recipe, Trainer
+
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.load("image.tiny", ["training.steps=2", "training.checkpoint_interval=2"])
+    trainer = Trainer(recipe, out="runs/from_python")
+    trainer.train()
+    assert (tmp_path / "runs/from_python/model/config.json").is_file()
+
+
+def test_snippet_7_evaluates_a_pipeline(pipe):
+    from lumina_core import evaluate
+
+    result = evaluate(pipe, dataset="image.emoji", metrics=["image.retrieval"], num_samples=4)
+    assert result["image.retrieval"]["top1"].count == 4
+    assert 0 <= result["image.retrieval"]["top1"].value <= 1
+
+
+def test_snippet_8_registers_a_solver_in_the_running_process(process_components):
+    from lumina_core import Pipeline, register
+
+    pipe = Pipeline.from_pretrained("image.emoji")
+
+    @register("solver", "mine.step")
+    def step(velocity, x, t, u):
+        return x + (u - t) * velocity(x, t)
+
+    image = pipe("a red heart", solver="mine.step", seed=1).images[0]
+    assert image.tobytes() == pipe("a red heart", solver="euler", seed=1).images[0].tobytes()
+
+
+def test_snippet_9_evaluates_a_backbone_on_latents():
+    import torch
+
+    from lumina_core import NextDiT
+
+    net = NextDiT(in_channels=4, patch_size=2, hidden_size=64, num_layers=2, num_heads=4, context_dim=32)
+    x, t = torch.randn(2, 4, 16, 16), torch.rand(2)
+    velocity = net(x, t, context=torch.randn(2, 7, 32))
+    features = net.forward_intermediates(x, t, context=torch.randn(2, 7, 32), indices=[0, 1])
+    assert velocity.shape == (2, 4, 16, 16) and len(features) == 2
+
+
+def test_snippet_10_integrates_any_velocity():
+    import torch
+
+    from lumina_core import integrate, schedules
+    from lumina_core.flow.solvers import heun
+
+    values = integrate(lambda x, t: -x, torch.ones(3, 2), schedules.uniform_times(30), solver=heun).values
+    assert torch.allclose(values, torch.full((3, 2), -1.0).exp(), atol=1e-3)
 
 
 def test_intermediate_features_of_a_backbone():

@@ -23,7 +23,10 @@ REQUESTS = {
     ),
     "prompt that is no text": (("cat \udcff",), "prompt: "),
     "no prompt": ((), "give either PROMPT or --prompts FILE"),
-    "size that the model cannot do": (("cat", "--size", "63x64"), "size: got 64 x 63, which this model does not support"),
+    "size that the model cannot do": (
+        ("cat", "--size", "63x64"),
+        "size: got 64 x 63, which this model does not support",
+    ),
     "smaller than a patch": (("cat", "--size", "1x1"), "size: got 1 x 1, which this model does not support"),
     "size zero": (("cat", "--size", "0x0"), "expected sides of 1 to 4096 pixels"),
     "enormous size": (("cat", "--size", "100000x100000"), "expected sides of 1 to 4096 pixels"),
@@ -86,10 +89,16 @@ def test_an_unusable_output_path_is_one_line(ask, tmp_path):
 def test_prompts_that_cannot_be_read_are_one_clear_line(ask, tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "latin").write_bytes("café".encode("latin-1"))
-    for name, said in {"none": "cannot read", "empty": "got no line, expected one prompt per line", "latin": "is not UTF-8 text"}.items():
+    for name, said in {
+        "none": "cannot read",
+        "empty": "got no line, expected one prompt per line",
+        "latin": "is not UTF-8 text",
+    }.items():
         one_line(ask("--prompts", tmp_path / name, "--out", tmp_path / "out"), said)
     (tmp_path / "good").write_text("cat\n", encoding="utf-8")
-    one_line(ask("--prompts", tmp_path / "good", "--out", tmp_path / "empty"), "empty, expected a folder for several results")
+    one_line(
+        ask("--prompts", tmp_path / "good", "--out", tmp_path / "empty"), "empty, expected a folder for several results"
+    )
     one_line(
         ask("cat", "--prompts", tmp_path / "good", "--out", tmp_path / "out"), "give either PROMPT or --prompts FILE"
     )
@@ -161,9 +170,7 @@ def test_a_model_folder_that_is_wrong_is_one_clear_line(lumina, tiny_folder, tmp
 
 
 def test_a_file_for_a_model_is_one_clear_line(lumina, tiny_folder, tmp_path):
-    one_line(
-        lumina("image", "cat", "--model", tiny_folder / "config.json", "--out", tmp_path / "x.png"), "expected a"
-    )
+    one_line(lumina("image", "cat", "--model", tiny_folder / "config.json", "--out", tmp_path / "x.png"), "expected a")
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(ask, tmp_path, monkeypatch):

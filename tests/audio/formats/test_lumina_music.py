@@ -261,8 +261,6 @@ def test_a_generated_sound_equals_that_of_the_released_code(music):
     noise = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(3))
     wanted = by_hand(music, noise, 25, 5.0, "a red cat")
     session = Pipeline.from_pretrained(music)
-    (answer,) = session(
-        prompt="a red cat", duration=0.256, steps=25, inputs=PrecomputedInputs(noise=noise)
-    )
+    (answer,) = session(prompt="a red cat", duration=0.256, steps=25, inputs=PrecomputedInputs(noise=noise))
     assert wanted.std() > 0.01
     torch.testing.assert_close(answer.data, wanted[0], atol=1e-3, rtol=1e-3)

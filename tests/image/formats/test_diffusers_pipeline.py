@@ -265,7 +265,6 @@ def test_silence_under_another_length_changes_nothing(pipeline):
         context_mask=torch.cat([said.context_mask, torch.zeros_like(said.context_mask)], 1),
     )
     first, second = (
-        pipeline(prompt="a lake", steps=1, inputs=PrecomputedInputs(uncond=s))[0].data
-        for s in (said, longer)
+        pipeline(prompt="a lake", steps=1, inputs=PrecomputedInputs(uncond=s))[0].data for s in (said, longer)
     )
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
