@@ -10,7 +10,7 @@ from backbones import randomize, seeded_randn
 
 from lumina_core import FlagDiT, NextDiT, Tokens, load_model
 from lumina_core.errors import CheckpointError, ConfigError, ShapeError
-from lumina_core.models.position_encoding import MixedRope
+from lumina_core.models.rope import MixedRope
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.types import Condition
 

@@ -15,7 +15,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
 from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.next_dit import NextDiTBackbone
-from lumina_core.models.position_encoding import AxialRope, MixedRope
+from lumina_core.models.rope import AxialRope, MixedRope
 from lumina_core.models.rope_scaling import NTKScaling, PositionInterpolation
 from lumina_core.protocols import AttentionTransform
 from lumina_core.types import Condition, stack_tokens

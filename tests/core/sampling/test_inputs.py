@@ -10,8 +10,9 @@ from making import registry_of
 
 from lumina_core.conditioning.ops import select
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.sampling.inputs import PrecomputedInputs
+from lumina_core.sampling.inputs import PrecomputedInputs, expand_requests
 from lumina_core.sampling.pipeline import Pipeline
+from lumina_core.types import Condition
 
 WORDS = ["red cat", "blue sun", "a very much longer word about a house and the moon"]
 
@@ -87,3 +88,19 @@ def test_what_is_given_for_another_number_of_results_is_told(session):
         session(word="x", count=2, inputs=PrecomputedInputs(said(session, *WORDS)))
     with pytest.raises(ShapeError, match="noise: got 1 latents, expected 2"):
         session(word="x", count=2, inputs=PrecomputedInputs(noise=torch.zeros(1, 1, 4)))
+
+
+def test_token_conditions_of_several_items_are_counted_like_other_conditions(session):
+    items = expand_requests(session.model.generation_task, [session.make_request(word="red cat", count=3)])
+    rows = torch.arange(6.0).view(3, 2, 1)
+    expanded = PrecomputedInputs(cond=Condition(token_condition=rows)).per_result(items).cond
+    assert torch.equal(expanded.token_condition, rows)
+    shared = PrecomputedInputs(cond=Condition(token_condition=rows[:1])).per_result(items).cond
+    assert torch.equal(shared.token_condition, rows[:1].expand(3, -1, -1))
+    with pytest.raises(ConfigError, match="got a condition of 2 items, expected 1"):
+        PrecomputedInputs(cond=Condition(token_condition=rows[:2])).per_result(items)
+
+
+def test_an_empty_condition_is_shared_by_all_results(session):
+    items = expand_requests(session.model.generation_task, [session.make_request(word="red cat", count=2)])
+    assert PrecomputedInputs(cond=Condition()).per_result(items).cond == Condition()

@@ -7,7 +7,7 @@ import torch
 from core.sampling.test_generate import MODEL, ask, model
 
 from lumina_core.errors import ConfigError
-from lumina_core.models.position_encoding import AxialRope
+from lumina_core.models.rope import AxialRope
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ _COMPONENTS = {
         ("flag_dit", "models.flag_dit:FlagDiTBackbone", "Flag-DiT with one position axis, the paper's baseline"),
     ],
     "position_encoding": [
-        ("axial_rope", "models.position_encoding:AxialRope", "rotary embedding, channels divided by axis"),
-        ("mixed_rope", "models.position_encoding:MixedRope", "rotary embedding, learned mixed frequencies"),
+        ("axial_rope", "models.rope:AxialRope", "rotary embedding, channels divided by axis"),
+        ("mixed_rope", "models.rope:MixedRope", "rotary embedding, learned mixed frequencies"),
     ],
     "conditioner": [
         ("text", "conditioning.text:TextConditioner", "text, by a small trainable encoder"),

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lumina_audio.audio_io import AUDIO_SUFFIXES, AudioError, Loudness, read_audio, read_header
 from lumina_core.config import Config as Settings
-from lumina_core.data.dataset import IndexedDataset
-from lumina_core.data.index import load_or_build_index
+from lumina_core.data.index import IndexedDataset, load_or_build_index
 from lumina_core.data.source import FileOrBytes, FolderSource, Shards, SkippedItem, Source, list_folder, require_dir
 from lumina_core.data.tar import TarSource
 from lumina_core.protocols import Example

@@ -166,7 +166,7 @@ def _stack_references(conditions: Sequence[Condition]) -> Tokens | None:
 
     references = []
     for condition in conditions:
-        batch, width = _batch_size(condition), some.values.shape[2]
+        batch, width = batch_size(condition), some.values.shape[2]
         empty = Tokens(some.values.new_zeros(batch, 0, width), some.positions.new_zeros(batch, 0, 3), ((),) * batch)
         references.append(condition.reference or empty)
     return stack_tokens(references)
@@ -179,7 +179,7 @@ def _stack_token_conditions(conditions: Sequence[Condition]) -> Tensor | None:
     length, width = max(tensor.shape[1] for tensor in tensors), tensors[0].shape[2]
     return torch.cat(
         [
-            tensors[0].new_zeros(_batch_size(c), length, width)
+            tensors[0].new_zeros(batch_size(c), length, width)
             if c.token_condition is None
             else pad_to_length(c.token_condition, length)
             for c in conditions
@@ -187,7 +187,12 @@ def _stack_token_conditions(conditions: Sequence[Condition]) -> Tensor | None:
     )
 
 
-def _batch_size(condition: Condition) -> int:
+def batch_size(condition: Condition) -> int:
+    """Return B, the number of items of a condition.
+
+    Raises:
+        ShapeError: all fields are empty.
+    """
     for value in vars(condition).values():
         if value is not None:
             return len(value.sizes) if isinstance(value, Tokens) else len(value)

@@ -1,129 +1,20 @@
-"""Data sets of the core: items of a source, mixtures, and the adapter of plain PyTorch data sets."""
+"""Data sets over others: mixtures, and the adapter of plain PyTorch data sets."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from pydantic import Field
-from torch import Tensor
 
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
-from lumina_core.data.captions import all_texts, sample_caption
-from lumina_core.data.index import ItemIndex, logger
-from lumina_core.data.source import FileOrBytes, SkippedItem, Source
-from lumina_core.errors import ConfigError, UnusableError
+from lumina_core.errors import ConfigError
 from lumina_core.protocols import Dataset, Example
 from lumina_core.types import Size
-
-DecodeItem = Callable[[FileOrBytes, int], Tensor]
-"""(encoded item, its number in the index) -> data; raises UnusableError."""
-
-MAX_LISTED = 8
-"""Largest number of skipped items that a message names; `IndexedDataset.skipped` holds all of them."""
-
-
-class IndexedDataset(Dataset):
-    """Items of a source by index: base class of the data sets of a modality, which decode the items.
-
-    Attributes:
-        skipped: items that are not used, and the reasons.
-
-    Args:
-        component: name of the data set, for messages.
-        item_noun: plural noun of the items, for messages: "images".
-        source: the source.
-        index: index of the source.
-
-    Raises:
-        ConfigError: no item is usable.
-    """
-
-    def __init__(self, component: str, item_noun: str, source: Source, index: ItemIndex) -> None:
-        self._component, self._item_noun, self._source, self._index = component, item_noun, source, index
-        self.skipped = list(index.skipped)
-        self._item_numbers = self._select_items()
-        self._damaged: set[int] = set()
-        if not len(self._item_numbers):
-            reason = self.summary() if self.skipped else f"'{source.title}' is empty"
-            raise ConfigError(f"{component}: nothing to train on: {reason}. {source.advice}")
-        if self.skipped:
-            logger.warning("%s", self.summary())
-
-    def __len__(self) -> int:
-        return len(self._item_numbers)
-
-    def values(self, field: str) -> Sequence[Any]:
-        """Return every `caption` or `file` name, each once, or the values of a further field of the source.
-
-        Raises:
-            ConfigError: there is no such field.
-        """
-        if field == "caption":
-            all_captions = (self._source.captions(self._index.ref(number)) for number in self._item_numbers)
-            return list(dict.fromkeys(text for captions in all_captions for text in all_texts(captions)))
-        if field == "file":
-            return [self._index.name(number) for number in self._item_numbers]
-        values = self._source.values(field)
-        if values is None:
-            raise ConfigError(f"{self._component} lists the values of 'caption' and 'file', not of '{field}'")
-        return values
-
-    def read_groups(self) -> Sequence[int]:
-        """Return the lengths of the read groups of the source; empty if it has none."""
-        if not self._source.group_dims:
-            return []
-        group_keys = self._index.refs[self._item_numbers, : self._source.group_dims]
-        edges = np.flatnonzero((group_keys[1:] != group_keys[:-1]).any(1)) + 1
-        lengths: list[int] = np.diff([0, *edges.tolist(), len(group_keys)]).tolist()
-        return lengths
-
-    def summary(self) -> str:
-        """Describe in one line how many items are used, how many were skipped, which and why."""
-        used = len(self._item_numbers) - len(self._damaged)
-        if not self.skipped:
-            return f"{self._source.title}: {used} {self._item_noun}, none skipped"
-        listed = "; ".join(f"{name} ({reason})" for name, reason in self.skipped[:MAX_LISTED])
-        remainder = f"; and {len(self.skipped) - MAX_LISTED} more" if len(self.skipped) > MAX_LISTED else ""
-        return f"{self._source.title}: {used} {self._item_noun}, {len(self.skipped)} skipped: {listed}{remainder}"
-
-    def _select_items(self) -> np.ndarray:
-        """Return the index numbers of the items to use; a subclass appends the others to `skipped`."""
-        return np.arange(len(self._index))
-
-    def _get_item(self, index: int, field: str, rng: random.Random, decode: DecodeItem) -> Example:
-        """Read an item: its decoded data under `field`, `caption`, `file`, and the further fields of the source.
-
-        A damaged item is skipped from then on; the next readable one replaces it.
-
-        Raises:
-            ConfigError: no item can be read any more.
-        """
-        for position in itertools.chain(range(index, len(self)), range(index)):
-            example = None if position in self._damaged else self._read_item(position, field, rng, decode)
-            if example is not None:
-                return example
-        raise ConfigError(
-            f"{self._component}: no {self._item_noun.removesuffix('s')} of '{self._source.title}' can be read any more"
-        )
-
-    def _read_item(self, index: int, field: str, rng: random.Random, decode: DecodeItem) -> Example | None:
-        number = int(self._item_numbers[index])
-        ref, name = self._index.ref(number), self._index.name(number)
-        try:
-            captions, extra_fields = self._source.captions(ref), self._source.extra_fields(ref)
-            data = decode(self._source.fetch(ref), number)
-        except UnusableError as error:
-            self._damaged.add(index)
-            self.skipped.append(SkippedItem(name, str(error)))
-            logger.warning("skipped from now on: %s (%s); %d skipped in all", name, error, len(self.skipped))
-            return None
-        return {field: data, "caption": sample_caption(captions, rng), "file": name, **extra_fields}
 
 
 class WeightedDatasetSpec(ComponentSpec):

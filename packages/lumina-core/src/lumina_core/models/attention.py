@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumina_core.models import cpu_kernels
-from lumina_core.models.context_drop import PooledAttention
 from lumina_core.models.layers import Linear, split_linear
 from lumina_core.protocols import AttentionTransform
+
+if TYPE_CHECKING:
+    from lumina_core.models.context_drop import PooledAttention
 
 BACKENDS = ("auto", "fused", "matmul")
 MATMUL_MAX_KEYS = 512

@@ -81,6 +81,10 @@ class TokenPool:
             total = total + x.gather(1, rows) * weights[:, :, index, None]
         return total
 
+    def attention(self, encoding: AttentionTransform, scale: float | Tensor | None = None) -> PooledAttention:
+        """Return the inputs of an attention over these windows; see `PooledAttention`."""
+        return PooledAttention(self, encoding, scale)
+
     def to(self, device: torch.device) -> TokenPool:
         """Move all tensors to a device."""
         tensors: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}

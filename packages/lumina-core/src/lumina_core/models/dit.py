@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,6 @@ from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.models.attention import Attention, CrossAttentionKV, proportional_attn_scale
-from lumina_core.models.block_cache import BlockCacheState, select_rows
-from lumina_core.models.context_drop import PooledAttention, TokenPool, make_token_pool
 from lumina_core.models.layers import (
     FeedForward,
     Linear,
@@ -28,6 +26,10 @@ from lumina_core.models.layers import (
 )
 from lumina_core.protocols import AttentionTransform, BlockCache, Component, PositionEncoding
 from lumina_core.types import BackboneOutput, Condition, RopeContext, Tokens, check_shape
+
+if TYPE_CHECKING:
+    from lumina_core.models.block_cache import BlockCacheState
+    from lumina_core.models.context_drop import PooledAttention, TokenPool
 
 
 class DiTConfig(Settings):
@@ -350,6 +352,8 @@ class DiTBackbone(Component, nn.Module):
 
     def make_token_pool(self, tokens: Tokens, condition: Condition, window: tuple[int, int, int]) -> TokenPool:
         """Find the windows of context drop over the tokens; reference tokens are not averaged. Runs on the CPU."""
+        from lumina_core.models.context_drop import make_token_pool  # needed by few requests
+
         mask, reference = joined_mask(tokens, condition.reference), condition.reference
         positions, mask = _joined_positions(tokens, reference).cpu(), None if mask is None else mask.cpu()
         num_unpooled = 0 if reference is None else reference.values.shape[1]
@@ -373,9 +377,7 @@ class DiTBackbone(Component, nn.Module):
         """
         freqs = self.frequencies(pool.positions.device) if freqs is None else freqs
         encodings = self.position_encoding(pool.positions, freqs)
-        return replace(
-            precomputed, pooled_attention=tuple(PooledAttention(pool, encoding, scale) for encoding in encodings)
-        )
+        return replace(precomputed, pooled_attention=tuple(pool.attention(encoding, scale) for encoding in encodings))
 
     def set_dropped_blocks(self, precomputed: BlockInputs, dropped: tuple[bool, ...]) -> BlockInputs:
         """Return `precomputed` with a flag per block: whether it averages keys and values."""
@@ -383,6 +385,8 @@ class DiTBackbone(Component, nn.Module):
 
     def with_block_cache(self, precomputed: BlockInputs, policy: BlockCache) -> BlockInputs:
         """Return `precomputed` with a new block cache, for consecutive evaluations of one integration."""
+        from lumina_core.models.block_cache import BlockCacheState  # needed by few requests
+
         return replace(precomputed, block_cache=BlockCacheState(policy))
 
     def rope_context(self, tokens: Tokens, train_tokens: Tokens | None) -> RopeContext:
@@ -420,6 +424,8 @@ class DiTBackbone(Component, nn.Module):
 
     def _run_cached(self, x: Tensor, modulation: Tensor | None, inputs: BlockInputs, cache: BlockCacheState) -> Tensor:
         """Run the blocks, except for items that reuse what the blocks added before."""
+        from lumina_core.models.block_cache import select_rows  # needed by few requests
+
         first_block: Any = self.blocks[0]
 
         def run_rows(rows: Tensor | None) -> Tensor:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from lumina_core.models.attention import CrossAttentionKV
-from lumina_core.models.context_drop import PooledAttention
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
 from lumina_core.models.layers import RMSNorm
-from lumina_core.models.position_encoding import AxialRope
+from lumina_core.models.rope import AxialRope
 from lumina_core.protocols import AttentionTransform
+
+if TYPE_CHECKING:
+    from lumina_core.models.context_drop import PooledAttention
 
 
 class FlagDiTBlock(BlockBase):

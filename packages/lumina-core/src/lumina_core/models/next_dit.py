@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from lumina_core.models.attention import CrossAttentionKV
-from lumina_core.models.context_drop import PooledAttention
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
 from lumina_core.models.layers import RMSNorm, add_normed
-from lumina_core.models.position_encoding import AxialRope
+from lumina_core.models.rope import AxialRope
 from lumina_core.protocols import AttentionTransform
+
+if TYPE_CHECKING:
+    from lumina_core.models.context_drop import PooledAttention
 
 MAX_MODULATION_DIM = 1024
 """Largest width of the modulation vector, as published."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lumina_core.conditioning.ops import combine_regions, condition_to, mean_pool, select, stack
+from lumina_core.conditioning.ops import batch_size, combine_regions, condition_to, mean_pool, select, stack
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.flow.path import sample_x_t
 from lumina_core.flow.schedules import truncate_schedule
@@ -118,8 +118,8 @@ NO_INPUTS = PrecomputedInputs()
 def _expand(condition: Condition | None, index: Tensor) -> Condition | None:
     if condition is None:
         return None
-    tensors = (condition.context, condition.pooled, None if condition.reference is None else condition.reference.values)
-    num_items, num_requests = next((len(tensor) for tensor in tensors if tensor is not None), 1), int(index[-1]) + 1
+    num_items = 1 if condition == Condition() else batch_size(condition)
+    num_requests = int(index[-1]) + 1
     rows = {1: torch.zeros_like(index), num_requests: index, len(index): torch.arange(len(index))}
     if num_items not in rows:
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +14,12 @@ from lumina_core.errors import ConfigError
 from lumina_core.flow.guidance import cfg, cfg_rescale
 from lumina_core.flow.path import sample_x_t, velocity_target
 from lumina_core.model import Model
-from lumina_core.models.context_drop import TokenPool
 from lumina_core.models.dit import pooled_scale, proportional_scale
 from lumina_core.protocols import BlockCache, ContextDrop, Guidance, ProbPath, RopeScaling, ScalableBackbone
 from lumina_core.types import Condition, RopeContext, Tokens, stack_tokens
+
+if TYPE_CHECKING:
+    from lumina_core.models.context_drop import TokenPool
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class ModelVelocity:
 
     def __init__(self, model: Model, tokens: Tokens, condition: Condition, attention: AttentionOverrides) -> None:
         self.model, self.condition, self.attention = model, condition, attention
-        self.tokens, self.rope_scaling = tokens_to(tokens, model.device), attention.rope_scaling
+        self.tokens, self.rope_scaling = tokens.to(model.device), attention.rope_scaling
         self.time: float | None = None
         self.time_dependent = attention.context_drop is not None or (
             self.rope_scaling is not None and self.rope_scaling.time_dependent
@@ -314,12 +316,6 @@ def _guide_tokens(guide_model: Model, tokens: Tokens) -> Tokens:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error reports that memory does not suffice."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def tokens_to(tokens: Tokens, device: torch.device) -> Tokens:
-    """Move tokens to a device."""
-    mask = None if tokens.mask is None else tokens.mask.to(device)
-    return Tokens(tokens.values.to(device), tokens.positions.to(device), tokens.sizes, mask)
 
 
 def repeat_batch(tokens: Tokens) -> Tokens:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.data.captions import Captions, CaptionSource
-from lumina_core.data.dataset import IndexedDataset
-from lumina_core.data.index import load_or_build_index
+from lumina_core.data.index import IndexedDataset, load_or_build_index
 from lumina_core.data.source import (
     FileOrBytes,
     FolderSource,
