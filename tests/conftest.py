@@ -1,4 +1,4 @@
-"""What many tests share: the command line run in this process, installed distributions, a model of the toy modality."""
+"""Shared fixtures: the command line in this process, installed distributions, a model of the toy modality."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from making import make_model, registry_of, write_distribution
 from lumina_core.cli.main import run
 from lumina_core.plugins.loader import load_plugins
 
-# how long one example takes says nothing on a machine that does other work too
+# the time of one example varies on a busy machine
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def hash_cache(tmp_path_factory):
-    """Hashes of pretrained files are cached in a folder of the tests."""
+    """Cache hashes of pretrained files in a folder of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUMINA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a command said, and how it ended."""
+class CommandResult:
+    """Output and exit status of a command."""
 
     status: int
     out: str
@@ -37,20 +37,20 @@ class Told:
 
 @pytest.fixture
 def lumina(capsys):
-    """`lumina(*arguments)` as on the command line, but in this process."""
+    """Return a function that runs `lumina` with arguments in this process."""
 
-    def call(*arguments: object) -> Told:
+    def call(*arguments: object) -> CommandResult:
         capsys.readouterr()
         status = run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        return Told(status, captured.out, captured.err)
+        return CommandResult(status, captured.out, captured.err)
 
     return call
 
 
 @pytest.fixture
 def install(tmp_path_factory, monkeypatch):
-    """`install(name, entry_points, {module: text})` for this test; the next `load()` sees it."""
+    """Return `install(name, entry_points, {module: text})`; plugins are loaded again after a call."""
     folder = tmp_path_factory.mktemp("site")
     monkeypatch.syspath_prepend(folder)
     before = set(sys.modules)
@@ -69,11 +69,11 @@ def install(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def toy(install) -> None:
-    """The toy modality is installed."""
+    """Install the toy modality."""
     install("lumina-toy", "toy = lumina_toy.plugin")
 
 
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory) -> Path:
-    """A model folder of the toy modality, with weights that were never trained."""
+    """A model folder of the toy modality with random weights."""
     return make_model("toy.small", tmp_path_factory.mktemp("toy") / "model", registry_of("toy"))

@@ -13,15 +13,15 @@ from lumina_image.datasets.buckets import bucket_sizes, num_patches
 
 def sizes(golden: Golden) -> float:
     """Every list of the file, in its order; infinite where one has another length."""
-    wanted, asked = golden.group("output"), golden.config["sets"]
-    if {one["name"] for one in asked} != wanted.keys():
+    expected, request = golden.group("output"), golden.config["sets"]
+    if {one["name"] for one in request} != expected.keys():
         raise Unsupported
-    return worst([(_list(one), wanted[one["name"]].double()) for one in asked])
+    return worst([(_list(one), expected[one["name"]].double()) for one in request])
 
 
-def _list(asked: dict[str, Any]) -> Tensor:
-    patch = int(asked["patch_size"])
+def _list(request: dict[str, Any]) -> Tensor:
+    patch = int(request["patch_size"])
     # a file that names a size alone means its square's patches
-    patches = asked["num_patches"] if "num_patches" in asked else num_patches(asked["image_size"], patch)
-    found = bucket_sizes(int(patches), patch, float(asked.get("max_ratio", 4.0)))
+    patches = request["num_patches"] if "num_patches" in request else num_patches(request["image_size"], patch)
+    found = bucket_sizes(int(patches), patch, float(request.get("max_ratio", 4.0)))
     return torch.tensor(found, dtype=torch.float64).reshape(-1, 2)

@@ -32,14 +32,14 @@ NORM = r"norm=(\d+(?:\.\d+)?)"
 
 def losses(golden: Golden) -> float:
     """The objective of a closed-form velocity, for items of one size and for a list of sizes."""
-    known = {name: got for prefix in ("", "list") for name, got in _known(golden, prefix).items()}
-    wanted = golden.group("output")
-    if not wanted or not wanted.keys() <= known.keys():
+    computed = {name: got for prefix in ("", "list") for name, got in _computed(golden, prefix).items()}
+    expected = golden.group("output")
+    if not expected or not expected.keys() <= computed.keys():
         raise Unsupported
-    return worst([(known[name], tensor) for name, tensor in wanted.items()])
+    return worst([(computed[name], tensor) for name, tensor in expected.items()])
 
 
-def _known(golden: Golden, prefix: str) -> dict[str, Tensor]:
+def _computed(golden: Golden, prefix: str) -> dict[str, Tensor]:
     """What can be compared, by its name in the file: of items stored as one tensor, or as a list."""
     front = f"input.{prefix}." if prefix else "input."
     if f"{front}t" not in golden.tensors:
@@ -68,8 +68,8 @@ def _items(a: list[Tensor], x0: list[Tensor], x1: list[Tensor], time: Tensor) ->
         assert when is not None
         answer = torch.full_like(noisy.values, 7.0)  # in the padding too, where it must not count
         for row, (one, item) in enumerate(zip(noisy.items(), a, strict=True)):
-            seen = one.values.view(1, *x1[row].shape)
-            answer[row, : item.numel()] = closed(seen, when[row : row + 1], item).view(-1, 1)
+            x_t = one.values.view(1, *x1[row].shape)
+            answer[row, : item.numel()] = closed(x_t, when[row : row + 1], item).view(-1, 1)
         return answer
 
     return objective.per_sample_loss(predict, Batch(tokens, Condition()), time, noise.values)
@@ -85,9 +85,9 @@ def closed(x: Tensor, time: Tensor, a: Tensor) -> Tensor:
 
 
 def plans(golden: Golden) -> float:
-    """Every plan of the file, relative to the size of what is wanted."""
-    said = re.search(NORM, golden.config.get("note", ""))
-    norm = float(golden.config.get("norm", said[1] if said else 1.0))
+    """Compare every path of the file, relative to the size of the expected values."""
+    match = re.search(NORM, golden.config.get("note", ""))
+    norm = float(golden.config.get("norm", match[1] if match else 1.0))
     return largest([_plan(golden, name, text, norm) for name, text in golden.config["plans"].items()])
 
 
@@ -109,12 +109,12 @@ def _plan(golden: Golden, name: str, text: str, norm: float) -> float:
     path = path_of(text)
     values = _values(path, golden, norm)
     errors = []
-    for key, wanted in golden.group(f"output.{name}").items():
+    for key, expected in golden.group(f"output.{name}").items():
         if key not in values:
             raise Unsupported
         share = CONVERSIONS if "_from_" in key else 1.0
-        scale = wanted.abs().clamp_min(1)
-        errors.append(share * worst([(values[key].reshape(wanted.shape) / scale, wanted / scale)]))
+        scale = expected.abs().clamp_min(1)
+        errors.append(share * worst([(values[key].reshape(expected.shape) / scale, expected / scale)]))
     return largest(errors)
 
 
@@ -146,17 +146,17 @@ def _values(path: LinearPath | GVPPath | VPPath, golden: Golden, norm: float) ->
 def grids(golden: Golden) -> float:
     """The published grids of points: shifted, within an interval, cut for a strength, or turned round (sd3)."""
     return worst(
-        [(grid_of(asked), golden.tensors[f"output.{asked['name']}"].double()) for asked in golden.config["grids"]]
+        [(grid_of(options), golden.tensors[f"output.{options['name']}"].double()) for options in golden.config["grids"]]
     )
 
 
-def grid_of(asked: dict[str, Any]) -> Tensor:
-    start, stop = float(asked.get("t0", 0.0)), float(asked.get("t1", 1.0))
-    turned = bool(asked.get("use_sd3"))  # from 1 (noise) to 0 (data): the same shift is the other map there
+def grid_of(options: dict[str, Any]) -> Tensor:
+    start, stop = float(options.get("t0", 0.0)), float(options.get("t1", 1.0))
+    turned = bool(options.get("use_sd3"))  # from 1 (noise) to 0 (data): the same shift is the other map there
     ends = (stop, start) if turned else (start, stop)
-    points = torch.linspace(*ends, asked["num_steps"], dtype=torch.float64)
-    shift = asked.get("time_shifting_factor")
+    points = torch.linspace(*ends, options["num_steps"], dtype=torch.float64)
+    shift = options.get("time_shifting_factor")
     if shift:
         points = (inverse_shift if turned else shift_schedule)(points, float(shift))
-    strength = asked.get("strength")
-    return points if strength is None else points[int(asked["num_steps"] * (1 - float(strength))) :]
+    strength = options.get("strength")
+    return points if strength is None else points[int(options["num_steps"] * (1 - float(strength))) :]

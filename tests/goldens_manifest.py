@@ -49,10 +49,10 @@ def _first(name: str) -> str:
 
 
 def _diffusers(content: dict[str, Any]) -> Shapes:
-    said = re.search(r"\{.*\}", content["what"])
-    if said is None:
+    match = re.search(r"\{.*\}", content["what"])
+    if match is None:
         raise Unsupported
-    return _published(DIFFUSERS, DIFFUSERS.config_from(json.loads(said[0]), "manifest"))
+    return _published(DIFFUSERS, DIFFUSERS.config_from(json.loads(match[0]), "manifest"))
 
 
 def _original(content: dict[str, Any]) -> Shapes:

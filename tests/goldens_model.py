@@ -23,8 +23,8 @@ from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import frequencies, rope_from_positions
 from lumina_core.models.rope_scaling import SwitchScaling
-from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
 from lumina_core.sampling.velocity import GuidanceConfig
+from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
 from lumina_image.formats.next_dit import PAD_TOKEN, NextDiTAdapter, PublishedConfig
 from lumina_image.patchify import Patchify
 from lumina_image.task import grid_region_weights
@@ -73,14 +73,14 @@ def numbers(weights: Weights) -> dict[str, Tensor]:
     return {name: piece.load() for name, piece in weights.items()}
 
 
-def _asked(golden: Golden) -> dict[str, Any]:
+def _inputs(golden: Golden) -> dict[str, Any]:
     call = golden.config["call"]
     names = [*call["positional"], *call.get("tensor_kwargs", [])]
     return {**call.get("kwargs", {}), **{name: golden.one_or_list(f"input.{name}") for name in names}}
 
 
-def _condition(asked: dict[str, Any]) -> Condition:
-    features, mask = asked["cap_feats"], asked["cap_mask"].bool()
+def _condition(inputs: dict[str, Any]) -> Condition:
+    features, mask = inputs["cap_feats"], inputs["cap_mask"].bool()
     return Condition(context=features, context_mask=mask, pooled=mean_pool(features, mask))
 
 
@@ -94,20 +94,20 @@ def _pictures(patches: Patchify, tokens: Tokens, values: Tensor) -> list[Tensor]
     return [patches.unpatchify(item)[0] for item in tokens.with_values(values).items()]
 
 
-def _precomputed(network: Network, tokens: Tokens, condition: Condition, asked: dict[str, Any], time: float) -> Any:
+def _precomputed(network: Network, tokens: Tokens, condition: Condition, inputs: dict[str, Any], time: float) -> Any:
     """Rotary positions and attention scaled as `forward_with_cfg` does at the time of the first item."""
     backbone, scale = network.backbone, None
-    if asked.get("proportional_attn"):
+    if inputs.get("proportional_attn"):
         head = backbone.config.hidden_size // backbone.config.num_heads
-        scale = proportional_scale(tokens, None, int(asked["base_seqlen"]), head, count_padding=True)
-    rates = switched(backbone.frequencies(), asked, time, backbone.config.rope_theta)
+        scale = proportional_scale(tokens, None, int(inputs["base_seqlen"]), head, count_padding=True)
+    rates = switched(backbone.frequencies(), inputs, time, backbone.config.rope_theta)
     return backbone.precompute(tokens, condition, rates, scale)
 
 
-def switched(own: tuple[Tensor, ...], asked: dict[str, Any], time: float, base: float) -> tuple[Tensor, ...]:
+def switched(own: tuple[Tensor, ...], inputs: dict[str, Any], time: float, base: float) -> tuple[Tensor, ...]:
     """The published switch by the factor that is handed to it."""
-    factor = float(asked.get("scale_factor") or 1.0)
-    settings = {"watershed": float(asked.get("scale_watershed", 1.0)), "scale_down": True}
+    factor = float(inputs.get("scale_factor") or 1.0)
+    settings = {"watershed": float(inputs.get("scale_watershed", 1.0)), "scale_down": True}
     canvas = RopeContext(
         (1.0, 64 * factor, 64 * factor), (1.0, 64.0, 64.0), base, 2 * sum(rates.numel() for rates in own)
     )
@@ -125,72 +125,74 @@ def answer(golden: Golden) -> float:
 
 def forward(golden: Golden) -> float:
     network, patches = _built(golden, None)  # forward_with_cfg would override the constructor's scale
-    asked = _asked(golden)
-    tokens = _tokens(patches, asked["x"])
+    inputs = _inputs(golden)
+    tokens = _tokens(patches, inputs["x"])
     with torch.no_grad():
-        got = _pictures(patches, tokens, network(tokens, asked["t"], _condition(asked)))
-    wanted = golden.one_or_list("output.out")
-    return worst(list(zip(got, wanted, strict=True)))
+        got = _pictures(patches, tokens, network(tokens, inputs["t"], _condition(inputs)))
+    expected = golden.one_or_list("output.out")
+    return worst(list(zip(got, expected, strict=True)))
 
 
 def guided_forward(golden: Golden) -> float:
-    asked = _asked(golden)
+    inputs = _inputs(golden)
     network, patches = _built(golden)
-    got = guided_velocity(network, patches, asked, _condition(asked), asked["x"], asked["t"])
+    got = guided_velocity(network, patches, inputs, _condition(inputs), inputs["x"], inputs["t"])
     return worst([(got, golden.tensors["output.out"])])
 
 
 def guided_velocity(
-    network: Network, patches: Patchify, asked: dict[str, Any], condition: Condition, x: Tensor, time: Tensor
+    network: Network, patches: Patchify, inputs: dict[str, Any], condition: Condition, x: Tensor, time: Tensor
 ) -> Tensor:
-    """forward_with_cfg of the published code on pictures x, what was said and the silence behind it."""
+    """Compute forward_with_cfg of the published code on images x, the conditions and the null conditions after them."""
     tokens = patches.patchify(torch.cat([x[: len(x) // 2]] * 2))  # the input's second half is not looked at
     with torch.no_grad():
-        precomputed = _precomputed(network, tokens, condition, asked, float(time[0]))
-        conditional, silent = network(tokens, time, condition, precomputed).chunk(2)
+        precomputed = _precomputed(network, tokens, condition, inputs, float(time[0]))
+        conditional, unconditional = network(tokens, time, condition, precomputed).chunk(2)
     # published: the first three channels are guided in both halves, the others stay what each half says
     only = slice(0, 3 * patches.patch**2)
-    first = GuidanceConfig(asked["cfg_scale"], dims=only).combine(conditional, silent, None)
-    second = silent.clone()
-    second[..., only] = cfg(conditional, silent, asked["cfg_scale"])[..., only]
+    first = GuidanceConfig(inputs["cfg_scale"], dims=only).combine(conditional, unconditional, None)
+    second = unconditional.clone()
+    second[..., only] = cfg(conditional, unconditional, inputs["cfg_scale"])[..., only]
     return patches.unpatchify(tokens.with_values(torch.cat([first, second])))
 
 
 def sampled(golden: Golden) -> float:
     """Whole guided sampling: transport.ODE.sample of forward_with_cfg."""
     network, patches = _built(golden)
-    said = {"cap_feats": golden.tensors["input.cap_feats"], "cap_mask": golden.tensors["input.cap_mask"]}
-    condition, errors = _condition(said), []
+    encoded = {"cap_feats": golden.tensors["input.cap_feats"], "cap_mask": golden.tensors["input.cap_mask"]}
+    condition, errors = _condition(encoded), []
     for run in golden.config["runs"]:
         solver = solver_of(run.get("solver", run.get("sampler_type")), 1e-7, 1e-9)
-        asked, grid = run["model_kwargs"], grid_of(run)
+        inputs, grid = run["model_kwargs"], grid_of(run)
 
-        def velocity(x: Tensor, time: Tensor, asked: dict[str, Any] = asked) -> Tensor:
-            return guided_velocity(network, patches, asked, condition, x, time)
+        def velocity(x: Tensor, time: Tensor, inputs: dict[str, Any] = inputs) -> Tensor:
+            return guided_velocity(network, patches, inputs, condition, x, time)
 
         states = along(velocity, golden.tensors["input.z"], grid, solver)
-        wanted = golden.group(f"output.{run['name']}")
-        errors.append(worst([(states, wanted["trajectory"]), (grid.float(), wanted["t"])]))
+        expected = golden.group(f"output.{run['name']}")
+        errors.append(worst([(states, expected["trajectory"]), (grid.float(), expected["t"])]))
     return largest(errors)
 
 
 def regions(golden: Golden) -> float:
-    """The compositional model: one caption a region, and the negative prompt for the whole silent half."""
-    asked = _asked(golden)
+    """The compositional model: one caption per region, and the negative prompt for the unconditional half."""
+    inputs = _inputs(golden)
     network, patches = _built(golden, 1.0 if golden.config["call"]["method"] == "forward_with_cfg" else None)
-    features, mask = asked["cap_feats"], asked["cap_mask"].bool()
-    overall = mean_pool(asked["global_cap_feats"], asked["global_cap_mask"].bool())
-    down, across = asked["h_split_num"], asked["w_split_num"]
-    shares = _published_cells(asked["x"].shape[-2:], patches.patch, down, across)
-    said = combine_regions([Condition(f[None], m[None]) for f, m in zip(features[:-1], mask[:-1], strict=True)], shares)
-    silence = Condition(features[-1:], mask[-1:])
-    both = replace(stack([said, silence]), pooled=overall.expand(2, -1))
+    features, mask = inputs["cap_feats"], inputs["cap_mask"].bool()
+    overall = mean_pool(inputs["global_cap_feats"], inputs["global_cap_mask"].bool())
+    down, across = inputs["h_split_num"], inputs["w_split_num"]
+    shares = _published_cells(inputs["x"].shape[-2:], patches.patch, down, across)
+    encoded = combine_regions(
+        [Condition(f[None], m[None]) for f, m in zip(features[:-1], mask[:-1], strict=True)], shares
+    )
+    null_condition = Condition(features[-1:], mask[-1:])
+    both = replace(stack([encoded, null_condition]), pooled=overall.expand(2, -1))
     if golden.config["call"]["method"] == "forward_with_cfg":
-        got = guided_velocity(network, patches, asked, both, asked["x"], asked["t"])
+        got = guided_velocity(network, patches, inputs, both, inputs["x"], inputs["t"])
     else:
-        tokens = patches.patchify(asked["x"])
+        tokens = patches.patchify(inputs["x"])
         with torch.no_grad():
-            got = patches.unpatchify(tokens.with_values(network(tokens, asked["t"], both)))
+            got = patches.unpatchify(tokens.with_values(network(tokens, inputs["t"], both)))
     # the notes ask five times as much of a forward as of a guided one
     share = 1.0 if golden.config["call"]["method"] == "forward_with_cfg" else 5.0
     return share * worst([(got, golden.tensors["output.out"])])
@@ -209,15 +211,17 @@ def _published_cells(size: torch.Size, patch: int, down: int, across: int) -> Te
 def tables(golden: Golden) -> float:
     """precompute_freqs_cis: tables of angles, with the switch between interpolation and NTK."""
     errors = []
-    for name, asked in golden.config["tables"].items():
-        said, side = asked["kwargs"], asked["dim"] // 2
-        base = float(said.get("theta", BASE))
-        rates = switched(frequencies((0, side, side), base), said, float(said.get("timestep", 1.0)), base)
-        (top, bottom), (left, right) = asked["rows"], asked["cols"]
+    for name, inputs in golden.config["tables"].items():
+        encoded, side = inputs["kwargs"], inputs["dim"] // 2
+        base = float(encoded.get("theta", BASE))
+        rates = switched(frequencies((0, side, side), base), encoded, float(encoded.get("timestep", 1.0)), base)
+        (top, bottom), (left, right) = inputs["rows"], inputs["cols"]
         places = [(0.0, float(row), float(column)) for row in range(top, bottom) for column in range(left, right)]
         by = rope_from_positions(torch.tensor([places]), rates, "interleaved")
-        wanted = golden.group(f"output.{name}")
-        pairs = [(part.view(wanted[end].shape), wanted[end]) for part, end in ((by.cos, "re"), (by.sin, "im"))]
+        expected = golden.group(f"output.{name}")
+        pairs = [
+            (component.view(expected[end].shape), expected[end]) for component, end in ((by.cos, "re"), (by.sin, "im"))
+        ]
         # NOTES: far from the origin float32 angles are known fifty times less exactly
         errors.append(worst(pairs) * (1.0 if max(bottom, right) <= 24 else 0.02))
     return largest(errors)
@@ -227,18 +231,18 @@ def gradients(golden: Golden) -> float:
     network, patches = _built(golden)
     noise = _tokens(patches, golden.one_or_list("input.x0"))
     data = _tokens(patches, golden.one_or_list("input.x1"))
-    asked = {name: golden.tensors[f"input.{name}"] for name in ("cap_feats", "cap_mask")}
+    inputs = {name: golden.tensors[f"input.{name}"] for name in ("cap_feats", "cap_mask")}
     objective = FlowMatching(
         FlowMatching.Config(), LinearPath(LinearPath.Config()), UniformTimeSampler(UniformTimeSampler.Config())
     )
-    batch = Batch(data, _condition(asked))
+    batch = Batch(data, _condition(inputs))
     items = objective.per_sample_loss(network, batch, golden.tensors["input.t"], noise.values)
     items.mean().backward()
     got = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in network.named_parameters()}
     theirs = numbers(NextDiTAdapter().to_foreign(unread(got), network.published))
-    wanted = golden.group("output.grad")
+    expected = golden.group("output.grad")
     # pad_token has no place in our model: its gradient must be the zero that it has there
-    pairs = [(theirs.get(name, torch.zeros_like(tensor)), tensor) for name, tensor in wanted.items()]
+    pairs = [(theirs.get(name, torch.zeros_like(tensor)), tensor) for name, tensor in expected.items()]
     # the notes ask ten times as much of the loss as of the gradients
     errors = [worst(pairs), 10 * worst([(items.detach(), golden.tensors["output.loss"])])]
     norm = golden.tensors.get("output.grad_norm")

@@ -15,13 +15,13 @@ from lumina_core.flow.solvers import (
     CountedVelocity,
     SDESolver,
     Solver,
+    as_solver,
     euler,
     heun,
     heun3,
     integrate,
     midpoint,
     rk4_three_eighths,
-    as_solver,
 )
 
 FIXED = {"euler": euler, "midpoint": midpoint, "heun2": heun, "heun3": heun3, "rk4": rk4_three_eighths}
@@ -36,12 +36,12 @@ def trajectories(golden: Golden) -> float:
     for run in golden.config["runs"]:
         method = run["sampler_type"]
         grid = grid_of(run)
-        wanted = golden.tensors[f"output.{run['name']}.trajectory"]
+        expected = golden.tensors[f"output.{run['name']}.trajectory"]
         # NOTES: fixed steps are asked for ten times as exactly as dopri5
         share = 0.1 if method in FREE else 1.0
         got = along(velocity_of(golden), golden.tensors["input.x"], grid, solver_of(method, 1e-7, 1e-9))
         times = worst([(grid.float(), golden.tensors[f"output.{run['name']}.t"])])
-        errors += [share * worst([(got, wanted)]), times, _evaluations(golden, grid, run)]
+        errors += [share * worst([(got, expected)]), times, _evaluations(golden, grid, run)]
     return largest(errors)
 
 
@@ -59,9 +59,9 @@ def sampler(golden: Golden) -> float:
     for run in golden.config["runs"]:
         if "error" in run or "nonfinite_steps" in run:
             continue
-        wanted = golden.tensors[f"output.{run['name']}"]
+        expected = golden.tensors[f"output.{run['name']}"]
         share = 0.02 if run["sampling_method"] in FREE else 1.0
-        errors.append(share * worst([(_sampled(golden, run), wanted)]))
+        errors.append(share * worst([(_sampled(golden, run), expected)]))
     return largest(errors)
 
 
@@ -74,9 +74,9 @@ def _sampled(golden: Golden, run: dict[str, Any]) -> Tensor:
     return along(velocity_of(golden), golden.tensors["input.x"], grid, solver)
 
 
-def _number(said: Any) -> float:
+def _number(value: Any) -> float:
     """A tolerance, which the published code also takes as a list of one."""
-    return float(said[0] if isinstance(said, list) else said)
+    return float(value[0] if isinstance(value, list) else value)
 
 
 def _stirred(golden: Golden, run: dict[str, Any]) -> Tensor:

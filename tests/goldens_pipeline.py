@@ -25,18 +25,18 @@ EMBEDDINGS, LATENTS, TIMES = 2.0, 2 / 3, 20.0
 
 def pipeline(golden: Golden) -> float:
     """The largest weighed error over every run of the file."""
-    session = Pipeline.from_pretrained(folder_of(golden))
-    errors = [error for run in golden.config["runs"] for error in _run(session, golden, run)]
-    return largest([*errors, *_autoencoder(session, golden)])
+    pipe = Pipeline.from_pretrained(folder_of(golden))
+    errors = [error for run in golden.config["runs"] for error in _run(pipe, golden, run)]
+    return largest([*errors, *_autoencoder(pipe, golden)])
 
 
 def folder_of(golden: Golden) -> Path:
-    """The folder that the file was made with, which lies beside it."""
+    """Return the folder that the file was made with, next to the file."""
     name = Path(golden.config["pipeline_dir"])
     places = [golden.place.parent / name.name, golden.place.parent / name, golden.place.parents[1] / name]
     found = [place for place in places if (place / "model_index.json").is_file()]
     if not found:
-        raise FileNotFoundError(f"{golden.place} was made with {name}, which does not lie beside it")
+        raise FileNotFoundError(f"{golden.place} was made with {name}, which is not next to it")
     return found[0]
 
 
@@ -44,34 +44,34 @@ def reference_of(folder: Path) -> Path:
     """The file of reference tensors that was made with a folder."""
     for path in sorted(folder.parent.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            said = json.loads((file.metadata() or {}).get("config", "{}"))
-        if Path(said.get("pipeline_dir", "")).name == folder.name:
+            config = json.loads((file.metadata() or {}).get("config", "{}"))
+        if Path(config.get("pipeline_dir", "")).name == folder.name:
             return path
-    raise FileNotFoundError(f"no file of reference tensors beside {folder} was made with it")
+    raise FileNotFoundError(f"no file of reference tensors next to {folder} was made with it")
 
 
-def _run(session: Pipeline, golden: Golden, run: dict[str, Any]) -> Iterator[float]:
+def _run(pipe: Pipeline, golden: Golden, run: dict[str, Any]) -> Iterator[float]:
     name, latents = run["name"], golden.tensors[f"input.{run['name']}.latents"]
-    wanted = golden.group(f"output.{name}")
-    said, silent, errors = _conditions(session, golden, run)
+    expected = golden.group(f"output.{name}")
+    encoded, null_condition, errors = _conditions(pipe, golden, run)
     yield from errors
     steps: list[Tensor] = []
-    answers = session(
-        [_request(session, run)] * len(latents),
+    answers = pipe(
+        [_request(pipe, run)] * len(latents),
         callback=lambda state: steps.append(state.x_t.clone()),
-        inputs=PrecomputedInputs(said, silent, latents),
+        inputs=PrecomputedInputs(encoded, null_condition, latents),
     )
-    places = session.model.tokenizer.empty(len(latents), tuple(latents.shape[-2:]))
-    ours = [session.model.tokenizer.unpatchify(places.with_values(values)) for values in steps]
-    yield LATENTS * worst([(torch.stack(ours), wanted["latents_per_step"])])
+    places = pipe.model.tokenizer.empty(len(latents), tuple(latents.shape[-2:]))
+    ours = [pipe.model.tokenizer.unpatchify(places.with_values(values)) for values in steps]
+    yield LATENTS * worst([(torch.stack(ours), expected["latents_per_step"])])
     decoded = torch.stack([answer.data for answer in answers])
-    yield worst([(decoded / 2, wanted["decoded"] / 2), ((decoded / 2 + 0.5).clamp(0, 1), wanted["image"])])
-    yield TIMES * worst([(_grid(session)(len(steps)), 1 - wanted["sigmas"].double())])
+    yield worst([(decoded / 2, expected["decoded"] / 2), ((decoded / 2 + 0.5).clamp(0, 1), expected["image"])])
+    yield TIMES * worst([(_grid(pipe)(len(steps)), 1 - expected["sigmas"].double())])
 
 
-def _request(session: Pipeline, run: dict[str, Any]) -> Any:
+def _request(pipe: Pipeline, run: dict[str, Any]) -> Any:
     watershed = float(run.get("scaling_watershed", 1.0))
-    asked = {
+    settings = {
         "prompt": "given",
         "size": (run["width"], run["height"]) if run.get("width") else None,
         "steps": run.get("num_inference_steps", 30),
@@ -79,45 +79,45 @@ def _request(session: Pipeline, run: dict[str, Any]) -> Any:
         "rope_scaling": f"watershed:watershed={watershed},isotropic=true,scale_down=true",
         "base_sequence_length": None if run.get("proportional_attn", True) else 0,
     }
-    return session.make_request(**{key: value for key, value in asked.items() if value is not None})
+    return pipe.make_request(**{key: value for key, value in settings.items() if value is not None})
 
 
-def _conditions(
-    session: Pipeline, golden: Golden, run: dict[str, Any]
-) -> tuple[Condition, Condition | None, list[float]]:
+def _conditions(pipe: Pipeline, golden: Golden, run: dict[str, Any]) -> tuple[Condition, Condition | None, list[float]]:
     """What our encoder makes of the prompts, and how far that is from what was recorded."""
-    theirs, speaker = golden.group(f"input.{run['name']}"), session.model.conditioners_by_field["caption"]
+    theirs, speaker = golden.group(f"input.{run['name']}"), pipe.model.conditioners_by_field["caption"]
     # NOTES 4.11: without its helpers diffusers lowers and strips prompts, and never negative ones
-    said = speaker.encode([text.lower().strip() for text in run["prompt"]])
-    errors = [_distance(said, theirs["prompt_embeds"], theirs["prompt_attention_mask"].bool())]
+    encoded = speaker.encode([text.lower().strip() for text in run["prompt"]])
+    errors = [_distance(encoded, theirs["prompt_embeds"], theirs["prompt_attention_mask"].bool())]
     if "negative_prompt_embeds" not in theirs:
-        return said, None, errors
+        return encoded, None, errors
     # there a negative prompt is cut where the padded prompt ends; ours reads it whole
     limit = theirs["prompt_embeds"].shape[1]
     cut = type(speaker)(speaker.config.model_copy(update={"max_length": limit, "pad_to_max_length": True}))
-    silent = cut.encode(run["negative_prompt"])
-    errors.append(_distance(silent, theirs["negative_prompt_embeds"], theirs["negative_prompt_attention_mask"].bool()))
-    return said, silent, errors
+    null_condition = cut.encode(run["negative_prompt"])
+    errors.append(
+        _distance(null_condition, theirs["negative_prompt_embeds"], theirs["negative_prompt_attention_mask"].bool())
+    )
+    return encoded, null_condition, errors
 
 
-def _distance(condition: Condition, wanted: Tensor, real: Tensor) -> float:
+def _distance(condition: Condition, expected: Tensor, real: Tensor) -> float:
     memory, mask = condition.context, condition.context_mask
     mask = torch.ones_like(real) if mask is None else mask
     if mask.shape != real.shape or not torch.equal(mask, real):
         return float("inf")
-    return EMBEDDINGS * worst([(memory[mask], wanted[real])])
+    return EMBEDDINGS * worst([(memory[mask], expected[real])])
 
 
-def _grid(session: Pipeline) -> DiffusersSchedule:
-    return DiffusersSchedule(DiffusersSchedule.Config.read(session.model.recipe.sampling.schedule.options, "golden"))
+def _grid(pipe: Pipeline) -> DiffusersSchedule:
+    return DiffusersSchedule(DiffusersSchedule.Config.read(pipe.model.recipe.sampling.schedule.options, "golden"))
 
 
-def _autoencoder(session: Pipeline, golden: Golden) -> list[float]:
+def _autoencoder(pipe: Pipeline, golden: Golden) -> list[float]:
     if "input.vae.image" not in golden.tensors:
         return []
-    network, picture = session.model.autoencoder.pretrained.network(), golden.tensors["input.vae.image"]
+    network, picture = pipe.model.autoencoder.pretrained.network(), golden.tensors["input.vae.image"]
     with torch.no_grad():
         posterior = network.encode(picture).latent_dist
-    latent = session.model.autoencoder.encode(picture)
+    latent = pipe.model.autoencoder.encode(picture)
     mean, logvar = golden.tensors["output.vae.mean"], golden.tensors["output.vae.logvar"]
     return [worst([(latent, mean * network.config.scaling_factor), (posterior.mean, mean), (posterior.logvar, logvar)])]

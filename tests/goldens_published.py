@@ -12,9 +12,9 @@ from torch import Tensor
 from lumina_core.conditioning.class_label import ClassLabelConditioner
 from lumina_core.conditioning.ops import mean_pool
 from lumina_core.flow.guidance import cfg
-from lumina_core.sampling.velocity import GuidanceConfig
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.rope import frequencies
+from lumina_core.sampling.velocity import GuidanceConfig
 from lumina_core.types import Condition, Tokens
 from lumina_image.formats.next_dit import PAD_TOKEN, DiffusersNextDiTAdapter, NextDiTAdapter, PublishedConfig
 from lumina_image.patchify import Patchify
@@ -27,20 +27,20 @@ LABELS = "conditioners.label.table.weight"
 def diffusers_forward(golden: Golden) -> float:
     """`LuminaNextDiT2DModel.forward`; of its output the half that means something."""
     arguments = DiffusersNextDiTAdapter().config_from(golden.config["constructor"], "golden")
-    asked = {name: golden.tensors[f"input.{name}"] for name in ("hidden_states", "timestep", "encoder_hidden_states")}
+    inputs = {name: golden.tensors[f"input.{name}"] for name in ("hidden_states", "timestep", "encoder_hidden_states")}
     mask = golden.tensors["input.encoder_mask"].bool()
     weights = unread(golden.group("weights"))
     state = numbers(DiffusersNextDiTAdapter().from_foreign(weights, arguments, "golden"))
     state.pop(PAD_TOKEN, None)
     network, patches = _built(arguments, state)
-    said = Condition(asked["encoder_hidden_states"], mask, mean_pool(asked["encoder_hidden_states"], mask))
+    condition = Condition(inputs["encoder_hidden_states"], mask, mean_pool(inputs["encoder_hidden_states"], mask))
     base = golden.config["call"].get("cross_attention_kwargs", {}).get("base_sequence_length")
     rope = golden.config.get("rope", {})
     rates = _rates(network, float(rope.get("linear_factor", 1.0)), float(rope.get("ntk_factor", 1.0)))
-    tokens = patches.patchify(asked["hidden_states"])
-    got = patches.unpatchify(tokens.with_values(_answer(network, tokens, asked["timestep"], said, (rates, base))))
+    tokens = patches.patchify(inputs["hidden_states"])
+    got = patches.unpatchify(tokens.with_values(_answer(network, tokens, inputs["timestep"], condition, (rates, base))))
     stored = [golden.tensors[name] for name in ("output.sample", "output.sample_first_half") if name in golden.tensors]
-    return worst([(got, wanted[:, : arguments.in_channels]) for wanted in stored] or [(got, got[:0])])
+    return worst([(got, expected[:, : arguments.in_channels]) for expected in stored] or [(got, got[:0])])
 
 
 def imagenet(golden: Golden) -> float:
@@ -51,43 +51,45 @@ def imagenet(golden: Golden) -> float:
     network, patches = _built(arguments, state)
     call = golden.config["call"]
     names = [*call["positional"], *call.get("tensor_kwargs", [])]
-    asked: dict[str, Any] = {**call.get("kwargs", {}), **{name: golden.tensors[f"input.{name}"] for name in names}}
+    inputs: dict[str, Any] = {**call.get("kwargs", {}), **{name: golden.tensors[f"input.{name}"] for name in names}}
     constructor = golden.config["constructor"]
     linear, ntk = (
-        float(asked.get(name) or constructor.get(name) or 1.0) for name in ("rope_scaling_factor", "ntk_factor")
+        float(inputs.get(name) or constructor.get(name) or 1.0) for name in ("rope_scaling_factor", "ntk_factor")
     )
     rates = _rates(network, linear, ntk)
-    half = len(asked["x"]) // 2
+    half = len(inputs["x"]) // 2
     guiding = call["method"] == "forward_with_cfg"
     if not guiding and call["method"] != "forward":
         raise Unsupported
     # the published guidance takes the first half of x for both
-    tokens = patches.patchify(torch.cat([asked["x"][:half]] * 2) if guiding else asked["x"])
-    answer = _answer(network, tokens, asked["t"], _labelled(labels, asked["y"]), (rates, None))
+    tokens = patches.patchify(torch.cat([inputs["x"][:half]] * 2) if guiding else inputs["x"])
+    answer = _answer(network, tokens, inputs["t"], _labelled(labels, inputs["y"]), (rates, None))
     if guiding:
-        answer = _guided(answer, float(asked["cfg_scale"]), slice(0, 3 * patches.patch**2))
+        answer = _guided(answer, float(inputs["cfg_scale"]), slice(0, 3 * patches.patch**2))
     error = worst([(patches.unpatchify(tokens.with_values(answer)), golden.tensors["output.out"])])
     return error if guiding else GUIDED * error
 
 
 def _labelled(table: Tensor, labels: Tensor) -> Condition:
-    """What our conditioner says of each label; the row behind the last class is its silence."""
+    """Encode each label; the row after the last class is the null condition."""
     conditioner = ClassLabelConditioner(
         ClassLabelConditioner.Config(num_classes=len(table) - 1, hidden_size=table.shape[1])
     )
     conditioner.load_state_dict({"table.weight": table})
     classes = len(table) - 1
     with torch.no_grad():
-        said = [conditioner.null_condition(1) if y == classes else conditioner.encode([y]) for y in labels.tolist()]
-    return Condition(pooled=torch.cat([one.pooled for one in said if one.pooled is not None]))
+        condition = [
+            conditioner.null_condition(1) if y == classes else conditioner.encode([y]) for y in labels.tolist()
+        ]
+    return Condition(pooled=torch.cat([one.pooled for one in condition if one.pooled is not None]))
 
 
 def _guided(both: Tensor, scale: float, only: slice) -> Tensor:
     """Both halves of the published answer: the first channels guided, the others what each half says."""
-    conditional, silent = both.chunk(2)
-    second = silent.clone()
-    second[..., only] = cfg(conditional, silent, scale)[..., only]
-    first = GuidanceConfig(scale, dims=only).combine(conditional, silent, None)
+    conditional, unconditional = both.chunk(2)
+    second = unconditional.clone()
+    second[..., only] = cfg(conditional, unconditional, scale)[..., only]
+    first = GuidanceConfig(scale, dims=only).combine(conditional, unconditional, None)
     return torch.cat([first, second])
 
 
@@ -103,11 +105,11 @@ def _rates(network: Network, linear: float, ntk: float) -> tuple[Tensor, ...]:
 
 
 def _answer(
-    network: Network, tokens: Tokens, time: Tensor, said: Condition, how: tuple[tuple[Tensor, ...], int | None]
+    network: Network, tokens: Tokens, time: Tensor, condition: Condition, how: tuple[tuple[Tensor, ...], int | None]
 ) -> Tensor:
     rates, base = how
     width = network.backbone.config.hidden_size // network.backbone.config.num_heads
     scale = None if base is None else proportional_scale(tokens, None, base, width)
     with torch.no_grad():
-        precomputed = network.backbone.precompute(tokens, said, rates, scale)
-        return network.head(network.backbone(tokens, time, said, precomputed=precomputed), tokens)
+        precomputed = network.backbone.precompute(tokens, condition, rates, scale)
+        return network.head(network.backbone(tokens, time, condition, precomputed=precomputed), tokens)

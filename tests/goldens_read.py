@@ -37,9 +37,9 @@ class Golden:
 
 def worst(pairs: list[tuple[Tensor, Tensor]]) -> float:
     """The largest absolute difference; infinite where shapes differ, NaN where one is NaN."""
-    if any(got.shape != wanted.shape for got, wanted in pairs):
+    if any(got.shape != expected.shape for got, expected in pairs):
         return float("inf")
-    return largest([(got - wanted).abs().max().item() for got, wanted in pairs if got.numel()])
+    return largest([(got - expected).abs().max().item() for got, expected in pairs if got.numel()])
 
 
 def largest(errors: list[float]) -> float:

@@ -29,8 +29,8 @@ from lumina_core.conditioning.ops import mean_pool
 from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import sample_x_t, velocity_target
-from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.flow.solvers import euler
+from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.models.heads import VelocityHead
 from lumina_core.types import Batch, Condition, Tokens
 
@@ -41,14 +41,14 @@ class SoundNetwork(nn.Module):
     def __init__(self, golden: Golden) -> None:
         super().__init__()
         adapter = FlagDiTAdapter()
-        said = adapter.config_from(golden.config["constructor"], "golden")
-        network = said.native_network()
+        config = adapter.config_from(golden.config["constructor"], "golden")
+        network = config.native_network()
         self.backbone, self.head = (
             cast("DiscreteTimeFlagDiT", network["backbone"]),
             cast("VelocityHead", network["head"]),
         )
-        self.load_state_dict(numbers(adapter.from_foreign(unread(golden.group("weights")), said, "golden")))
-        self.frames = FramePatchify(FramePatchify.Config(channels=said.in_channels))
+        self.load_state_dict(numbers(adapter.from_foreign(unread(golden.group("weights")), config, "golden")))
+        self.frames = FramePatchify(FramePatchify.Config(channels=config.in_channels))
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
         return self.head(self.backbone(tokens, time, condition), tokens)
@@ -60,66 +60,68 @@ class SoundNetwork(nn.Module):
         return self.frames.unpatchify(tokens.with_values(self(tokens, time, condition)))
 
 
-def said_of(context: Tensor) -> Condition:
+def make_condition(context: Tensor) -> Condition:
     """Every entry counts, padding too: their caption mask is all ones."""
     return Condition(context, None, mean_pool(context, torch.ones(context.shape[:2], dtype=torch.bool)))
 
 
 def forward(golden: Golden) -> float:
-    """FlagDiT.forward, told whole times."""
+    """Compare FlagDiT.forward at integer times."""
     time = from_timestep(golden.tensors["input.t"])
-    got = SoundNetwork(golden).answer(golden.tensors["input.x"], time, said_of(golden.tensors["input.context"]))
+    got = SoundNetwork(golden).answer(golden.tensors["input.x"], time, make_condition(golden.tensors["input.context"]))
     return worst([(got, golden.tensors["output.out"])])
 
 
 def sampled(golden: Golden) -> float:
-    """CFM.sample and CFM.sample_cfg: every state on the way, and the times that the network is told."""
+    """Compare CFM.sample and CFM.sample_cfg: every intermediate state, and the times passed to the network."""
     network = SoundNetwork(golden)
-    said = said_of(golden.tensors["input.cond"])
-    silence = said_of(golden.tensors.get("input.uncond", golden.tensors["input.cond"]))  # not asked at scale 1
+    encoded = make_condition(golden.tensors["input.cond"])
+    null_condition = make_condition(
+        golden.tensors.get("input.uncond", golden.tensors["input.cond"])
+    )  # not evaluated at scale 1
     errors = []
     for run in golden.config["runs"]:
-        told: list[float] = []
+        network_times: list[float] = []
         scale = float(run["cfg_scale"])
 
-        def velocity(x: Tensor, t: float, told: list[float] = told, scale: float = scale) -> Tensor:
+        def velocity(x: Tensor, t: float, network_times: list[float] = network_times, scale: float = scale) -> Tensor:
             time = torch.full((len(x),), t)
-            told.append(float(to_timestep(time)[0]))
-            conditional = network.answer(x, time, said)
-            return conditional if scale == 1 else cfg(conditional, network.answer(x, time, silence), scale)
+            network_times.append(float(to_timestep(time)[0]))
+            conditional = network.answer(x, time, encoded)
+            return conditional if scale == 1 else cfg(conditional, network.answer(x, time, null_condition), scale)
 
         grid = Float32Schedule(Float32Schedule.Config())(run["timesteps"] - 1)
         states = along(velocity, golden.tensors["input.x0"], grid, euler)
-        wanted = golden.group(f"output.{run['name']}")
-        pairs = [(states, wanted["trajectory"]), (states[-1], wanted["last"])]
-        times = torch.tensor(told).long()
-        errors.append(worst([*pairs, (times, wanted["network_t"])]))
+        expected = golden.group(f"output.{run['name']}")
+        pairs = [(states, expected["trajectory"]), (states[-1], expected["last"])]
+        times = torch.tensor(network_times).long()
+        errors.append(worst([*pairs, (times, expected["network_t"])]))
     return largest(errors)
 
 
 def losses(golden: Golden) -> float:
-    """CFM.p_losses: the noisy latent, what is wanted of it, what is answered, and the loss."""
+    """Compare CFM.p_losses: the noisy latent, the target, the prediction, and the loss."""
     if (
         golden.config.get("loss_type", "l2") != "l2"
         or golden.config.get("num_timesteps", NUM_TIMESTEPS) != NUM_TIMESTEPS
     ):
         raise Unsupported
     network, path = SoundNetwork(golden), CFMPath(CFMPath.Config(sigma_min=golden.config["sigma_min"]))
-    noise, data, whole = (golden.tensors[f"input.{name}"] for name in ("x0", "x1", "t"))
-    time, said = from_timestep(whole), said_of(golden.tensors["input.cond"])
+    noise, data, steps = (golden.tensors[f"input.{name}"] for name in ("x0", "x1", "t"))
+    time, encoded = from_timestep(steps), make_condition(golden.tensors["input.cond"])
     x = sample_x_t(path, noise, data, time)
     objective = FlowMatching(FlowMatching.Config(), path, UniformTimeSampler(UniformTimeSampler.Config()))
-    batch = Batch(network.frames.patchify(data), said)
+    batch = Batch(network.frames.patchify(data), encoded)
     with torch.no_grad():
         items = objective.per_sample_loss(network, batch, time, network.frames.patchify(noise).values)
-    known = {
-        "x_noisy": x, "target": velocity_target(path, noise, data, time), "pred": network.answer(x, time, said),
+    computed = {
+        "x_noisy": x, "target": velocity_target(path, noise, data, time), "pred": network.answer(x, time, encoded),
         "loss": items.mean()[None],
     }  # fmt: skip
-    wanted = golden.group("output")
-    if not wanted or not wanted.keys() <= known.keys():
+    expected = golden.group("output")
+    if not expected or not expected.keys() <= computed.keys():
         raise Unsupported
-    return worst([(known[name].reshape(tensor.shape), tensor) for name, tensor in wanted.items()])
+    return worst([(computed[name].reshape(tensor.shape), tensor) for name, tensor in expected.items()])
 
 
 def autoencoder(golden: Golden) -> float:
@@ -132,15 +134,15 @@ def autoencoder(golden: Golden) -> float:
     x, z = golden.tensors["input.x"], golden.tensors["input.z"]
     with torch.no_grad():
         mean, log_variance = vae.encode(x)
-        known = {
+        computed = {
             "mean": mean, "logvar": log_variance, "std": (log_variance / 2).exp(), "encoder_h": vae.encoder(x),
             "kl": (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2)) / 2,
             "decoded_z": vae.decode(z), "reconstruction_of_mean": vae.decode(mean),
         }  # fmt: skip
-    wanted = golden.group("output")
-    if not wanted or not wanted.keys() <= known.keys():
+    expected = golden.group("output")
+    if not expected or not expected.keys() <= computed.keys():
         raise Unsupported
-    return worst([(known[name], tensor) for name, tensor in wanted.items()])
+    return worst([(computed[name], tensor) for name, tensor in expected.items()])
 
 
 def vocoder(golden: Golden) -> float:
@@ -154,9 +156,9 @@ def vocoder(golden: Golden) -> float:
 
 def manifest(content: dict[str, Any]) -> float:
     """0 where names, shapes and counts are those of the full-size model that the manifest speaks of, else 1."""
-    said = re.search(r"FlagDiT(?:v2)?\(([^)]*)\)", content["what"])
-    if said is not None:
-        pairs = (pair.split("=") for pair in said[1].split(","))
+    match = re.search(r"FlagDiT(?:v2)?\(([^)]*)\)", content["what"])
+    if match is not None:
+        pairs = (pair.split("=") for pair in match[1].split(","))
         adapter = FlagDiTAdapter()
         found = adapter.foreign_shapes(adapter.config_from({k.strip(): int(v) for k, v in pairs}, "manifest"))
     elif "AutoencoderKL" in content["what"]:

@@ -26,7 +26,7 @@ def decoder(folder: Path, *, width: int = 16, **tokenizer: Any) -> Path:
 
 
 def encoder(folder: Path) -> Path:
-    """T5 with its decoder, of which the encoder alone is wanted; its tokenizer puts <eos> last."""
+    """T5 with its decoder, of which only the encoder is used; its tokenizer adds <eos>."""
     torch.manual_seed(0)
     settings = transformers.T5Config(
         vocab_size=len(MARKS) + len(WORDS), d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,

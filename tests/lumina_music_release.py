@@ -52,7 +52,7 @@ def network(unet: dict[str, Any] = UNET) -> dict[str, Tensor]:
     }  # fmt: skip
     for number in range(unet["depth"]):
         shapes |= {f"blocks.{number}.{name}": shape for name, shape in block.items()}
-    return {name: _drawn(shape) for name, shape in shapes.items()}
+    return {name: _random_images(shape) for name, shape in shapes.items()}
 
 
 def autoencoder() -> dict[str, Tensor]:
@@ -60,19 +60,23 @@ def autoencoder() -> dict[str, Tensor]:
 
 
 def tower() -> dict[str, Tensor]:
-    """CLAP's text tower as checkpoints hold it, with what nobody needs."""
+    """The text tower of CLAP as in checkpoints, with unused tensors."""
     state = {f"caption_encoder.{name}": tensor for name, tensor in _random(ClapTextTower(BertConfig(**BERT))).items()}
     state["caption_encoder.base.embeddings.position_ids"] = torch.arange(512)[None]
     state["caption_encoder.base.pooler.dense.weight"] = torch.zeros(64, 64)
     return state
 
 
-def generator(said: dict[str, Any] = VOCODER) -> dict[str, Tensor]:
+def generator(options: dict[str, Any] = VOCODER) -> dict[str, Tensor]:
     """BigVGAN's state with its old weight norm on."""
     shape = GeneratorConfig(
-        n_mels=said["num_mels"], upsample_initial_channel=said["upsample_initial_channel"], upsample_rates=said["upsample_rates"],
-        upsample_kernel_sizes=said["upsample_kernel_sizes"], resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]],
-    )  # fmt: skip
+        n_mels=options["num_mels"],
+        upsample_initial_channel=options["upsample_initial_channel"],
+        upsample_rates=options["upsample_rates"],
+        upsample_kernel_sizes=options["upsample_kernel_sizes"],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1, 3]],
+    )
     state: dict[str, Tensor] = {}
     for name, tensor in _random(Generator(shape)).items():
         if name.endswith(".weight"):
@@ -86,13 +90,13 @@ def generator(said: dict[str, Any] = VOCODER) -> dict[str, Tensor]:
 
 
 def write(folder: Path, kind: str = "music", settings: bool = True, **change: Any) -> Path:
-    """A folder as on the hub; `change` replaces state, vae, vocoder or what is said of that; None leaves one out."""
+    """Write a folder as on the hub; `change` replaces state, vae, vocoder or its options; None omits one."""
     torch.manual_seed(0)
     parts: dict[str, Any] = {
         "state": state(kind),
         "vae": autoencoder(),
         "vocoder": generator(),
-        "said": VOCODER,
+        "vocoder_options": VOCODER,
     } | change
     for name in (f"{kind}_generation", "maa2", "bigvnat", "configs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -102,14 +106,14 @@ def write(folder: Path, kind: str = "music", settings: bool = True, **change: An
         torch.save({"state_dict": parts["vae"], "epoch": 3}, folder / "maa2" / "maa2.ckpt")
     if parts["vocoder"] is not None:
         torch.save({"generator": parts["vocoder"], "steps": 5}, folder / "bigvnat" / "best_netG.pt")
-        (folder / "bigvnat" / "args.yml").write_text(yaml.safe_dump(parts["said"]))
+        (folder / "bigvnat" / "args.yml").write_text(yaml.safe_dump(parts["vocoder_options"]))
     if settings:
         (folder / "configs" / f"lumina-text2{kind}.yaml").write_text(yaml.safe_dump(yaml_of(kind)))
     return folder
 
 
 def state(kind: str = "music") -> dict[str, Tensor]:
-    """The weights of a training's checkpoint: the network, its scale, what the training alone needs."""
+    """The weights of a training checkpoint: the network, its scale, and values for training only."""
     made = {f"model.diffusion_model.{name}": tensor for name, tensor in network().items()}
     if kind == "audio":
         made |= {f"cond_stage_model.{name}": tensor for name, tensor in tower().items()}
@@ -117,7 +121,7 @@ def state(kind: str = "music") -> dict[str, Tensor]:
 
 
 def training(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """A checkpoint as Lightning writes it: other tensors and settings beside the weights."""
+    """A checkpoint in the layout of Lightning: weights, other tensors and settings."""
     moments = {number: {"exp_avg": torch.full((3,), 7.0)} for number in range(3)}
     return {
         "epoch": 119, "global_step": 5, "pytorch-lightning_version": "1.8.6", "state_dict": weights,
@@ -147,9 +151,9 @@ def yaml_of(kind: str) -> dict[str, Any]:
 
 
 def _random(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: _drawn(tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
+    return {name: _random_images(tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
 
 
-def _drawn(shape: tuple[int, ...]) -> Tensor:
+def _random_images(shape: tuple[int, ...]) -> Tensor:
     noise = torch.randn(shape)
     return noise / max(1, torch.Size(shape[1:]).numel()) ** 0.5 if len(shape) > 1 else 1 + 0.3 * noise

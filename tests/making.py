@@ -1,4 +1,4 @@
-"""What tests make for themselves: installed distributions, and model folders whose weights were never trained."""
+"""Helpers that create installed distributions and model folders with random weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lumina_core.plugins.registry import PluginSource, Registry
 
 _THINGS = ["heart", "cat", "dog", "flag of Japan", "grinning face", "house", "rocket", "apple", "moon", "sun"]
 CAPTIONS = [f"{colour} {thing}" for colour in ("red", "blue", "green", "yellow", "black") for thing in _THINGS]
-"""Enough words for a vocabulary."""
+"""Captions that are enough for a vocabulary."""
 
 
 def write_distribution(folder: Path, name: str, entry_points: str, modules: dict[str, str], metadata: str = "") -> None:
-    """A distribution as pip would have installed it into `folder`."""
+    """Write a distribution to `folder` as pip installs it."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}", encoding="utf-8")
@@ -24,7 +24,7 @@ def write_distribution(folder: Path, name: str, entry_points: str, modules: dict
 
 
 def registry_of(*plugins: str) -> Registry:
-    """The core and these plugins of ours (`toy`, `image`), and nothing else that is installed."""
+    """Build a registry of the core and the named plugins of the project (`toy`, `image`) only."""
     modules = {"core": "lumina_core.components", **{name: f"lumina_{name}.plugin" for name in plugins}}
     sources = {name: PluginSource(name, f"lumina-{name}", "0.1.0") for name in modules}
     return load_from(
@@ -47,7 +47,7 @@ def make_model(recipe: str, folder: Path, registry: Registry) -> Path:
     torch.manual_seed(0)
     model = build_model(Recipe.load(recipe, registry=registry), registry)
     with torch.no_grad():
-        for weight in model.parameters():  # heads and gates begin at zero; then nothing would be seen of the words
+        for weight in model.parameters():  # heads and gates are initially zero, so that text would have no effect
             weight.add_(0.1 * torch.randn_like(weight))
     for conditioner in model.conditioners_by_field.values():
         conditioner.fit(CAPTIONS)

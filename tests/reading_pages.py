@@ -1,4 +1,4 @@
-"""The pages of the project as tests read them: which there are, their blocks of code, their links."""
+"""Read the pages of the project: list, code blocks, prose."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One block of code on a page; `reason`: why a test cannot run it, from a comment above it."""
+    """One code block of a page; `reason`: why a test cannot run it, from the comment above it."""
 
     page: Path
     line: int
@@ -33,7 +33,7 @@ class Block:
 
 
 def blocks(page: Path, *languages: str) -> Iterator[Block]:
-    """The blocks of code of a page in these languages; "" are those that name none."""
+    """Yield the code blocks of a page in these languages; "" stands for blocks without a language."""
     text = page.read_text(encoding="utf-8")
     for found in _FENCE.finditer(text):
         if found["language"] in languages:
@@ -41,12 +41,12 @@ def blocks(page: Path, *languages: str) -> Iterator[Block]:
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks of code."""
+    """Return the text of a page without its code blocks."""
     return _FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def tool(name: str) -> ModuleType:
-    """A script of docs/, imported."""
+    """Import a script of docs/."""
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -31,9 +31,9 @@ def changed(source, folder, change, **config):
     """A copy of a file with some of its tensors or settings changed."""
     with safe_open(source, "pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        said = {**json.loads(file.metadata()["config"]), **config}
+        config_ = {**json.loads(file.metadata()["config"]), **config}
     change(tensors)
-    save_file(tensors, folder / source.name, {"config": json.dumps(said)})
+    save_file(tensors, folder / source.name, {"config": json.dumps(config_)})
     return folder / source.name
 
 
@@ -52,9 +52,9 @@ def test_a_golden_passes_within_its_tolerance(path, capsys):
 
 
 @pytest.mark.goldens
-@pytest.mark.skipif(not ALL, reason="the reference tensors are not beside the project")
+@pytest.mark.skipif(not ALL, reason="the reference tensors are not next to the project")
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_no_golden_beside_the_project_fails(path, capsys):
+def test_no_golden_of_the_project_fails(path, capsys):
     status, (line,) = lines(capsys, path)
     assert status == 0, line
     assert line.endswith(" ok") if path.name.startswith(BARS) else line.endswith((" ok", " unsupported"))
@@ -87,7 +87,7 @@ def test_no_golden_beside_the_project_fails(path, capsys):
         ("C3", "output.VP.ut", float("nan")),
     ],
 )
-def test_an_error_planted_in_a_file_fails_and_the_exit_says_so(tmp_path, capsys, begin, name, amount):
+def test_a_planted_error_fails_with_a_nonzero_exit_status(tmp_path, capsys, begin, name, amount):
     def plant(tensors):
         tensors[name or next(n for n in tensors if n.startswith("output."))].view(-1)[0] += amount
 
@@ -115,7 +115,7 @@ def test_a_manifest_with_one_number_changed_fails(tmp_path, capsys):
 @pytest.mark.parametrize(
     "change", [lambda m: m.popitem(), lambda m: m.update(pad_token=["pad"])], ids=["less", "other"]
 )
-def test_a_map_of_names_that_is_not_ours_fails(tmp_path, capsys, change):
+def test_a_foreign_key_map_fails(tmp_path, capsys, change):
     content = json.loads(one("B_keymap").read_text(encoding="utf-8"))
     change(content["map"])
     (tmp_path / "B_keymap.json").write_text(json.dumps(content))
@@ -123,7 +123,7 @@ def test_a_map_of_names_that_is_not_ours_fails(tmp_path, capsys, change):
     assert (status, line.split()[-1]) == (1, "FAIL")
 
 
-def test_a_missing_and_a_broken_file_fail_and_the_others_are_still_looked_at(tmp_path, capsys):
+def test_missing_and_broken_files_fail_and_the_others_are_compared(tmp_path, capsys):
     (tmp_path / "A1_broken.safetensors").write_bytes(b"no tensors")
     (tmp_path / "manifest_broken.json").write_text("{")
     status, printed = lines(capsys, *sorted(tmp_path.iterdir()), tmp_path / "A1_missing.safetensors", one("C5"))
@@ -136,13 +136,13 @@ def test_a_file_that_lacks_a_tensor_fails(tmp_path, capsys):
     assert (status, line.split()[-1]) == (1, "FAIL")
 
 
-def test_the_file_says_which_method_was_called_whatever_its_case(tmp_path, capsys):
+def test_the_method_is_read_from_the_file_and_not_from_the_case(tmp_path, capsys):
     status, (line,) = lines(capsys, changed(one("A2b"), tmp_path, lambda tensors: None, case="A5h"))
     assert (status, line.split()[0], line.split()[-1]) == (0, "A5h", "ok")
 
 
 @pytest.mark.parametrize("key", ["scale_factor", "norm_eps"])
-def test_the_constructor_of_the_file_is_heard(tmp_path, capsys, key):
+def test_the_constructor_arguments_of_the_file_are_used(tmp_path, capsys, key):
     with safe_open(one("A2b"), "pt") as file:
         constructor = json.loads(file.metadata()["config"])["constructor"]
     other = changed(one("A2b"), tmp_path, lambda tensors: None, constructor={**constructor, key: 2.0})
@@ -159,7 +159,7 @@ def test_losses_of_a_list_alone_are_read(tmp_path, capsys):
     assert (status, line.split()[-1]) == (0, "ok")
 
 
-def test_a_turned_grid_runs_from_its_late_end_to_its_early_one(tmp_path, capsys):
+def test_a_reversed_schedule_runs_from_its_late_end_to_its_early_one(tmp_path, capsys):
     def by_hand(tensors):
         tensors["output.g0"] = torch.tensor([1.0, 0.6, 0.2])
         tensors["output.g1"] = torch.tensor([1.0, 0.75, 1 / 3])  # 2 t / (1 + t)
@@ -171,14 +171,14 @@ def test_a_turned_grid_runs_from_its_late_end_to_its_early_one(tmp_path, capsys)
 
 
 @pytest.mark.parametrize("text", ["VPCPlan()", "VPCPlan(0.1, 20)", "VPCPlan(sigma_max=20.0)"])
-def test_a_plan_is_known_by_its_class_and_arguments(tmp_path, capsys, text):
+def test_a_path_is_identified_by_its_class_and_arguments(tmp_path, capsys, text):
     path = changed(one("C3"), tmp_path, lambda tensors: None, plans={"VP": text})
     assert lines(capsys, path)[0] == 0
     path = changed(one("C3"), tmp_path, lambda tensors: None, plans={"VP": "VPCPlan(0.2, 20)"})
     assert lines(capsys, path)[0] == 1
 
 
-def test_a_case_that_nobody_knows_is_unsupported_and_no_failure(tmp_path, capsys):
+def test_an_unknown_case_is_unsupported_and_no_failure(tmp_path, capsys):
     status, (line,) = lines(capsys, changed(one("C2"), tmp_path, lambda tensors: None, case="Z9"))
     assert (status, line.split()) == (0, ["Z9", one("C2").name, "-", "-", "unsupported"])
 

@@ -1,4 +1,4 @@
-"""The golden of a whole folder of diffusers: it passes, it is found by its folder, and every planted error is seen."""
+"""The golden of a diffusers folder: it passes, it is found by its folder, and every planted error fails."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ REFERENCE = HERE / "goldens_data" / "B3_pipeline_square.safetensors"
 
 
 @pytest.fixture
-def beside(tmp_path):
-    """A copy of the folder and of its reference tensors, and a way to change these."""
+def change_reference(tmp_path):
+    """Return a function that copies the folder and its reference tensors with a change."""
     shutil.copytree(HERE / "tiny_pipeline", tmp_path / "tiny_pipeline")
 
     def write(name=None, amount=0.0, **run):
@@ -38,13 +38,13 @@ def verdict(capsys, path):
     return status, capsys.readouterr().out.split()[-1]
 
 
-def test_it_is_found_by_the_folder_that_it_was_made_with(beside, capsys):
-    assert verdict(capsys, beside().with_name("tiny_pipeline")) == (0, "ok")
+def test_a_golden_is_found_by_its_pipeline_folder(change_reference, capsys):
+    assert verdict(capsys, change_reference().with_name("tiny_pipeline")) == (0, "ok")
 
 
-def test_a_folder_without_reference_or_a_reference_without_folder_fails(beside, tmp_path, capsys):
+def test_a_folder_without_reference_or_a_reference_without_folder_fails(change_reference, tmp_path, capsys):
     assert verdict(capsys, tmp_path / "tiny_pipeline") == (1, "FAIL")
-    path = beside()
+    path = change_reference()
     shutil.rmtree(tmp_path / "tiny_pipeline")
     assert verdict(capsys, path) == (1, "FAIL")
 
@@ -63,12 +63,12 @@ def test_a_folder_without_reference_or_a_reference_without_folder_fails(beside, 
         ("output.square.image", float("nan")),
     ],
 )
-def test_an_error_in_any_tensor_is_seen(beside, capsys, name, amount):
-    assert verdict(capsys, beside(name, amount)) == (1, "FAIL")
+def test_an_error_in_any_tensor_fails(change_reference, capsys, name, amount):
+    assert verdict(capsys, change_reference(name, amount)) == (1, "FAIL")
 
 
 @pytest.mark.parametrize(
     "run", [{"guidance_scale": 3.9}, {"num_inference_steps": 3}, {"prompt": ["a photo of a blue cat"]}]
 )
-def test_the_settings_of_the_file_are_heard(beside, capsys, run):
-    assert verdict(capsys, beside(**run)) == (1, "FAIL")
+def test_the_settings_of_the_file_are_used(change_reference, capsys, run):
+    assert verdict(capsys, change_reference(**run)) == (1, "FAIL")

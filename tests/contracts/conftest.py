@@ -1,4 +1,4 @@
-"""One thread for all of these: the tensors are tiny, and on a busy machine threads only wait for one another."""
+"""Run the contract tests with one thread: for tiny tensors more threads only add waiting."""
 
 from __future__ import annotations
 

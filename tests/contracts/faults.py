@@ -37,8 +37,8 @@ class Rows(Tokenizer):
 
     def empty(self, batch, size):
         (length,) = size
-        places = torch.nn.functional.pad(torch.arange(float(length))[:, None], (0, 2))
-        return Tokens(torch.zeros(batch, length, 2), places.expand(batch, -1, -1), (size,) * batch)
+        coordinates = torch.nn.functional.pad(torch.arange(float(length))[:, None], (0, 2))
+        return Tokens(torch.zeros(batch, length, 2), coordinates.expand(batch, -1, -1), (size,) * batch)
 
 
 class TurnedBack(Rows):
@@ -228,7 +228,7 @@ class NoteRequest(Request):
 
 
 class Notes(GenerationTask):
-    """A correct task but for `save`."""
+    """A task that is correct except for `save`."""
 
     Request, data_field, suffixes = NoteRequest, "wave", (".txt",)
 
@@ -283,7 +283,7 @@ class BesideOthers(Means):
 
 
 class Near(Metric):
-    """A correct metric but for its figures: how near things are to what they should be."""
+    """A metric that is correct except for its values: the distance of items from their targets."""
 
     name, min_samples, feature_extractor = "near", 4, Means()
 

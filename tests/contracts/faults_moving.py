@@ -1,4 +1,4 @@
-"""Parts that move and network parts with one planted fault each: times, solvers, guidance, paths, heads, losses."""
+"""Flow and network components with one planted fault each: times, solvers, guidance, paths, heads, losses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
 from lumina_core.flow.schedules import UniformSchedule
-from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.flow.solvers import midpoint
+from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.models.heads import VelocityHead
 from lumina_core.protocols import AttentionTransform, RopeScaling, Solver
 from lumina_core.types import BackboneOutput, Condition, Tokens
@@ -43,13 +43,13 @@ class Sharing:
 
 
 def first_order(velocity, x, t, u):
-    """Claims the second order; a wrong half."""
+    """A solver that claims order two and takes a wrong half step."""
     step = u - t
     return x + step * velocity(x + step / 3 * velocity(x, t), t + step / 3)
 
 
 class Multistep:
-    """Keeps the slope of the step before."""
+    """A solver that stores the slope of the last step."""
 
     __name__, slope = "Multistep", None
 
@@ -71,12 +71,12 @@ def beyond(velocity, x, t, u):
     return midpoint(velocity, x, t, u)
 
 
-def off_by_one(conditional, silent, scale):
-    return conditional + scale * (conditional - silent)
+def off_by_one(conditional, unconditional, scale):
+    return conditional + scale * (conditional - unconditional)
 
 
-def rescaled_by_the_batch(conditional, silent, scale):
-    mixed = cfg(conditional, silent, scale)
+def rescaled_by_the_batch(conditional, unconditional, scale):
+    mixed = cfg(conditional, unconditional, scale)
     return mixed if scale == 1 else mixed * conditional.std() / mixed.std()
 
 
@@ -98,7 +98,7 @@ def velocity_head():
 
 
 class Mixing(VelocityHead):
-    """Takes the mean over all tokens, padding too."""
+    """An objective that averages over all tokens, including padding."""
 
     def forward(self, hidden, tokens):
         return super().forward(
@@ -107,7 +107,7 @@ class Mixing(VelocityHead):
 
 
 class Pooling(nn.Module):
-    """Classes from the mean over all tokens, padding too."""
+    """A head that classifies the mean over all tokens, including padding."""
 
     def __init__(self):
         super().__init__()
@@ -117,8 +117,10 @@ class Pooling(nn.Module):
         return self.linear(hidden.hidden_states.mean(1))
 
 
-def flow(kind=FlowMatching):
-    return kind(FlowMatching.Config(), LinearPath(LinearPath.Config()), UniformTimeSampler(UniformTimeSampler.Config()))
+def flow(objective=FlowMatching):
+    return objective(
+        FlowMatching.Config(), LinearPath(LinearPath.Config()), UniformTimeSampler(UniformTimeSampler.Config())
+    )
 
 
 class Unmasking(FlowMatching):
@@ -143,7 +145,7 @@ class Neighbours(FlowMatching):
 
 
 class Leaking(nn.Module):
-    """A backbone that forgets the tokens' mask."""
+    """A backbone that ignores the mask of the tokens."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +161,7 @@ class Leaking(nn.Module):
 
 
 class Forgetful(Leaking):
-    """A backbone that forgets the memory's mask."""
+    """A backbone that ignores the mask of the context."""
 
     def precompute(self, tokens, condition):
         return self.inner.precompute(tokens, Condition(context=condition.context, pooled=condition.pooled))
@@ -198,14 +200,14 @@ class Constant:
 
 
 class Faster(RopeScaling):
-    """The wrong way round."""
+    """An encoding with reversed order."""
 
     def __call__(self, freqs, rope_context, t):
         return tuple(f * n / m for f, n, m in zip(freqs, rope_context.lengths, rope_context.train_lengths, strict=True))
 
 
 class Denying(Faster):
-    """Says that the time does not matter."""
+    """A scaling that claims not to depend on time."""
 
     def __call__(self, freqs, rope_context, t):
         return tuple(
@@ -214,7 +216,7 @@ class Denying(Faster):
 
 
 class Tiring:
-    """Averages in other blocks on each call."""
+    """A context drop that averages in other blocks on each call."""
 
     window, num_calls = (1, 2, 2), 0
 
@@ -224,14 +226,14 @@ class Tiring:
 
 
 class Gregarious:
-    """Asks the blocks again where a row has changed more than its neighbours."""
+    """A block cache that evaluates blocks again if a row has changed more than its neighbours."""
 
     def should_recompute(self, change, num_skipped):
         return change >= change.mean()
 
 
 class Remembering(Solver):
-    """A two-step solver that keeps the slope in itself instead of carrying it."""
+    """A two-step solver that stores the slope on the object instead of in its state."""
 
     slope = None
 

@@ -1,4 +1,4 @@
-"""The data sets that parts are tried on, made in an empty folder; and what a try is."""
+"""Sample datasets for the contract tests, created in an empty folder, and the `Try` class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGES = Sample("image")
 
 @dataclass(frozen=True)
 class Try:
-    """Options as in a recipe, and the sample; `Sample` where a check takes more than one thing."""
+    """Options as in a recipe and the sample of a check (`Sample` if the check takes several objects)."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     sample: Any = None

@@ -29,7 +29,7 @@ from lumina_core.testing import Sample
 
 
 def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
-    """Pictures as they are: neighbours alike, in [-1, 1]."""
+    """Smooth images in [-1, 1]."""
     across = torch.linspace(-3, 3, side)
     waves = [torch.sin(across[:, None] * k + across[None] * (3 - k)) for k in (1, 2, 3)]
     items = [torch.stack([waves[(c + item) % 3] / (1 + item // 3) for c in range(channels)]) for item in range(count)]
@@ -37,7 +37,7 @@ def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
 
 
 def clip_metric(folder: Path) -> Try:
-    """A tiny CLIP, drawn at random."""
+    """A tiny CLIP with random weights."""
     fields = [{"caption": "a cat"}, {"caption": "dog"}]
     return Try(
         {"feature_extractor": {"type": "image.clip", "source": str(tiny_image_encoders.clip(folder))}},
@@ -46,7 +46,7 @@ def clip_metric(folder: Path) -> Try:
 
 
 def language_model(folder: Path) -> Sequence[Try]:
-    """A tiny decoder and a tiny T5, drawn at random."""
+    """A tiny decoder and a tiny T5 with random weights."""
     import language_models
 
     captions = ["a red cat", "the", "a blue dog of the house"]
@@ -90,13 +90,13 @@ def dual_text(folder: Path) -> Try:
 
 
 def published_vae(folder: Path) -> Try:
-    """The VAE of the tiny published model; drawn at random, it says nothing of a spread."""
+    """The VAE of the tiny published model; its weights are random, so that its standard deviation is meaningless."""
     source = TINY_PIPELINE / "vae"
     return Try({"source": str(source), "dtype": "float32"}, Sample(smooth(), {"is_trained": False}))
 
 
 def sound_autoencoder(folder: Path) -> Try:
-    """A small one, with random weights and a vocoder that has none."""
+    """A small sound autoencoder with random weights and a vocoder without weights."""
     from audio.tones import chord
 
     vae = {"ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1, "latent_channels": 8}
@@ -112,7 +112,7 @@ def tones(count: int = 2) -> Tensor:
 
 
 def clap_metric_of_sounds(folder: Path) -> Try:
-    """A tiny CLAP, drawn at random."""
+    """A tiny CLAP with random weights."""
     features = {"type": "audio.clap", "source": str(tiny_audio_models.clap(folder))}
     return Try(
         {"feature_extractor": features}, Sample(tones(), {"fields": [{"caption": "a low tone"}, {"caption": "high"}]})
@@ -120,20 +120,20 @@ def clap_metric_of_sounds(folder: Path) -> Try:
 
 
 def panns_both_ways(folder: Path) -> Sequence[Try]:
-    """What it keeps, and what it answers."""
+    """Inputs that a cache stores, and the outputs that it returns."""
     weights = str(tiny_audio_models.panns(folder / "panns.pth")[0])
     return [Try({"weights": weights, "output": gives}, tones()) for gives in ("embedding", "classes")]
 
 
 def published_music(folder: Path) -> list[Try]:
-    """Tiny models of music and of sounds as they are released."""
+    """Tiny music and sound models in the released layout."""
     import lumina_music_release
 
     return [Try(sample=lumina_music_release.write(folder / kind, kind)) for kind in ("music", "audio")]
 
 
 def published_original(folder: Path) -> Try:
-    """A tiny model as the paper's authors publish it."""
+    """A tiny model in the layout of the paper's authors."""
     from published_checkpoints import SIZES, tensors, write_original
 
     return Try(sample=write_original(folder / "original", tensors(SIZES)))

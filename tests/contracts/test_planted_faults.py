@@ -78,10 +78,10 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_and_named(fault):
-    kind, part, sample, message = FAULTS[fault]
-    check = getattr(testing, f"check_{kind}")
+    component_type, component, sample, message = FAULTS[fault]
+    check = getattr(testing, f"check_{component_type}")
     with pytest.raises(ContractError, match=message):
-        check(part, *([] if sample is None else [sample]))
+        check(component, *([] if sample is None else [sample]))
 
 
 def test_duplicate_values_are_found():
@@ -95,9 +95,9 @@ CORRECT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", CORRECT)
-def test_the_components_without_the_fault_pass(kind):
-    getattr(testing, f"check_{kind}")(*CORRECT[kind])
+@pytest.mark.parametrize("component_type", CORRECT)
+def test_the_components_without_the_fault_pass(component_type):
+    getattr(testing, f"check_{component_type}")(*CORRECT[component_type])
 
 
 @pytest.mark.parametrize(
@@ -124,4 +124,4 @@ def test_a_message_names_component_contract_value_and_clause():
 
 
 def test_there_is_a_fault_for_every_component_type():
-    assert {kind for kind, *_ in FAULTS.values()} == set(CHECKS) - {"checkpoint_format"}
+    assert {component_type for component_type, *_ in FAULTS.values()} == set(CHECKS) - {"checkpoint_format"}

@@ -1,4 +1,4 @@
-"""Configs explain what is wrong with their values."""
+"""Configs report invalid values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Number formats: a machine gets the one that it is fast at, unless the user says otherwise."""
+"""Precision: automatic choice by native support, and explicit choice."""
 
 from __future__ import annotations
 

@@ -14,28 +14,28 @@ from lumina_core.models.rope import MixedRope
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.types import Condition
 
-both = pytest.mark.parametrize("kind", [NextDiT, FlagDiT])
+both = pytest.mark.parametrize("cls", [NextDiT, FlagDiT])
 SIZES = {"in_channels": 3, "patch_size": 2, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "multiple_of": 16}
 
 
-def net_of(kind, **options):
-    return randomize(kind(**{**SIZES, **options}))
+def net_of(cls, **options):
+    return randomize(cls(**{**SIZES, **options}))
 
 
 @both
-def test_with_defaults_it_maps_latents_to_latents_and_a_new_one_gives_zeros(kind):
+def test_with_defaults_it_maps_latents_to_latents_and_a_new_one_gives_zeros(cls):
     with torch.device("meta"):
-        net = kind()
+        net = cls()
     assert net(torch.zeros(1, 4, 6, 8, device="meta"), 0.5).shape == (1, 4, 6, 8)
-    new = kind(**SIZES)
+    new = cls(**SIZES)
     assert torch.equal(new(seeded_randn((2, 3, 4, 6)), torch.tensor([0.2, 0.9])), torch.zeros(2, 3, 4, 6))
 
 
 @both
 @torch.no_grad()
-def test_it_is_the_backbone_and_the_head_over_patches_numbered_channel_row_column(kind):
+def test_it_is_the_backbone_and_the_head_over_patches_numbered_channel_row_column(cls):
     net, x, text, t = (
-        net_of(kind, context_dim=8, pooled_dim=5),
+        net_of(cls, context_dim=8, pooled_dim=5),
         seeded_randn((2, 3, 4, 6)),
         seeded_randn((2, 7, 8)),
         seeded_randn((2,)).abs(),
@@ -57,9 +57,9 @@ def test_it_is_the_backbone_and_the_head_over_patches_numbered_channel_row_colum
 
 @both
 @torch.no_grad()
-def test_control_and_references_change_the_output_item_by_item(kind):
-    axes = {"rope_axes_dim": (4, 2, 2)} if kind is NextDiT else {}
-    net, x, t = net_of(kind, control_channels=2, **axes), seeded_randn((2, 3, 4, 4)), torch.tensor([0.3, 0.6])
+def test_control_and_references_change_the_output_item_by_item(cls):
+    axes = {"rope_axes_dim": (4, 2, 2)} if cls is NextDiT else {}
+    net, x, t = net_of(cls, control_channels=2, **axes), seeded_randn((2, 3, 4, 4)), torch.tensor([0.3, 0.6])
     control, reference = seeded_randn((2, 2, 4, 4), 1), seeded_randn((2, 2, 3, 4, 2), 2)
     together = net(x, t, control=control, reference=reference)
     for item in range(2):
@@ -84,7 +84,7 @@ def test_a_new_model_with_control_begins_as_one_without():
     assert torch.equal(net(x, 0.5, control=seeded_randn((1, 2, 4, 4))), net(x, 0.5))
 
 
-def test_a_position_encoding_of_ones_own_is_used():
+def test_a_custom_position_encoding_is_used():
     mixed = MixedRope(MixedRope.Config(head_dim=8, num_heads=4, num_layers=2))
     net, x = net_of(NextDiT, position_encoding=mixed), seeded_randn((1, 3, 4, 4))
     assert net.backbone.position_encoding is mixed
@@ -93,8 +93,8 @@ def test_a_position_encoding_of_ones_own_is_used():
 
 
 @both
-def test_shapes_that_cannot_be_cut_name_the_nearest_ones(kind):
-    net = net_of(kind, control_channels=2)
+def test_shapes_that_cannot_be_cut_name_the_nearest_ones(cls):
+    net = net_of(cls, control_channels=2)
     for x, words in (
         (torch.zeros(1, 3, 5, 4), r"x height: got 5, expected a multiple of patch_size 2\. Pad or crop it to 4 or 6\."),
         (torch.zeros(1, 3, 4, 1), r"x width: got 1, .* Pad or crop it to 2\."),
@@ -115,13 +115,13 @@ def test_shapes_that_cannot_be_cut_name_the_nearest_ones(kind):
 
 
 @both
-def test_options_that_are_unknown_or_do_not_fit_are_refused(kind):
+def test_options_that_are_unknown_or_do_not_fit_are_refused(cls):
     with pytest.raises(ConfigError, match="'hiden_size'; did you mean 'hidden_size'"):
-        kind(hiden_size=32)
+        cls(hiden_size=32)
     with pytest.raises(ConfigError, match="multiple of num_heads 5"):
-        kind(**{**SIZES, "num_heads": 5})
+        cls(**{**SIZES, "num_heads": 5})
     with pytest.raises(ConfigError, match="patch_size: got 3 and 0"):
-        kind(in_channels=3, patch_size=0)
+        cls(in_channels=3, patch_size=0)
 
 
 def test_from_pretrained_gives_the_prediction_of_the_trained_model():
@@ -145,7 +145,7 @@ def test_from_pretrained_refuses_other_models_and_names():
         FlagDiT.from_pretrained("image.emoji")
 
 
-def test_from_pretrained_refuses_tokens_that_are_no_square_patches():
+def test_from_pretrained_refuses_tokens_without_square_patches():
     pytest.importorskip("lumina_audio")
     with pytest.raises(ConfigError, match="square patches"):
         NextDiT.from_pretrained("audio.instruments")

@@ -1,4 +1,4 @@
-"""A classifier: trained end to end on a toy data set, then asked for predictions."""
+"""A classifier, trained end to end on a toy data set and used for predictions."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_recipe_has_the_values_of_its_base_unless_it_has_others(tmp_path):
     assert Recipe.load(tmp_path / "largest.yaml") == read_recipe(expected, "expected")
 
 
-def test_a_component_of_another_type_and_a_list_are_replaced_as_a_whole(tmp_path):
+def test_a_component_of_another_type_and_a_list_are_replaced_completely(tmp_path):
     small = values()
     conditioners = [{"type": "core.scalar", "field": "length"}]
     write(tmp_path, small=small)

@@ -70,7 +70,7 @@ def model():
     return built
 
 
-def drawn(*shape, seed=0):
+def make_values(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -80,12 +80,15 @@ def test_the_backbone_gets_the_width_of_the_conditioners(model):
 
 
 def test_a_training_step_with_dropped_conditions_reaches_the_projection(model):
-    values = {"control": list(drawn(4, LENGTH, 3)), "known": [drawn(CHANNELS, n, seed=n) for n in (2, 5, 3, 4)]}
+    values = {
+        "control": list(make_values(4, LENGTH, 3)),
+        "known": [make_values(CHANNELS, n, seed=n) for n in (2, 5, 3, 4)],
+    }
     condition = choose(
         torch.tensor([True, False, True, False]), model.encode_condition(values, 4), model.null_condition(4)
     )
     assert condition.reference.mask.sum(1).tolist() == [2, 0, 3, 0]
-    tokens = model.tokenizer.patchify(drawn(4, CHANNELS, LENGTH, seed=9))
+    tokens = model.tokenizer.patchify(make_values(4, CHANNELS, LENGTH, seed=9))
     generators = [torch.Generator().manual_seed(k) for k in range(4)]
     loss = model.objective.loss(model.predict, Batch(tokens, condition), generators).total
     loss.backward()
@@ -94,9 +97,9 @@ def test_a_training_step_with_dropped_conditions_reaches_the_projection(model):
 
 @torch.no_grad()
 def test_both_halves_of_guidance_in_one_batch_equal_each_alone(model):
-    values = {"control": [drawn(LENGTH, 3)], "known": [drawn(CHANNELS, 4, seed=4)]}
+    values = {"control": [make_values(LENGTH, 3)], "known": [make_values(CHANNELS, 4, seed=4)]}
     cond, uncond = model.encode_condition(values, 1), model.null_condition(1)
-    tokens, t = model.tokenizer.patchify(drawn(1, CHANNELS, LENGTH, seed=9)), torch.tensor([0.4])
+    tokens, t = model.tokenizer.patchify(make_values(1, CHANNELS, LENGTH, seed=9)), torch.tensor([0.4])
     batched = model.velocity(stack_tokens([tokens, tokens]), t.expand(2), stack([cond, uncond]))
     for row, condition in zip(batched, (cond, uncond), strict=True):
         assert torch.allclose(row, model.velocity(tokens, t, condition)[0], atol=1e-5)

@@ -122,7 +122,7 @@ class Signals(Dataset):
 
 
 class ToyRequest(Request):
-    """What is asked for."""
+    """Options of a request."""
 
     label: int | None = None
     word: str | None = None

@@ -17,10 +17,10 @@ SOURCES = [str(folder) for folder in sorted(ROOT.glob("packages/*/src"))]
 
 def unpacked(plugin: Path, folder: Path) -> dict[str, str]:
     """The environment of a process that finds the plugin of this source folder as if pip had installed it."""
-    told = (plugin / "pyproject.toml").read_text(encoding="utf-8")
-    name = re.search(r'^name = "(.+)"$', told, re.MULTILINE)
-    points = re.search(r"^\[project\.entry-points\.lumina\]\n((?:\w+ = .+\n)+)", told, re.MULTILINE)
-    needs = re.search(r"^dependencies = \[(.*?)\]", told, re.MULTILINE | re.DOTALL)
+    text = (plugin / "pyproject.toml").read_text(encoding="utf-8")
+    name = re.search(r'^name = "(.+)"$', text, re.MULTILINE)
+    points = re.search(r"^\[project\.entry-points\.lumina\]\n((?:\w+ = .+\n)+)", text, re.MULTILINE)
+    needs = re.search(r"^dependencies = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
     assert name and points and needs
     required = "".join(f"Requires-Dist: {need}\n" for need in re.findall(r'"([^"]+)"', needs[1]))
     write_distribution(folder, name[1], points[1].replace('"', ""), {}, required)
@@ -29,7 +29,7 @@ def unpacked(plugin: Path, folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": where, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
 
 
-def told(environment: dict[str, str], module: str, *arguments: object, where: Path | None = None) -> str:
+def text(environment: dict[str, str], module: str, *arguments: object, where: Path | None = None) -> str:
     """What `python -m module` says; a failure is shown whole."""
     command: Sequence[str] = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, env=environment, cwd=where, capture_output=True, encoding="utf-8")
@@ -44,6 +44,6 @@ def lines_of_python(folder: Path) -> int:
 
 def own_tests(plugin: Path, environment: dict[str, str]) -> str:
     """Run a plugin's own tests, away from this project's settings."""
-    return told(
+    return text(
         environment, "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", plugin, plugin / "tests", where=plugin
     )

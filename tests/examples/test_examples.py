@@ -1,4 +1,4 @@
-"""The example plugins, from their source: their own tests pass, lumina shows them, and they are as short as is said."""
+"""The example plugins: their tests pass, `lumina plugins` lists them, and they are as short as documented."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXAMPLES = sorted(folder for folder in (ROOT / "examples").iterdir() if (folder 
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[folder.name for folder in EXAMPLES])
-def test_its_own_tests_pass_and_lumina_shows_its_parts(example, tmp_path):
+def test_the_tests_of_the_example_pass_and_its_components_are_listed(example, tmp_path):
     environment = unpacked(example, tmp_path)
     assert re.search(r"\d passed", own_tests(example, environment))
     shown = told({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins", example.name.removeprefix("lumina-"))
@@ -21,5 +21,5 @@ def test_its_own_tests_pass_and_lumina_shows_its_parts(example, tmp_path):
 
 
 @pytest.mark.parametrize(("example", "most"), [("lumina-ralston", 20), ("lumina-motion", 150)])
-def test_it_is_short(example, most):
+def test_the_example_is_short(example, most):
     assert 5 < lines_of_python(ROOT / "examples" / example / "src") < most

@@ -36,14 +36,14 @@ def made(tmp_path_factory):
     return everything, environment
 
 
-def test_its_tests_pass_at_once_for_every_kind(made):
+def test_the_tests_of_the_template_pass_for_every_component_type(made):
     plugins, environment = made
     tests = [plugin / "tests" for plugin in plugins.values()]
     said = told(environment, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *tests)
     assert f"{len(OFFERED)} passed" in said
 
 
-def test_lumina_plugins_shows_each_of_them_and_none_is_left_out(made):
+def test_every_generated_plugin_loads(made):
     plugins, environment = made
     shown = told({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins")
     for component_type in plugins:
@@ -70,7 +70,7 @@ def test_every_common_component_type_is_offered():
     }
 
 
-def test_what_is_made_is_tidy_and_has_a_readme_and_a_licence(made):
+def test_a_generated_plugin_is_linted_and_has_a_readme_and_a_licence(made):
     for plugin in made[0].values():
         assert "A. Body" in (plugin / "LICENSE").read_text(encoding="utf-8")
         assert "lumina plugins" in (plugin / "README.md").read_text(encoding="utf-8")

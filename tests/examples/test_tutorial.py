@@ -28,13 +28,13 @@ def plugin(tmp_path_factory):
     return folder, unpacked(folder, tmp_path_factory.mktemp("site"))
 
 
-def test_its_plugin_passes_its_test_and_is_shown(plugin):
+def test_the_plugin_of_the_tutorial_passes_its_test_and_is_listed(plugin):
     folder, environment = plugin
     assert "1 passed" in own_tests(folder, environment)
     assert "ralston.step" in told(environment, "lumina_core", "plugins", "ralston")
 
 
-def test_the_other_blocks_run_in_their_order_and_print_what_is_shown(plugin, tmp_path):
+def test_the_other_blocks_run_in_order_and_print_the_shown_output(plugin, tmp_path):
     program = "\n".join(text for kind, text in BLOCKS if kind == "python" and not text.startswith("# "))
     (tmp_path / "blocks.py").write_text(program, encoding="utf-8")
     environment = {**plugin[1], "PYTHONPATH": os.pathsep.join([plugin[1]["PYTHONPATH"], str(tmp_path)])}
@@ -42,6 +42,6 @@ def test_the_other_blocks_run_in_their_order_and_print_what_is_shown(plugin, tmp
     assert told(environment, "blocks").strip().splitlines() == shown
 
 
-def test_the_page_says_what_the_check_of_every_kind_takes():
+def test_the_page_documents_the_check_of_every_component_type():
     rows = {kind for row in re.findall(r"^\| (`.+?) \|", PAGE, re.MULTILINE) for kind in re.findall(r"`(\w+)`", row)}
     assert rows == set(COMPONENT_TYPES)

@@ -31,12 +31,12 @@ def commands(text: str) -> list[list[str]]:
     """The words of each command in a block, lines that end in a backslash joined and comments left out."""
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     plain = [line.strip().removeprefix("$ ") for line in lines]
-    known = ("lumina ", "nox ", "python ", "torchrun ")
-    return [shlex.split(line, comments=True) for line in plain if line.startswith(known)]
+    programs = ("lumina ", "nox ", "python ", "torchrun ")
+    return [shlex.split(line, comments=True) for line in plain if line.startswith(programs)]
 
 
 SHOWN = [(f"{block}: {shlex.join(words)}", words, False) for block in SHELL for words in commands(block.text)]
-SAID = [
+OUTPUTS = [
     (f"{page.name}: {code}", shlex.split(code), True)
     for page in PAGES
     if page.name not in ("CHANGELOG.md", "changelog.md")
@@ -85,8 +85,8 @@ def _try_values(name: str, values: dict) -> None:
         Request.read(given, "the page")  # what a task adds may name files, which are not here
 
 
-@pytest.mark.parametrize(("where", "words", "partly"), [*SHOWN, *SAID], ids=[one[0] for one in [*SHOWN, *SAID]])
-def test_a_command_that_a_page_shows_is_one_that_can_be_given(where, words, partly) -> None:
+@pytest.mark.parametrize(("where", "words", "partly"), [*SHOWN, *OUTPUTS], ids=[one[0] for one in [*SHOWN, *OUTPUTS]])
+def test_a_command_on_a_page_is_accepted(where, words, partly) -> None:
     assert mistake(words, partly) is None, where
 
 
@@ -102,11 +102,11 @@ def test_a_command_that_a_page_shows_is_one_that_can_be_given(where, words, part
         "python benchmarks/nothing.py",
     ],
 )
-def test_a_command_that_cannot_be_given_would_be_seen(line) -> None:
+def test_an_invalid_command_is_found(line) -> None:
     assert mistake(shlex.split(line)) is not None
 
 
-def test_commands_are_found_with_their_comments_cut_off_and_their_lines_joined() -> None:
+def test_commands_are_found_without_comments_and_with_joined_lines() -> None:
     text = "pip install x\nlumina check a.yaml \\\n  --set b=1   # why\n$ nox -s demo\n"
     assert commands(text) == [["lumina", "check", "a.yaml", "--set", "b=1"], ["nox", "-s", "demo"]]
     assert len(SHOWN) > 20
@@ -133,7 +133,7 @@ def _try_imports(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", YAML, ids=str)
-def test_a_recipe_or_a_piece_of_one_has_keys_that_a_recipe_has(block) -> None:
+def test_recipes_and_fragments_on_a_page_have_valid_keys(block) -> None:
     values = yaml.safe_load(block.text)
     assert set(values) <= set(Recipe.model_fields)
     if "schema_version" in values:
@@ -145,12 +145,12 @@ def test_a_recipe_or_a_piece_of_one_has_keys_that_a_recipe_has(block) -> None:
                 pytest.fail(f"{block}: {error}")
 
 
-def test_the_tutorial_and_the_hooks_are_tried_elsewhere() -> None:
+def test_pages_with_their_own_tests_exist() -> None:
     tests = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
     assert [page for page in OWN_TESTS if (DOCS / page).is_file() and tests.count(f'"{page}"') < 2] == []
 
 
-def test_an_extra_that_a_page_names_is_one_of_the_package() -> None:
+def test_extras_on_a_page_exist_in_the_package() -> None:
     named = {found for page in PAGES for found in re.findall(r"(lumina-\w+)\[([\w,]+)\]", page.read_text("utf-8"))}
     settings = {package: (ROOT / f"packages/{package}/pyproject.toml").read_text("utf-8") for package, _ in named}
     assert named

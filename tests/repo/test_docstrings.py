@@ -38,8 +38,8 @@ def _strange(file: Path) -> Iterator[str]:
             yield from (f"{file.name}:{node.lineno} {name}" for name in sorted(names))
         elif isinstance(node, ast.ClassDef):
             made = [one for one in node.body if isinstance(one, Function) and one.name == "__init__"]
-            known = {name for one in made for name in _arguments(one)} if made else _fields(node)
-            names = set(explained(ast.get_docstring(node) or "")) - known
+            arguments = {name for one in made for name in _arguments(one)} if made else _fields(node)
+            names = set(explained(ast.get_docstring(node) or "")) - arguments
             yield from (f"{file.name}:{node.lineno} {name}" for name in sorted(names))
 
 
@@ -47,7 +47,7 @@ def _fields(node: ast.ClassDef) -> set[str]:
     return {one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)}
 
 
-def test_what_a_docstring_explains_is_an_argument() -> None:
+def test_documented_arguments_exist() -> None:
     assert [strange for file in FILES for strange in _strange(file)] == []
 
 

@@ -16,7 +16,7 @@ from lumina_core.protocols import EvalInputs, EvalItem
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
 
 
-def test_the_example_is_a_metric_that_judges():
+def test_the_example_metric_computes_scores():
     space: dict = {}
     code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
     exec(compile(code, "evaluation.md", "exec", dont_inherit=True), space)
@@ -30,7 +30,7 @@ def test_the_example_is_a_metric_that_judges():
     assert abs(found["bias"]) < 1e-6
 
 
-def test_every_metric_and_all_features_of_ours_stand_on_the_page():
+def test_the_page_names_every_metric_and_feature_extractor():
     registry = registry_of("image", "audio")
     named = [*registry.registrations("metric"), *registry.registrations("feature_extractor")]
     assert len(named) > 20 and [name for name in named if f"`{name}`" not in PAGE and f'"{name}"' not in PAGE] == []

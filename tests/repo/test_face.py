@@ -36,18 +36,18 @@ def _imported_by(program: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", [*FACE, *PLUGINS])
-def test_importing_the_face_or_a_plugin_imports_nothing_heavy(module) -> None:
+def test_importing_the_package_or_a_plugin_imports_nothing_heavy(module) -> None:
     assert _imported_by(f"import {module}") == set()
 
 
-def test_the_core_and_the_pictures_are_among_the_plugins_tried() -> None:
+def test_the_core_and_image_plugins_are_tested() -> None:
     assert {"lumina_core.components", "lumina_image.plugin"} <= {*FACE, *PLUGINS}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["models"], ["imge"]])
-def test_a_command_that_only_tells_imports_nothing_heavy(arguments) -> None:
+def test_informational_commands_import_nothing_heavy(arguments) -> None:
     assert _imported_by(f"from lumina_core.cli.main import run; run({arguments!r})") == set()
 
 
-def test_the_search_for_heavy_imports_sees_one() -> None:
+def test_a_heavy_import_is_found() -> None:
     assert _imported_by("import lumina_core.config") >= {"pydantic"}

@@ -33,7 +33,7 @@ def test_the_signature_on_the_page_is_the_real_one(name):
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_the_example_is_a_plugin_that_loads_and_brings_something(name):
+def test_the_example_plugin_loads_and_registers_components(name):
     module = types.ModuleType("plugin")
     exec(blocks(SECTIONS[name])[1], module.__dict__)
     registry = load_from([Candidate(PluginSource("motion", "lumina-motion", "1.0"), (), lambda: module)], strict=True)

@@ -1,4 +1,4 @@
-"""Imports only go down the floors: the contracts of pyproject.toml hold, and what they cannot say is said here."""
+"""Layers: the import contracts of pyproject.toml, and rules that they cannot express."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _imports(file: Path) -> set[str]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("importlinter") is None, reason="import-linter is not installed")
-def test_the_contracts_of_the_layers_are_kept() -> None:
+def test_the_import_contracts_hold() -> None:
     sources = os.pathsep.join(str(folder) for folder in ROOT.glob("packages/*/src"))
     environment = {**os.environ, "PYTHONPATH": sources, "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
@@ -38,9 +38,9 @@ def test_the_contracts_of_the_layers_are_kept() -> None:
     assert "0 broken" in done.stdout
 
 
-def test_only_one_file_knows_processes_and_devices_that_talk_to_each_other() -> None:
-    known = {file.name for file in CORE.rglob("*.py") if any("torch.distributed" in name for name in _imports(file))}
-    assert known <= {"distributed.py"}
+def test_only_one_file_uses_torch_distributed() -> None:
+    users = {file.name for file in CORE.rglob("*.py") if any("torch.distributed" in name for name in _imports(file))}
+    assert users <= {"distributed.py"}
 
 
 def test_the_core_imports_and_looks_up_no_modality() -> None:
@@ -55,18 +55,18 @@ def test_the_core_imports_and_looks_up_no_modality() -> None:
     assert named == []
 
 
-def test_modalities_do_not_know_each_other() -> None:
-    known = [
+def test_modalities_do_not_import_each_other() -> None:
+    users = [
         f"{file.name} imports {name}"
         for package in PACKAGES
         for file in ROOT.glob(f"packages/*/src/{package}/**/*.py")
         for name in _imports(file)
         if name.startswith("lumina_") and name.split(".")[0] not in ("lumina_core", package)
     ]
-    assert known == []
+    assert users == []
 
 
-def test_packages_hand_nothing_on_that_is_defined_elsewhere() -> None:
+def test_packages_export_only_their_own_definitions() -> None:
     # one name, one address: no __init__ imports from our own modules, except the public API of the core and the kit,
     # whose inner modules have no public names
     public = (CORE / "__init__.py", CORE / "testing" / "__init__.py")

@@ -35,13 +35,13 @@ def test_the_table_is_found() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_name_in_the_last_column_is_a_symbol_a_part_or_an_option(cell) -> None:
+def test_every_name_in_the_last_column_is_a_symbol_a_component_or_an_option(cell) -> None:
     assert re.search("`", cell), "a row leads to nothing"
     assert lost(cell) == []
 
 
 @pytest.mark.parametrize("cell", ["`flow.path.LinaerPath`", "`core.next_dot`", "`flow.path.LinearPath`, `sampled_x_t`"])
-def test_a_name_that_is_not_there_would_be_seen(cell) -> None:
+def test_a_missing_name_is_found(cell) -> None:
     assert lost(cell)
 
 

@@ -1,4 +1,4 @@
-"""What others may import is written down: a change of it is seen in review, not found out by those who used it.
+"""Public names are recorded in a file, so that a change appears in review.
 
 To accept a change: python tests/repo/test_public_names.py
 """
@@ -51,7 +51,7 @@ def _page(package: Path) -> Path:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=[package.name for package in PACKAGES])
-def test_the_public_names_are_those_written_down(package) -> None:
+def test_the_public_names_equal_the_recorded_ones(package) -> None:
     page = _page(package)
     written = set(page.read_text(encoding="utf-8").split()) if page.is_file() else set()
     now = set(public_names(package))
@@ -60,12 +60,12 @@ def test_the_public_names_are_those_written_down(package) -> None:
     )
 
 
-def test_only_what_a_module_defines_itself_counts() -> None:
+def test_imported_names_are_not_public() -> None:
     text = "import os\nfrom a import b\nX, Y = 1, 2\n_Z = 3\nW: int = 4\ndef f(): ...\nclass C:\n    inner = 1\n"
     assert sorted(_defined(ast.parse(text))) == ["C", "W", "X", "Y", "f"]
 
 
-def test_what_a_face_hands_on_counts() -> None:
+def test_names_exported_by_a_package_are_public() -> None:
     assert list(_defined(ast.parse("from a import b\n__all__ = ['b']\n"))) == ["b"]
 
 

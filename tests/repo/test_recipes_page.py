@@ -29,13 +29,13 @@ def _block(name: str) -> str:
     ("block", "settings"),
     [("recipe", Recipe), ("conditioner", ConditionerSpec), ("sampling", SamplingConfig), ("training", TrainingConfig)],
 )
-def test_every_key_of_a_recipe_stands_on_its_page_with_a_meaning(block, settings) -> None:
+def test_the_page_describes_every_key_of_a_recipe(block, settings) -> None:
     rows = {row.split("|")[1].strip(" `"): row.split("|")[3].strip() for row in _block(block).splitlines()[3:] if row}
     assert set(rows) == set(settings.model_fields)
     assert all(rows.values()), "a key has no description"
 
 
-def test_the_page_says_what_the_code_says() -> None:
+def test_the_page_has_the_descriptions_of_the_code() -> None:
     fresh = _builder().filled(PAGE)
     assert fresh == PAGE, "docs/reference/recipes.md is older than the settings; run: python docs/build_recipes.py"
 

@@ -26,29 +26,29 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
-def test_every_page_is_in_the_navigation_and_every_entry_of_it_is_a_page() -> None:
+def test_the_navigation_lists_exactly_the_pages() -> None:
     pages = {page.relative_to(DOCS).as_posix() for page in PAGES if page.is_relative_to(DOCS)}
     assert _navigation(SETTINGS["nav"]) == pages
 
 
-def test_the_front_page_leads_to_every_other() -> None:
+def test_the_front_page_links_to_every_other() -> None:
     front = prose(DOCS / "index.md")
     pages = _navigation(SETTINGS["nav"]) - {"index.md"}
     assert [page for page in pages if f"]({page})" not in front] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_every_link_and_picture_of_a_page_leads_somewhere(page) -> None:
+def test_every_link_and_image_of_a_page_exists(page) -> None:
     lost = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         path, _, anchor = link.partition("#")
         there = page.parent / path if path else page
-        known = "://" in link or (there.exists() and (not anchor or anchor in _anchors(there)))
-        lost += [] if known else [link]
+        names = "://" in link or (there.exists() and (not anchor or anchor in _anchors(there)))
+        lost += [] if names else [link]
     assert lost == []
 
 
-def test_every_public_module_has_a_page_in_the_reference_and_a_place_in_the_navigation() -> None:
+def test_every_public_module_has_a_reference_page_in_the_navigation() -> None:
     written = "\n".join(file.read_text() for file in (ROOT / "tests/repo").glob("public_names_*.txt"))
     modules = {name.rpartition(".")[0] for name in written.split()}
     entries = _navigation(SITE.navigation())
@@ -75,7 +75,7 @@ def test_the_reference_begins_with_the_public_names() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_what_a_page_shows_of_another_file_leads_somewhere_from_there(page) -> None:
+def test_links_of_an_included_file_resolve(page) -> None:
     shown = SITE.included(page.read_text(encoding="utf-8"))
     assert "<!-- from" not in shown
     if shown != page.read_text(encoding="utf-8"):
@@ -83,7 +83,7 @@ def test_what_a_page_shows_of_another_file_leads_somewhere_from_there(page) -> N
         assert [link for link in links if "://" not in link and link and not (page.parent / link).exists()] == []
 
 
-def test_a_heading_that_is_not_there_is_said() -> None:
+def test_a_missing_heading_is_reported() -> None:
     with pytest.raises(ValueError, match="has no section 'Nothing'"):
         SITE.section("README.md", "Nothing")
 
@@ -94,9 +94,9 @@ def test_links_of_the_readme_lead_to_pages_of_the_site() -> None:
 
 
 def test_names_in_prose_become_links_and_blocks_of_code_stay() -> None:
-    known = {"lumina_core.flow.path.LinearPath", "lumina_core.flow.path.sample_x_t"}
+    names = {"lumina_core.flow.path.LinearPath", "lumina_core.flow.path.sample_x_t"}
     page = "| `flow.path.LinearPath`, `sample_x_t` and `steps` |\n```python\nuse(`sample_x_t`)\n```"
-    assert SITE.linked(page, known) == (
+    assert SITE.linked(page, names) == (
         "| [`flow.path.LinearPath`][lumina_core.flow.path.LinearPath], "
         "[`sample_x_t`][lumina_core.flow.path.sample_x_t] and `steps` |\n"
         "```python\nuse(`sample_x_t`)\n```"
@@ -110,7 +110,7 @@ def test_the_site_fetches_nothing() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_lists_are_written_so_that_every_reader_of_markdown_sees_them(page) -> None:
+def test_lists_are_valid_in_every_markdown_dialect(page) -> None:
     # Python's Markdown wants four spaces for a list in a list, and an empty line before one after a paragraph
     assert re.findall(r"^ {1,3}(?:-|\d+\.) .*$", prose(page), flags=re.MULTILINE) == []
     assert re.findall(r"\n\n[^\s\-|#<\d>][^\n]*\n- [^\n]*", prose(page)) == []

@@ -52,7 +52,7 @@ def test_foreign_tensors_are_joined_renamed_and_reordered():
     assert torch.equal(native["head.weight"], torch.tensor([2.0, 1.0, 0.0]))
 
 
-def test_native_tensors_come_back_as_they_were():
+def test_a_round_trip_restores_native_tensors():
     back = KEY_MAP.to_foreign(KEY_MAP.to_native(FOREIGN))
     assert back.keys() == FOREIGN.keys()
     assert all(torch.equal(back[name].load(), FOREIGN[name].value) for name in FOREIGN)

@@ -38,7 +38,7 @@ def anonymous_bytes() -> int:
 
 
 class Trap:
-    """Makes a file where a pickle is run."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -107,9 +107,9 @@ def test_a_file_of_the_oldest_form_is_read(tmp_path):
     assert torch.equal(read_tensor(open_torch_pickle(tmp_path / "w.pth")["a"]), torch.arange(3))
 
 
-@pytest.mark.parametrize("kind", [dict, lambda values: Namespace(**values)], ids=["dict", "Namespace"])
-def test_plain_values_are_read(tmp_path, kind):
-    torch.save(kind(PLAIN), tmp_path / "s.pth")
+@pytest.mark.parametrize("make_mapping", [dict, lambda values: Namespace(**values)], ids=["dict", "Namespace"])
+def test_plain_values_are_read(tmp_path, make_mapping):
+    torch.save(make_mapping(PLAIN), tmp_path / "s.pth")
     assert read_namespace(tmp_path / "s.pth") == PLAIN
 
 
@@ -159,8 +159,8 @@ def test_anything_but_tensors_by_name_is_refused(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.97])
 def test_a_truncated_file_is_reported(tmp_path, share):
     torch.save({"a": torch.randn(1000)}, tmp_path / "w.pth")
-    whole = (tmp_path / "w.pth").read_bytes()
-    (tmp_path / "w.pth").write_bytes(whole[: int(share * len(whole))])
+    data = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(data[: int(share * len(data))])
     assert "got a truncated file" in message_of(open_torch_pickle, tmp_path / "w.pth")
 
 

@@ -9,7 +9,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_is_drawn_where_somebody_watches(monkeypatch):
+def test_a_terminal_shows_a_progress_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     with progress_bar("baking", 3) as done:
@@ -17,7 +17,7 @@ def test_a_bar_is_drawn_where_somebody_watches(monkeypatch):
     assert "baking" in sys.stderr.getvalue()
 
 
-def test_nothing_at_all_is_written_where_nobody_watches_or_quiet_is_asked(monkeypatch):
+def test_without_a_terminal_or_with_quiet_nothing_is_written(monkeypatch):
     for stream, quiet in ((io.StringIO(), False), (Terminal(), True)):
         monkeypatch.setattr(sys, "stderr", stream)
         with progress_bar("baking", 3, quiet) as done:
@@ -25,7 +25,7 @@ def test_nothing_at_all_is_written_where_nobody_watches_or_quiet_is_asked(monkey
         assert stream.getvalue() == ""
 
 
-def test_several_kinds_of_work_have_a_bar_each(monkeypatch):
+def test_each_task_has_its_own_progress_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     with multi_progress() as watch:

@@ -1,4 +1,4 @@
-"""The command of a task, made from its Request; tried on a modality that the core has never heard of."""
+"""The command line of a task, generated from its Request and tested with a modality outside the project."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_option_states_its_default():
     assert [o.name for o in options if "[default: " not in o.help and "[required]" not in o.help] == []
 
 
-def test_one_answer_is_one_file_with_the_request_in_it(lumina, toy_folder, tmp_path):
+def test_one_result_is_one_file_that_contains_the_request(lumina, toy_folder, tmp_path):
     out = tmp_path / "cat.json"
     done = lumina("numbers", "red cat", "--model", toy_folder, "--out", out, "--seed", 5)
     assert (done.status, done.out, done.err) == (0, f"{out}\n", "")
@@ -54,9 +54,9 @@ def test_one_answer_is_one_file_with_the_request_in_it(lumina, toy_folder, tmp_p
     assert written["record"] == {"word": "red cat", "length": 4, "seed": 5, "nfe": 4, "settings": usual}
 
 
-def test_the_same_request_gives_the_same_bytes_and_another_word_or_seed_others(lumina, toy_folder, tmp_path):
-    def numbers(*asked: object) -> bytes:
-        assert lumina("numbers", *asked, "--model", toy_folder, "--out", tmp_path / "x.json").status == 0
+def test_equal_requests_give_equal_bytes_and_another_word_or_seed_changes_them(lumina, toy_folder, tmp_path):
+    def numbers(*arguments: object) -> bytes:
+        assert lumina("numbers", *arguments, "--model", toy_folder, "--out", tmp_path / "x.json").status == 0
         return (tmp_path / "x.json").read_bytes()
 
     first = numbers("red cat", "--seed", 5)
@@ -83,28 +83,28 @@ def test_settings_reach_the_solver_and_evaluations_are_counted(lumina, toy_folde
     assert answer(plain)["numbers"] != answer(changed)["numbers"]
 
 
-def test_json_tells_everything_in_one_line(lumina, toy_folder, tmp_path):
+def test_json_is_one_line_with_settings_items_and_timings(lumina, toy_folder, tmp_path):
     out = tmp_path / "cat.json"
     done = lumina("numbers", "red cat", "--model", toy_folder, "--out", out, "--seed", 5, "--json", "--solver", "heun")
     (line,) = done.out.splitlines()
-    told = json.loads(line)
-    assert told["items"] == [{"seed": 5, "path": str(out)}]
-    assert told["settings"] == {
+    report = json.loads(line)
+    assert report["items"] == [{"seed": 5, "path": str(out)}]
+    assert report["settings"] == {
         "steps": 2,
         "solver": "heun",
         "schedule": "core.uniform_schedule",
         "guidance_scale": 2.0,
     }
-    assert told["generation_seconds"] > 0 and told["load_seconds"] > 0 and told["word"] == "red cat"
+    assert report["generation_seconds"] > 0 and report["load_seconds"] > 0 and report["word"] == "red cat"
 
 
 def test_a_count_numbers_its_files_and_the_kth_has_the_seed_plus_k(lumina, toy_folder, tmp_path):
     done = lumina(
         "numbers", "cat", "--model", toy_folder, "--out", tmp_path / "c.json", "--seed", 7, "--count", 3, "--json"
     )
-    told = json.loads(done.out)
-    assert [Path(item["path"]).name for item in told["items"]] == ["c-0.json", "c-1.json", "c-2.json"]
-    assert [item["seed"] for item in told["items"]] == [7, 8, 9] and told["word"] == "cat"
+    report = json.loads(done.out)
+    assert [Path(item["path"]).name for item in report["items"]] == ["c-0.json", "c-1.json", "c-2.json"]
+    assert [item["seed"] for item in report["items"]] == [7, 8, 9] and report["word"] == "cat"
     lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "one.json", "--seed", 9)
     third, alone = answer(tmp_path / "c-2.json"), answer(tmp_path / "one.json")
     assert third["numbers"] == pytest.approx(alone["numbers"], abs=1e-5)
@@ -112,33 +112,33 @@ def test_a_count_numbers_its_files_and_the_kth_has_the_seed_plus_k(lumina, toy_f
 
 
 @pytest.mark.parametrize("name", ["answers", "answers.v2"])
-def test_a_file_of_requests_is_answered_into_a_new_folder_whatever_its_name(lumina, toy_folder, tmp_path, name):
+def test_results_of_a_file_of_requests_are_written_to_a_new_folder_of_any_name(lumina, toy_folder, tmp_path, name):
     words = tmp_path / "words.txt"
     words.write_text("\ufeffred cat\n\n  blue sun  \r\n🚀\n", encoding="utf-8")
     out = tmp_path / name
     done = lumina("numbers", "--words", words, "--model", toy_folder, "--out", out, "--json", "--seed", 3)
-    told = json.loads(done.out.splitlines()[-1])
+    report = json.loads(done.out.splitlines()[-1])
     assert sorted(file.name for file in out.iterdir()) == ["00000.json", "00001.json", "00002.json"]
-    assert [(item["word"], item["seed"]) for item in told["items"]] == [("red cat", 3), ("blue sun", 4), ("🚀", 5)]
+    assert [(item["word"], item["seed"]) for item in report["items"]] == [("red cat", 3), ("blue sun", 4), ("🚀", 5)]
     lumina("numbers", "blue sun", "--model", toy_folder, "--out", tmp_path / "one.json", "--seed", 4)
     assert answer(out / "00001.json")["numbers"] == pytest.approx(answer(tmp_path / "one.json")["numbers"], abs=1e-5)
 
 
-def test_lines_of_a_file_share_no_seed_where_each_has_several(lumina, toy_folder, tmp_path):
+def test_lines_with_several_results_each_have_different_seeds(lumina, toy_folder, tmp_path):
     (tmp_path / "w").write_text("a\nb\n", encoding="utf-8")
     done = lumina(
         "numbers", "--words", tmp_path / "w", "--model", toy_folder, "--out", tmp_path / "o", "--count", 2, "--json"
     )
-    told = json.loads(done.out.splitlines()[-1])
-    assert [(item["seed"], item["word"]) for item in told["items"]] == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
+    report = json.loads(done.out.splitlines()[-1])
+    assert [(item["seed"], item["word"]) for item in report["items"]] == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
 
 
-def test_several_go_into_a_folder_that_is_there(lumina, toy_folder, tmp_path):
+def test_several_results_are_written_to_an_existing_folder(lumina, toy_folder, tmp_path):
     lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path, "--count", 2)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["00000.json", "00001.json"]
 
 
-def test_a_text_longer_than_the_model_reads_is_answered_with_a_note(lumina, toy_folder, tmp_path):
+def test_a_truncated_text_gives_a_note(lumina, toy_folder, tmp_path):
     done = lumina("numbers", "red cat " * 50, "--model", toy_folder, "--out", tmp_path / "x.json")
     assert done.status == 0
     assert done.err.startswith("Note: word: the text is too long for this model; left out: ")
@@ -171,11 +171,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "said"), WRONG, ids=[" ".join(map(str, asked)) for asked, _ in WRONG])
-def test_a_wrong_request_is_one_clear_line_and_writes_nothing(lumina, toy_folder, tmp_path, asked, said):
-    done = lumina("numbers", *asked, "--model", toy_folder, "--out", tmp_path / "x.json")
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(map(str, arguments)) for arguments, _ in WRONG])
+def test_a_wrong_request_is_one_clear_line_and_writes_nothing(lumina, toy_folder, tmp_path, arguments, message):
+    done = lumina("numbers", *arguments, "--model", toy_folder, "--out", tmp_path / "x.json")
     assert done.status in (1, 2) and done.out == ""
-    assert said in done.err and done.err.startswith("Error: ") and done.err.count("\n") == 1
+    assert message in done.err and done.err.startswith("Error: ") and done.err.count("\n") == 1
     assert nothing_in(tmp_path)
 
 
@@ -189,19 +189,19 @@ def test_a_wrong_file_of_requests_is_one_clear_line(lumina, toy_folder, tmp_path
         empty: "got no line, expected one word per line",
         latin: "is not UTF-8 text (byte 3)",
     }
-    for file, said in {**wrong, folder: "cannot read"}.items():
+    for file, message in {**wrong, folder: "cannot read"}.items():
         done = lumina("numbers", "--words", file, "--model", toy_folder, "--out", tmp_path / "out")
-        assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+        assert done.status == 2 and message in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_line_is_named_and_nothing_is_begun(lumina, toy_folder, tmp_path):
+def test_an_invalid_line_is_named_before_anything_is_generated(lumina, toy_folder, tmp_path):
     (tmp_path / "w").write_text("a\nb\n", encoding="utf-8")
     done = lumina("numbers", "--words", tmp_path / "w", "--model", toy_folder, "--out", tmp_path / "o", "--steps", 0)
     assert done.err.startswith("Error: line 1: --steps: ") and not (tmp_path / "o").exists()
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_model_is_opened(lumina, tmp_path):
+def test_an_unwritable_path_is_reported_before_the_model_is_loaded(lumina, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine", encoding="utf-8")
     (tmp_path / "words").write_text("cat", encoding="utf-8")
@@ -216,17 +216,15 @@ def test_a_place_that_cannot_be_written_is_told_before_the_model_is_opened(lumin
         (("--words", tmp_path / "words"), tmp_path / "missing" / "deep", "missing does not exist"),
         (("--words", tmp_path / "words"), Path("/proc/answers"), "cannot write in /proc"),
     ]
-    for asked, out, said in wrong:
-        done = lumina("numbers", *asked, "--model", "never looked at", "--out", out)
-        assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+    for arguments, out, message in wrong:
+        done = lumina("numbers", *arguments, "--model", "never looked at", "--out", out)
+        assert done.status == 2 and message in done.err and done.err.count("\n") == 1
     assert (
         sorted(f.name for f in tmp_path.iterdir()) == ["file", "words"] and file.read_text(encoding="utf-8") == "mine"
     )
 
 
-def test_a_model_is_called_by_its_name_and_a_wrong_name_is_answered_with_the_nearest(
-    lumina, install, toy_folder, tmp_path
-):
+def test_a_model_is_loaded_by_name_and_the_nearest_name_is_offered(lumina, install, toy_folder, tmp_path):
     plugin = """
 from lumina_core import hookimpl
 @hookimpl
@@ -247,9 +245,7 @@ def lumina_register_models(models):
 
 
 @pytest.mark.parametrize(("default", "opened"), [(True, "model"), (False, "first")])
-def test_where_nobody_says_which_the_default_model_of_all_that_are_installed_is_opened(
-    install, monkeypatch, default, opened
-):
+def test_without_a_model_option_the_default_of_the_installed_models_is_loaded(install, monkeypatch, default, opened):
     from lumina_core.sampling import pipeline
 
     plugin = """
@@ -267,7 +263,7 @@ def lumina_register_models(models):
     assert pipeline.Pipeline.from_pretrained() == opened
 
 
-def test_without_any_model_it_says_how_to_name_one(lumina, tmp_path):
+def test_without_an_installed_model_the_error_says_how_to_name_one(lumina, tmp_path):
     done = lumina("numbers", "cat", "--out", tmp_path / "x.json")
     assert (
         done.err
@@ -275,7 +271,7 @@ def test_without_any_model_it_says_how_to_name_one(lumina, tmp_path):
     )
 
 
-def test_help_is_sentences_but_for_names_and_says_every_usual_value(lumina):
+def test_help_texts_are_sentences_and_state_defaults(lumina):
     text = " ".join(lumina("numbers", "--help").out.split())
     assert "]. -" not in text and "Time_aware" not in text and "time_aware: keys and values" in text
     assert "are refused. [default: 64]" in text
@@ -290,14 +286,14 @@ def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):
     assert done.err == f"Error: --model: got {other}, a model for toy.letters, expected toy.numbers.\n"
 
 
-def test_an_installed_model_of_another_task_is_told_apart_from_one_that_is_not_there(lumina, monkeypatch, tmp_path):
+def test_a_model_of_another_task_and_a_missing_model_have_different_errors(lumina, monkeypatch, tmp_path):
     other = SimpleNamespace(extra={"task": "toy.letters"})
     monkeypatch.setattr(Registry, "models", lambda self: {"toy.letters": other})
     done = lumina("numbers", "cat", "--model", "toy.letters", "--out", tmp_path / "x.json")
     assert done.err.startswith("Error: --model: got toy.letters, a model for toy.letters, expected toy.numbers.")
 
 
-def test_the_backbone_is_compiled_where_it_is_asked_for(lumina, toy_folder, tmp_path, monkeypatch):
+def test_the_compile_option_compiles_the_backbone(lumina, toy_folder, tmp_path, monkeypatch):
     import torch
 
     compiled = []

@@ -1,4 +1,4 @@
-"""The command `lumina`: light to start, and every error in one line."""
+"""The command `lumina`: light imports and errors of one line."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def test_starting_imports_nothing_heavy(arguments):
     assert not HEAVY & set(modules.split())
 
 
-def test_help_lists_tasks_first_and_says_how_to_begin(lumina, toy):
+def test_help_lists_tasks_first_and_shows_first_commands(lumina, toy):
     done = lumina("--help")
     assert done.status == 0
     assert done.out.index("numbers ") < done.out.index("train ") < done.out.index("plugins ")
     assert "Numbers from a word." in done.out and "Example:" in done.out
 
 
-def test_an_unknown_command_is_answered_with_the_nearest(lumina):
+def test_the_nearest_command_is_offered_for_an_unknown_one(lumina):
     done = lumina("trian", "x")
     assert done.status == 2
     assert done.err == "Error: there is no command 'trian'; did you mean 'train'? See: lumina --help\n"
     assert lumina("zzzzzz").err == "Error: there is no command 'zzzzzz'. See: lumina --help\n"
 
 
-def test_the_command_of_a_plugin_that_was_left_out_says_why(lumina, install):
+def test_the_command_of_a_failed_plugin_reports_the_reason(lumina, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise ImportError('libsndfile is missing')"})
     done = lumina("bad", "a song")
     assert done.status == 2
@@ -83,12 +83,12 @@ def fail():
 
 def test_debug_shows_the_traceback_and_the_line(capsys):
     assert run(["plugins", "nobody"], debug=True) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" in said and said.splitlines()[-1].startswith("Error: no plugin is called 'nobody'")
+    message = capsys.readouterr().err
+    assert "Traceback" in message and message.splitlines()[-1].startswith("Error: no plugin is called 'nobody'")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("check", "toy.smal"), "no recipe is called 'toy.smal', and it is no .yaml file; did you mean 'toy.small'?"),
         (("check", "nowhere.yaml"), "cannot read nowhere.yaml"),
@@ -102,13 +102,13 @@ def test_debug_shows_the_traceback_and_the_line(capsys):
         (("plugins", "tyo"), "no plugin is called 'tyo'; did you mean 'toy'?"),
     ],
 )
-def test_a_wrong_recipe_or_name_is_one_clear_line(lumina, toy, arguments, said):
+def test_a_wrong_recipe_or_name_is_one_clear_line(lumina, toy, arguments, message):
     done = lumina(*arguments)
     assert done.status in (1, 2)
-    assert said in done.err and done.err.count("\n") == 1 and done.err.startswith("Error: ")
+    assert message in done.err and done.err.count("\n") == 1 and done.err.startswith("Error: ")
 
 
-def test_a_recipe_that_its_package_does_not_ship_says_where_it_was_sought(lumina, install):
+def test_a_missing_recipe_is_reported_with_the_searched_package(lumina, install):
     plugin = """
 from lumina_core import hookimpl
 @hookimpl

@@ -1,4 +1,4 @@
-"""`lumina plugins` tells what is there, from where, and why something was left out."""
+"""`lumina plugins` lists installed plugins, their distributions, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import lumina_core
 
 
-def test_it_names_each_plugin_with_its_distribution_version_and_parts(lumina, toy):
+def test_each_plugin_is_listed_with_its_distribution_version_and_components(lumina, toy):
     done = lumina("plugins")
     assert f"core  (lumina-core {lumina_core.__version__})" in done.out
     assert "toy  (lumina-toy 1.0)" in done.out
@@ -20,7 +20,7 @@ def test_a_name_shows_one_plugin_alone(lumina, toy):
     assert "toy.pairs" in done.out and "core.euler" not in done.out
 
 
-def test_what_was_left_out_is_told_in_a_line_and_in_full_by_its_name(lumina, install):
+def test_a_failed_plugin_is_one_line_in_the_list_and_has_a_full_report_by_name(lumina, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise ImportError('libsndfile is missing')"})
     line = "bad  (lumina-bad 1.0)  LEFT OUT: ImportError: libsndfile is missing\n"
     everything, alone = lumina("plugins"), lumina("plugins", "bad")
@@ -33,15 +33,15 @@ def test_what_was_left_out_is_told_in_a_line_and_in_full_by_its_name(lumina, ins
 def test_json_is_one_object_on_one_line(lumina, toy, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "1 / 0"})
     (line,) = lumina("plugins", "--json").out.splitlines()
-    told = json.loads(line)
+    report = json.loads(line)
     reason = "ZeroDivisionError: division by zero"
-    assert told["left_out"] == {"bad": {"distribution": "lumina-bad", "version": "1.0", "reason": reason}}
-    assert told["plugins"]["toy"]["distribution"] == "lumina-toy"
-    brought = {"type": "autoencoder", "name": "toy.same", "summary": "the numbers themselves"}
-    assert brought in told["plugins"]["toy"]["components"]
+    assert report["left_out"] == {"bad": {"distribution": "lumina-bad", "version": "1.0", "reason": reason}}
+    assert report["plugins"]["toy"]["distribution"] == "lumina-toy"
+    component = {"type": "autoencoder", "name": "toy.same", "summary": "the numbers themselves"}
+    assert component in report["plugins"]["toy"]["components"]
 
 
-def test_a_kind_of_a_plugins_own_and_commands_are_listed(lumina, install):
+def test_component_types_and_commands_of_a_plugin_are_listed(lumina, install):
     plugin = """
 from lumina_core import hookimpl
 @hookimpl
@@ -55,12 +55,12 @@ def lumina_register_commands(commands):
     commands.add("sing", "a:b", "Sings.")
 """
     install("lumina-sound", "sound = sound_plugin", {"sound_plugin": plugin})
-    kinds = [line.split()[0] for line in lumina("plugins", "sound").out.splitlines()[1:]]
-    assert kinds == ["hummer", "component_type", "command"]
+    entry_types = [line.split()[0] for line in lumina("plugins", "sound").out.splitlines()[1:]]
+    assert entry_types == ["hummer", "component_type", "command"]
 
 
-def test_a_recipe_of_a_plugin_that_was_left_out_says_so(lumina, install):
+def test_a_recipe_of_a_failed_plugin_reports_the_failure(lumina, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise RuntimeError('libsndfile is missing')"})
-    told = lumina("check", "bad.tiny")
-    assert told.status == 1
-    assert "the plugin 'bad' is installed but was left out: RuntimeError: libsndfile is missing" in told.err
+    report = lumina("check", "bad.tiny")
+    assert report.status == 1
+    assert "the plugin 'bad' is installed but was left out: RuntimeError: libsndfile is missing" in report.err

@@ -1,20 +1,20 @@
-"""Results as they form, in files beside the result."""
+"""Previews of intermediate results in a folder next to the result."""
 
 from __future__ import annotations
 
 import json
 
 
-def test_a_file_every_few_steps_in_a_folder_beside_the_result(lumina, toy, toy_folder, tmp_path):
+def test_previews_are_written_at_the_interval_to_a_folder_next_to_the_result(lumina, toy, toy_folder, tmp_path):
     out = tmp_path / "made.json"
-    asked = ("numbers", "red cat", "--steps", 5, "--model", toy_folder, "--out", out, "--json")
-    done = lumina(*asked, "--preview", 2)
+    arguments = ("numbers", "red cat", "--steps", 5, "--model", toy_folder, "--out", out, "--json")
+    done = lumina(*arguments, "--preview", 2)
     assert done.status == 0
     assert sorted(path.name for path in (tmp_path / "made-steps").iterdir()) == ["002.json", "004.json"]
     assert [item["preview"] for item in json.loads(done.out)["items"]] == [str(tmp_path / "made-steps")]
-    kept = out.read_bytes()
-    lumina(*asked)
-    assert out.read_bytes() == kept
+    expected = out.read_bytes()
+    lumina(*arguments)
+    assert out.read_bytes() == expected
 
 
 def test_several_results_have_a_folder_each(lumina, toy, toy_folder, tmp_path):

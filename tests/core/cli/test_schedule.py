@@ -1,4 +1,4 @@
-"""lumina schedule: what is printed, drawn and kept, and how a model is then asked with its own grid."""
+"""`lumina schedule`: printed schedules, fitting, and generation with the fitted schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lumina_core.sampling.schedule_fit import fit_schedule, save_schedule
 
 @pytest.fixture
 def own(toy_folder, tmp_path):
-    """A copy of a model folder that may be written to."""
+    """A writable copy of a model folder."""
     import shutil
 
     return shutil.copytree(toy_folder, tmp_path / "model")
@@ -36,10 +36,10 @@ def test_a_schedule_is_printed_with_every_step(lumina):
 
 
 @pytest.mark.parametrize("name", ["uniform", "shift:shift=2", "rational", "sigmoid", "custom:values=[0, 0.3, 1]"])
-def test_every_grid_prints_as_json_from_zero_to_one(lumina, name):
-    told = json.loads(lumina("schedule", "--schedule", name, "--json").out)
-    assert (told["values"][0], told["values"][-1]) == (0, 1)
-    assert told["steps"] == (2 if "custom" in name else 10)
+def test_every_schedule_is_printed_as_json_from_zero_to_one(lumina, name):
+    report = json.loads(lumina("schedule", "--schedule", name, "--json").out)
+    assert (report["values"][0], report["values"][-1]) == (0, 1)
+    assert report["steps"] == (2 if "custom" in name else 10)
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,18 @@ def test_every_grid_prints_as_json_from_zero_to_one(lumina, name):
         (["--schedule", "fitted"], "lumina schedule fit MODEL"),
     ],
 )
-def test_what_is_no_grid_is_one_clear_line(lumina, arguments, message):
+def test_an_invalid_schedule_is_one_clear_line(lumina, arguments, message):
     done = lumina("schedule", *arguments)
     assert done.status in (1, 2) and message in done.err and len(done.err.strip().splitlines()) == 1
 
 
-def test_a_fitted_grid_is_kept_in_the_folder_and_used_when_asked(own):
-    session = opened(own)
+def test_a_fitted_schedule_is_saved_in_the_model_folder_and_used_by_name(own):
+    pipe = opened(own)
     with pytest.raises(ConfigError, match="lumina schedule fit MODEL"):
-        session(word="red cat", schedule="fitted")
-    values = fit_schedule(
-        session.model, session.registry, [session.make_request(word="red cat", seed=k) for k in range(2)], 16
-    )
+        pipe(word="red cat", schedule="fitted")
+    values = fit_schedule(pipe.model, pipe.registry, [pipe.make_request(word="red cat", seed=k) for k in range(2)], 16)
     assert len(values) == 65 and values == fit_schedule(
-        session.model, session.registry, [session.make_request(word="red cat", seed=k) for k in range(2)], 16
+        pipe.model, pipe.registry, [pipe.make_request(word="red cat", seed=k) for k in range(2)], 16
     )
     save_schedule(own, values)
     found = opened(own)(word="red cat", schedule="fitted", steps=4)[0]
@@ -82,26 +80,24 @@ def words(tmp_path):
     return path
 
 
-def test_a_grid_fitted_for_least_error_is_kept_used_and_told_of_by_words_that_it_was_not_fitted_to(
-    lumina, toy, own, words
-):
+def test_a_schedule_fitted_by_error_is_saved_used_and_reported_on_held_out_requests(lumina, toy, own, words):
     done = lumina("schedule", "fit", own, "--requests", words, "--nfe", 6, "--json")
     values = json.loads((own / "config.json").read_text())["recipe"]["sampling"]["fitted_schedule"]
     assert done.status == 0 and (values[0], values[-1]) == (0, 1) and values == sorted(set(values))
     assert "fitted to 2 requests for core.midpoint" in done.err
     assert done.err.count(" steps: ") == 2 and json.loads(done.out)["values"][::10] == [0, 1]
-    session = opened(own)
-    asked = {name: session(word="red cat", schedule=name, nfe=6)[0] for name in ("fitted", "uniform")}
-    assert float((asked["fitted"].data - asked["uniform"].data).abs().max()) > 0
+    pipe = opened(own)
+    options = {name: pipe(word="red cat", schedule=name, nfe=6)[0] for name in ("fitted", "uniform")}
+    assert float((options["fitted"].data - options["uniform"].data).abs().max()) > 0
 
 
-def test_the_quick_way_is_still_there_and_either_says_beforehand_what_it_takes(lumina, toy, own, words):
+def test_fitting_by_sharpness_works_and_a_dry_run_reports_the_cost(lumina, toy, own, words):
     before = (own / "config.json").read_bytes()
-    asked = ["schedule", "fit", own, "--requests", words]
-    tried = lumina(*asked, "--dry-run")
+    options = ["schedule", "fit", own, "--requests", words]
+    tried = lumina(*options, "--dry-run")
     assert (tried.status, tried.out) == (0, "") and "evaluations of a batch of 2" in tried.err
     assert (own / "config.json").read_bytes() == before
-    quick = lumina(*asked, "--by", "sharpness", "--json")
+    quick = lumina(*options, "--by", "sharpness", "--json")
     assert quick.status == 0 and "64 evaluations of a batch of 4" in quick.err
     assert (own / "config.json").read_bytes() != before
 
@@ -117,11 +113,11 @@ def test_the_quick_way_is_still_there_and_either_says_beforehand_what_it_takes(l
         (["--requests", "{words}", "--solver", "dopri5"], "chooses its own steps"),
     ],
 )
-def test_what_a_grid_cannot_be_fitted_to_is_one_clear_line(lumina, toy, own, words, arguments, message):
+def test_invalid_fit_options_are_one_clear_line(lumina, toy, own, words, arguments, message):
     done = lumina("schedule", "fit", own, *(str(one).format(words=words) for one in arguments))
     assert done.status == 2 and message in done.err and len(done.err.strip().splitlines()) == 1
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(CheckpointError):
         save_schedule(tmp_path, (0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Conditions are put together item by item, and a mask is made only where it is needed."""
+"""Conditions are joined item by item, with a mask only if lengths differ."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def context(batch: int) -> Tokens:
 
 
 def test_join_concatenates_contexts_and_pooled_conditions():
-    said = join(
+    joined = join(
         [
             Condition(memory(2, 3), pooled=memory(2, 1)[:, 0]),
             Condition(memory(2, 1, 50.0)),
             Condition(pooled=memory(2, 2)[:, 1]),
         ]
     )
-    assert torch.equal(said.context, torch.cat([memory(2, 3), memory(2, 1, 50.0)], 1))
-    assert said.context_mask is None and said.pooled.shape == (2, 4)
+    assert torch.equal(joined.context, torch.cat([memory(2, 3), memory(2, 1, 50.0)], 1))
+    assert joined.context_mask is None and joined.pooled.shape == (2, 4)
 
 
 def test_joining_with_a_mask_makes_masks_for_all():
     mask = torch.tensor([[True, False]])
-    said = join([Condition(memory(1, 2), mask), Condition(memory(1, 3))])
-    assert said.context_mask.tolist() == [[True, False, True, True, True]]
+    joined = join([Condition(memory(1, 2), mask), Condition(memory(1, 3))])
+    assert joined.context_mask.tolist() == [[True, False, True, True, True]]
 
 
 def test_conditions_that_cannot_be_joined_are_an_error():
@@ -73,10 +73,10 @@ def test_mean_pool_is_the_mean_of_real_entries():
 
 
 def regional(regions, tokens, seed=0, entries=3):
-    parts = [Condition(context=seeded_randn((1, entries, 4), seed + k)) for k in range(regions)]
+    conditions = [Condition(context=seeded_randn((1, entries, 4), seed + k)) for k in range(regions)]
     shares = torch.zeros(regions, tokens)
     shares[torch.arange(tokens) % regions, torch.arange(tokens)] = 1
-    return parts, combine_regions(parts, shares)
+    return conditions, combine_regions(conditions, shares)
 
 
 def test_missing_regions_of_a_batch_are_empty():
@@ -98,15 +98,15 @@ def test_missing_regions_of_a_batch_are_empty():
 
 
 def test_regions_that_do_not_fit_are_an_error():
-    parts, three = regional(3, 6)
+    conditions, three = regional(3, 6)
     with pytest.raises(ShapeError, match="got 2 regions, expected 3"):
-        combine_regions(parts, torch.ones(2, 6))
+        combine_regions(conditions, torch.ones(2, 6))
     with pytest.raises(ShapeError, match="a condition without context"):
         combine_regions([Condition()], torch.ones(1, 6))
     with pytest.raises(ShapeError, match="got 5 and 6 tokens"):
         stack([three, regional(2, 5)[1]])
     with pytest.raises(ShapeError, match="a single context"):
-        join([three, parts[0]])
+        join([three, conditions[0]])
 
 
 def every_field(batch, seed=0):
@@ -125,18 +125,18 @@ def tensors(condition):
 
 def test_selecting_stacking_repeating_and_moving_reach_every_field():
     condition = every_field(3)
-    whole, order = tensors(condition), torch.tensor([2, 0])
-    assert len(whole) == 7
+    full, order = tensors(condition), torch.tensor([2, 0])
+    assert len(full) == 7
     for name, value in tensors(select(condition, order)).items():
-        assert torch.equal(value, whole[name][order]), name
+        assert torch.equal(value, full[name][order]), name
     for name, value in tensors(stack([select(condition, torch.tensor([k])) for k in range(3)])).items():
-        assert torch.equal(value, whole[name]), name
+        assert torch.equal(value, full[name]), name
     for name, value in tensors(repeat(condition, 2)).items():
-        assert torch.equal(value, whole[name][[0, 0, 1, 1, 2, 2]]), name
+        assert torch.equal(value, full[name][[0, 0, 1, 1, 2, 2]]), name
     for name, value in tensors(condition_to(condition, torch.device("cpu"), torch.float64)).items():
-        kept = {"context_mask": torch.bool, "reference.positions": torch.float32}
-        assert value.dtype == kept.get(name, torch.float64), name
-        assert torch.equal(value, whole[name].to(value.dtype)), name
+        expected_dtypes = {"context_mask": torch.bool, "reference.positions": torch.float32}
+        assert value.dtype == expected_dtypes.get(name, torch.float64), name
+        assert torch.equal(value, full[name].to(value.dtype)), name
 
 
 def test_token_conditions_of_two_conditioners_are_joined_along_their_width():

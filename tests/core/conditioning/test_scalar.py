@@ -34,8 +34,8 @@ def test_numbers_a_hundredth_of_the_range_apart_are_distinguished():
 
 def test_octaves_are_equal_steps_on_a_log_scale():
     conditioner = make_conditioner(min=55.0, max=880.0, scale="log")
-    places = [conditioner._normalize(value) for value in (55.0, 110.0, 220.0, 440.0, 880.0)]
-    assert places == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    positions = [conditioner._normalize(value) for value in (55.0, 110.0, 220.0, 440.0, 880.0)]
+    assert positions == pytest.approx([0, 0.25, 0.5, 0.75, 1])
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 10.1, float("nan"), float("inf"), "3", True])

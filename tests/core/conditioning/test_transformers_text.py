@@ -34,7 +34,7 @@ def reader(folder, **options):
 
 
 def real(condition, row=0):
-    """The real entries of an item's memory."""
+    """The real entries of the context of an item."""
     mask = condition.context_mask
     return condition.context[row] if mask is None else condition.context[row][mask[row]]
 
@@ -208,14 +208,14 @@ def test_a_missing_library_is_reported_with_the_command_that_installs_it(decoder
 def test_a_changed_source_is_refused(decoder, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(decoder, folder)
-    known = reader(folder).pin_hashes()
-    assert reader(folder, **known).encode(["a cat"]).context.any()
+    hashes = reader(folder).pin_hashes()
+    assert reader(folder, **hashes).encode(["a cat"]).context.any()
     network = transformers.AutoModel.from_pretrained(folder)
     with torch.no_grad():
         network.embed_tokens.weight[4, 0] += 1e-3
     network.save_pretrained(folder)
     with pytest.raises(CheckpointError, match="files have changed since the model was saved"):
-        reader(folder, **known).encode(["a cat"])
+        reader(folder, **hashes).encode(["a cat"])
 
 
 def test_a_fingerprint_changes_with_the_files_and_numeric_options(decoder, tmp_path):

@@ -36,7 +36,7 @@ def cost(noise, data):
     return float((noise - data).square().sum())
 
 
-def test_independent_noise_stays_as_it_is():
+def test_independent_coupling_leaves_noise_unchanged():
     tokens = random_tokens(3, 4)
     noise = random_noise(tokens)
     assert IndependentCoupling(IndependentCoupling.Config())(noise, tokens) is noise

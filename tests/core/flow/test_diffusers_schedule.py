@@ -1,4 +1,4 @@
-"""The grid of diffusers: its own class is asked for the same times."""
+"""The schedule of diffusers, compared with the class of the library."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def test_times_are_those_of_the_library(shift, steps):
     torch.testing.assert_close(ours, 1 - theirs.sigmas.double(), atol=1e-7, rtol=0)
 
 
-def test_four_steps_end_with_a_very_short_one():
+def test_the_last_of_four_steps_is_very_short():
     grid = DiffusersSchedule(DiffusersSchedule.Config())(4)
     torch.testing.assert_close(grid, torch.tensor([0, 0.333, 0.666, 0.999, 1], dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-def test_no_step_at_all_is_refused():
+def test_zero_steps_are_refused():
     with pytest.raises(ConfigError, match=r"steps: got .*, expected at least 1"):
         DiffusersSchedule(DiffusersSchedule.Config())(0)

@@ -32,7 +32,7 @@ def test_the_velocity_is_the_variance_times_the_score_less_the_drift(path):
     assert (variance * score - drifted).numpy() == pytest.approx(velocity.numpy(), rel=1e-9, abs=1e-9)
 
 
-def test_forms_of_stirring_have_the_values_of_their_formulas():
+def test_diffusion_forms_have_the_values_of_their_formulas():
     path, x = LinearPath(LinearPath.Config()), torch.zeros(3, 2, 1, dtype=torch.float64)
     found = {f: compute_diffusion(path, x, TIMES, f, 2.0)[:, 0, 0].tolist() for f in ("constant", "sigma", "linear")}
     assert found["constant"] == [2.0, 2.0, 2.0]
@@ -44,6 +44,6 @@ def test_forms_of_stirring_have_the_values_of_their_formulas():
     assert compute_diffusion(path, x, TIMES, "sbdm", 1.0)[:, 0, 0].tolist() == pytest.approx([9.0, 1.0, 1 / 9])
 
 
-def test_an_unknown_form_is_refused_with_the_known_ones():
+def test_an_unknown_diffusion_form_is_refused_with_a_list_of_forms():
     with pytest.raises(ConfigError, match=r"'heat', expected one of constant, sbdm"):
         compute_diffusion(LinearPath(LinearPath.Config()), torch.zeros(1, 1, 1), torch.zeros(1), "heat")

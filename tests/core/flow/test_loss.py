@@ -1,4 +1,4 @@
-"""The objective: padding and neighbours change nothing, and who predicts perfectly has no loss."""
+"""The objective: independence of padding and batch, and zero loss of an exact prediction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lumina_core.flow.path import (
 from lumina_core.flow.time_samplers import LogitNormalTimeSampler, UniformTimeSampler
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 
-KINDS = ("velocity", "data", "noise", "score")
+PREDICTIONS = ("velocity", "data", "noise", "score")
 
 
 def objective(path=None, time_sampler=None, **settings):
@@ -36,15 +36,15 @@ def generators(seeds):
 
 
 def simple(tokens, time, condition):
-    """A prediction that depends on the token's numbers and the time only."""
+    """A prediction that depends only on the values of the token and the time."""
     return torch.sin(tokens.values) * time[:, None, None] + 0.3
 
 
 def oracle(task, tokens, seeds):
-    """A perfect predictor: it knows the noise, since it draws it as the objective does."""
-    drawn = generators(seeds)
-    time = train_time(task.path, task.time_sampler(drawn))
-    noise = noise_like(Batch(tokens, Condition()), drawn)
+    """An exact predictor: it draws the same noise as the objective."""
+    item_generators = generators(seeds)
+    time = train_time(task.path, task.time_sampler(item_generators))
+    noise = noise_like(Batch(tokens, Condition()), item_generators)
 
     def predict(noisy, when, condition):
         assert torch.equal(when, time)
@@ -58,8 +58,8 @@ def oracle(task, tokens, seeds):
 
 
 @pytest.mark.parametrize("lengths", [(7, 7, 7), (3, 9, 6)])
-@pytest.mark.parametrize("prediction", KINDS)
-def test_the_loss_of_a_batch_is_the_mean_of_its_items_alone_whatever_their_padding(lengths, prediction):
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_loss_of_a_padded_batch_is_the_mean_of_the_losses_of_its_items(lengths, prediction):
     task = objective(prediction=prediction)
     items = [item(length, seed) for seed, length in enumerate(lengths)]
     alone = [task.loss(simple, Batch(one, Condition()), generators([k])).total for k, one in enumerate(items)]
@@ -67,7 +67,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_items_alone_whatever_their_paddi
     assert float(together) == pytest.approx(float(torch.stack(alone).mean()), rel=1e-5)
 
 
-def test_what_stands_in_the_padding_never_changes_the_loss():
+def test_values_in_the_padding_do_not_change_the_loss():
     task, tokens = objective(), stack_tokens([item(3), item(8)])
 
     def loud(noisy, time, condition):
@@ -88,7 +88,7 @@ def test_noise_is_normal_on_real_tokens_and_zero_on_padding():
 
 
 @pytest.mark.parametrize("loss_space", ["velocity", "prediction"])
-@pytest.mark.parametrize("prediction", KINDS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("path", [LinearPath(LinearPath.Config()), GVPPath(GVPPath.Config()), VPPath(VPPath.Config())])
 def test_a_perfect_predictor_has_no_loss(path, prediction, loss_space):
     task = objective(path, prediction=prediction, loss_space=loss_space)
@@ -99,7 +99,7 @@ def test_a_perfect_predictor_has_no_loss(path, prediction, loss_space):
 
 
 @pytest.mark.parametrize("path", [LinearPath(LinearPath.Config()), GVPPath(GVPPath.Config()), VPPath(VPPath.Config())])
-def test_perfect_data_gives_the_true_velocity_away_from_the_floor(path):
+def test_exact_data_gives_the_exact_velocity_above_min_coef(path):
     task = objective(path, prediction="data", min_coef=0.05)
     time = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
     noise, data = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -107,7 +107,7 @@ def test_perfect_data_gives_the_true_velocity_away_from_the_floor(path):
     assert found.numpy() == pytest.approx(velocity_target(path, noise, data, time).numpy(), abs=1e-9)
 
 
-def test_near_data_the_floor_bounds_what_an_error_of_the_data_costs():
+def test_near_data_min_coef_bounds_the_loss_of_a_data_error():
     task = objective(prediction="data", min_coef=0.05)
     time, data = torch.tensor([0.9999]), torch.zeros(1, 2, 5)
     error = task.velocity(data + 0.01, data, time) - task.velocity(data, data, time)
@@ -115,7 +115,7 @@ def test_near_data_the_floor_bounds_what_an_error_of_the_data_costs():
     assert float(error.abs().max()) <= 0.01 / 0.05 + 0.011
 
 
-def test_the_loss_is_the_mean_square_that_one_counts_by_hand():
+def test_the_loss_equals_the_mean_square_error_of_the_formula():
     data, noise = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[0.0], [1.0]]])
     batch = Batch(Tokens(data, torch.zeros(1, 2, 3), ((2,),)), Condition())
     # the velocity is data - noise = 1, 2; zero is answered: (1 + 4) / 2
@@ -125,12 +125,12 @@ def test_the_loss_is_the_mean_square_that_one_counts_by_hand():
     assert found.tolist() == [2.5]
 
 
-def test_the_same_item_is_seen_at_the_same_time_in_every_company():
-    seen = {}
+def test_an_item_has_the_same_time_and_x_t_in_every_batch():
+    inputs = {}
 
     def watch(name):
         def predict(tokens, time, condition):
-            seen[name] = (float(time[-1]), tokens.values[-1].clone())
+            inputs[name] = (float(time[-1]), tokens.values[-1].clone())
             return tokens.values
 
         return predict
@@ -138,5 +138,5 @@ def test_the_same_item_is_seen_at_the_same_time_in_every_company():
     task = objective(time_sampler=LogitNormalTimeSampler(LogitNormalTimeSampler.Config()))
     task.loss(watch("alone"), Batch(item(4, 2), Condition()), generators([7]))
     task.loss(watch("late"), Batch(stack_tokens([item(4, 1), item(4, 2)]), Condition()), generators([3, 7]))
-    assert seen["alone"][0] == seen["late"][0]
-    assert torch.equal(seen["alone"][1], seen["late"][1])
+    assert inputs["alone"][0] == inputs["late"][0]
+    assert torch.equal(inputs["alone"][1], inputs["late"][1])

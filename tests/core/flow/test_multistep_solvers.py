@@ -1,4 +1,4 @@
-"""Solvers that remember: their order, and one evaluation a step."""
+"""Multistep solvers: their order, and one evaluation per step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lumina_core.errors import ConfigError
 from lumina_core.flow.solvers import AdamsBashforth, DPMSolverPP, euler, heun3, integrate, midpoint, rk4, steps_for_nfe
 
 
-def test_adams_is_of_second_order_with_one_evaluation_a_step():
+def test_adams_has_order_two_with_one_evaluation_per_step():
     coarse, fine = (error_on_spiral(AdamsBashforth(), steps) for steps in (64, 128))
     assert math.log2(coarse / fine) == pytest.approx(2, abs=0.15)
     found = integrate(lambda x, t: -x, torch.ones(1, 2), torch.linspace(0, 1, 6, dtype=torch.float64), AdamsBashforth())
     assert (found.nfe, found.steps) == (5, 5)
 
 
-def test_adams_is_exact_on_a_velocity_that_is_a_line_in_time_however_uneven_the_steps():
+def test_adams_is_exact_on_a_velocity_linear_in_time_for_uneven_steps():
     grid = torch.tensor([0.0, 0.2, 0.25, 0.7, 1.0], dtype=torch.float64)
     found = integrate(lambda x, t: t * torch.ones_like(x), torch.zeros(1, 1).double(), grid, AdamsBashforth())
     # only the first step, which is Euler's, misses: by half of its length squared
@@ -38,13 +38,13 @@ def error_on_gaussian(solver, steps):
     return float((integrate(gaussian, x, grid, solver).values - (2 + 0.5 * x)).norm())
 
 
-def test_dpmpp_follows_a_gaussian_to_data_at_second_order_and_far_better_than_euler():
+def test_dpmpp_has_order_two_on_a_gaussian_and_a_far_smaller_error_than_euler():
     coarse, fine = (error_on_gaussian(DPMSolverPP(), steps) for steps in (64, 128))
     assert math.log2(coarse / fine) > 1.5
     assert error_on_gaussian(DPMSolverPP(), 20) < error_on_gaussian(euler, 20) / 3
 
 
-def test_a_solver_object_serves_many_ways():
+def test_a_solver_object_can_be_reused():
     solver = AdamsBashforth()
     assert error_on_spiral(solver, 10) == error_on_spiral(solver, 10)
 

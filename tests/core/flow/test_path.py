@@ -1,4 +1,4 @@
-"""Paths: their ends, their slopes, and conversions among what a network may predict."""
+"""Paths: their ends, derivatives, and conversions between predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lumina_core.flow.path import (
 )
 
 PATHS = [LinearPath(LinearPath.Config()), GVPPath(GVPPath.Config()), VPPath(VPPath.Config())]
-KINDS = get_args(PredictionType)
+PREDICTIONS = get_args(PredictionType)
 EACH_PATH = pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 # away from the ends, where a coefficient vanishes and the conversion is infinite
 TIMES = st.floats(0.02, 0.98)
@@ -94,7 +94,7 @@ def test_conversions_are_exact_and_invertible(path, times):
     noise, data = ends()
     time = torch.tensor(times, dtype=torch.float64)
     x, truth = sample_x_t(path, noise, data, time), truths(path, noise, data, time)
-    for source, target in itertools.product(KINDS, KINDS):
+    for source, target in itertools.product(PREDICTIONS, PREDICTIONS):
         there = convert_prediction(path, truth[source], x, time, source, target)
         scale = float(truth[target].abs().max())
         assert float((there - truth[target]).abs().max()) <= 1e-7 * scale
@@ -108,7 +108,7 @@ def test_min_coef_keeps_conversions_finite_at_the_ends(path):
     # the slope of VP's sigma is itself infinite at the data
     time = torch.tensor([0.0, 1.0 if not isinstance(path, VPPath) else 0.0], dtype=torch.float64)
     x = sample_x_t(path, noise, data, time)
-    for source, target in itertools.product(KINDS, KINDS):
+    for source, target in itertools.product(PREDICTIONS, PREDICTIONS):
         if "score" not in (source, target):
             assert bool(convert_prediction(path, noise, x, time, source, target, min_coef=0.05).isfinite().all()), (
                 source,
@@ -131,8 +131,8 @@ def test_an_unknown_prediction_is_an_error():
         convert_prediction(PATHS[0], x, x, torch.zeros(1), "velocty", "data")
 
 
-@pytest.mark.parametrize("source", KINDS)
-@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("source", PREDICTIONS)
+@pytest.mark.parametrize("target", PREDICTIONS)
 def test_conversions_on_the_vp_path_are_finite_at_the_data(source, target):
     noise, data = ends()
     one = torch.ones(3, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Times: grids go from noise to data, draws depend on the item alone and have the shape that they claim."""
+"""Schedules from noise to data, and training times by item with the documented distribution."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def draws():
 
 
 @given(STEPS, SHIFTS)
-def test_a_grid_starts_at_noise_ends_at_data_and_rises(steps, shift):
+def test_a_schedule_rises_from_noise_to_data(steps, shift):
     for grid in (UniformSchedule(UniformSchedule.Config()), ShiftSchedule(ShiftSchedule.Config(shift=shift))):
         times = grid(steps)
         assert times.shape == (steps + 1,)
@@ -70,7 +70,7 @@ def test_a_shift_above_one_takes_small_steps_near_noise():
     assert float(ShiftSchedule(ShiftSchedule.Config(shift=4.0))(2)[1]) == pytest.approx(0.2)  # 0.5 / (0.5 + 4 - 2)
 
 
-def test_a_given_grid_is_taken_as_it_is():
+def test_custom_times_are_used_unchanged():
     grid = CustomSchedule(CustomSchedule.Config(values=(0.0, 0.1, 0.5, 1.0)))
     assert grid(3).tolist() == [0.0, 0.1, 0.5, 1.0]
     with pytest.raises(ConfigError, match=r"steps: got 4, expected 3"):
@@ -78,7 +78,7 @@ def test_a_given_grid_is_taken_as_it_is():
 
 
 @pytest.mark.parametrize("values", [(0.1, 1.0), (0.0, 0.9), (0.0, 0.6, 0.5, 1.0), (0.0, 0.5, 0.5, 1.0)])
-def test_a_given_grid_that_does_not_go_from_noise_to_data_is_refused(values):
+def test_custom_times_that_do_not_rise_from_noise_to_data_are_refused(values):
     with pytest.raises(ConfigError, match="expected times that rise from 0 to 1"):
         CustomSchedule(CustomSchedule.Config(values=values))(len(values) - 1)
 
@@ -89,7 +89,7 @@ def test_fewer_than_one_step_is_refused(steps):
         UniformSchedule(UniformSchedule.Config())(steps)
 
 
-def test_an_interval_must_have_room():
+def test_an_empty_interval_is_refused():
     with pytest.raises(ConfigError, match=r"got start 0\.5, expected less than stop"):
         ClampedTimeSampler(
             ClampedTimeSampler.Config(start=0.5, stop=0.5), UniformTimeSampler(UniformTimeSampler.Config())
@@ -97,14 +97,14 @@ def test_an_interval_must_have_room():
 
 
 @pytest.mark.parametrize("draw", draws(), ids=lambda draw: type(draw).__name__)
-def test_an_items_time_depends_on_its_own_generator_alone(draw):
+def test_the_time_of_an_item_depends_only_on_its_own_generator(draw):
     together = draw(generators(6))
     alone = torch.cat([draw(generators(1, start=k)) for k in range(6)])
     assert torch.equal(together, alone)
     assert len(set(together.tolist())) == 6
 
 
-def test_draws_have_the_ranges_and_means_that_they_claim():
+def test_sampled_times_have_the_documented_ranges_and_means():
     uniform, normal, shifted, within = (draw(generators(4000)).double() for draw in draws())
     assert all(bool(((times >= 0) & (times <= 1)).all()) for times in (uniform, normal, shifted, within))
     assert float(uniform.mean()) == pytest.approx(0.5, abs=0.02)
@@ -120,13 +120,13 @@ def test_draws_have_the_ranges_and_means_that_they_claim():
 
 
 @pytest.mark.parametrize(("strength", "left"), [(1.0, 11), (0.6, 7), (0.1, 2), (0.0, 1)])
-def test_a_grid_is_cut_by_strength_as_published_where_a_step_begins_there(strength, left):
+def test_strength_cuts_a_schedule_as_published_if_a_step_starts_there(strength, left):
     grid = uniform_times(10)
     assert truncate_schedule(grid, strength).tolist() == pytest.approx(grid[11 - left :].tolist(), abs=1e-9)
     assert len(truncate_schedule(grid, strength)) == left
 
 
-def test_a_strength_between_two_steps_begins_between_them():
+def test_a_strength_between_two_steps_starts_between_them():
     assert truncate_schedule(uniform_times(10), 0.57).tolist() == pytest.approx([0.43, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     uneven = torch.tensor([0.0, 0.2, 1.0], dtype=torch.float64)
     assert truncate_schedule(uneven, 0.25).tolist() == pytest.approx([0.6, 1.0])

@@ -1,4 +1,4 @@
-"""Sampling with noise: the data's distribution comes out whatever is stirred in, and nothing is ever infinite."""
+"""Stochastic sampling: the distribution of the data for every diffusion form, with finite coefficients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def solver(path=LinearPath, **options):
 
 
 def ended(of, velocity=gaussian, count=4000, grid=GRID):
-    """Where many ways end."""
+    """End points of many trajectories."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, 1, generator=generator, dtype=torch.float64)
     found = integrate(velocity, x, grid, of, sample_noise=lambda: torch.randn(x.shape, generator=generator).double())
@@ -29,7 +29,7 @@ def ended(of, velocity=gaussian, count=4000, grid=GRID):
 
 @pytest.mark.parametrize("form", get_args(DiffusionForm))
 @pytest.mark.parametrize("method", ["euler", "heun"])
-def test_every_form_ends_in_the_data(form, method):
+def test_every_diffusion_form_ends_at_the_data(form, method):
     values, found = ended(solver(diffusion_form=form, method=method))
     assert values.isfinite().all()
     assert float(values.mean()) == pytest.approx(2, abs=0.06)
@@ -41,7 +41,7 @@ def test_every_form_ends_in_the_data(form, method):
 @pytest.mark.parametrize("last", ["tweedie", "euler", "mean", "none"])
 @pytest.mark.parametrize("path", [LinearPath, GVPPath, VPPath])
 @pytest.mark.parametrize("form", ["sbdm", "constant", "sigma"])
-def test_no_path_no_form_and_no_last_step_is_infinite_at_an_end(path, form, last):
+def test_every_path_form_and_last_step_is_finite_at_both_ends(path, form, last):
     road = path(path.Config())
 
     def velocity(x, t):  # to data that is always 2, from the noise that x has now
@@ -55,16 +55,16 @@ def test_no_path_no_form_and_no_last_step_is_infinite_at_an_end(path, form, last
     assert values.isfinite().all()
 
 
-def test_nothing_stirred_in_is_the_way_without_noise():
+def test_zero_diffusion_equals_the_ode():
     for method, plain in (("euler", euler), ("heun", heun)):
         got, _ = ended(solver(method=method, diffusion_norm=0, last_step="euler"), count=8)
         # the last step is Euler's in both
         grid = torch.cat([GRID[:-1]])
         x = torch.randn(8, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        wanted = integrate(gaussian, integrate(gaussian, x, grid, plain).values, GRID[-2:], euler).values
-        assert got.numpy() == pytest.approx(wanted.numpy(), abs=1e-12)
+        expected = integrate(gaussian, integrate(gaussian, x, grid, plain).values, GRID[-2:], euler).values
+        assert got.numpy() == pytest.approx(expected.numpy(), abs=1e-12)
 
 
-def test_without_anybody_who_draws_it_is_refused():
+def test_a_stochastic_solver_without_a_noise_source_is_refused():
     with pytest.raises(ConfigError, match="solver: got a stochastic solver without noise"):
         integrate(gaussian, torch.zeros(1, 1), GRID, solver())

@@ -1,4 +1,4 @@
-"""Solvers: their order, how often they ask, and the loop that carries them."""
+"""Solvers: their order, their number of evaluations, and the integration loop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lumina_core.flow.solvers import (
 )
 
 SOLVERS = {euler: (1, 1), midpoint: (2, 2), heun: (2, 2), rk4: (4, 4), rk4_three_eighths: (4, 4)}
-"""Order, and evaluations a step."""
+"""Order and evaluations per step."""
 
 
 def spiral(x, t):
-    """dx/dt of a turn whose speed grows with time; known in closed form."""
+    """dx/dt of a rotation whose speed grows with time; the solution has a closed form."""
     turned = torch.stack([-x[:, 1], x[:, 0]], dim=1)
     return (1 + t) * 2 * turned - 0.5 * x
 
@@ -47,19 +47,19 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(step, order):
     assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 
-@pytest.mark.parametrize(("step", "a_step"), [(step, asked) for step, (_, asked) in SOLVERS.items()])
+@pytest.mark.parametrize(("step", "a_step"), [(step, evaluated) for step, (_, evaluated) in SOLVERS.items()])
 def test_every_evaluation_is_counted(step, a_step):
-    asked = []
+    evaluated = []
 
     def velocity(x, t):
-        asked.append(t)
+        evaluated.append(t)
         return spiral(x, t)
 
     found = integrate(velocity, torch.ones(1, 2), torch.linspace(0, 1, 6, dtype=torch.float64), step)
-    assert found.nfe == len(asked) == 5 * a_step
+    assert found.nfe == len(evaluated) == 5 * a_step
     assert found.steps == 5
-    assert min(asked) >= 0
-    assert max(asked) <= 1
+    assert min(evaluated) >= 0
+    assert max(evaluated) <= 1
 
 
 @pytest.mark.parametrize("step", SOLVERS)
@@ -70,15 +70,15 @@ def test_a_constant_velocity_is_followed_exactly(step):
 
 
 def test_on_step_is_called_after_every_step_and_can_stop():
-    seen = []
+    calls = []
 
     def watch(done, time, x):
-        seen.append((done, time, x.shape))
+        calls.append((done, time, x.shape))
         if done == 2:
             raise StopIntegrationError
 
     found = integrate(lambda x, t: x, torch.ones(3, 2), torch.linspace(0, 1, 5, dtype=torch.float64), midpoint, watch)
-    assert seen == [(1, 0.25, (3, 2)), (2, 0.5, (3, 2))]
+    assert calls == [(1, 0.25, (3, 2)), (2, 0.5, (3, 2))]
     assert (found.steps, found.nfe) == (2, 4)
 
 
@@ -90,7 +90,7 @@ def test_on_step_can_replace_x_and_another_return_value_is_refused():
         integrate(lambda x, t: x, torch.ones(1, 1), grid, euler, lambda done, time, x: True)
 
 
-def test_time_is_a_float_rounded_to_what_the_network_reads():
+def test_time_is_a_float_rounded_to_the_precision_of_the_network():
     times = []
 
     def velocity(x, t):
@@ -104,7 +104,7 @@ def test_time_is_a_float_rounded_to_what_the_network_reads():
 
 
 @pytest.mark.parametrize("solver", [3, "euler", None, AdamsBashforth])
-def test_a_solver_that_is_no_solver_is_refused(solver):
+def test_an_object_without_a_solver_interface_is_refused(solver):
     with pytest.raises(ConfigError, match=r"solver: got .*, expected a name, a function \(velocity, x, t, u\) -> x"):
         integrate(spiral, torch.ones(1, 2), [0, 1], solver)
 

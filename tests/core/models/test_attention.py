@@ -1,4 +1,4 @@
-"""The attention of a block: itself, and the memory through gates."""
+"""The attention of a block: self-attention and gated cross-attention."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_cross_attention_to_an_all_masked_context_is_zero():
 
 
 def test_a_common_shift_of_positions_changes_cross_attention_only():
-    # published: queries are turned, keys of the memory are not; so absolute positions are seen there
+    # published: queries are rotated, keys of the context are not, so that absolute positions matter
     one = attention()
     alone = one(X, angles(), None, None)
     read = one(X, angles(), None, one.project_kv(CONTEXT, None)) - alone

@@ -1,4 +1,4 @@
-"""Context drop: what is averaged and what is not, windows of every kind, and the blocks that do it at a time."""
+"""Context drop: averaged tokens, windows of all shapes, and the dropped blocks at each time."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_options_choose_number_order_and_decay_of_dropped_blocks():
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_grid_windows_equal_irregular_windows(rows, columns, frames):
     axes = torch.meshgrid(*(torch.arange(2.0 * n) for n in (frames, rows, columns)), indexing="ij")
-    places = torch.stack(axes, dim=-1).reshape(1, -1, 3)
-    by_view = make_token_pool(places, None, (1, 2, 2))
-    by_list = make_token_pool(places, torch.ones(places.shape[:2], dtype=torch.bool), (1, 2, 2))
+    grid = torch.stack(axes, dim=-1).reshape(1, -1, 3)
+    by_view = make_token_pool(grid, None, (1, 2, 2))
+    by_list = make_token_pool(grid, torch.ones(grid.shape[:2], dtype=torch.bool), (1, 2, 2))
     assert by_view.grid_shape is not None and by_list.grid_shape is None
-    x = seeded_randn((2, places.shape[1], 5))
+    x = seeded_randn((2, grid.shape[1], 5))
     assert torch.allclose(by_view(x), by_list(x.clone()), atol=1e-6)
     assert torch.equal(by_view.positions, by_list.positions)
     assert by_view.bias is None and by_list.bias is None  # where all are alike nothing is weighed
@@ -70,8 +70,10 @@ def test_windows_at_the_border_are_smaller_and_have_less_weight():
 
 def test_windows_begin_at_the_smallest_position():
     here, there = make_tokens(2, 4).positions, make_tokens(2, 4).positions + torch.tensor([0, 5, -3])
-    assert torch.equal(make_token_pool(there, None, (1, 2, 2)).positions, make_token_pool(here, None, (1, 2, 2)).positions
-                       + torch.tensor([0, 5, -3]))  # fmt: skip
+    assert torch.equal(
+        make_token_pool(there, None, (1, 2, 2)).positions,
+        make_token_pool(here, None, (1, 2, 2)).positions + torch.tensor([0, 5, -3]),
+    )
 
 
 @both
@@ -153,8 +155,8 @@ def test_reference_tokens_are_not_averaged():
 def test_proportional_attention_counts_windows():
     model = next_dit()
     tokens = stack_tokens([make_tokens(4, 4), make_tokens(2, 2)])
-    seen = pooled_scale(model.make_token_pool(tokens, make_condition(2), (1, 2, 2)), 4, 8).flatten().tolist()
-    assert seen == pytest.approx([8**-0.5, 0.0])
+    scales = pooled_scale(model.make_token_pool(tokens, make_condition(2), (1, 2, 2)), 4, 8).flatten().tolist()
+    assert scales == pytest.approx([8**-0.5, 0.0])
     assert pooled_scale(model.make_token_pool(make_tokens(4, 4), make_condition(1), (1, 2, 2)), 4, 8) == pytest.approx(
         8**-0.5
     )

@@ -1,4 +1,4 @@
-"""A forward pass never waits for its device: nothing is carried there from the CPU, and no number is asked back."""
+"""A forward pass copies nothing between devices and reads no value back to the CPU."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Crossings(TorchDispatchMode):
-    """Remembers every operation that carries numbers between devices or hands one to Python."""
+    """Record every operation that copies values between devices or returns one to Python."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
+        self.calls: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         first = args[0] if args else None
         carried = isinstance(first, Tensor) and isinstance(result, Tensor) and first.device != result.device
         if carried or "local_scalar" in str(func) or "nonzero" in str(func):
-            self.seen.append(str(func))
+            self.calls.append(str(func))
         return result
 
 
@@ -46,4 +46,4 @@ def test_a_forward_pass_copies_nothing_between_devices(build, padded):
     with Crossings() as crossings:
         hidden = model(tokens, now, condition)
     assert hidden.hidden_states.shape == (2, 6, 32)
-    assert crossings.seen == []
+    assert crossings.calls == []

@@ -1,4 +1,4 @@
-"""What both backbones promise: batches equal their items, padding leaks nothing, every road gives the same numbers."""
+"""Contracts of both backbones: batches equal their items, padding has no effect, all code paths agree."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
 
 
 def mixed() -> tuple[Tokens, Condition]:
-    """Three pictures of different sizes, and captions of different lengths."""
+    """Three images of different sizes, and captions of different lengths."""
     items = [make_tokens(3, 4, seed=1), make_tokens(2, 2, seed=2), make_tokens(1, 5, seed=3)]
     real = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
     return stack_tokens(items), replace(make_condition(3), context_mask=real)
 
 
 def item(condition: Condition, place: int) -> Condition:
-    """What was said of one item, without padding."""
+    """The condition of one item, without padding."""
     real = condition.context_mask[place]
     return Condition(context=condition.context[place : place + 1, real], pooled=condition.pooled[place : place + 1])
 
@@ -106,7 +106,7 @@ def test_without_padding_no_mask_exists(build):
 
 @both
 def test_a_new_model_predicts_exactly_zero(build):
-    model = type(build())(build().config)  # as it is made, not awake
+    model = type(build())(build().config)  # with its initial weights
     head = VelocityHead(VelocityHead.Config(hidden_size=32, token_dim=6, modulation_dim=model.modulation_dim))
     tokens = make_tokens(3, 3, batch=2)
     answer = head(model(tokens, make_times(2), make_condition(2)), tokens)
@@ -154,7 +154,7 @@ def test_an_all_masked_context_equals_no_cross_attention(build):
     all_masked = replace(condition, context_mask=torch.tensor([[True] * 5, [False] * 5]))
     got = model(tokens, make_times(2), all_masked).hidden_states
     for block in model.blocks:
-        block.attention.gate.zero_()  # the answer of one who hears nothing
+        block.attention.gate.zero_()  # the output without cross-attention
     expected = model(tokens, make_times(2), condition).hidden_states
     assert got.isfinite().all()
     assert torch.allclose(got[1], expected[1], atol=1e-5)
@@ -193,9 +193,9 @@ def test_reference_tokens_are_attended_to_but_not_returned(build):
     model = build()
     tokens, condition = make_tokens(2, 3), make_condition(1)
     alone = model(tokens, make_times(1), condition).hidden_states
-    beside = model(tokens, make_times(1), replace(condition, reference=make_tokens(2, 2, seed=5))).hidden_states
-    assert beside.shape == alone.shape
-    assert (beside - alone).abs().max() > 1e-2
+    with_reference = model(tokens, make_times(1), replace(condition, reference=make_tokens(2, 2, seed=5))).hidden_states
+    assert with_reference.shape == alone.shape
+    assert (with_reference - alone).abs().max() > 1e-2
 
 
 @both
@@ -352,7 +352,7 @@ def test_a_new_model_ignores_its_token_condition_and_learns_to_use_it(build):
 
 @both
 @torch.no_grad()
-def test_a_token_condition_moves_with_its_token_and_is_none_where_it_is_zero(build):
+def test_a_token_condition_moves_with_its_token_and_zeros_have_no_effect(build):
     model = build(token_condition_dim=3, **({"position_ids": "time"} if build is flag_dit else {}))
     tokens = make_tokens(2, 3)
     condition = replace(make_condition(1), token_condition=rays(tokens))

@@ -1,4 +1,4 @@
-"""Flag-DiT, the baseline: one axis, shifts, gates without bounds, no norm behind a branch."""
+"""Flag-DiT, the baseline: one axis, shifts, unbounded gates, no norm after a branch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_positions_can_be_the_time_of_a_token():
         by_number(sound(7), make_times(1), make_condition(1)).hidden_states,
         by_time(sound(7), make_times(1), make_condition(1)).hidden_states,
     )
-    # at half the pitch only the one that looks at the positions notices
+    # half the spacing matters only if positions are used
     slow = by_time(sound(7, 0.5), make_times(1), make_condition(1)).hidden_states
     assert torch.equal(
         by_number(sound(7, 0.5), make_times(1), make_condition(1)).hidden_states,

@@ -1,4 +1,4 @@
-"""What is asked without gradients goes other ways: the numbers are the same, and nobody's are written over."""
+"""In-place operations without gradients: equal outputs, and no tensor of a hook is overwritten."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lumina_core.models.layers import RMSNorm, add_normed
 both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
 
 
-def by_hand(norm, x, by):
+def by_formula(norm, x, by):
     return x.double() / (x.double().square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight.double() * by
 
 
@@ -24,7 +24,7 @@ def test_norms_are_the_same_with_and_without_gradients_and_keep_their_inputs(dty
     torch.nn.init.normal_(norm.weight.data)
     norm, before = norm.to(dtype), (x.clone(), made.clone())
     by = by.to(dtype) if isinstance(by, torch.Tensor) else by
-    expected = by_hand(norm, made, by)
+    expected = by_formula(norm, made, by)
     close = {"atol": 1e-6 if dtype == torch.float32 else 0.06}
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
@@ -36,13 +36,13 @@ def test_norms_are_the_same_with_and_without_gradients_and_keep_their_inputs(dty
 @both
 def test_outputs_that_hooks_keep_are_not_overwritten(build):
     model, tokens, condition = build(), make_tokens(4, 4), make_condition(1)
-    seen, kept, called = [], [], set()
+    outputs, copies, called = [], [], set()
 
-    def watch(module, given, answer):
+    def watch(module, inputs, answer):
         called.add(module)
         if isinstance(answer, torch.Tensor):
-            seen.append(answer)
-            kept.append(answer.clone())
+            outputs.append(answer)
+            copies.append(answer.clone())
 
     for module in model.modules():
         module.register_forward_hook(watch)
@@ -51,7 +51,7 @@ def test_outputs_that_hooks_keep_are_not_overwritten(build):
     norms = {module for module in model.modules() if isinstance(module, RMSNorm)} - {
         b.context_norm for b in model.blocks
     }
-    assert norms <= called and all(torch.equal(now, then) for now, then in zip(seen, kept, strict=True))
+    assert norms <= called and all(torch.equal(now, then) for now, then in zip(outputs, copies, strict=True))
     for module in model.modules():
         module._forward_hooks.clear()
     with torch.no_grad():

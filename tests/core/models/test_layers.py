@@ -1,4 +1,4 @@
-"""Linear layers that choose who multiplies: the numbers are those of plain products, whoever does."""
+"""Linear layers with several kernels: every kernel gives the plain product."""
 
 import pytest
 import torch

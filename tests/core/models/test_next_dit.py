@@ -1,4 +1,4 @@
-"""Next-DiT: tokens know where they are by their positions alone."""
+"""Next-DiT: the output depends on positions and not on the order of the tokens."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ORDER = torch.randperm(12, generator=torch.Generator().manual_seed(3))
 
 
 def shuffled(tokens: Tokens, positions: bool = True) -> Tokens:
-    places = tokens.positions[:, ORDER] if positions else tokens.positions
-    return replace(tokens, values=tokens.values[:, ORDER], positions=places)
+    new_positions = tokens.positions[:, ORDER] if positions else tokens.positions
+    return replace(tokens, values=tokens.values[:, ORDER], positions=new_positions)
 
 
 @torch.no_grad()
@@ -66,14 +66,14 @@ def test_a_common_shift_matters_with_a_context_as_published():
     ).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(("axis", "seen"), [(0, False), (1, True), (2, True)])
+@pytest.mark.parametrize(("axis", "has_effect"), [(0, False), (1, True), (2, True)])
 @torch.no_grad()
-def test_an_axis_without_channels_has_no_effect(axis, seen):
+def test_an_axis_without_channels_has_no_effect(axis, has_effect):
     model, tokens = next_dit(), make_tokens(3, 4)
     positions = tokens.positions.clone()
     positions[:, ::2, axis] += 5
     moved = model(replace(tokens, positions=positions), make_times(1), WITHOUT_CONTEXT).hidden_states
-    assert ((moved - model(tokens, make_times(1), WITHOUT_CONTEXT).hidden_states).abs().max() > 1e-3) == seen
+    assert ((moved - model(tokens, make_times(1), WITHOUT_CONTEXT).hidden_states).abs().max() > 1e-3) == has_effect
 
 
 @torch.no_grad()

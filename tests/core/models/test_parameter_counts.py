@@ -44,7 +44,7 @@ def text(width: int, depth: int, **options: Any) -> list[nn.Module]:
     return next_dit(hidden_size=width, num_layers=depth, rope_axes_dim=(0, side, side), **TEXT, **options)
 
 
-def by_hand(width: int, depth: int, kv_heads: int = 32) -> int:
+def expected(width: int, depth: int, kv_heads: int = 32) -> int:
     """Next-DiT with captions 2048 wide, 32 heads, patches of 2 over 4 channels and learn-sigma, as published."""
     shared, feed, small = width // 32 * kv_heads, 256 * -(-(8 * width // 3) // 256), min(width, 1024)
     attention = 2 * width * width + 2 * width * shared + 2 * 2048 * shared + 32
@@ -60,23 +60,23 @@ def by_hand(width: int, depth: int, kv_heads: int = 32) -> int:
     ("width", "depth", "kv_heads", "published"), [(2304, 24, 32, PUBLISHED_2B), (2304, 24, 8, PUBLISHED_2B_GQA)]
 )
 def test_2b_models_have_the_published_number_of_parameters(width, depth, kv_heads, published):
-    assert by_hand(width, depth, kv_heads) == published
+    assert expected(width, depth, kv_heads) == published
     assert count(*text(width, depth, num_kv_heads=kv_heads)) == published
 
 
 @pytest.mark.parametrize(("width", "depth"), [(3072, 32), (4096, 32)])
 def test_3b_and_7b_models_have_the_computed_number_of_parameters(width, depth):
-    assert count(*text(width, depth)) == by_hand(width, depth)
+    assert count(*text(width, depth)) == expected(width, depth)
 
 
 def test_the_imagenet_model_has_the_published_number_of_parameters():
-    parts = next_dit(
+    components = next_dit(
         hidden_size=1536, num_layers=16, num_heads=32, rope_axes_dim=(0, 24, 24), rope_layout="interleaved",
         weighted_pre_norm=False, pooled_embed="add", token_dim=16, pooled_dim=1024,
     )  # fmt: skip
     with torch.device("meta"):
         label = ClassLabelConditioner(ClassLabelConditioner.Config(num_classes=1000, hidden_size=1024))
-    assert count(*parts, label) == PUBLISHED_IMAGENET_600M
+    assert count(*components, label) == PUBLISHED_IMAGENET_600M
 
 
 def test_the_music_model_has_the_published_number_of_parameters():

@@ -1,4 +1,4 @@
-"""Position encodings: components behind one seam of attention; axial rotary, learned mixed rotary, and foreign ones."""
+"""Position encodings as components: axial rotary, learned mixed rotary, and those of other packages."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_recipe_names_the_position_encoding_and_its_weights_are_saved():
     assert freqs[0].any() and not freqs[1:].any()
 
 
-def test_the_name_of_a_position_encoding_alone_or_both_ways_of_naming_one_are_errors():
+def test_a_bare_name_or_two_specifications_of_a_position_encoding_are_errors():
     config = next_dit().config
     with pytest.raises(ConfigError, match=r"rope_axes_dim: got \(0, 4, 4\), expected none"):
         NextDiTBackbone(config, mixed_rope())

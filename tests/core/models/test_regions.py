@@ -1,4 +1,4 @@
-"""A memory read by regions: each token hears its own, shares weigh, and one region over everything is no region."""
+"""Regional contexts: each token attends to its regions by weight, and one region over all tokens is a plain context."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lumina_core.types import Condition
 both = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
 
 
-def spoken(seed, entries=4):
+def make_context(seed, entries=4):
     return Condition(context=seeded_randn((1, entries, 12), seed), pooled=seeded_randn((1, 10), 3))
 
 
@@ -22,8 +22,8 @@ def spoken(seed, entries=4):
 @torch.no_grad()
 def test_one_region_over_all_tokens_equals_a_plain_context(build):
     model, tokens = build(), make_tokens(2, 3)
-    expected = model(tokens, make_times(1), spoken(1)).hidden_states
-    got = model(tokens, make_times(1), combine_regions([spoken(1)], torch.ones(1, 6))).hidden_states
+    expected = model(tokens, make_times(1), make_context(1)).hidden_states
+    got = model(tokens, make_times(1), combine_regions([make_context(1)], torch.ones(1, 6))).hidden_states
     assert torch.allclose(got, expected, atol=1e-6)
 
 
@@ -33,10 +33,10 @@ def test_a_token_attends_only_to_regions_with_a_weight(build):
     model, tokens = build(num_layers=1), make_tokens(2, 3)
     shares = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).float()
     one, other = (
-        model(tokens, make_times(1), combine_regions([spoken(1), spoken(seed)], shares)).hidden_states
+        model(tokens, make_times(1), combine_regions([make_context(1), make_context(seed)], shares)).hidden_states
         for seed in (2, 5)
     )
-    # after a single block no token has with_context of the others' captions
+    # after a single block no token has information of the captions of other regions
     assert torch.equal(one[:, :3], other[:, :3])
     assert float((one - other)[:, 3:].abs().min(dim=-1).values.max()) > 0
 
@@ -45,8 +45,8 @@ def test_a_token_attends_only_to_regions_with_a_weight(build):
 @torch.no_grad()
 def test_two_equal_regions_of_half_weight_equal_one_context(build):
     model, tokens = build(), make_tokens(2, 3)
-    halves = combine_regions([spoken(1), spoken(1)], torch.full((2, 6), 0.5))
-    expected = model(tokens, make_times(1), spoken(1)).hidden_states
+    halves = combine_regions([make_context(1), make_context(1)], torch.full((2, 6), 0.5))
+    expected = model(tokens, make_times(1), make_context(1)).hidden_states
     assert torch.allclose(model(tokens, make_times(1), halves).hidden_states, expected, atol=1e-5)
 
 
@@ -56,7 +56,7 @@ def test_two_equal_regions_of_half_weight_equal_one_context(build):
 def test_a_batch_with_and_without_regions_equals_its_items(build, backend):
     model, tokens = build(attn_backend=backend), make_tokens(2, 3)
     shares = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).float()
-    regional, plain = combine_regions([spoken(1, 2), spoken(2, 5)], shares), spoken(4, 3)
+    regional, plain = combine_regions([make_context(1, 2), make_context(2, 5)], shares), make_context(4, 3)
     twice = replace(make_tokens(2, 3, batch=2), values=tokens.values.expand(2, -1, -1))
     together = model(twice, make_times(1).expand(2), stack([regional, plain])).hidden_states
     for row, alone in enumerate((regional, plain)):
@@ -67,8 +67,8 @@ def test_a_batch_with_and_without_regions_equals_its_items(build, backend):
 @torch.no_grad()
 def test_a_token_without_any_region_has_no_cross_attention(build):
     model, tokens = build(), make_tokens(2, 3)
-    nowhere = combine_regions([spoken(1), spoken(2)], torch.zeros(2, 6))
-    other = combine_regions([spoken(5), spoken(6)], torch.zeros(2, 6))
+    nowhere = combine_regions([make_context(1), make_context(2)], torch.zeros(2, 6))
+    other = combine_regions([make_context(5), make_context(6)], torch.zeros(2, 6))
     assert torch.equal(
         model(tokens, make_times(1), nowhere).hidden_states, model(tokens, make_times(1), other).hidden_states
     )
@@ -79,8 +79,8 @@ def test_a_token_without_any_region_has_no_cross_attention(build):
 def test_reference_tokens_attend_to_all_regions_equally(build):
     model, tokens = build(), make_tokens(2, 3)
     shares = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).float()
-    regional = replace(combine_regions([spoken(1), spoken(1)], shares), reference=make_tokens(1, 2, seed=4))
-    plain = replace(spoken(1), reference=make_tokens(1, 2, seed=4))
+    regional = replace(combine_regions([make_context(1), make_context(1)], shares), reference=make_tokens(1, 2, seed=4))
+    plain = replace(make_context(1), reference=make_tokens(1, 2, seed=4))
     got, expected = (model(tokens, make_times(1), condition).hidden_states for condition in (regional, plain))
     assert torch.allclose(got, expected, atol=1e-5)
     assert make_condition(1).reference is None

@@ -1,4 +1,4 @@
-"""Rotary positions: turning pairs of channels by angles that come from coordinates."""
+"""Rotary position embedding: rotation of channel pairs by angles from coordinates."""
 
 from __future__ import annotations
 

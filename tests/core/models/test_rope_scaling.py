@@ -1,4 +1,4 @@
-"""Rotary frequencies beyond the trained size: what each method keeps, where methods meet, what they must know."""
+"""Rotary frequencies beyond the training size: invariants, limits and requirements of each method."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ AXES, BASE = (16, 28, 28), 10000.0
 OWN = frequencies(AXES, BASE)
 
 
-def rates(part, time=0.5, lengths=(1, 128, 128), trained=(1, 64, 64), **options):
-    """What a method makes of the trained frequencies."""
+def rates(scaling_class, time=0.5, lengths=(1, 128, 128), trained=(1, 64, 64), **options):
+    """Scale the trained frequencies with a method."""
     canvas = RopeContext(
         tuple(map(float, lengths)), None if trained is None else tuple(map(float, trained)), BASE, sum(AXES)
     )
-    return part(part.Config.read(options, "test"))(OWN, canvas, time)
+    return scaling_class(scaling_class.Config.read(options, "test"))(OWN, canvas, time)
 
 
 def close(one, other):
     assert all(torch.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("part", METHODS, ids=lambda part: part.__name__)
-def test_at_the_training_size_no_method_changes_anything(part):
+@pytest.mark.parametrize("scaling_class", METHODS, ids=lambda scaling_class: scaling_class.__name__)
+def test_at_the_training_size_no_method_changes_anything(scaling_class):
     for time in (0.0, 0.3, 1.0):
-        close(rates(part, time, lengths=(1, 64, 64)), OWN)
+        close(rates(scaling_class, time, lengths=(1, 64, 64)), OWN)
 
 
-@pytest.mark.parametrize("part", METHODS[1:], ids=lambda part: part.__name__)
+@pytest.mark.parametrize("scaling_class", METHODS[1:], ids=lambda scaling_class: scaling_class.__name__)
 @given(ratio=st.floats(1, 16), time=st.floats(0, 1))
 @settings(max_examples=25)
-def test_no_frequency_rises_and_only_dype_goes_below_interpolation(part, ratio, time):
-    got = rates(part, time, lengths=(1, 64 * ratio, 64))
+def test_no_frequency_rises_and_only_dype_goes_below_interpolation(scaling_class, ratio, time):
+    got = rates(scaling_class, time, lengths=(1, 64 * ratio, 64))
     assert (got[1] <= OWN[1] * (1 + 1e-9)).all()
-    if part is not DyPE:
+    if scaling_class is not DyPE:
         assert (got[1] >= OWN[1] / ratio * (1 - 1e-9)).all()
     close(got[::2], OWN[::2])  # an axis that did not grow is left alone
 
@@ -175,10 +175,10 @@ def test_dype_at_noise_scales_by_the_square_of_the_ratio():
     close(rates(DyPE, 0.0), rates(NTKScaling, lengths=(1, 256, 256), exact=True))
 
 
-@pytest.mark.parametrize("part", METHODS[1:], ids=lambda part: part.__name__)
-def test_without_the_training_size_the_error_says_what_to_set(part):
+@pytest.mark.parametrize("scaling_class", METHODS[1:], ids=lambda scaling_class: scaling_class.__name__)
+def test_a_missing_training_size_is_reported_with_the_option_to_set(scaling_class):
     with pytest.raises(ConfigError, match=r"train_size: got none.* NAME:train_size=SIDE"):
-        rates(part, trained=None)
+        rates(scaling_class, trained=None)
 
 
 def test_no_scaling_needs_no_training_size():

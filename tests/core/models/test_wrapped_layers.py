@@ -52,7 +52,7 @@ def test_hooks_of_norms_run_without_gradients(name):
     assert calls == ["before", "after"]
 
 
-def test_global_hooks_see_every_layer_without_gradients():
+def test_global_hooks_run_for_every_layer_without_gradients():
     model, called = next_dit(), set()
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *rest: called.add(module))
     try:
@@ -105,7 +105,7 @@ def test_the_switch_of_the_cpu_kernels_changes_no_result(build, dtype, monkeypat
     assert torch.allclose(fast.float(), plain.float(), atol=tolerance, rtol=tolerance)
 
 
-def test_a_hook_of_the_heads_last_layer_sees_its_whole_output():
+def test_a_hook_of_the_last_layer_of_the_head_receives_its_full_output():
     head = randomize(
         VelocityHead(VelocityHead.Config(hidden_size=32, token_dim=6, modulation_dim=32, learn_sigma=True))
     )

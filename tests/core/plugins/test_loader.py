@@ -34,7 +34,7 @@ def good(name: str) -> Candidate:
 
 
 @pytest.mark.parametrize("mistake", BROKEN)
-def test_a_broken_plugin_is_recorded_registers_nothing_and_stops_no_other(mistake):
+def test_a_broken_plugin_is_recorded_registers_nothing_and_leaves_others_working(mistake):
     text, reason = BROKEN[mistake]
     registry = load_from([good("alpha"), candidate("bad", text), good("zeta")])
     assert list(registry.sources) == ["alpha", "zeta"]
@@ -120,11 +120,11 @@ def test_the_second_of_two_plugins_of_one_name_is_left_out_and_the_first_stays()
     assert registry.failures[name].reason == "the name 'alpha' is already taken by lumina-alpha 1.0"
 
 
-@pytest.mark.parametrize("kind", ["task", "command"])
-def test_a_command_of_another_plugin_is_refused(kind):
+@pytest.mark.parametrize("command_type", ["task", "command"])
+def test_a_command_of_another_plugin_is_refused(command_type):
     task = f"{HOOK}lumina_register_components(components):\n components.task('%s.t', 'a:b', 'c', command='sing')"
     command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
-    second = task % "zeta" if kind == "task" else command
+    second = task % "zeta" if command_type == "task" else command
     registry = load_from([candidate("alpha", task % "alpha"), candidate("zeta", second)])
     assert registry.commands()["sing"].plugin == "alpha"
     assert registry.failures["zeta"].reason == "the command 'sing' is already registered by the plugin 'alpha'"

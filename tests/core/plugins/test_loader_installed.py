@@ -1,4 +1,4 @@
-"""Plugins as they are installed: found one by one, whatever their distributions look like."""
+"""Installed plugins are found one by one, also if a distribution is malformed."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_a_chosen_plugin_that_is_not_installed_is_reported_with_the_nearest(inst
 def test_all_components_of_the_core_can_be_imported():
     registry = load_plugins()
     registered = [
-        (kind, n)
-        for kind in registry.component_types()
-        for n, e in registry.registrations(kind).items()
+        (component_type, n)
+        for component_type in registry.component_types()
+        for n, e in registry.registrations(component_type).items()
         if e.plugin == "core"
     ]
     assert len(registered) > 20
-    assert all(callable(registry.find(kind, name)) for kind, name in registered)
+    assert all(callable(registry.find(component_type, name)) for component_type, name in registered)
 
 
 NOISY = """
@@ -102,7 +102,7 @@ print(run(sys.argv[1:]), *sorted(m for m in sys.modules if '.' not in m))
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    """A folder with one installed distribution for each way to be broken, and a good one; as PYTHONPATH."""
+    """A folder for PYTHONPATH with an installed distribution for each defect and a correct one."""
     folder = tmp_path_factory.mktemp("zoo")
     for number, (text, _) in enumerate(BROKEN.values()):
         write_distribution(folder, f"zoo-{number}", f"bad{number} = zoo{number}", {f"zoo{number}": text})

@@ -15,13 +15,13 @@ from lumina_core.plugins.registry import (
 )
 
 
-@pytest.mark.parametrize("kind", COMPONENT_TYPES)
-def test_every_component_type_has_a_method(kind):
+@pytest.mark.parametrize("type_name", COMPONENT_TYPES)
+def test_every_component_type_has_a_method(type_name):
     components = ComponentRegistrations("sound", COMPONENT_TYPES)
-    getattr(components, kind)("sound.thing", "sound.thing:Thing", "a thing")
+    getattr(components, type_name)("sound.thing", "sound.thing:Thing", "a thing")
     (entry,) = components.entries
     assert (entry.component_type, entry.name, entry.target, entry.plugin) == (
-        kind,
+        type_name,
         "sound.thing",
         "sound.thing:Thing",
         "sound",

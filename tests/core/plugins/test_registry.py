@@ -48,7 +48,7 @@ def test_an_ambiguous_short_name_is_refused(registry):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "message"),
+    ("component_type", "name", "message"),
     [
         ("solver", "core.midpont", "no solver is called 'core.midpont'; did you mean 'core.midpoint'?"),
         ("solver", "midpont", "no solver is called 'midpont'; did you mean 'midpoint'?"),
@@ -60,9 +60,9 @@ def test_an_ambiguous_short_name_is_refused(registry):
         ("command", "sng", "no command is called 'sng'; did you mean 'sing'?"),
     ],
 )
-def test_an_unknown_name_is_reported_with_the_nearest(registry, kind, name, message):
+def test_an_unknown_name_is_reported_with_the_nearest(registry, component_type, name, message):
     with pytest.raises(PluginError) as error:
-        registry.find(kind, name)
+        registry.find(component_type, name)
     assert message in str(error.value)
 
 

@@ -59,7 +59,7 @@ def test_a_stopped_result_is_the_prediction_of_its_last_step():
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "adams"])
-def test_every_kind_of_solver_can_be_stopped(solver):
+def test_every_solver_can_be_stopped(solver):
     pytest.importorskip("torchdiffeq")
     result = generate(stop_if(lambda state: state.time > 0.3), solver=solver)
     assert 0.3 < result.metadata()["stopped_at"] < 1

@@ -1,4 +1,4 @@
-"""Data that is there before the way begins: known numbers lie on their own path all the way."""
+"""Initial data: constrained values follow their own path at all times."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from lumina_core.types import InitData
 
 DATA = torch.linspace(-1, 1, 2 * LENGTH).view(1, 2, LENGTH)
 NOISE = torch.randn(3, LENGTH, 2, generator=torch.Generator().manual_seed(0))
-KEPT = torch.tensor([[1.0, 1, 1, 0, 0, 0.5]])
+KEEP_MASK = torch.tensor([[1.0, 1, 1, 0, 0, 0.5]])
 
 
-def begun(**known):
-    return init_state(MODEL, InitData(DATA, **{"keep_mask": KEPT, **known}), (LENGTH,), uniform_times(4), NOISE)
+def make_state(**expected_data):
+    return init_state(
+        MODEL, InitData(DATA, **{"keep_mask": KEEP_MASK, **expected_data}), (LENGTH,), uniform_times(4), NOISE
+    )
 
 
 def constrained(start, velocity):
@@ -31,29 +33,29 @@ def constrained(start, velocity):
 
 @pytest.mark.parametrize("solver", [euler, midpoint, heun, rk4])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_a_solver_of_any_order_carries_known_numbers_to_their_data_by_itself(solver, strength):
-    way = begun(strength=strength)
-    found = integrate(constrained(way, lambda x, t: torch.sin(7 * x)), way.x, way.schedule, solver).values
-    known = DATA.transpose(1, 2)[:, :3].expand(3, -1, -1)
-    torch.testing.assert_close(found[:, :3], known, atol=1e-6, rtol=0)
+def test_solvers_of_any_order_integrate_constrained_values_to_their_data(solver, strength):
+    begin = make_state(strength=strength)
+    found = integrate(constrained(begin, lambda x, t: torch.sin(7 * x)), begin.x, begin.schedule, solver).values
+    expected_data = DATA.transpose(1, 2)[:, :3].expand(3, -1, -1)
+    torch.testing.assert_close(found[:, :3], expected_data, atol=1e-6, rtol=0)
     assert float((found[:, 3:] - DATA.transpose(1, 2)[:, 3:]).abs().min()) > 1e-4
 
 
-def test_known_numbers_are_put_at_the_noise_of_their_time():
-    put = begun().constrain_values(torch.zeros(3, LENGTH, 2), 0.25)
+def test_constrained_values_are_noised_to_the_current_time():
+    put = make_state().constrain_values(torch.zeros(3, LENGTH, 2), 0.25)
     torch.testing.assert_close(put[:, :3], 0.25 * DATA.transpose(1, 2)[:, :3] + 0.75 * NOISE[:, :3])
     assert float(put[:, 3:].abs().max()) == 0
 
 
-def test_what_is_kept_in_part_is_drawn_and_mixed_and_what_is_kept_comes_back_to_the_last_digit():
+def test_a_fractional_keep_mask_blends_and_a_full_one_restores_data_exactly():
     made = torch.full((3, 2, LENGTH), 9.0)
-    finished = begun().blend_kept(made)
+    finished = make_state().blend_kept(made)
     assert torch.equal(finished[..., :3], DATA[..., :3].expand(3, -1, -1))
     assert torch.equal(finished[..., 3:5], made[..., 3:5])
     torch.testing.assert_close(finished[..., 5], (DATA[..., 5] + 9) / 2 * torch.ones(3, 2))
 
 
-def test_a_tokenizer_that_names_its_pitch_is_given_sizes_that_it_can_cut(monkeypatch):
+def test_sizes_are_rounded_up_to_the_patch_size_of_the_tokenizer(monkeypatch):
     assert round_up_size(MODEL, (5,)) == (5,)
     monkeypatch.setattr(MODEL.tokenizer, "patch_size", (4,), raising=False)
     assert (round_up_size(MODEL, (5,)), round_up_size(MODEL, (8,))) == ((8,), (8,))

@@ -17,7 +17,7 @@ def group(folder, limit, usage, cache, names=("memory.max", "memory.current", "m
     return folder
 
 
-def test_the_limit_of_a_control_group_leaves_what_is_not_in_use(tmp_path):
+def test_free_memory_of_a_control_group_is_its_limit_minus_its_use(tmp_path):
     assert available_memory(CPU, group(tmp_path, 1_000_000, 400_000, 100_000)) == 700_000
 
 

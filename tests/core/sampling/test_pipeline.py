@@ -90,7 +90,7 @@ def test_sounds_are_arrays_with_their_sampling_rate():
 def test_output_types(pipe):
     options = {"seed": 1, "steps": 1}
     tensor, array, latent = (
-        pipe("a red heart", output_type=kind, **options).images[0] for kind in ("tensor", "np", "latent")
+        pipe("a red heart", output_type=type_name, **options).images[0] for type_name in ("tensor", "np", "latent")
     )
     assert tensor.shape == (3, 64, 64) and array.shape == (64, 64, 3)
     assert torch.allclose((tensor.clamp(-1, 1) + 1) / 2, torch.from_numpy(array).permute(2, 0, 1))
@@ -119,8 +119,8 @@ def test_seeds_come_from_an_integer_a_list_or_a_generator(pipe):
     assert seeds(["a", "b"], seed=5) == [5, 6]
     assert seeds(["a", "b"], seed=5, count=2) == [5, 6, 7, 8]
     assert seeds("a", seed=[3, 9]) == [3, 9]
-    drawn = [seeds(["a", "b"], generator=torch.Generator().manual_seed(7)) for _ in range(2)]
-    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 2
+    lists = [seeds(["a", "b"], generator=torch.Generator().manual_seed(7)) for _ in range(2)]
+    assert lists[0] == lists[1] and len(set(lists[0])) == 2
     with pytest.raises(ConfigError, match="seed: got 3 seeds for 2 prompts"):
         seeds(["a", "b"], seed=[1, 2, 3])
     with pytest.raises(ConfigError, match="seed: got it together with generator"):

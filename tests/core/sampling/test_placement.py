@@ -1,4 +1,4 @@
-"""Number formats, devices, and parts that go to the device only while they work."""
+"""Data types, devices, and components that are on the device only while they run."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from lumina_core.types import VariationInput
 pytestmark = pytest.mark.usefixtures("toy")
 
 
-def numbers(session, **asked):
-    return session(word="red cat", seed=1, **asked)[0].data
+def numbers(pipe, **settings):
+    return pipe(word="red cat", seed=1, **settings)[0].data
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("bfloat16", 0.2), ("float16", 0.02)])
-def test_weights_are_held_in_the_format_asked_for_and_answers_are_near(toy_folder, dtype, error):
-    session = Pipeline.from_pretrained(toy_folder, dtype=dtype)
-    assert {p.dtype for p in session.model.parameters()} == {getattr(torch, dtype)}
-    answer, usual = numbers(session), numbers(Pipeline.from_pretrained(toy_folder))
+def test_weights_have_the_requested_dtype_and_results_are_close(toy_folder, dtype, error):
+    pipe = Pipeline.from_pretrained(toy_folder, dtype=dtype)
+    assert {p.dtype for p in pipe.model.parameters()} == {getattr(torch, dtype)}
+    answer, usual = numbers(pipe), numbers(Pipeline.from_pretrained(toy_folder))
     assert answer.dtype == torch.float32 and (answer - usual).abs().max() <= error * usual.abs().max()
 
 
-def test_float16_that_overflows_is_told_and_made_again_in_a_wider_format(toy_folder):
-    session = Pipeline.from_pretrained(toy_folder, dtype="float16")
-    overflow(session.model)
-    before = {name: weight.clone() for name, weight in session.model.state_dict().items()}
+def test_float16_overflow_is_reported_and_repeated_in_a_wider_dtype(toy_folder):
+    pipe = Pipeline.from_pretrained(toy_folder, dtype="float16")
+    overflow(pipe.model)
+    before = {name: weight.clone() for name, weight in pipe.model.state_dict().items()}
     with pytest.warns(UserWarning, match="dtype: float16 overflows"):
-        answer = numbers(session)
+        answer = numbers(pipe)
     assert torch.isfinite(answer).all()
     # the pipeline itself is unchanged, for the other threads that use it
-    assert session.model.dtype == torch.float16
-    assert all(torch.equal(weight, before[name]) for name, weight in session.model.state_dict().items())
+    assert pipe.model.dtype == torch.float16
+    assert all(torch.equal(weight, before[name]) for name, weight in pipe.model.state_dict().items())
 
 
 def test_only_the_items_that_overflow_are_generated_again(toy_folder, monkeypatch):
-    session = Pipeline.from_pretrained(toy_folder, dtype="float16")
+    pipe = Pipeline.from_pretrained(toy_folder, dtype="float16")
     plain, batches = pipeline.generate_items, []
 
     def overflowing_second_item(model, plan, items, *rest, **more):
@@ -56,18 +56,18 @@ def test_only_the_items_that_overflow_are_generated_again(toy_folder, monkeypatc
 
     monkeypatch.setattr(pipeline, "generate_items", overflowing_second_item)
     with pytest.warns(UserWarning, match="dtype: float16 overflows"):
-        results = session(["red cat", "blue sun", "cat"])
+        results = pipe(["red cat", "blue sun", "cat"])
     assert batches[0] == (torch.float16, 3) and batches[1][1] == 1 and len(batches) == 2
     assert all(bool(result.data.isfinite().all()) for result in results)
 
 
 def test_an_inversion_that_overflows_in_float16_is_repeated_as_well(toy_folder, monkeypatch):
-    session = Pipeline.from_pretrained(toy_folder, dtype="float16")
-    overflow(session.model)
+    pipe = Pipeline.from_pretrained(toy_folder, dtype="float16")
+    overflow(pipe.model)
     variation = VariationInput(torch.zeros(1, 4), {})
-    monkeypatch.setattr(type(session.model.task), "variation", lambda self, request: variation)
+    monkeypatch.setattr(type(pipe.model.task), "variation", lambda self, request: variation)
     with pytest.warns(UserWarning, match="dtype: float16 overflows"):
-        result = session("red cat", steps=2)[0]
+        result = pipe("red cat", steps=2)[0]
     assert torch.isfinite(result.data).all() and result.metadata["inversion_nfe"] == 4
 
 
@@ -77,18 +77,18 @@ def overflow(model):
         model.backbone.embed.weight.fill_(6e4)[::2, 0] *= -1
 
 
-def test_an_answer_that_is_no_number_is_never_handed_out(toy_folder):
-    session = Pipeline.from_pretrained(toy_folder)
+def test_a_nonfinite_result_is_never_returned(toy_folder):
+    pipe = Pipeline.from_pretrained(toy_folder)
     with torch.no_grad():
-        session.model.head.linear.bias.fill_(float("nan"))
+        pipe.model.head.linear.bias.fill_(float("nan"))
     with pytest.raises(LuminaError, match="model: a result is not finite"):
-        numbers(session)
+        numbers(pipe)
 
 
-def test_an_offloaded_model_answers_the_same_and_one_part_at_a_time_is_at_work(toy_folder, monkeypatch):
+def test_offload_gives_the_same_result_with_one_component_on_the_device_at_a_time(toy_folder, monkeypatch):
     usual = numbers(Pipeline.from_pretrained(toy_folder))
-    session = Pipeline.from_pretrained(toy_folder, offload=True, text_device="cpu")
-    moves, names = [], {id(module): name for name, module in session.model.named_children()}
+    pipe = Pipeline.from_pretrained(toy_folder, offload=True, text_device="cpu")
+    moves, names = [], {id(module): name for name, module in pipe.model.named_children()}
     moved = nn.Module.to
 
     def watched(module, *place, **more):
@@ -97,11 +97,11 @@ def test_an_offloaded_model_answers_the_same_and_one_part_at_a_time_is_at_work(t
         return moved(module, *place, **more)
 
     monkeypatch.setattr(nn.Module, "to", watched)
-    assert torch.equal(numbers(session), usual)
+    assert torch.equal(numbers(pipe), usual)
     assert moves == ["conditioners"] * 2 + ["backbone", "head"] * 2
 
 
-def test_a_borrowed_network_follows_the_model_stays_where_it_is_told_and_is_in_no_state_dict():
+def test_a_frozen_network_follows_the_model_unless_pinned_and_is_in_no_state_dict():
     loads = []
 
     def load(device):
@@ -109,20 +109,20 @@ def test_a_borrowed_network_follows_the_model_stays_where_it_is_told_and_is_in_n
         return nn.Linear(2, 2)
 
     with torch.device("meta"):
-        whole = nn.ModuleList([FrozenModule(load), nn.Linear(1, 1)])
-    assert list(whole.state_dict()) == ["1.weight", "1.bias"] and loads == []
-    network = whole[0].network()
+        modules = nn.ModuleList([FrozenModule(load), nn.Linear(1, 1)])
+    assert list(modules.state_dict()) == ["1.weight", "1.bias"] and loads == []
+    network = modules[0].network()
     assert network.weight.device.type == "cpu" and not network.weight.requires_grad and not network.training
-    assert whole[0].network() is network and len(loads) == 1
-    whole.to("meta")
-    assert network.weight.device.type == "meta" and whole[0].device.type == "meta"
-    whole[0].unload()
-    whole[0].pin_device("cpu")
-    assert whole[0].network().weight.device.type == "cpu" and loads[-1].type == "cpu"
+    assert modules[0].network() is network and len(loads) == 1
+    modules.to("meta")
+    assert network.weight.device.type == "meta" and modules[0].device.type == "meta"
+    modules[0].unload()
+    modules[0].pin_device("cpu")
+    assert modules[0].network().weight.device.type == "cpu" and loads[-1].type == "cpu"
 
 
-def test_a_format_or_device_that_is_not_there_is_one_clear_line(lumina, toy_folder, tmp_path):
-    for options, said in {
+def test_an_unavailable_dtype_or_device_is_one_clear_line(lumina, toy_folder, tmp_path):
+    for options, message in {
         (
             "--dtype",
             "floot16",
@@ -130,10 +130,10 @@ def test_a_format_or_device_that_is_not_there_is_one_clear_line(lumina, toy_fold
         ("--text-device", "gpu9"): "--text-device: got 'gpu9', expected an available one",
     }.items():
         done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *options)
-        assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+        assert done.status == 2 and message in done.err and done.err.count("\n") == 1
 
 
-def test_the_command_takes_format_offload_and_a_place_for_the_words(lumina, toy_folder, tmp_path):
+def test_the_command_has_options_for_dtype_offload_and_the_device_of_the_text_encoder(lumina, toy_folder, tmp_path):
     for options in (("--dtype", "auto"), ("--offload",), ("--text-device", "cpu", "--dtype", "bfloat16")):
         done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *options)
         assert (done.status, done.err) == (0, "")

@@ -1,4 +1,4 @@
-"""Grids fitted for least error: better than equal steps where a way bends, on noises that were not fitted to."""
+"""Schedules fitted by error: better than equal steps for curved trajectories, on held-out noise."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def trial(seed, solver):
 
 
 @pytest.mark.parametrize("solver", [euler, midpoint, AdamsBashforth()])
-def test_a_fitted_grid_has_less_error_on_noises_that_it_was_not_fitted_to(solver):
+def test_a_fitted_schedule_has_less_error_on_held_out_noise(solver):
     fitted_to, held = trial(0, solver), trial(1, solver)
     found = coordinate_search(uniform_times(4), range(1, 4), fitted_to)
     assert held(found) < 0.7 * held(uniform_times(4))
 
 
 @pytest.mark.parametrize("solver", [euler, midpoint, AdamsBashforth()])
-def test_ways_that_are_gone_on_with_end_where_whole_ones_do(solver):
-    gone_on_with = trial(0, solver)
+def test_a_continued_trajectory_ends_at_the_values_of_a_full_one(solver):
+    continued = trial(0, solver)
     for last in (0.8, 0.9, 0.7):
         times = torch.tensor([0, 0.2, 0.5, last, 1.0], dtype=torch.float64)
-        assert gone_on_with(times) == trial(0, solver)(times)
+        assert continued(times) == trial(0, solver)(times)
 
 
-def test_a_model_that_answers_with_no_numbers_is_said_to_be_broken():
+def test_a_model_with_nonfinite_output_is_refused():
     with pytest.raises(ConfigError, match="velocities that are not finite"):
         TrajectoryError([(lambda x, time: x * float("nan"), torch.ones(2, 3))], euler, uniform_times(4))

@@ -26,7 +26,7 @@ def optimizer_states(trainer):
     return [optimizer.state_dict()["state"] for optimizer in trainer.optimizers.optimizers]
 
 
-def test_weights_of_trained_buffers_come_back(tmp_path):
+def test_trained_buffers_are_restored(tmp_path):
     trainer = trained(tmp_path / "1")
     trainer.model.register_buffer("statistic", torch.ones(2))
     trainer.ema = type(trainer.ema)(trainer.model, 0.5)
@@ -40,7 +40,7 @@ def test_weights_of_trained_buffers_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_weights_averages_and_optimizer_states_come_back_bit_for_bit(tmp_path, optimizer):
+def test_weights_averages_and_optimizer_states_are_restored_bit_for_bit(tmp_path, optimizer):
     old = trained(tmp_path / "old", recipe("word", optimizer=optimizer, seed=1))
     new = trained(tmp_path / "new", recipe("word", optimizer=optimizer, seed=2), 0)
     new.load(old.save())
@@ -74,7 +74,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_checkpoint_complete(tm
     assert {p.name: p.read_bytes() for p in latest_checkpoint(tmp_path).rglob("*") if p.is_file()} == before
 
 
-def test_only_the_latest_checkpoints_are_kept_and_partial_ones_deleted(tmp_path):
+def test_older_and_partial_checkpoints_are_deleted(tmp_path):
     trainer = trained(tmp_path, steps=1)
     for trainer.step in (4, 8, 12, 100000000):
         trainer.save()

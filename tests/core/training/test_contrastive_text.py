@@ -73,6 +73,6 @@ def test_predictions_of_another_shape_than_the_tokens_are_refused():
         loss(torch.zeros(6, 3, 3), data())
 
 
-def test_it_refuses_to_generate():
+def test_generation_from_the_objective_is_refused():
     with pytest.raises(ConfigError, match="got a request to generate"):
         ContrastivePretraining(ContrastivePretraining.Config()).velocity(data(), data(), torch.zeros(6))

@@ -39,7 +39,7 @@ def test_memory_grows_with_the_micro_batch():
     assert whole - weights == 2 * (halves - weights)
 
 
-def test_a_recipe_without_data_or_with_an_unknown_part_is_refused_as_by_the_run():
+def test_a_dry_run_refuses_missing_data_and_unknown_components_like_a_training():
     with pytest.raises(ConfigError, match="dataset: got none, expected a data set"):
         dry_run(read_recipe({**values(), "dataset": None}, "toy"), registry())
     with pytest.raises(PluginError, match=r"did you mean 'core\.next_dit'"):

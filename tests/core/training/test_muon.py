@@ -17,7 +17,7 @@ def test_singular_values_come_near_one(shape):
     assert float(values.max()) < 1.3
 
 
-def test_the_singular_directions_stay():
+def test_orthogonalization_preserves_singular_vectors():
     matrix = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     rotated = u.T @ zeropower_via_newtonschulz(matrix[None])[0] @ v.T
@@ -61,7 +61,7 @@ def test_weight_decay_is_multiplied_by_the_learning_rate():
     assert weight.detach().numpy() == pytest.approx(0.95)
 
 
-def test_several_shapes_and_weights_without_gradient_live_in_one_optimizer():
+def test_one_optimizer_updates_several_shapes_and_skips_weights_without_gradient():
     weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (3, 2), (2, 3), (4, 4))]
     for weight in weights[:3]:
         weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(5))

@@ -71,7 +71,7 @@ def test_norms_gates_and_biases_do_not_decay():
                 assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
 
 
-def test_an_override_sets_the_learning_rate_of_weights_by_part_of_their_name():
+def test_an_override_sets_the_learning_rate_of_weights_by_substring_of_their_name():
     model = build_model(recipe(lr=1e-3, lr_overrides={"table": 5e-2}), registry())
     rates = {id(p): group["lr"] for m in build_optimizers(model, model.recipe.training).optimizers
              for group in m.param_groups for p in group["params"]}  # fmt: skip

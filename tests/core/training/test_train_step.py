@@ -38,7 +38,7 @@ def test_micro_batches_give_the_losses_of_the_batch(tmp_path, count, mixed):
     assert [m.grad_norm for m in several] == pytest.approx([m.grad_norm for m in one], rel=1e-3)
 
 
-def test_frozen_components_do_not_move_and_the_others_do(tmp_path):
+def test_training_changes_only_components_that_are_not_frozen(tmp_path):
     _, before, model = run_steps(tmp_path, recipe("word", freeze=["conditioners.word"], weight_decay=0.1))
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert not [name for name in moved if name.startswith("conditioners.word.")]
@@ -74,7 +74,7 @@ def test_a_large_gradient_is_clipped(tmp_path):
     assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_terms_that_only_some_micro_batches_have_are_kept(tmp_path, monkeypatch):
+def test_terms_of_only_some_micro_batches_are_reported(tmp_path, monkeypatch):
     with make_trainer(tmp_path, recipe(steps=1, gradient_accumulation_steps=2)) as trainer:
         loss, calls = trainer.model.objective.loss, []
 
@@ -86,7 +86,7 @@ def test_terms_that_only_some_micro_batches_have_are_kept(tmp_path, monkeypatch)
         assert trainer.train_step(next(trainer.batches())).terms == {"term1": 2.0, "term2": 2.0}
 
 
-def test_the_average_follows_the_weights_and_forgets_early_noise():
+def test_the_average_follows_the_weights_and_discounts_early_values():
     model = build_model(recipe(), registry())
     average, name = EMA(model, 0.9), "backbone.embed.weight"
     weight = dict(model.named_parameters())[name]

@@ -223,7 +223,7 @@ def test_initial_weights_are_copied_where_they_fit_and_the_rest_is_listed(tmp_pa
     assert not set(new) - set(old) - {name for name in new if name.startswith("backbone.blocks.2.")}
 
 
-def test_of_several_initial_models_the_last_one_wins(tmp_path, uninterrupted):
+def test_the_last_of_several_initial_models_has_precedence(tmp_path, uninterrupted):
     first = read_weights(uninterrupted / "model" / "model.safetensors")
     words = {name: weight + 1 for name, weight in first.items() if name.startswith("conditioners.word.")}
     shutil.copytree(uninterrupted / "model", tmp_path / "words")
@@ -356,7 +356,7 @@ def test_callbacks_are_called_at_the_end_of_a_training_that_fails(tmp_path):
 # ---- from Python
 
 
-def test_a_loop_of_ones_own_takes_the_steps_of_train(tmp_path, uninterrupted):
+def test_a_loop_over_train_step_equals_train(tmp_path, uninterrupted):
     with make_trainer(tmp_path) as trainer:
         losses = [trainer.train_step(batch).loss for batch in trainer.batches()]
         assert trainer.step == 12

@@ -1,4 +1,4 @@
-"""Curves (B, 2, moments) <-> tokens: a few moments a token, at (time, 0, 0)."""
+"""Tokenizer of curves: (B, 2, moments) <-> tokens of consecutive moments at (time, 0, 0)."""
 
 import torch
 from pydantic import Field
@@ -31,8 +31,8 @@ class Frames(Tokenizer):
             raise ShapeError(
                 f"{size[0]} moments cannot be cut in frames of {self.frame}; try {count * self.frame + self.frame}"
             )
-        places = torch.nn.functional.pad(torch.arange(float(count))[:, None], (0, 2))
-        return Tokens(torch.zeros(batch, count, self.width), places.expand(batch, -1, -1), (size,) * batch)
+        positions = torch.nn.functional.pad(torch.arange(float(count))[:, None], (0, 2))
+        return Tokens(torch.zeros(batch, count, self.width), positions.expand(batch, -1, -1), (size,) * batch)
 
 
 class Places(Autoencoder):

@@ -1,4 +1,4 @@
-"""Examples that are made when they are asked for: a point that moves in one of three figures, slowly or fast."""
+"""Synthetic dataset: a point that moves along one of three curves, slowly or fast."""
 
 import torch
 from pydantic import Field

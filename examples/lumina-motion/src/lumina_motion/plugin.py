@@ -1,4 +1,4 @@
-"""What lumina-motion brings. Imported at every start: keep it light."""
+"""Components of lumina-motion. The module is imported at every start: keep it light."""
 
 from lumina_core import hookimpl
 

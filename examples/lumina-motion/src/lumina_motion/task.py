@@ -1,4 +1,4 @@
-"""A motion from a few words, handed back as a table of places (CSV); a grid of them is a drawing (SVG)."""
+"""Task: generate a motion from a text, as a table of positions (CSV); several motions are drawn in a grid (SVG)."""
 
 import json
 
@@ -38,7 +38,7 @@ class Move(GenerationTask):
 
 
 def drawing(items):
-    """Curves (2, moments) side by side, each in a box of 2.4 by 2.4."""
-    ways = [" ".join(f"{x + 2.4 * k:.3f},{-y:.3f}" for x, y in item.T.tolist()) for k, item in enumerate(items)]
-    lines = "".join(f'<polyline points="{way}" fill="none" stroke="black" stroke-width="0.03"/>' for way in ways)
+    """Draw curves (2, moments) in a row, each in a box of 2.4 by 2.4."""
+    curves = [" ".join(f"{x + 2.4 * k:.3f},{-y:.3f}" for x, y in item.T.tolist()) for k, item in enumerate(items)]
+    lines = "".join(f'<polyline points="{curve}" fill="none" stroke="black" stroke-width="0.03"/>' for curve in curves)
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1.2 -1.2 {2.4 * len(items)} 2.4">{lines}</svg>'

@@ -1,4 +1,4 @@
-"""What lumina-ralston brings."""
+"""Components of lumina-ralston."""
 
 from lumina_core import hookimpl
 

@@ -1,8 +1,8 @@
-"""Ralston's method, of all second-order ones with two evaluations the one with the smallest bound on its error."""
+"""Ralston's method: the second-order method with two evaluations that has the smallest error bound."""
 
 
 def ralston(velocity, x, t, u):
-    """One step from time t to u: second order (A. Ralston, 1962)."""
+    """Integrate one step from time t to u with second order (A. Ralston, 1962)."""
     step = u - t
     slope = velocity(x, t)
     later = velocity(x + 2 / 3 * step * slope, t + 2 / 3 * step)
