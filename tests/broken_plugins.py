@@ -51,7 +51,7 @@ BROKEN = {
     "unmarked hook": ("def lumina_register_components(components): pass", "is not marked with @hookimpl"),
     "misspelt component type": (
         HOOK + "lumina_register_components(components):\n components.solvr('bad.a', 'a:b', 'c')",
-        "no component type is called 'solvr'; did you mean 'solver'?",
+        "component type: got 'solvr', expected a type of component; did you mean 'solver'?",
     ),
     "error half-way": (
         HOOK + "lumina_register_components(components):\n components.solver('bad.a', 'a:b', 'c')\n 1 / 0",

@@ -45,7 +45,7 @@ def test_configs_are_frozen_and_survive_plain_data():
     [
         ({}, "here: the key 'name' is missing"),
         ({"name": "a", "rat": 1}, "here: unknown key 'rat'; did you mean 'rate'?"),
-        ({"name": "a", "zzz": 1}, "here: unknown key 'zzz'; known: inner, name, rate"),
+        ({"name": "a", "zzz": 1}, "here: unknown key 'zzz'; available: inner, name, rate"),
         ({"name": "a", "inner": {"step": 1}}, "here: unknown key 'inner.step'; did you mean 'steps'?"),
         ({"name": "a", "rate": 0}, "here: rate: got 0, expected a value greater than 0"),
         ({"name": "a", "inner": {"steps": 0}}, "here: inner.steps: got 0, expected a value greater than or equal to 1"),
@@ -62,7 +62,7 @@ def test_a_missing_key_is_reported_with_its_description_and_equal_names_once():
 
     with pytest.raises(ConfigError, match=r"^here: the key 'source' is missing: folder of the weights$"):
         Described.read({}, "here")
-    assert suggest_or_list("zzz", ["b", "a", "b"]) == "; known: a, b"
+    assert suggest_or_list("zzz", ["b", "a", "b"]) == "; available: a, b"
 
 
 def test_a_value_in_the_message_of_a_validator_is_not_repeated():
@@ -131,7 +131,7 @@ def test_yaml_cannot_make_objects():
 
 def test_the_suggestion_is_the_nearest_name_or_all_or_none():
     assert suggest_or_list("sid", ["side", "rate"]) == "; did you mean 'side'?"
-    assert suggest_or_list("zzz", ["side", "rate"]) == "; known: rate, side"
+    assert suggest_or_list("zzz", ["side", "rate"]) == "; available: rate, side"
     assert suggest_or_list("zzz", []) == ""
 
 

@@ -145,7 +145,7 @@ def test_a_failed_save_keeps_the_old_model(folder, registry, monkeypatch):
 
 
 def test_a_missing_folder(tmp_path, registry):
-    assert "none', expected a folder or an installed model" in reason(tmp_path / "none", registry)
+    assert "none', expected a model folder or the name of an installed model" in reason(tmp_path / "none", registry)
 
 
 def test_a_folder_without_config(tmp_path, registry):

@@ -112,7 +112,7 @@ def test_overrides_apply_to_the_merged_recipe_and_the_written_one_has_no_base(tm
         ),
         ({"a": {"base": "a.yaml"}}, "base: got a cycle"),
         ({"a": {"base": "absent.yaml"}}, r"cannot read .*absent\.yaml"),
-        ({"a": {"base": "core.smal"}}, "no recipe is called 'core.smal'"),
+        ({"a": {"base": "core.smal"}}, "recipe: got 'core.smal', expected an installed recipe or a .yaml file"),
         ({"a": {"base": ["b"]}}, r"a\.yaml: base: got \['b'\], expected the name of a recipe"),
         ({"a": {"base": "b.yaml"}, "b": {"lumina": 1}}, r"b\.yaml: got schema version 1"),
     ],

@@ -36,7 +36,7 @@ REQUESTS = {
     "size of superscripts": (("cat", "--size", "²x²"), "expected WIDTHxHEIGHT"),
     "zero steps": (("cat", "--steps", "0"), "steps: got 0, expected a value greater than or equal to 1"),
     "negative steps": (("cat", "--steps", "-1"), "steps: got -1, expected a value greater than or equal to 1"),
-    "unknown solver": (("cat", "--solver", "huen"), "no solver is called 'huen'; did you mean 'heun'?"),
+    "unknown solver": (("cat", "--solver", "huen"), "solver: got 'huen', expected an installed solver; did you mean"),
     "unknown grid": (("cat", "--schedule", "unifrom"), "did you mean 'uniform"),
     "unknown option": (("cat", "--stesp", "3"), "--steps"),
     "unknown device": (("cat", "--device", "cuda:99"), "--device: got 'cuda:99', expected an available one"),
@@ -68,7 +68,7 @@ def test_prompts_of_any_script_generate_an_image(ask, tmp_path, prompt):
 
 def test_a_truncated_prompt_is_reported_in_a_note(ask, tmp_path):
     done = ask(LONG[:19_000], "--out", tmp_path / "x.png", "--steps", 1)
-    assert done.status == 0 and done.err.startswith("Note: caption: the text is too long for this model; left out: ")
+    assert done.status == 0 and done.err.startswith("Note: caption: the text is too long for this model; ignored: ")
 
 
 def test_an_unusable_output_path_is_one_line(ask, tmp_path):

@@ -86,8 +86,9 @@ def test_real_images_are_resized_to_the_generated_size(judge, pictures, tmp_path
     [
         (("--metrics", "image.retreival"), "did you mean 'image.retrieval'"),
         (("--metrics", "retreival"), "did you mean 'retrieval'"),
-        (("--languages", "xx"), "languages: got 'xx'"),
-        (("--split", "heldout"), "did you mean 'held_out'"),
+        (("--languages", "xx"), "Error: --languages: got 'xx', expected a language of the data set"),
+        (("--device", "gpu9"), "Error: --device: got 'gpu9', expected an available one"),
+        (("--split", "heldout"), "Error: --split: got 'heldout', expected a split of the data set; did you mean"),
         (("--dataset", "image.emojis"), "did you mean 'image.emoji'"),
         (("--set", "image.recall.k=3"), "--set: got 'image.recall.k=3', expected METRIC.OPTION=VALUE"),
         (("--set", "image.retrieval.feature_extracter.type=x"), "did you mean 'feature_extractor'"),

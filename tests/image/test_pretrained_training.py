@@ -103,7 +103,7 @@ def test_a_truncated_text_is_reported(trained, lumina, tmp_path):
     prompt = "red heart " * 200
     done = lumina("image", prompt, "--model", trained / "run" / "model", "--out", tmp_path / "x.png")
     assert done.status == 0 and (tmp_path / "x.png").is_file()
-    assert done.err.startswith("Note: caption: the text is too long for this model; left out: '")
+    assert done.err.startswith("Note: caption: the text is too long for this model; ignored: '")
     assert done.err.count("\n") == 1
 
 

@@ -89,3 +89,8 @@ def test_training_a_vocoder_without_weights_is_refused():
 def test_griffin_lim_accepts_the_shortest_clips(frames, hop):
     generated = GriffinLim(GriffinLim.Config(hop_length=hop, n_iter=2))(torch.full((2, 80, frames), -3.0))
     assert generated.shape == (2, 1, frames * hop) and bool(generated.isfinite().all())
+
+
+def test_muon_does_not_train_the_output_layer_of_vocos():
+    vocos = Vocos(Vocos.Config(hidden_size=8, intermediate_size=8, num_layers=1))
+    assert vocos.no_muon() == {"head.weight"} <= {name for name, _ in vocos.named_parameters()}

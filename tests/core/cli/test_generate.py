@@ -141,7 +141,7 @@ def test_several_results_are_written_to_an_existing_folder(lumina, toy_folder, t
 def test_a_truncated_text_gives_a_note(lumina, toy_folder, tmp_path):
     done = lumina("numbers", "red cat " * 50, "--model", toy_folder, "--out", tmp_path / "x.json")
     assert done.status == 0
-    assert done.err.startswith("Note: word: the text is too long for this model; left out: ")
+    assert done.err.startswith("Note: word: the text is too long for this model; ignored: ")
     assert done.err.count("\n") == 1
 
 
@@ -154,7 +154,7 @@ WRONG = [
     (("cat", "--seed", -1), "--seed: got -1, expected a value greater than or equal to 0"),
     (("cat", "--guidance-scale", -1), "--guidance-scale: got -1.0, expected a value greater than or equal to 0"),
     (("cat", "--guidance-scale", "nan"), "--guidance-scale: got nan, expected"),
-    (("cat", "--solver", "midpont"), "no solver is called 'midpont'; did you mean 'midpoint'?"),
+    (("cat", "--solver", "midpont"), "solver: got 'midpont', expected an installed solver; did you mean 'midpoint'?"),
     (
         ("cat", "--solver", "motion.step"),
         "no plugin called 'motion' is installed. Install it with: pip install lumina-motion",
@@ -273,8 +273,8 @@ def test_without_an_installed_model_the_error_says_how_to_name_one(lumina, tmp_p
 
 def test_help_texts_are_sentences_and_state_defaults(lumina):
     text = " ".join(lumina("numbers", "--help").out.split())
-    assert "]. -" not in text and "Time_aware" not in text and "time_aware: keys and values" in text
-    assert "are refused. [default: 64]" in text
+    assert "]. -" not in text and "Time_aware" not in text and "keys and values: time_aware" in text
+    assert "larger requests are an error. [default: 64]" in text
 
 
 def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):

@@ -36,15 +36,18 @@ def test_help_lists_tasks_first_and_shows_first_commands(lumina, toy):
 def test_the_nearest_command_is_offered_for_an_unknown_one(lumina):
     done = lumina("trian", "x")
     assert done.status == 2
-    assert done.err == "Error: there is no command 'trian'; did you mean 'train'? See: lumina --help\n"
-    assert lumina("zzzzzz").err == "Error: there is no command 'zzzzzz'. See: lumina --help\n"
+    assert done.err == (
+        "Error: command: got 'trian', expected a command of lumina; did you mean 'train'? See: lumina --help\n"
+    )
+    assert lumina("zzzzzz").err == "Error: command: got 'zzzzzz', expected a command of lumina. See: lumina --help\n"
 
 
 def test_the_command_of_a_failed_plugin_reports_the_reason(lumina, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise ImportError('libsndfile is missing')"})
     done = lumina("bad", "a song")
     assert done.status == 2
-    assert "there is no command 'bad': the plugin 'bad' is installed but was left out: ImportError: lib" in done.err
+    assert "command: got 'bad'" in done.err
+    assert "the plugin 'bad' is installed but could not be loaded: ImportError: lib" in done.err
 
 
 def test_an_unknown_option_is_one_line(lumina):
@@ -78,19 +81,19 @@ def fail():
     )
     unexpected = lumina("fail")
     assert unexpected.status == 1
-    assert unexpected.err == "Error: unexpected RuntimeError: two lines (run again with --debug to see where)\n"
+    assert unexpected.err == "Error: unexpected RuntimeError: two lines (--debug shows the traceback)\n"
 
 
 def test_debug_shows_the_traceback_and_the_line(capsys):
     assert run(["plugins", "nobody"], debug=True) == 1
     message = capsys.readouterr().err
-    assert "Traceback" in message and message.splitlines()[-1].startswith("Error: no plugin is called 'nobody'")
+    assert "Traceback" in message and message.splitlines()[-1].startswith("Error: plugin: got 'nobody', expected")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("check", "toy.smal"), "no recipe is called 'toy.smal', and it is no .yaml file; did you mean 'toy.small'?"),
+        (("check", "toy.smal"), "recipe: got 'toy.smal', expected an installed recipe or a .yaml file; did you"),
         (("check", "nowhere.yaml"), "cannot read nowhere.yaml"),
         (("check", "toy.small", "--set", "backbone"), "override: got 'backbone', expected a.b=c"),
         (("check", "toy.small", "--set", "samplin.steps=3"), "unknown key 'samplin'; did you mean 'sampling'?"),
@@ -98,8 +101,8 @@ def test_debug_shows_the_traceback_and_the_line(capsys):
         (("check", "toy.small", "--set", "sampling.steps=0"), "sampling.steps: got 0, expected a value greater than"),
         (("check", "toy.small", "--set", "schema_version=9"), "got schema version 9, expected 2"),
         (("check", "toy.small"), "dataset: got none, expected a data set"),
-        (("models", "nowhere"), "there is no model folder nowhere"),
-        (("plugins", "tyo"), "no plugin is called 'tyo'; did you mean 'toy'?"),
+        (("models", "nowhere"), "model: got nowhere, expected an existing model folder"),
+        (("plugins", "tyo"), "plugin: got 'tyo', expected an installed plugin; did you mean 'toy'?"),
     ],
 )
 def test_a_wrong_recipe_or_name_is_one_clear_line(lumina, toy, arguments, message):
@@ -116,4 +119,4 @@ def lumina_register_recipes(recipes):
     recipes.add("lost.small", "lost_plugin:small.yaml", "not there")
 """
     install("lumina-lost", "lost = lost_plugin", {"lost_plugin": plugin})
-    assert "the recipe lost.small cannot be read from lost_plugin:small.yaml" in lumina("check", "lost.small").err
+    assert "recipe lost.small: cannot read lost_plugin:small.yaml" in lumina("check", "lost.small").err

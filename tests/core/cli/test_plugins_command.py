@@ -22,12 +22,12 @@ def test_a_name_shows_one_plugin_alone(lumina, toy):
 
 def test_a_failed_plugin_is_one_line_in_the_list_and_has_a_full_report_by_name(lumina, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise ImportError('libsndfile is missing')"})
-    line = "bad  (lumina-bad 1.0)  LEFT OUT: ImportError: libsndfile is missing\n"
+    line = "bad  (lumina-bad 1.0)  NOT LOADED: ImportError: libsndfile is missing\n"
     everything, alone = lumina("plugins"), lumina("plugins", "bad")
     assert everything.status == alone.status == 0
     assert line in everything.out and "Traceback" not in everything.out
     assert alone.out.startswith(line + "Traceback")
-    assert "Left out: bad. Why: lumina plugins" in lumina("--help").out
+    assert "Not loaded: bad. See: lumina plugins" in lumina("--help").out
 
 
 def test_json_is_one_object_on_one_line(lumina, toy, install):
@@ -63,4 +63,4 @@ def test_a_recipe_of_a_failed_plugin_reports_the_failure(lumina, install):
     install("lumina-bad", "bad = bad_plugin", {"bad_plugin": "raise RuntimeError('libsndfile is missing')"})
     report = lumina("check", "bad.tiny")
     assert report.status == 1
-    assert "the plugin 'bad' is installed but was left out: RuntimeError: libsndfile is missing" in report.err
+    assert "the plugin 'bad' is installed but could not be loaded: RuntimeError: libsndfile is missing" in report.err

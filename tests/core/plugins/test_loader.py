@@ -93,7 +93,7 @@ def test_a_component_type_can_be_used_by_plugins_before_and_after_its_own(user):
 def test_a_component_type_of_a_broken_plugin_does_not_exist():
     registry = load_from([candidate("alpha", VOICE % "alpha"), candidate("sound", f"{VOCODER} 1 / 0")])
     assert set(registry.failures) == {"alpha", "sound"}
-    assert "no component type is called 'vocoder'" in registry.failures["alpha"].reason
+    assert "component type: got 'vocoder', expected a type of component" in registry.failures["alpha"].reason
 
 
 @pytest.mark.parametrize("name", ["alpha", "zeta"])
@@ -171,7 +171,7 @@ def test_objects_that_have_every_attribute_are_no_hooks():
 
 
 def test_strict_raises_the_error():
-    with pytest.raises(PluginError, match=r"the plugin 'bad' \(lumina-bad 1.0\) is broken: .*no component type"):
+    with pytest.raises(PluginError, match=r"the plugin 'bad' \(lumina-bad 1.0\) is broken: .*component type: got"):
         load_from([candidate("bad", BROKEN["misspelt component type"][0])], strict=True)
     with pytest.raises(PluginError, match="SystemExit 3"):
         load_from([candidate("bad", BROKEN["ends the program"][0])], strict=True)

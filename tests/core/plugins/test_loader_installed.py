@@ -59,7 +59,8 @@ def test_the_environment_chooses_which_plugins_are_loaded(install, monkeypatch):
     monkeypatch.setenv("LUMINA_PLUGINS", "")
     assert list(load_plugins().sources) == ["core"]
     load_plugins.cache_clear()
-    assert load_plugins().missing_reason("alpha") == "the plugin 'alpha' is installed, but LUMINA_PLUGINS leaves it out"
+    reason = load_plugins().missing_reason("alpha")
+    assert reason == "the plugin 'alpha' is installed, but LUMINA_PLUGINS does not list it"
     load_plugins.cache_clear()
     monkeypatch.setenv("LUMINA_PLUGINS", " alpha, core ")
     assert list(load_plugins().sources) == ["core", "alpha"]
@@ -123,7 +124,7 @@ def test_help_works_with_broken_plugins_and_names_them_in_one_line(zoo):
     done = called(zoo, "-c", SPY, "--help")
     lines = done.stdout.splitlines()
     assert lines[-2].startswith("0 ") or lines[-1].startswith("0 "), done.stderr
-    assert "Left out:" in done.stdout and "Why: lumina plugins" in done.stdout
+    assert "Not loaded:" in done.stdout and "See: lumina plugins" in done.stdout
     assert not {"torch", "pydantic", "transformers", "numpy"} & set(done.stdout.split())
 
 
@@ -131,7 +132,7 @@ def test_plugins_lists_the_reason_of_every_broken_plugin_and_imports_nothing_hea
     done = called(zoo, "-c", SPY, "plugins")
     for number, (_, reason) in enumerate(BROKEN.values()):
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"bad{number} "))
-        assert f"(zoo-{number} 1.0)  LEFT OUT: " in line
+        assert f"(zoo-{number} 1.0)  NOT LOADED: " in line
         assert reason.replace("bad.<name>", f"bad{number}.<name>") in line or f"'bad{number}.<name>'" in line
     assert "good  (zoo-good 1.0)" in done.stdout and "noisy  (zoo-noisy 1.0)" in done.stdout
     assert not {"torch", "pydantic", "transformers", "numpy"} & set(done.stdout.split())

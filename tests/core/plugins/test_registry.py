@@ -50,14 +50,22 @@ def test_an_ambiguous_short_name_is_refused(registry):
 @pytest.mark.parametrize(
     ("component_type", "name", "message"),
     [
-        ("solver", "core.midpont", "no solver is called 'core.midpont'; did you mean 'core.midpoint'?"),
-        ("solver", "midpont", "no solver is called 'midpont'; did you mean 'midpoint'?"),
-        ("solver", "xyz", "no solver is called 'xyz'; known: core.midpoint, core.heun, zeta.midpoint, zeta.quick"),
-        ("path", "core.linear", "no path is called 'core.linear'; known: none"),
-        ("solvr", "core.heun", "no component type is called 'solvr'; did you mean 'solver'?"),
-        ("solver", "zta.quick", "no solver is called 'zta.quick'; did you mean 'zeta.quick'?"),
+        (
+            "solver",
+            "core.midpont",
+            "solver: got 'core.midpont', expected an installed solver; did you mean 'core.midpoint",
+        ),
+        ("solver", "midpont", "solver: got 'midpont', expected an installed solver; did you mean 'midpoint'?"),
+        (
+            "solver",
+            "xyz",
+            "expected an installed solver; available: core.midpoint, core.heun, zeta.midpoint, zeta.quick",
+        ),
+        ("path", "core.linear", "path: got 'core.linear', expected an installed path; available: none"),
+        ("solvr", "core.heun", "component type: got 'solvr', expected a type of component; did you mean 'solver'?"),
+        ("solver", "zta.quick", "solver: got 'zta.quick', expected an installed solver; did you mean 'zeta.quick'?"),
         ("path", "core.heun", "got 'core.heun', a component of the type solver, expected one of the type path"),
-        ("command", "sng", "no command is called 'sng'; did you mean 'sing'?"),
+        ("command", "sng", "command: got 'sng', expected an installed command; did you mean 'sing'?"),
     ],
 )
 def test_an_unknown_name_is_reported_with_the_nearest(registry, component_type, name, message):
@@ -72,7 +80,8 @@ def test_a_missing_plugin_is_reported_with_what_to_install(registry):
 
 
 def test_a_broken_plugin_is_reported_with_its_reason(registry):
-    with pytest.raises(PluginError, match=r"'audio' is installed but was left out: ImportError: libsndfile is missing"):
+    message = r"'audio' is installed but could not be loaded: ImportError: libsndfile is missing"
+    with pytest.raises(PluginError, match=message):
         registry.find("tokenizer", "audio.patchify")
 
 

@@ -125,5 +125,5 @@ def test_settings_of_a_whole_folder_come_back_as_they_were(tmp_path):
 
 def test_a_published_folder_is_described_like_one_of_ours(lumina):
     told = lumina("models", TINY)
-    assert told.out.splitlines()[0] == "in the layout image.diffusers"
+    assert told.out.splitlines()[0] == "checkpoint format image.diffusers"
     assert "  autoencoder  image.kl" in told.out.splitlines()

@@ -98,10 +98,10 @@ def crossfade_mask(generate_mask: Tensor, fade_length: int) -> Tensor:
 
 
 def limit_generated_part(waveform: Tensor, sample_rate: int, metadata: Mapping[str, Any]) -> tuple[Tensor, float]:
-    """Scale the generated part of a clip down to full scale; the kept part is unchanged, bit for bit.
+    """Scale the generated part of a clip down to full scale; the preserved part is unchanged, bit for bit.
 
     Args:
-        waveform: (1, S), its kept part within [-1, 1].
+        waveform: (1, S), its preserved part within [-1, 1].
         sample_rate: samples per second.
         metadata: of the result, with `inpaint` or `extend`, and `crossfade`.
 

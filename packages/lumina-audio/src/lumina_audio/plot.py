@@ -23,7 +23,7 @@ INSTALL_EXTRA = "lumina-audio[plot]"
 DYNAMIC_RANGE_DB = 80.0
 """Decibels between the lightest and the darkest color."""
 MIN_REFERENCE_DB = -60.0
-"""Lowest level (dB of full scale) of the lightest color: a quieter clip is drawn darker."""
+"""Lowest level (dB of full scale) of the lightest color: quieter clips are darker."""
 N_MELS = 160
 GRID_CELL_WIDTH, GRID_GAP = 300, 6
 """Pixels of a grid: width of the longest clip, and distance between clips."""

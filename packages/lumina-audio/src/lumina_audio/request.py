@@ -134,7 +134,9 @@ class TextToAudioRequest(AudioLengthRequest):
     """Prompt and values of scalar conditioners."""
 
     prompt: str = Field(max_length=20000, description="text that describes the audio")
-    negative_prompt: str | None = Field(None, max_length=20000, description="text that guidance leads away from")
+    negative_prompt: str | None = Field(
+        None, max_length=20000, description="content to avoid, used by classifier-free guidance"
+    )
     scalar: tuple[NamedValue, ...] | None = Field(
         None,
         title="NAME=VALUE",

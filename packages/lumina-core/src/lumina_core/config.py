@@ -106,7 +106,7 @@ def with_defaults(component: type, defaults: Mapping[str, Any]) -> type:
 def suggest_or_list(word: str, names: Iterable[str]) -> str:
     """Return the end of an error message: the nearest name, else all names; empty if there are none."""
     choices = sorted(set(names))
-    return suggest(word, choices) or (f"; known: {', '.join(choices)}" if choices else "")
+    return suggest(word, choices) or (f"; available: {', '.join(choices)}" if choices else "")
 
 
 def read_file(path: Path) -> dict[str, Any]:

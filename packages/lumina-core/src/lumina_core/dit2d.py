@@ -87,7 +87,7 @@ class DiT2D(nn.Module):
     ) -> DiTT:
         """Load the backbone and the head of a trained model.
 
-        `prediction` of the result says what the output is. The context comes from the model's conditioners, see
+        `prediction` of the result is the type of the output. The context comes from the model's conditioners, see
         `load_model(...).encode_condition`.
 
         Args:
@@ -96,7 +96,7 @@ class DiT2D(nn.Module):
             dtype: of the weights; None: as stored.
 
         Raises:
-            CheckpointError: there is no such model, or it cannot be loaded.
+            CheckpointError: the model does not exist, or cannot be loaded.
             ConfigError: the model has another backbone, or does not cut latents into square patches.
         """
         loaded = load_model(model, device=device, dtype=dtype)

@@ -33,8 +33,8 @@ from lumina_core.checkpoint.safetensors_io import (
     open_weights,
     write_weights,
 )
-from lumina_core.config import ComponentSpec, suggest_or_list
-from lumina_core.errors import CheckpointError, ConfigError, PluginError
+from lumina_core.config import ComponentSpec
+from lumina_core.errors import CheckpointError, ConfigError, PluginError, suggest
 from lumina_core.io import atomic_dir
 from lumina_core.model import Model, build_component, build_model
 from lumina_core.plugins.loader import load_plugins
@@ -113,7 +113,7 @@ def load_model(
         PluginError: a plugin that the recipe needs is not installed or broken.
     """
     registry = load_plugins() if registry is None else registry
-    with _model_path(name_or_folder, registry) as folder:
+    with find_model(name_or_folder, registry) as folder:
         loaded = open_model_dir(folder, registry)
         if dtype is None:
             check_dtype(loaded)
@@ -132,7 +132,7 @@ def open_model_dir(folder: Path, registry: Registry) -> LoadedDir:
     """Open a model folder, or the newest checkpoint of a training's output folder; averaged weights are preferred.
 
     Raises:
-        CheckpointError: the folder is of no known format, damaged, or of a family that its format does not read.
+        CheckpointError: the folder is of no installed format, damaged, or of a family that its format does not read.
         PluginError: a checkpoint format cannot be imported.
     """
     name = detect_format(folder, registry)
@@ -177,7 +177,7 @@ def find_format(registry: Registry, name: str) -> CheckpointFormat:
     """Return a checkpoint format by its name.
 
     Raises:
-        PluginError: there is none of this name; the nearest is offered.
+        PluginError: the format is not installed; the nearest name is offered.
     """
     checkpoint_format: CheckpointFormat = registry.find("checkpoint_format", name)()
     return checkpoint_format
@@ -187,7 +187,7 @@ def resolve_model_dir(folder: Path) -> Path:
     """Return the folder with config.json: `folder` itself, or the newest checkpoint of a training's output folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the folder does not exist, or is not a model folder.
     """
     if (folder / CONFIG_FILE).is_file():
         return folder
@@ -195,7 +195,7 @@ def resolve_model_dir(folder: Path) -> Path:
     if checkpoints:
         return checkpoints[-1]
     if not folder.is_dir():
-        raise CheckpointError(f"there is no model folder {folder}; `lumina models` lists the installed models.")
+        raise CheckpointError(f"model: got {folder}, expected an existing model folder.")
     raise CheckpointError(
         f"{folder}: got no {CONFIG_FILE}, expected a complete model folder, or one of a checkpoint format that an "
         "installed plugin reads."
@@ -263,17 +263,33 @@ def matching_weights(model: Model, weights: Mapping[str, HasShapeT]) -> dict[str
 
 
 @contextmanager
-def _model_path(name_or_folder: str | Path, registry: Registry) -> Iterator[Path]:
-    installed = registry.models().get(str(name_or_folder))
-    if installed is None:
-        if not Path(name_or_folder).is_dir():
-            hint = suggest_or_list(str(name_or_folder), registry.models())
-            raise CheckpointError(f"model: got '{name_or_folder}', expected a folder or an installed model{hint}")
+def find_model(name_or_folder: str | Path, registry: Registry, task: str | None = None) -> Iterator[Path]:
+    """Yield the folder of a model: an installed one by its name, or a folder.
+
+    Args:
+        task: component type of the task of the installed model; None: any.
+
+    Raises:
+        ConfigError: the installed model is of another task.
+        CheckpointError: there is neither; the nearest name is offered.
+    """
+    models, name = registry.models(), str(name_or_folder)
+    installed = {n: entry for n, entry in models.items() if task is None or entry.extra["task"] == task}
+    if name in installed:
+        package, _, path = installed[name].target.partition(":")
+        with as_file(files(package) / path) as folder:
+            yield folder
+        return
+    if Path(name_or_folder).is_dir():
         yield Path(name_or_folder)
         return
-    package, _, path = installed.target.partition(":")
-    with as_file(files(package) / path) as folder:
-        yield folder
+    names = f"Installed models: {', '.join(installed) or 'none'}"
+    if name in models:
+        raise ConfigError(f"model: got {name}, a model for {models[name].extra['task']}, expected {task}. {names}")
+    raise CheckpointError(
+        f"model: got '{name}', expected a model folder or the name of an installed model"
+        f"{suggest(name, installed) or '.'} {names}"
+    )
 
 
 def _build_empty(loaded: LoadedDir, registry: Registry) -> Model:

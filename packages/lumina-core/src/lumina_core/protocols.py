@@ -40,7 +40,7 @@ from lumina_core.types import (
 Velocity = Callable[[Tensor, float], Tensor]
 """(x (B, ...), t) -> dx/dt (B, ...), pointing to data. `t` is a Python float in 0..1, the same for the whole batch.
 
-During sampling `t` is rounded to float32, which is what the network reads.
+During sampling `t` is rounded to float32, the dtype in which the network reads it.
 """
 
 NoiseFn = Callable[[], Tensor]
@@ -442,8 +442,8 @@ class Guidance(Protocol):
     """Combination of two velocities (B, N, D) into one, for `sampling.guidance` of a recipe or a request.
 
     A plain function without state. It works item by item, returns exactly `cond` for scale 1 (where it is not called),
-    and `cond` if both velocities are equal. If guidance applies to some channels only (`guidance_channels`), it receives
-    those channels.
+    and `cond` if both velocities are equal. If guidance applies to some channels only (`guidance_channels`), it
+    receives those channels.
     """
 
     def __call__(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -516,7 +516,7 @@ class Dataset(ABC):
 
 
 class Task:
-    """Base class of tasks: what a model does for a user. Derive from `GenerationTask` or `PredictionTask`.
+    """Base class of tasks: requests, results and files of a model. Derive from `GenerationTask` or `PredictionTask`.
 
     An optional method has a default here, so a caller never has to look whether a task has it.
 
@@ -555,7 +555,7 @@ class GenerationTask(Task):
         sidecars: further files per result, by name: (suffix, help text). `write_sidecar` writes one.
         editing_fields: fields of the request that the help text of the command lists under "Editing".
         output_types: output types that `to_output` supports, the default first.
-        Output: class of what a call of a pipeline returns.
+        Output: return type of a call of a pipeline.
     """
 
     suffixes: Sequence[str] = ()
@@ -657,7 +657,7 @@ class PredictionTask(Task):
     Attributes:
         Request: config with the fields that a user can set.
         data_field: field of an example that holds the data.
-        target_field: field of an example that holds what is predicted: a class index or a tensor.
+        target_field: field of an example with the target: a class index or a tensor.
     """
 
     target_field: str = "label"
@@ -913,7 +913,7 @@ class Metric(ABC):
 
         Returns:
             A tensor (M,) is a score per item, reported as its mean, NaN where it does not apply to an item; a float is
-            a score of the whole set.
+            a score of all items.
         """
 
     def notes(self, inputs: EvalInputs) -> list[str]:

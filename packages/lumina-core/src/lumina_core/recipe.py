@@ -37,7 +37,7 @@ class ConditionerSpec(ComponentSpec):
 
 
 class SamplingConfig(Config):
-    """Sampling defaults, for settings that a request leaves open."""
+    """Sampling defaults, for settings that a request does not have."""
 
     steps: int = Field(10, ge=1, le=1000, description="solver steps")
     solver: str = Field("core.midpoint", description="solver; with options: `core.dopri5:rtol=1e-4`")
@@ -108,14 +108,14 @@ class TrainingConfig(Config):
     cache_bytes: int = Field(
         2**29,
         ge=0,
-        description="bytes in memory for the conditions of cacheable conditioners, and for latents; 0: none",
+        description="memory in bytes of the cache that conditions and latents share; 0: no cache in memory",
     )
     cache_dir: str | None = Field(None, description="folder of a cache on disk, which runs may share; None: none")
     cache_dir_bytes: int = Field(2**36, ge=0, description="bytes of the cache on disk; a full one only reads")
     num_workers: int = Field(0, ge=0, description="processes that read examples")
     seed: int = Field(0, ge=0, description="seed of initial weights, order, times, noise, crops and captions")
     checkpoint_interval: int = Field(500, ge=1, description="steps between checkpoints")
-    keep_latest_k: int = Field(2, ge=1, description="number of checkpoints that are kept, the newest")
+    keep_latest_k: int = Field(2, ge=1, description="number of latest checkpoints to keep")
     sample_interval: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
     sample_requests: tuple[dict[str, Any], ...] = Field((), description="requests of the grid of samples")
 
@@ -124,7 +124,7 @@ class Recipe(Config):
     """The components of a model and its settings; components check their options when they are built."""
 
     schema_version: int = Field(SCHEMA_VERSION, description="version of the form of recipes")
-    task: ComponentSpec = Field(description="what the model does for a user: requests and results")
+    task: ComponentSpec = Field(description="requests, results and files of the model")
     dataset: ComponentSpec | None = Field(None, description="training data; None: the model is not trained")
     tokenizer: ComponentSpec = Field(description="latent <-> tokens; `channels` follows from the autoencoder")
     autoencoder: ComponentSpec = Field(description="data <-> latent")
@@ -151,8 +151,8 @@ class Recipe(Config):
             registry: where installed recipes are found; default: all installed plugins.
 
         Raises:
-            ConfigError: there is no such recipe or file, a chain of `base` is a cycle, a key is unknown or missing, or a
-                value is out of its range.
+            ConfigError: the recipe or file does not exist, a chain of `base` is a cycle, a key is unknown or missing,
+                or a value is out of its range.
             PluginError: the plugin that has the recipe could not be loaded.
         """
         values = _load_values(str(name_or_path), load_plugins() if registry is None else registry)
@@ -185,10 +185,10 @@ def read_recipe(values: Mapping[str, Any], source: str) -> Recipe:
 
 
 def check_schema_version(values: Mapping[str, Any], source: str) -> None:
-    """Raise ConfigError if a recipe or a config.json has another schema version, whatever else it holds.
+    """Raise ConfigError if a recipe or a config.json has another schema version.
 
-    Version 1 is also recognised by its keys (`lumina: 1`, components named by `use:`). It was never released, so that
-    nothing reads it.
+    Version 1 is also recognised by its keys (`lumina: 1`, components named by `use:`). It was never released and
+    is not supported.
     """
     version = values.get("schema_version", SCHEMA_VERSION)
     has_old_keys = "lumina" in values or any(
@@ -260,10 +260,14 @@ def _read_source(name: str, registry: Registry) -> dict[str, Any]:
         try:
             text = (files(package) / path).read_text(encoding="utf-8")
         except (OSError, ImportError, TypeError, UnicodeDecodeError) as error:
-            raise PluginError(f"the recipe {name} cannot be read from {installed[name].target}: {error}") from error
+            raise PluginError(
+                f"recipe {name}: cannot read {installed[name].target} ({error}). Reinstall its plugin."
+            ) from error
         return read_text(text, f"recipe {name}")
     if Path(name).suffix in _FILE_SUFFIXES:
         return read_file(Path(name))
     if reason := registry.missing_reason(name.partition(".")[0]):
         raise PluginError(reason)
-    raise ConfigError(f"no recipe is called '{name}', and it is no .yaml file{suggest_or_list(name, installed)}")
+    raise ConfigError(
+        f"recipe: got '{name}', expected an installed recipe or a .yaml file{suggest_or_list(name, installed)}"
+    )

@@ -1,4 +1,4 @@
-"""What every request to a generator can say, whatever it generates; a task adds its own fields."""
+"""Sampling settings that requests of all tasks have; a task adds its own fields."""
 
 from __future__ import annotations
 
@@ -10,78 +10,87 @@ from lumina_core.config import Config
 
 
 class Request(Config):
-    """How to go from noise to data. What is left open is taken from the model's recipe."""
+    """Sampling settings of a request. A setting that is None has the default of the model's recipe."""
 
-    seed: int = Field(0, ge=0, lt=2**62, description="the same seed, model and request give the same result")
-    count: int = Field(1, ge=1, le=1024, description="how many results; their seeds are SEED, SEED + 1 and on")
-    steps: int | None = Field(None, ge=1, le=1000, description="steps from noise to data; more is finer and slower")
+    seed: int = Field(0, ge=0, lt=2**62, description="seed; the same seed, model and request give the same result")
+    count: int = Field(1, ge=1, le=1024, description="number of results, with the seeds SEED, SEED + 1 and so on")
+    steps: int | None = Field(None, ge=1, le=1000, description="number of solver steps; more: less error, more time")
     nfe: int | None = Field(
-        None, ge=1, le=100000, description="at most so many evaluations of the network, instead of a number of steps"
+        None, ge=1, le=100000, description="maximum number of network evaluations, in place of a number of steps"
     )
     guidance_scale: float | None = Field(
-        None, ge=0, le=100, description="how strongly to follow what is said; 1 adds nothing, much more is crude"
+        None,
+        ge=0,
+        le=100,
+        description="guidance scale; 1: no guidance, larger: closer to the prompt, too large: oversaturated",
     )
-    guidance: str | None = Field(
-        None, title="NAME", description="guidance function: cfg, or one of a plugin"
-    )
+    guidance: str | None = Field(None, title="NAME", description="guidance function: cfg, or one of a plugin")
     guidance_interval: tuple[float, float] | None = Field(
-        None, title="FROM,TO", description="guide only between these times, noise is 0 and data 1; for example 0.1,0.8"
+        None,
+        title="FROM,TO",
+        description="first and last time with guidance, noise is 0 and data 1; for example 0.1,0.8",
     )
     guidance_rescale: float | None = Field(
-        None, ge=0, le=1, description="how far guidance gives up its stronger contrast; about 0.7 where colours burn"
+        None,
+        ge=0,
+        le=1,
+        description="fraction by which the guided velocity is rescaled to the conditional standard deviation; "
+        "about 0.7 against oversaturation",
     )
     cfg_batching: Literal["auto", "batched", "sequential"] | None = Field(
         None,
-        title="HOW",
-        description="both halves of guidance in one batch, or one after the other in half the memory; auto: as it fits",
+        title="MODE",
+        description="both passes of guidance in one batch (batched), or one after the other in half the memory "
+        "(sequential); auto: batched if it fits",
     )
     guide_model: str | None = Field(
         None,
         title="MODEL",
         json_schema_extra={"default": "none"},
-        description="a weaker model (less trained, or smaller) that guidance leads away from, instead of from silence "
+        description="weaker model (less trained, or smaller) in place of the unconditional pass of guidance "
         "(autoguidance)",
     )
     solver: str | None = Field(
         None,
         title="NAME",
-        description="how a step is gone: euler, adams or dpmpp (one evaluation), midpoint or heun (two), heun3, rk4, "
-        "dopri5 (its own steps), sde (with noise); with options: dopri5:rtol=1e-4",
+        description="ODE solver: euler, adams or dpmpp (one evaluation per step), midpoint or heun (two), heun3, rk4, "
+        "dopri5 (adaptive steps), sde (stochastic); with options: dopri5:rtol=1e-4",
     )
     rope_scaling: str | None = Field(
         None,
         title="NAME",
-        description="how positions are scaled on canvases larger than trained: none, interpolation, ntk, "
-        "frequency_aware, time_aware, watershed, yarn, dype; with options: watershed:watershed=0.5,isotropic=true",
+        description="RoPE scaling for sizes larger than trained: none, interpolation, ntk, frequency_aware, "
+        "time_aware, watershed, yarn, dype; with options: watershed:watershed=0.5,isotropic=true",
     )
     context_drop: str | None = Field(
         None,
         title="NAME",
-        description="time_aware: keys and values averaged over space, most at the beginning; none: off; with options: "
+        description="spatial averaging of keys and values: time_aware (most near noise), none; with options: "
         "time_aware:max_fraction=0.75,keep_blocks=spread",
     )
     block_cache: str | None = Field(
         None,
         title="NAME",
-        description="teacache_like: blocks are not asked again where little has changed since they were; none: off; with "
-        "options: teacache_like:threshold=0.2",
+        description="reuse of block outputs between steps that change little: teacache_like, none; with options: "
+        "teacache_like:threshold=0.2",
     )
     base_sequence_length: int | None = Field(
         None,
         ge=0,
-        description="tokens in training: attention is sharpened where there are more, softened where fewer; 0: off",
+        description="tokens in training, for proportional attention: attention is sharper for more tokens and softer "
+        "for fewer; 0: off",
     )
     max_token_ratio: int | None = Field(
         None,
         ge=1,
-        title="TIMES",
+        title="RATIO",
         json_schema_extra={"default": "64"},
-        description="more times the tokens of training than this are refused",
+        description="maximum ratio of the request's tokens to those in training; larger requests are an error",
     )
     schedule: str | None = Field(
         None,
         title="NAME",
-        description="how the steps are spread: uniform, shift or rational (more near noise), sigmoid, fitted (to this "
+        description="schedule of times: uniform, shift or rational (more steps near noise), sigmoid, fitted (to this "
         "model), custom:values=[0,0.3,1]",
     )
 
@@ -92,13 +101,13 @@ class Request(Config):
             return value
         try:
             start, end = (float(part) for part in value.split(","))
-        except ValueError as error:  # another number of them is one too
-            raise ValueError("an interval is FROM,TO, for example 0.1,0.8") from error
+        except ValueError as error:  # also another count of numbers
+            raise ValueError(f"got {value!r}, expected two numbers FROM,TO, for example 0.1,0.8") from error
         return start, end
 
     @field_validator("guidance_interval")
     @classmethod
     def _check_interval(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and not 0 <= value[0] < value[1] <= 1:
-            raise ValueError("an interval goes from a time to a later one, both in 0..1")
+            raise ValueError(f"got {value[0]:g},{value[1]:g}, expected 0 <= FROM < TO <= 1")
         return value

@@ -100,13 +100,13 @@ def pad_to_length(tensor: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Condition:
-    """Conditions of a batch; each field is one input of the backbone, and None where there is none.
+    """Conditions of a batch; each field is one input of the backbone, or None.
 
     Attributes:
         context: (B, M, C') read by cross-attention (text).
         context_mask: (B, M) bool, True for real entries; None if all are real.
         pooled: (B, P) modulates every block (class, pooled text).
-        reference: clean tokens that share the self-attention and are not denoised (reference images, known views).
+        reference: clean tokens that share the self-attention and are not denoised (reference images, input views).
         region_weights: (B, R, N) float; the context is then that of R regions, M / R entries each, and this is the
             weight of each region's cross-attention at each token. None: one context for all tokens.
         token_condition: (B, N, K) added to the token embeddings by a zero-initialized projection (camera rays, control
@@ -145,7 +145,7 @@ class VariationInput:
         data: (channels, ...) in [-1, 1], of the size of the result.
         cond_fields: fields of the request that describe the data, in place of those of the result; inversion runs
             without guidance.
-        noise_fraction: in 0..1, share of new noise, drawn by the request's seed; 1 keeps nothing of the data.
+        noise_fraction: in 0..1, share of new noise, sampled from the request's seed; 1 keeps nothing of the data.
     """
 
     data: Tensor

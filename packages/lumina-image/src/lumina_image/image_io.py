@@ -81,7 +81,7 @@ def crop_resize(
 ) -> Image.Image:
     """Crop the largest region of the aspect ratio of `size`, and resize it to `size`.
 
-    Cropping comes first, so that an image of 1 x 100000 is never enlarged as a whole.
+    Cropping precedes resizing, so that an image of 1 x 100000 is never enlarged completely.
 
     Args:
         image: the image.

@@ -54,7 +54,7 @@ class ImageSizeRequest(Request):
     paste_at: tuple[int, int] | None = Field(
         None,
         title="X,Y",
-        description="position of the upper left corner of init_image on a larger size; the rest is drawn",
+        description="position of the upper left corner of init_image on a larger size; the rest is generated",
     )
     variation_of: ImageField | None = Field(
         None, title="FILE", description="image to make variations of: sampling starts from its inverted noise"

@@ -140,7 +140,7 @@ class MelAutoencoder(nn.Module, Autoencoder):
     def _vocoder_loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
         """Compute the vocoder's loss on spectrograms of which a share passed through the VAE.
 
-        The vocoder is so trained on what it gets in generation. Our own.
+        The vocoder is thereby trained on the inputs that it has in generation. Our own.
         """
         if not isinstance(self.vocoder, nn.Module):
             raise ConfigError(

@@ -60,7 +60,7 @@ class LuminaMusicFormat(CheckpointFormat):
     """Folders as on the hub: `music_generation` (or `audio_generation`), `maa2`, `bigvnat`, optionally CLAP, T5, YAML.
 
     Checkpoints are pickles of a training: only tensors are read, and no class is imported. Without a YAML config sizes
-    are inferred from the tensors. An autoencoder in the checkpoint comes before `maa2`, as in the released code.
+    are inferred from the tensors. An autoencoder in the checkpoint has priority over `maa2`, as in the released code.
     Without a vocoder Griffin-Lim is used. The recipe refers to T5 in a subfolder, or on the hub.
     """
 

@@ -32,7 +32,7 @@ class WeightsFileConfig(AudioFeatureConfig):
 
 
 class PublishedNetwork(FeatureExtractor):
-    """Feature extractor whose network is given by the tensors of a file: base class. Code in the file is never run.
+    """Feature extractor whose weights are the tensors of a file: base class. Code in the file is never run.
 
     Attributes:
         title: name of the network, for messages.

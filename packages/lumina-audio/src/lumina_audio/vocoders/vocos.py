@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lumina_audio.mel import overlap_add
 from lumina_core.config import Config as Settings
+from lumina_core.protocols import Component
 from lumina_core.types import check_shape
 
 MAX_MAGNITUDE = 1e2
@@ -34,7 +35,7 @@ class ConvNeXtBlock(nn.Module):
         return out
 
 
-class Vocos(nn.Module):
+class Vocos(Component, nn.Module):
     """ConvNeXt blocks at the frame rate, then one inverse STFT (Vocos, arXiv 2306.00814).
 
     No layer works at the sample rate, so it is about a hundred times faster than a vocoder of transposed convolutions.
@@ -81,3 +82,7 @@ class Vocos(nn.Module):
         magnitude, phase = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
         spectrum = torch.polar(magnitude.exp().clamp_max(MAX_MAGNITUDE), phase)
         return overlap_add(spectrum, self.window.to(spectrum.device), self.config.hop_length)
+
+    def no_muon(self) -> set[str]:
+        """Return the matrix of the output layer, which Muon does not train."""
+        return {"head.weight"}

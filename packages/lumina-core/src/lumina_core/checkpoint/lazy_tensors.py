@@ -1,4 +1,4 @@
-"""Lazy tensors: shape and dtype are known, values are read on demand. And models made of them."""
+"""Lazy tensors, whose values are read on demand, and models with lazy weights."""
 
 from __future__ import annotations
 

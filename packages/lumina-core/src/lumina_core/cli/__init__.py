@@ -1,1 +1,1 @@
-"""The command line: commands are imported when they are asked for."""
+"""The command line. A command's module is imported when the command runs."""

@@ -1,4 +1,4 @@
-"""Figures as tables on the terminal."""
+"""Progress bars, and tables of scores on the terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 def progress_bar(
     title: str, total: int, quiet: bool = False, in_bytes: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that is gone afterwards; what it hands over is told how many more are done.
+    """Show a progress bar on stderr, and remove it at the end. Yields a function that advances it by a number.
 
     Args:
-        total: how many there are in all.
-        quiet: no bar, whoever watches.
-        in_bytes: what is counted are bytes.
+        title: text before the bar.
+        total: number at which the bar is full.
+        quiet: show no bar; there is none either if stderr is not a terminal.
+        in_bytes: whether the numbers are bytes.
     """
     with _progress_bars(quiet, in_bytes) as bars:
         if bars is None:
@@ -35,14 +36,14 @@ def progress_bar(
 
 @contextmanager
 def multi_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each kind of work; what it hands over is told which, how many are done, and of how many."""
+    """Show one progress bar per task. Yields a function of a task's title, its current number and its total."""
     rows: dict[str, TaskID] = {}
     with _progress_bars() as bars:
 
-        def update(what: str, done: int, total: int) -> None:
+        def update(title: str, done: int, total: int) -> None:
             if bars is not None:
-                rows[what] = rows[what] if what in rows else bars.add_task(what, total=total)
-                bars.update(rows[what], completed=done)
+                rows[title] = rows[title] if title in rows else bars.add_task(title, total=total)
+                bars.update(rows[title], completed=done)
 
         yield update
 
@@ -50,7 +51,7 @@ def multi_progress() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def _progress_bars(quiet: bool = False, in_bytes: bool = False) -> Iterator[Progress | None]:
     if quiet or not sys.stderr.isatty():
-        # not even a disabled bar: an old rich leaves an empty line where it stood
+        # no bar rather than a disabled one: old versions of rich print an empty line for it
         yield None
         return
     from rich.console import Console
@@ -62,15 +63,15 @@ def _progress_bars(quiet: bool = False, in_bytes: bool = False) -> Iterator[Prog
 
 
 MAX_GROUPS = 24
-"""Groups of one key that are shown; more are in the JSON."""
+"""Largest number of groups per table; the JSON has all."""
 
 
 def print_scores(scores: Mapping[str, Any], console: Console | None = None) -> None:
-    """One table of all figures, then one a metric for each key that cases are grouped by."""
+    """Print a table of all scores, then one table per metric and key that groups the items."""
     out = console or Console()
     settings = ", ".join(f"{key} {value}" for key, value in scores["settings"].items())
-    out.print(f"{scores['num_generated']} made: {settings}", highlight=False, soft_wrap=True)
-    table = Table("figure", "value", "error", "95 %", "of")
+    out.print(f"{scores['num_generated']} generated: {settings}", highlight=False, soft_wrap=True)
+    table = Table("metric", "value", "error", "95 %", "count")
     for score in scores["scores"].values():
         for metric_value in _metric_values(score).values():
             error, count = _format_number(metric_value.get("error")), str(metric_value["count"])
@@ -97,7 +98,7 @@ def _print_groups(metric: str, key: str, score: Mapping[str, Any], out: Console)
     if len(names) < 2:
         return
     out.print(f"{metric} ({score['feature_extractor']}), by {key}", highlight=False, soft_wrap=True)
-    table = Table(key, *values_by_name, "of")
+    table = Table(key, *values_by_name, "count")
     for group in names[:MAX_GROUPS]:
         group_values = [metric_value["groups"][key].get(group) for metric_value in values_by_name.values()]
         count = max(group_value["count"] for group_value in group_values if group_value)

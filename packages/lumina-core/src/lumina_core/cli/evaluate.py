@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lumina_core.cli.console import multi_progress
-from lumina_core.cli.generate import device_options, request_options, with_options
+from lumina_core.cli.generate import device_options, option_names_in_errors, request_options, with_options
 from lumina_core.config import apply_override, suggest_or_list
 from lumina_core.errors import ConfigError
 
@@ -67,15 +67,15 @@ def _split_commas(ctx: click.Context, parameter: click.Parameter, value: str | N
 def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     """Evaluate MODEL, a folder or an installed model (default: the built-in one).
 
-    The model generates an example for each of several known prompts; metrics compare them with the real examples.
+    The model generates an example for each prompt of a data set; metrics compare them with the real examples.
     """
     from lumina_core.evaluation.evaluate import evaluate as run
     from lumina_core.io import atomic_file
     from lumina_core.sampling.pipeline import Pipeline
 
-    pipeline = Pipeline.from_pretrained(
-        model, **{key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
-    )
+    load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
+    with option_names_in_errors(list(load_options)):
+        pipeline = Pipeline.from_pretrained(model, **load_options)
     settings = _request_fields(values.pop("fields"))
     arguments = ("dataset", "languages", "split", "samples_per_prompt", "seed", "batch_size", "out", "resume", "cache")
     kwargs = {key: values.pop(key) for key in arguments}
@@ -83,7 +83,7 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     kwargs |= {"metrics": metrics, "metric_options": _metric_options(options, metrics, pipeline.registry)}
     kwargs["num_samples"] = values.pop("samples")
     settings = {**{key: value for key, value in values.items() if value is not None}, **settings}
-    with multi_progress() as on_progress:
+    with option_names_in_errors([*arguments, "metrics", *values]), multi_progress() as on_progress:
         result = run(pipeline, **kwargs, progress=on_progress, **settings)
     report = {**result.report, "model": {"name": model or "built in", **result.report["model"]}}
     out = kwargs["out"]
@@ -93,7 +93,9 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
             with atomic_file(out / SCORES_FILE) as partial:
                 partial.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"--out: cannot write to {out}: {error.strerror or error}") from error
+            raise ConfigError(
+                f"--out: cannot write to {out} ({error.strerror or error}). Choose another folder."
+            ) from error
     for note in report["notes"]:
         click.echo(f"Note: {note}", err=True)
     if as_json:
@@ -109,7 +111,7 @@ def _request_fields(fields: Sequence[str]) -> dict[str, Any]:
     for field in fields:
         name, separator, value = field.partition("=")
         if not separator:
-            raise ConfigError(f"--param: got '{field}', expected FIELD=VALUE")
+            raise ConfigError(f"--param: got '{field}', expected FIELD=VALUE, for example size=64x64")
         settings[name] = value
     return settings
 

@@ -318,7 +318,7 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device", "compile")}
     sidecar_values = {kind: values.pop(f"sidecar_{kind}") for kind in task.sidecars}
     fields = {field: value for field, value in values.items() if value is not None and value != ()}
-    with _option_names_in_errors([*values, *load_options, "model"]):
+    with option_names_in_errors([*values, *load_options, "model"]):
         lines = _read_prompts(prompts_file, prompt_field, fields)
         requests = _make_requests(task.Request, prompt_field, fields, lines)  # type: ignore[arg-type]
         paths = output_paths(out, len(requests), lines is not None, task.suffixes)
@@ -343,7 +343,7 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
 
 
 @contextmanager
-def _option_names_in_errors(fields: Sequence[str]) -> Iterator[None]:
+def option_names_in_errors(fields: Sequence[str]) -> Iterator[None]:
     """Name options instead of fields in the messages of errors: `--max-token-ratio 4` for `max_token_ratio=4`."""
     try:
         yield

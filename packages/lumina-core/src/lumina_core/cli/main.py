@@ -34,14 +34,14 @@ MODULES = {
 
 
 class LuminaGroup(click.Group):
-    """Knows the names and summaries of all commands; imports a command's module only when it is run."""
+    """Group of all commands: lists them from the registry, and imports a command's module when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Tasks first, for they are what most people come for."""
+        """Return the names of the commands: those of plugins, then the built-in ones."""
         return [*load_plugins().commands(), *BUILT_IN_COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, or None for an unknown one."""
+        """Return a command; None for an unknown name."""
         if cmd_name in MODULES:
             return _load_command(f"lumina_core.cli.{MODULES[cmd_name]}", cmd_name)
         entry = load_plugins().commands().get(cmd_name)
@@ -57,34 +57,34 @@ class LuminaGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but an unknown word is answered with the nearest command."""
+        """Find the command of the arguments; an error for an unknown name offers the nearest one."""
         names = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in names:
             reason = load_plugins().missing_reason(args[0])
             hint = f": {reason}" if reason else f"{suggest(args[0], names) or '.'} See: lumina --help"
-            raise click.UsageError(f"there is no command '{args[0]}'{hint}")
+            raise click.UsageError(f"command: got '{args[0]}', expected a command of lumina{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Names and summaries from the registry, without importing the commands."""
+        """Write names and summaries, without importing the commands."""
         rows = [(name, entry.summary) for name, entry in load_plugins().commands().items()]
         rows += [(name, SUMMARIES[name]) for name in BUILT_IN_COMMANDS]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """An example, and the plugins that were left out."""
+        """Write an example, and the plugins that could not be loaded."""
         super().format_epilog(ctx, formatter)
         failures = load_plugins().failures
         if failures:
-            formatter.write_text(f"Left out: {', '.join(failures)}. Why: lumina plugins")
+            formatter.write_text(f"Not loaded: {', '.join(failures)}. See: lumina plugins")
 
 
 def load_recipe_dataset(name: str, overrides: tuple[str, ...]) -> tuple[Recipe, Dataset]:
     """Load a recipe and build its data set. Commands of plugins find this function as `ctx.obj`.
 
     Raises:
-        LuminaError: there is no such recipe, it has no data set, or the data set cannot be read.
+        LuminaError: the recipe does not exist, has no data set, or its data set cannot be read.
     """
     from lumina_core.model import build_dataset
     from lumina_core.recipe import Recipe
@@ -101,20 +101,20 @@ def load_recipe_dataset(name: str, overrides: tuple[str, ...]) -> tuple[Recipe, 
 @click.version_option(__version__, prog_name="lumina")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; works after a command too.")
 def lumina(debug: bool) -> None:
-    """Flow-matching diffusion transformers: pictures and more, made and trained on what you have."""
+    """Flow-matching diffusion transformers: generation of images and audio, training and evaluation."""
 
 
 def main() -> None:
-    """Run the command line; every error a user can cause ends in one line and a non-zero status."""
+    """Run the command line and exit; an error is printed in one line, with a non-zero status."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     status = run(arguments, debug)
-    sys.stdout = sys.stderr  # what a plugin says at exit must not follow what was printed for other programs
+    sys.stdout = sys.stderr  # output of plugins at exit must not be appended to the JSON on stdout
     sys.exit(status)
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
-    """Run with these arguments; gives the exit status: 2 for a wrong request, 1 for anything else that failed."""
+    """Run with these arguments and return the exit status: 2 for an invalid request, 1 for other errors."""
     try:
         lumina.main(arguments, prog_name="lumina", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -124,12 +124,12 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except click.ClickException as error:
         return _print_error(_one_line(error.format_message()), 2, debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; say nothing more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe: print no more
         return 1
     except LuminaError as error:
         return _print_error(_one_line(str(error)), 2 if isinstance(error, ConfigError) else 1, debug)
     except Exception as error:
-        hint = "" if debug else " (run again with --debug to see where)"
+        hint = "" if debug else " (--debug shows the traceback)"
         return _print_error(f"unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", 1, debug)
     return 0
 

@@ -1,4 +1,4 @@
-"""lumina models: installed models and recipes, and what a model folder is made of."""
+"""`lumina models`: installed models and recipes, and the components of a model folder."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def models(folder: Path | None, as_json: bool) -> None:
-    """List installed models and recipes; with FOLDER, say what that model is made of."""
+    """List installed models and recipes; with FOLDER, the components of that model."""
     from lumina_core.plugins.loader import load_plugins
 
     if folder is not None:
         _describe(folder, load_plugins(), as_json)
         return
     registry = load_plugins()
-    entries_by_kind = {"models": registry.models(), "recipes": registry.recipes()}
+    entries_by_group = {"models": registry.models(), "recipes": registry.recipes()}
     if as_json:
         click.echo(
-            json.dumps({kind: {n: e.summary for n, e in entries.items()} for kind, entries in entries_by_kind.items()})
+            json.dumps(
+                {group: {n: e.summary for n, e in entries.items()} for group, entries in entries_by_group.items()}
+            )
         )
         return
-    for kind, entries in entries_by_kind.items():
-        click.echo(f"{kind}:")
+    for group, entries in entries_by_group.items():
+        click.echo(f"{group}:")
         for name, entry in entries.items():
             click.echo(f"  {name:24} {entry.summary}")
         if not entries:
@@ -53,7 +55,7 @@ def _describe(folder: Path, registry: Registry, as_json: bool) -> None:
         click.echo(json.dumps({**header, "recipe": recipe.to_dict()}))
         return
     plugin_versions = ", ".join(f"{name} {version}" for name, version in plugins.items())
-    click.echo(f"in the layout {checkpoint_format}" if checkpoint_format else f"made with {plugin_versions}")
+    click.echo(f"checkpoint format {checkpoint_format}" if checkpoint_format else f"saved with {plugin_versions}")
     for component_type, name in recipe.component_names():
         click.echo(f"  {component_type:12} {name}")
     for note in notes:

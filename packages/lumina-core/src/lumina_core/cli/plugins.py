@@ -1,4 +1,4 @@
-"""lumina plugins: list plugins, their components, and the reasons of those that were left out."""
+"""`lumina plugins`: plugins, their components, and the errors of plugins that could not be loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def plugins(name: str | None, as_json: bool) -> None:
     if name is not None and name not in names:
         if registry.missing_reason(name):
             raise PluginError(registry.missing_reason(name))
-        raise PluginError(f"no plugin is called '{name}'{suggest(name, names) or '.'} Installed: {', '.join(names)}")
+        raise PluginError(
+            f"plugin: got '{name}', expected an installed plugin{suggest(name, names) or '.'} "
+            f"Installed: {', '.join(names)}"
+        )
     selected = names if name is None else [name]
     if as_json:
         click.echo(json.dumps(_to_json(registry, selected), ensure_ascii=False))
@@ -36,7 +39,7 @@ def plugins(name: str | None, as_json: bool) -> None:
         else:
             failure = registry.failures[plugin]
             source = failure.source
-            click.echo(f"{plugin}  ({source.distribution} {source.version})  LEFT OUT: {failure.reason}")
+            click.echo(f"{plugin}  ({source.distribution} {source.version})  NOT LOADED: {failure.reason}")
             if name is not None:
                 click.echo(failure.traceback)
 

@@ -1,4 +1,4 @@
-"""lumina schedule: print a schedule, or fit one to a model."""
+"""`lumina schedule`: print a schedule, or fit one to a model."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _save(model: str, values: tuple[float, ...]) -> None:
         save_schedule(Path(model), values)
         click.echo(f"saved in {Path(model) / 'config.json'}; use it with --schedule fitted", err=True)
     else:
-        click.echo("Note: the model is not a model folder of yours, so nothing was written", err=True)
+        click.echo("Note: the model is not a folder, so that the schedule was not saved", err=True)
 
 
 def _fit_requests(
@@ -128,21 +128,25 @@ def _fit_requests(
         field_sets = _fields_from_file(pipeline, requests)[:count]
     else:
         field_sets = _fields_from_dataset(pipeline, count or default_count, seed)
-    given = {key: value for key, value in settings.items() if value is not None}
+    overrides = {key: value for key, value in settings.items() if value is not None}
     seeds = noise_seeds(len(field_sets), 1, 1, seed)
     pairs = zip(field_sets, seeds, strict=True)
-    return [pipeline.make_request(**{**fields, **given, "seed": item_seed, "count": 1}) for fields, item_seed in pairs]
+    return [
+        pipeline.make_request(**{**fields, **overrides, "seed": item_seed, "count": 1}) for fields, item_seed in pairs
+    ]
 
 
 def _fields_from_file(pipeline: Pipeline, path: Path) -> list[dict[str, object]]:
     fields = pipeline.model.task.Request.model_fields
     prompt_field = next((name for name, info in fields.items() if info.is_required()), None)
     if prompt_field is None:
-        raise ConfigError("--requests: requests of this model have no prompt. Leave it out.")
+        raise ConfigError(
+            f"--requests: got {path}, expected none: requests of this model have no prompt. Omit the option."
+        )
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--requests: cannot read {path} ({error})") from error
+        raise ConfigError(f"--requests: cannot read {path} ({error}). Give a UTF-8 text file.") from error
     if not any(lines):
         raise ConfigError(f"--requests: got no line in {path}, expected one {prompt_field} per line.")
     return [{prompt_field: line} for line in lines if line]
@@ -160,7 +164,7 @@ def _fields_from_dataset(pipeline: Pipeline, count: int, seed: int) -> list[dict
     except LuminaError as error:
         if not samples:
             raise ConfigError(
-                f"--requests: got none, and the training data are not usable ({error}). Give a file."
+                f"--requests: got none, expected a file, because the training data cannot be read ({error})."
             ) from error
     return [dict(samples[k % len(samples)]) for k in range(count)]
 

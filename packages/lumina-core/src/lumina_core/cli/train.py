@@ -1,4 +1,4 @@
-"""lumina train and lumina check: train a recipe, and a dry run of it."""
+"""`lumina train` and `lumina check`: training of a recipe, and a dry run of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions of one item: one list of texts per source (a captioner, a person), of which one text is drawn per read."""
+"""Captions of one item: one list of texts per source (a captioner, a person), of which one text is sampled per read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Captions = tuple[CaptionSource, ...]
 def sample_caption(captions: Captions, rng: random.Random) -> str:
     """Draw a source by weight, then one of its texts uniformly.
 
-    A captioner with many texts is therefore not drawn more often than one with few. The paper names its mixture of
+    The number of texts of a captioner therefore does not change its probability. The paper names its mixture of
     captioners without the shares, which are set by the user.
     """
     source = captions[0] if len(captions) == 1 else rng.choices(captions, [source.weight for source in captions])[0]
@@ -40,7 +40,7 @@ def sample_caption(captions: Captions, rng: random.Random) -> str:
 
 
 def all_texts(captions: Captions) -> Iterator[str]:
-    """Iterate over every text that can be drawn."""
+    """Iterate over every text that can be sampled."""
     return (text for source in captions for text in source.texts)
 
 

@@ -12,7 +12,7 @@ from lumina_core.data.source import Item, ItemRef, Shards, SkippedItem, Source
 from lumina_core.errors import UnusableError
 
 MAX_ITEM_BYTES = 2**28
-"""Largest member that is read, whatever its header says; a larger one is skipped."""
+"""Largest size in bytes of a member; larger ones are skipped."""
 
 CAPTION_READERS = (read_lines, read_json)
 """Readers of caption members; the last number of a reference is an index of them."""

@@ -1,1 +1,1 @@
-"""Evaluation of generative models on prompts with known real examples; `evaluate.evaluate` is the entry point."""
+"""Evaluation of generative models on prompts with real examples; `evaluate.evaluate` is the entry point."""

@@ -1,4 +1,4 @@
-"""Evaluation sets: real examples with their prompts, and the items that are drawn from them."""
+"""Evaluation sets: real examples with their prompts, and the items sampled from them."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def resolve_languages(eval_set: EvalSet, requested: Sequence[str]) -> list[str |
         return [*available] or [None]
     for language in requested:
         if language not in available:
-            hint = suggest_or_list(language, available) or "; this data set has no languages, leave them out"
-            raise ConfigError(f"languages: got '{language}'{hint}")
+            hint = suggest_or_list(language, available) or "; this data set has no languages: omit them"
+            raise ConfigError(f"languages: got '{language}', expected a language of the data set{hint}")
     return [*dict.fromkeys(requested)]
 
 
@@ -150,9 +150,11 @@ def resolve_split(eval_set: EvalSet, requested: str | None) -> str:
     """
     split = eval_set.splits[0] if requested is None else requested
     if split not in eval_set.splits:
-        raise ConfigError(f"split: got '{split}'{suggest_or_list(split, eval_set.splits)}")
+        raise ConfigError(
+            f"split: got '{split}', expected a split of the data set{suggest_or_list(split, eval_set.splits)}"
+        )
     if not eval_set.indices(split):
-        raise ConfigError(f"split: got '{split}', which is empty; choose one of: {', '.join(eval_set.splits)}")
+        raise ConfigError(f"split: got '{split}', an empty split, expected one of {', '.join(eval_set.splits)}")
     return split
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a model: generate for known prompts, extract features, compute metrics. Resumable in a folder."""
+"""Evaluation of a model: generate for prompts of a data set, extract features, compute metrics. Resumable."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def evaluate(
     progress: ProgressCallback | None = None,
     **settings: Any,
 ) -> EvalResult:
-    """Evaluate a model: generate an example for each of several known prompts and compare them with the real ones.
+    """Evaluate a model: generate an example for each prompt of a data set and compare them with the real ones.
 
     Args:
         pipe: pipeline of a model whose task generates data.
@@ -140,7 +140,7 @@ def evaluate(
     for name in settings:
         if name not in task.Request.model_fields:
             known = [*inspect.signature(evaluate).parameters, *task.Request.model_fields]
-            raise ConfigError(f"evaluate: got an unknown option '{name}'{suggest(name, known)}")
+            raise ConfigError(f"{name}: got an unknown option, expected a field of the request{suggest(name, known)}")
     dataset_name = str(dataset) if isinstance(dataset, str | Path) else type(dataset).__name__
     dataset_name = "the model's own" if dataset is None else dataset_name
     eval_set = resolve_eval_set(dataset, pipe.model, registry)
@@ -218,7 +218,7 @@ def resolve_metrics(
         num_generated: number of examples that will be compared.
 
     Returns:
-        The metrics, and remarks on those that were left out by default.
+        The metrics, and notes on those that are not computed by default.
 
     Raises:
         ConfigError: an option is unknown or for another metric, or a metric needs more examples.
@@ -242,7 +242,7 @@ def resolve_metrics(
         except LuminaError as error:
             if not by_default or name in full_options:
                 raise
-            notes.append(f"{name} is left out: {error}")
+            notes.append(f"{name} is not computed: {error}")
             continue
         if num_generated >= metric.min_samples:
             resolved[name] = metric
@@ -250,9 +250,11 @@ def resolve_metrics(
         reason = f"got {num_generated} generated and real examples, expected at least {metric.min_samples} of each"
         if not by_default:
             raise ConfigError(f"{name}: {reason}. Raise the number of samples, or choose other metrics.")
-        notes.append(f"{name} is left out: {reason}")
+        notes.append(f"{name} is not computed: {reason}")
     if not resolved:
-        raise ConfigError(f"metrics: none works without options ({'; '.join(notes) or 'none is installed'})")
+        raise ConfigError(
+            f"metrics: got none, and no installed metric works without options ({'; '.join(notes) or 'none installed'})"
+        )
     return resolved, notes
 
 
@@ -272,7 +274,9 @@ def _full_name(name: str, names: Sequence[str]) -> str:
     for full_name in names:
         if name in (full_name, full_name.rpartition(".")[2]):
             return full_name
-    raise ConfigError(f"metric_options: got '{name}', which is not among the metrics{suggest_or_list(name, names)}")
+    raise ConfigError(
+        f"metric_options: got '{name}', expected the name of a metric of this evaluation{suggest_or_list(name, names)}"
+    )
 
 
 def _build_metric(name: str, options: Mapping[str, Any], registry: Registry) -> Metric:

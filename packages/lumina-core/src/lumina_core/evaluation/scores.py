@@ -74,7 +74,7 @@ def aggregate(metric: Metric, inputs: EvalInputs, group_labels: GroupLabels) -> 
         group_labels: groups of each real example.
 
     Returns:
-        Scores by name; one that applies to no item is left out.
+        Scores by name; those that apply to no item are missing.
     """
     values = metric.compute(inputs)
     set_values = {name: float(value) for name, value in values.items() if not isinstance(value, Tensor)}

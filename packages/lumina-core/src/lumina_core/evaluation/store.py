@@ -40,7 +40,7 @@ class TensorStore:
         return hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
 
     def entries(self) -> list[StoredTensors]:
-        """Return all entries, sorted by name; remove what a killed process left half-written.
+        """Return all entries, sorted by name; remove incomplete files of killed processes.
 
         Raises:
             CheckpointError: a file is damaged.
@@ -83,7 +83,7 @@ class TensorStore:
                 save_file(dict(entry.tensors), partial, metadata={"metadata": json.dumps(entry.metadata)})
         except (OSError, SafetensorError) as error:
             raise ConfigError(
-                f"cannot write {self._path(name)}: {error}. Choose another folder, or resume when there is room."
+                f"cannot write {self._path(name)}: {error}. Choose another folder, or free disk space and resume."
             ) from error
 
     def _path(self, name: str) -> Path:
@@ -96,7 +96,7 @@ def open_run(folder: Path, config: Mapping[str, Any], config_file: str, resume: 
 
     Args:
         folder: the folder.
-        config: what the results depend on, as JSON takes it.
+        config: settings that determine the results, as plain JSON data.
         config_file: name of the file with it.
         resume: whether the folder may hold the evaluation already.
 
@@ -120,9 +120,7 @@ def open_run(folder: Path, config: Mapping[str, Any], config_file: str, resume: 
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Choose another folder.") from error
     if not resume:
-        raise ConfigError(f"out: {folder} holds an evaluation already. Set resume, or choose another folder.")
+        raise ConfigError(f"out: got {folder}, which has an evaluation. Set resume, or choose another folder.")
     changed = [key for key in config if previous.get(key) != config[key]]
     if changed:
-        raise ConfigError(
-            f"out: {folder} holds an evaluation with another {', '.join(changed)}. Choose another folder."
-        )
+        raise ConfigError(f"out: got {folder}, an evaluation with another {', '.join(changed)}. Choose another folder.")

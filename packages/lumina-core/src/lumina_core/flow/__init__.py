@@ -1,1 +1,1 @@
-"""Mathematics on tensors: paths, times, solvers, guidance and the objective. Knows no model and no file."""
+"""Flow matching on tensors: paths, time samplers, schedules, solvers, guidance and losses. No models, no files."""

@@ -29,7 +29,7 @@ def log_likelihood(
     Args:
         velocity: differentiable with respect to x.
         data: (B, ...).
-        schedule: (steps + 1,) float64, rising; the integration goes backwards.
+        schedule: (steps + 1,) float64, rising; the integration runs from 1 to 0.
         solver: a deterministic solver.
         sample_probe: draws one probe of the shape of `data`, for instance random signs.
         num_probes: probes per item; more are more exact, each costs a backward pass.

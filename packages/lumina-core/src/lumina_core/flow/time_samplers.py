@@ -47,7 +47,7 @@ class LogitNormalTimeSampler:
 class ShiftedUniformTimeSampler:
     """Shifted uniform times, s t / (1 + (s - 1) t): towards data for s > 1.
 
-    As published for training (transport.py, `shift_s`); the shift of a sampling schedule goes the other way.
+    As published for training (transport.py, `shift_s`); the shift of a sampling schedule has the inverse direction.
     """
 
     class Config(Settings):

@@ -23,7 +23,7 @@ class ConfidenceInterval:
 
 
 def bootstrap_ci(values: Tensor, clusters: Tensor, seed: int = 0) -> ConfidenceInterval:
-    """Compute the interval of a mean by resampling whole clusters (percentile bootstrap, 1000 resamples).
+    """Compute the interval of a mean by resampling clusters (percentile bootstrap, 1000 resamples).
 
     Args:
         values: (M,).
@@ -55,7 +55,7 @@ def jackknife_ci(leave_out_values: Sequence[float], value: float) -> ConfidenceI
 
     Args:
         leave_out_values: the score without each block, two or more.
-        value: the score of the whole set.
+        value: score of all items.
     """
     values = torch.tensor(list(leave_out_values), dtype=torch.float64)
     factor = (len(values) - 1) / len(values)

@@ -66,7 +66,7 @@ def family_ranks(
         target_index: (M,) a real row of the family that each should belong to.
         real: (N, D).
         families: for each of the N the name of its family.
-        excluded: (M,) a real row each to leave out: itself, if real examples are ranked.
+        excluded: (M,) index of the real row to exclude: the row itself, if real examples are ranked.
 
     Returns:
         (M,) int64; 0: the nearest real row is of its family. If no member of it is left, all other families count.

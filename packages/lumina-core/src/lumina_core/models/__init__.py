@@ -1,1 +1,1 @@
-"""The networks: backbones made of attention over tokens with positions. Knows tokens, never what they stand for."""
+"""Backbones: transformers on tokens with positions, independent of the modality of the tokens."""

@@ -1,4 +1,4 @@
-"""Block cache after TeaCache (arXiv 2411.19108): reuse what the blocks added while their input changes little.
+"""Block cache after TeaCache (arXiv 2411.19108): reuse the residual of the blocks while their input changes little.
 
 The relative change of the first block's modulated input predicts the change of the output. While these changes since
 the last full evaluation add up to less than a threshold, the blocks are skipped and their last residual is added again.

@@ -423,7 +423,7 @@ class DiTBackbone(Component, nn.Module):
         return x
 
     def _run_cached(self, x: Tensor, modulation: Tensor | None, inputs: BlockInputs, cache: BlockCacheState) -> Tensor:
-        """Run the blocks, except for items that reuse what the blocks added before."""
+        """Run the blocks, except for items that reuse the cached residual of the blocks."""
         from lumina_core.models.block_cache import select_rows  # needed by few requests
 
         first_block: Any = self.blocks[0]

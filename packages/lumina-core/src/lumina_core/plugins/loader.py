@@ -200,7 +200,9 @@ def _check_hooks(module: object) -> None:
         if not (is_marked or name.startswith("lumina_register") or (is_local and name.startswith("lumina_"))):
             continue
         if name not in hooks:
-            raise PluginError(f"no hook is called '{name}'{suggest(name, hooks)}")
+            raise PluginError(
+                f"hook: got '{name}', expected a hook of lumina_core.plugins.hookspecs{suggest(name, hooks)}"
+            )
         if not is_marked:
             raise PluginError(f"'{name}' is not marked with @hookimpl (from lumina_core import hookimpl)")
         kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)

@@ -279,17 +279,17 @@ class Registry:
         """Return why an installed plugin has no effect; empty if it is loaded or not installed."""
         if plugin in self.failures and self.failures[plugin].installed:
             reason = self.failures[plugin].reason
-            return f"the plugin '{plugin}' is installed but was left out: {reason}. See: lumina plugins {plugin}"
+            return f"the plugin '{plugin}' is installed but could not be loaded: {reason}. See: lumina plugins {plugin}"
         if plugin in self.disabled:
-            return f"the plugin '{plugin}' is installed, but LUMINA_PLUGINS leaves it out"
+            return f"the plugin '{plugin}' is installed, but LUMINA_PLUGINS does not list it"
         return ""
 
     def find(self, component_type: str, name: str) -> Any:
         """Return a component, imported on first use; `midpoint` finds `core.midpoint`.
 
         Raises:
-            PluginError: the name is unknown (the nearest is offered) or ambiguous, its plugin is not installed or was
-                left out, or the component cannot be imported.
+            PluginError: the name is unknown (the nearest is offered) or ambiguous, its plugin is not installed or could
+                not be loaded, or the component cannot be imported.
         """
         registration = self._resolve(component_type, name)
         key = (registration.component_type, registration.name)
@@ -339,10 +339,10 @@ class Registry:
                 f"Install it with: pip install lumina-{plugin}, or register it with lumina_core.register"
             )
         names = candidates if dot else {full_name.rpartition(".")[2] for full_name in candidates}
-        hint = suggest(name, names) or f"; known: {', '.join(candidates) or 'none'}"
-        return f"no {component_type} is called '{name}'{hint}"
+        hint = suggest(name, names) or f"; available: {', '.join(candidates) or 'none'}"
+        return f"{component_type}: got '{name}', expected an installed {component_type}{hint}"
 
 
-def _unknown_type(component_type: str, known: Iterable[str]) -> str:
-    hint = suggest(component_type, known) or f"; known: {', '.join(known)}"
-    return f"no component type is called '{component_type}'{hint}"
+def _unknown_type(component_type: str, types: Iterable[str]) -> str:
+    hint = suggest(component_type, types) or f"; available: {', '.join(types)}"
+    return f"component type: got '{component_type}', expected a type of component{hint}"

@@ -183,7 +183,7 @@ class StepState:
 
 
 class StepCallbackRunner:
-    """Step callback of an integration: sets known numbers, and calls the user's callback.
+    """Step callback of an integration: sets fixed values, and calls the user's callback.
 
     Attributes:
         stop_state: state of the step at which the callback stopped; None: not stopped.
@@ -232,7 +232,7 @@ class StepCallbackRunner:
         return replaced
 
     def decode(self, values: Tensor) -> Tensor:
-        """Decode tokens (B, N, D) at time 1 to data (B, channels, ...), the kept part of initial data in it."""
+        """Decode tokens (B, N, D) at time 1 to data (B, channels, ...), with the preserved region of initial data."""
         with torch.inference_mode(), self.model.onload("autoencoder"):
             data = self.sizes.decode(self.model, self.tokens.with_values(values))
         return self.initial.blend_kept(data)

@@ -23,7 +23,7 @@ from lumina_core.types import Condition, InitData, RegionalPrompts, Size, Tokens
 
 @dataclass(frozen=True)
 class Item:
-    """One result to generate: a request with a count of 1, and what the task makes of it.
+    """One result to generate: a request with a count of 1, and the inputs that the task derives from it.
 
     Items with the same `request_number` come from one request; their conditions are encoded once.
     """
@@ -73,7 +73,7 @@ class PrecomputedInputs:
     Attributes:
         cond: condition, instead of the prompts.
         uncond: condition, instead of the negative prompts or the null condition; of any length.
-        noise: latents to start from, (results, channels, ...), instead of noise drawn by the seeds.
+        noise: latents to start from, (results, channels, ...), instead of noise sampled from the seeds.
         data: initial data, (1 or results, channels, ...) in [-1, 1].
         strength: amount of change to `data`, in 0..1; 1 keeps nothing of it.
         guide_model: model of the same tokens that replaces the null condition (autoguidance, arXiv 2406.02507).
@@ -208,7 +208,7 @@ def _token_weights(model: Model, weights: Tensor, size: Size) -> Tensor:
 class NoiseSampler:
     """Source of standard normal noise for tokens (B, N, D), each item's from the generator of its seed; padding is 0.
 
-    Noise is drawn on the CPU: neither the device nor the other items of a batch change it.
+    Noise is sampled on the CPU: neither the device nor the other items of a batch change it.
 
     Args:
         tokens: empty tokens on the CPU.
@@ -301,8 +301,8 @@ class InitialState:
     Attributes:
         x: (B, N, D) at the first time.
         schedule: times from there on.
-        constraint: known numbers (inpainting); None: none.
-        init_data: data whose kept part replaces the result's; None: none.
+        constraint: fixed values (inpainting); None: none.
+        init_data: data whose preserved region replaces the result's; None: none.
     """
 
     x: Tensor
@@ -311,15 +311,15 @@ class InitialState:
     init_data: InitData | None = None
 
     def constrain_values(self, values: Tensor, time: float) -> Tensor:
-        """Replace the known numbers of values (B, N, D) at a time."""
+        """Replace the fixed values in (B, N, D) at a time."""
         return values if self.constraint is None else self.constraint.constrain_values(values, time)
 
     def blend_kept(self, data: Tensor) -> Tensor:
-        """Replace the kept part of decoded data (B, channels, ...) by the initial data."""
+        """Replace the preserved region of decoded data (B, channels, ...) by the initial data."""
         if self.init_data is None or self.init_data.keep_mask is None:
             return data
         keep_mask, source = self.init_data.keep_mask[:, None].to(data.device), self.init_data.data.to(data.device)
-        # products with exactly 1 and exactly 0, so that kept data are exact
+        # products with exactly 1 and exactly 0, so that preserved data are exact
         return keep_mask * source + (1 - keep_mask) * data
 
 
@@ -368,7 +368,7 @@ def _encode_tokens(model: Model, data: Tensor, noise: Tensor) -> Tensor:
 
 
 def _token_keep_mask(model: Model, keep_mask: Tensor, size: Size, device: torch.device) -> Tensor:
-    """Return (B, N, D) bool, True for numbers of tokens whose data are kept completely."""
+    """Return (B, N, D) bool, True for tokens whose data are preserved completely."""
     padding = [(0, side - actual) for side, actual in zip(size, keep_mask.shape[1:], strict=True)]
     mask = F.pad(keep_mask, [edge for pair in reversed(padding) for edge in pair])
     for axis, factor in enumerate(model.autoencoder.downsample_factor, start=1):

@@ -84,7 +84,7 @@ def invert(model: Model, registry: ComponentRegistry, requests: Sequence[Request
 def likelihood(
     model: Model, registry: ComponentRegistry, requests: Sequence[Request], data: Tensor, probes: int = 1
 ) -> Likelihood:
-    """Compute log p of data (B, channels, ...) under requests; probes are signs drawn by the requests' seeds.
+    """Compute log p of data (B, channels, ...) under requests; probes are random signs from the requests' seeds.
 
     Raises:
         ConfigError: guidance is on (its samples have no known density), the requests disagree, or their solver needs

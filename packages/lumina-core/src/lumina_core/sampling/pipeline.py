@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lumina_core.device import resolve_dtype, supported_dtype
-from lumina_core.errors import CheckpointError, ConfigError, LuminaError, suggest
+from lumina_core.errors import ConfigError, LuminaError, suggest
 from lumina_core.model import Model
-from lumina_core.model_dir import load_model
+from lumina_core.model_dir import find_model, load_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Solver, SolverStep, Velocity
@@ -168,29 +167,16 @@ class Pipeline:
     def _open(
         cls, name: str | Path | None, registry: Registry, task: str | None, placement: Placement, compile: bool = False
     ) -> Pipeline:
-        models = registry.models()
-        installed = {n: entry for n, entry in models.items() if task is None or entry.extra["task"] == task}
         if name is None:
-            if not installed:
+            models = registry.models()
+            names = [n for n, entry in models.items() if task is None or entry.extra["task"] == task]
+            if not names:
                 raise ConfigError(
                     "model: got none, and no installed plugin has a model for this task. Give a model folder."
                 )
-            name = next((n for n, entry in installed.items() if "default" in entry.extra), next(iter(installed)))
-        if str(name) in installed:
-            package, _, path = installed[str(name)].target.partition(":")
-            with as_file(files(package) / path) as folder:
-                return cls._open_folder(folder, registry, task, placement, compile)
-        if Path(name).exists():
-            return cls._open_folder(Path(name), registry, task, placement, compile)
-        names = f"Installed models: {', '.join(installed) or 'none'}"
-        if str(name) in models:
-            raise ConfigError(
-                f"model: got {name}, a model for {models[str(name)].extra['task']}, expected {task}. {names}"
-            )
-        hint = suggest(str(name), installed)
-        raise CheckpointError(
-            f"model: got '{name}', expected a model folder or the name of an installed model{hint or '.'} {names}"
-        )
+            name = next((n for n in names if "default" in models[n].extra), names[0])
+        with find_model(name, registry, task) as folder:
+            return cls._open_folder(folder, registry, task, placement, compile)
 
     @classmethod
     def _open_folder(
@@ -373,7 +359,7 @@ class Pipeline:
                 for text in values[field]:
                     if field in conditioners and conditioners[field].truncated_text(text):
                         dropped = conditioners[field].truncated_text(text)
-                        notes.append(f"{field}: the text is too long for this model; left out: '{dropped[:40]}'")
+                        notes.append(f"{field}: the text is too long for this model; ignored: '{dropped[:40]}'")
         warning = size_warning(self.model, request)
         return [*notes, *([] if warning is None else [warning]), *task.notes(request)]
 
@@ -388,9 +374,9 @@ class Pipeline:
         fields = self.model.generation_task.Request.model_fields
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         if any(isinstance(p, Request) for p in prompts):
-            given = [n for n, v in (("seed", seed), ("generator", generator)) if v is not None] + list(options)
-            if given or not all(isinstance(p, Request) for p in prompts):
-                name = given[0] if given else "prompt"
+            unused = [n for n, v in (("seed", seed), ("generator", generator)) if v is not None] + list(options)
+            if unused or not all(isinstance(p, Request) for p in prompts):
+                name = unused[0] if unused else "prompt"
                 raise ConfigError(
                     f"{name}: got it together with requests, expected it in the requests (`make_request`)."
                 )
@@ -522,7 +508,7 @@ def _check_options(options: Iterable[str], fields: Iterable[str]) -> None:
 
 
 def _group_key(item: Item) -> tuple[Any, ...]:
-    """Return what the items of a batch must have in common."""
+    """Return the settings that the items of a batch must share."""
     has_one_size = item.init_data is not None or item.variation is not None or item.regions is not None
     return (
         batch_key(item.request),

@@ -135,7 +135,7 @@ def batch_key(request: Request) -> tuple[Any, ...]:
 
 
 def resolve_component(text: str | None, default: ComponentSpec, suffix: str = "") -> ComponentSpec:
-    """Return the component that a request names, or the recipe's, whose options apply if only its name is given."""
+    """Return the component of a request, or the recipe's, whose options apply if the request has only its name."""
     if text is None:
         return default
     spec = parse_component(text)
@@ -313,7 +313,7 @@ def size_warning(model: Model, request: Request) -> str | None:
 
 
 def max_batch_size(model: Model, sizes: Sequence[Size]) -> int | None:
-    """Return how many results of these sizes fit into half of the available memory, at least 1; None: not known."""
+    """Return how many results of these sizes fit into half of the available memory, at least 1; None: unknown."""
     available = available_memory(model.device)
     counts = {size: _token_counts(model, size) for size in dict.fromkeys(sizes)}
     needed = [estimate_memory(model, count[0], size) for size, count in counts.items() if count is not None]
@@ -331,7 +331,7 @@ def estimate_memory(model: Model, tokens: int, size: Size) -> int:
 
 
 def available_memory(device: torch.device, cgroup_root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes of memory that are free on a device, within the limits of its control group; None: not known."""
+    """Return the bytes of memory that are free on a device, within the limits of its control group; None: unknown."""
     if device.type == "cuda":
         # memory that torch has reserved and does not use is free as well
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -171,28 +171,28 @@ class GuidanceConfig:
 
 
 class InpaintConstraint:
-    """Known numbers of tokens: each stays on the path between its own noise and its own data.
+    """Fixed values of tokens: each stays on the path between its own noise and its own data.
 
-    After RePaint (arXiv 2201.09865), which sets the known part at every step. On a flow it keeps its first noise and
-    moves along one line, so that the velocity is known as well, and solvers of any order are exact.
+    After RePaint (arXiv 2201.09865), which sets the preserved region at every step. On a flow, the noise stays the same
+    and the path is a line, so that the velocity is known as well, and solvers of any order are exact.
 
     Args:
         path: probability path of the model.
         noise: (B, N, D).
         data: (B, N, D).
-        mask: (B, N, D) bool, True for known numbers.
+        mask: (B, N, D) bool, True for fixed values.
     """
 
     def __init__(self, path: ProbPath, noise: Tensor, data: Tensor, mask: Tensor) -> None:
         self.path, self.noise, self.data, self.mask = path, noise, data, mask
 
     def constrain_velocity(self, velocity: Tensor, t: float) -> Tensor:
-        """Replace the velocity (B, N, D) of known numbers."""
+        """Replace the velocity (B, N, D) of fixed values."""
         times = self.noise.new_full((len(velocity),), t)
         return torch.where(self.mask, velocity_target(self.path, self.noise, self.data, times), velocity)
 
     def constrain_values(self, values: Tensor, t: float) -> Tensor:
-        """Replace the values (B, N, D) of known numbers."""
+        """Replace the fixed values in (B, N, D)."""
         times = values.new_full((len(values),), t)
         return torch.where(self.mask, sample_x_t(self.path, self.noise, self.data, times), values)
 
@@ -207,7 +207,7 @@ class SamplingVelocity:
         batched: makes the velocity of both halves in one batch, the conditional half first; None: never batched.
         guidance: settings of guidance.
         token_mask: (B, N) bool, False for padding; None: no padding.
-        constraint: known numbers; None: none.
+        constraint: fixed values; None: none.
     """
 
     def __init__(
@@ -279,7 +279,7 @@ def make_velocity(
         cond: condition of the batch.
         uncond: null condition or negative prompt, or the same condition for the guide model; None: no guidance.
         guide_model: model of the second velocity (autoguidance); None: the model itself.
-        constraint: known numbers; None: none.
+        constraint: fixed values; None: none.
 
     Raises:
         ConfigError: the guide model has other tokens, or the backbone does not support the changes to attention.

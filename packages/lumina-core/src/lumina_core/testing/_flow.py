@@ -44,7 +44,7 @@ from lumina_core.testing._tiny_model import check_in_model
 from lumina_core.types import Batch, Condition, Loss, RopeContext, Tokens, stack_tokens
 
 NUM_SAMPLES = 64
-"""Number of times that are drawn."""
+"""Number of sampled times."""
 TEST_TIMES = (0.0, 0.3, 1.0)
 TOKEN_DIM = 4
 
@@ -224,7 +224,7 @@ def _constant_velocity(x: Tensor, t: float) -> Tensor:
 def check_solver(solver: Any, order: int | None = None) -> None:
     """Check every clause of `SolverStep`: a plain function from one time to the next, without state.
 
-    A solver with a state (`step`) or with its own steps (`solve`) is checked on whole integrations, see `flow.solvers`.
+    A solver with a state (`step`) or with its own steps (`solve`) is checked by integration, see `flow.solvers`.
 
     Args:
         solver: the solver.
@@ -248,7 +248,7 @@ def check_solver(solver: Any, order: int | None = None) -> None:
 
 
 def _check_integration(contract: Contract, solver: Any) -> bool:
-    """Check whole integrations, and return whether the order can be measured: it takes given steps, without noise."""
+    """Check integrations along a schedule, and return whether the order can be measured: fixed steps, no noise."""
     schedule, x, adaptive = uniform_times(6), randn(3, 4, 2).double(), solver.adaptive
 
     def run(x: Tensor, seed: int = 0) -> Tensor:

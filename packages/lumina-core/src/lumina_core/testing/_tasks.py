@@ -248,7 +248,7 @@ def check_metric(metric: Metric, data: Tensor, fields: Sequence[Mapping[str, Any
     noise = 0.3 * real.std(dim=0, keepdim=True).nan_to_num(1.0) * randn(len(rows), real.shape[1])
     items = [EvalItem(fields[row] if fields else {}, row) for row in rows.tolist()]
     inputs = EvalInputs(real[rows] + noise, real, items, torch.arange(len(real)))
-    with contract.clause("compute(inputs) returns by name a float of the whole set, or a number per item (M,)"):
+    with contract.clause("compute(inputs) returns by name a float for all items, or a number per item (M,)"):
         values = metric.compute(inputs)
         expect(isinstance(values, Mapping) and values, f"{type(values).__name__} of {len(values)} scores")
         for name, value in values.items():

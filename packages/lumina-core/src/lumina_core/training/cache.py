@@ -72,7 +72,7 @@ class Cache:
         """Look up entries, and compute all missing ones in one call.
 
         Args:
-            namespace: what the values depend on besides the key: a fingerprint of weights and options.
+            namespace: fingerprint of the weights and options that determine the values.
             keys: one per item; equal keys are computed once. Items without a key are computed and not stored.
             compute: computes the values of the items at the indices that it gets.
             on_disk: whether the folder is used for these entries.

@@ -1,4 +1,4 @@
-"""Order of the examples, and their way from a data set to a batch.
+"""Order of the examples, and loading of examples into batches.
 
 The examples of a step depend on the seed, the epoch and the index alone, not on the number of workers or processes.
 """
@@ -178,8 +178,8 @@ class RawBatch:
     Attributes:
         data: (channels, ...) in [-1, 1] per item.
         values: values by the field of each conditioner, one per item.
-        keys: what the items were read by.
-        targets: what a prediction task predicts, one per item; empty for generation.
+        keys: keys of the items in the data set.
+        targets: targets of a prediction task, one per item; empty for generation.
     """
 
     data: tuple[Tensor, ...]

@@ -212,7 +212,7 @@ class Trainer:
             order.step_keys(step, training.global_batch_size)[rank::world_size]
             for step in range(self.step, training.steps)
         )
-        # batch_size=None: an item of StepDataset is a whole batch already
+        # batch_size=None: an item of StepDataset is already a batch
         dataset = StepDataset.of_model(self.dataset, self.model)
         return iter(DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=training.num_workers))
 

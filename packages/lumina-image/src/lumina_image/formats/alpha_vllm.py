@@ -169,7 +169,7 @@ def _image_size(model_args: Mapping[str, Any], config: PublishedConfig) -> int:
 
 
 def _model_args(config: PublishedConfig) -> dict[str, Any]:
-    """Return what the published code reads, and the arguments that no shape determines."""
+    """Return the tensors that the published code reads, and the arguments that no shape determines."""
     size = _MODEL_SIZES.get((config.dim, config.n_layers), "custom")
     gqa_suffix = "_GQA" if config.n_kv_heads not in (None, config.n_heads) else ""
     model = f"{'DiT_Llama' if config.imagenet else 'NextDiT'}_{size}{gqa_suffix}_patch{config.patch_size}"

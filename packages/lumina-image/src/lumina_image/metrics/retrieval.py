@@ -13,7 +13,7 @@ from lumina_core.metrics.retrieval_precision_recall import nearest_in_group, tar
 from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 TIE_TOLERANCE = 1e-9
-"""Distances that differ by less are ties: images drawn alike (some flags) differ by rounding only."""
+"""Distances that differ by less are ties: identical images (some flags) differ by rounding only."""
 
 
 class Retrieval(Metric):
@@ -21,7 +21,7 @@ class Retrieval(Metric):
 
     Scores: `top1` and `top5`, the target is the nearest, or among the five nearest, of all real images; `family`, an
     image of the target's family (a face in another skin tone, say) is the nearest; `within_family`, the target is the
-    nearest of its family, for images with a family. Images that are drawn alike count as one.
+    nearest of its family, for images with a family. Identical images count as one.
     """
 
     name = "retrieval"

@@ -1,4 +1,4 @@
-"""Captions of the built-in instruments: varied wordings of what is known about a clip.
+"""Captions of the built-in instruments: several wordings of the attributes of a clip.
 
 The wordings are in data/instrument_captions.json: `note` for clips of which the content is described, `name` for those
 of which only the instrument is named, and `held_out_note`, `held_out_name`, which training never uses, so that
@@ -102,7 +102,7 @@ def _name_slots(name: InstrumentName, family: str) -> dict[str, str]:
 
 
 def _slots_available(template: str, slots: dict[str, str]) -> bool:
-    # an empty slot means that nothing is known; a name without an indefinite article takes no second one
+    # an empty slot is an unknown attribute; a name without an indefinite article takes no second one
     names = [field for _, field, _, _ in string.Formatter().parse(template) if field]
     if "a_loud" in names and not slots["a"].startswith("a"):
         return False

@@ -156,7 +156,7 @@ class InstrumentsEvalSet(EvalSet):
 
 
 def clip_facts(record: Record, semitones: int = 0) -> ClipFacts:
-    """Return what a caption may mention of a clip with a pitch shift."""
+    """Return the attributes that a caption of a clip with a pitch shift may mention."""
     pitch = record["pitch"] + semitones if record["named"] else None
     program = instruments()[record["program"]]
     return ClipFacts(program, record["kind"], pitch, record["loudness"], record["length"], record["phrase"])
