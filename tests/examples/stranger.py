@@ -29,7 +29,7 @@ def unpacked(plugin: Path, folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": where, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
 
 
-def text(environment: dict[str, str], module: str, *arguments: object, where: Path | None = None) -> str:
+def run_module(environment: dict[str, str], module: str, *arguments: object, where: Path | None = None) -> str:
     """What `python -m module` says; a failure is shown whole."""
     command: Sequence[str] = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, env=environment, cwd=where, capture_output=True, encoding="utf-8")
@@ -44,6 +44,6 @@ def lines_of_python(folder: Path) -> int:
 
 def own_tests(plugin: Path, environment: dict[str, str]) -> str:
     """Run a plugin's own tests, away from this project's settings."""
-    return text(
+    return run_module(
         environment, "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", plugin, plugin / "tests", where=plugin
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from examples.stranger import ROOT, lines_of_python, own_tests, told, unpacked
+from examples.stranger import ROOT, lines_of_python, own_tests, run_module, unpacked
 
 EXAMPLES = sorted(folder for folder in (ROOT / "examples").iterdir() if (folder / "pyproject.toml").is_file())
 
@@ -14,7 +14,9 @@ EXAMPLES = sorted(folder for folder in (ROOT / "examples").iterdir() if (folder 
 def test_the_tests_of_the_example_pass_and_its_components_are_listed(example, tmp_path):
     environment = unpacked(example, tmp_path)
     assert re.search(r"\d passed", own_tests(example, environment))
-    shown = told({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins", example.name.removeprefix("lumina-"))
+    shown = run_module(
+        {**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins", example.name.removeprefix("lumina-")
+    )
     plugin = (example / "src" / example.name.replace("-", "_") / "plugin.py").read_text(encoding="utf-8")
     for name in re.findall(r'\w+\.\w+\("([\w.]+)", "', plugin):
         assert name in shown

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from examples.stranger import ROOT, lines_of_python, told, unpacked
+from examples.stranger import ROOT, lines_of_python, run_module, unpacked
 
 from lumina_core.plugins.registry import COMPONENT_TYPES
 
@@ -39,13 +39,13 @@ def made(tmp_path_factory):
 def test_the_tests_of_the_template_pass_for_every_component_type(made):
     plugins, environment = made
     tests = [plugin / "tests" for plugin in plugins.values()]
-    said = told(environment, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *tests)
-    assert f"{len(OFFERED)} passed" in said
+    output = run_module(environment, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *tests)
+    assert f"{len(OFFERED)} passed" in output
 
 
 def test_every_generated_plugin_loads(made):
     plugins, environment = made
-    shown = told({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins")
+    shown = run_module({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins")
     for component_type in plugins:
         assert re.search(
             rf"^my{component_type}  \(lumina-my{component_type} 1\.0\)\n  {component_type} +my{component_type}\.\w+ ",

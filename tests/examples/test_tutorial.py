@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from examples.stranger import ROOT, own_tests, told, unpacked
+from examples.stranger import ROOT, own_tests, run_module, unpacked
 
 from lumina_core.plugins.registry import COMPONENT_TYPES
 
@@ -31,7 +31,7 @@ def plugin(tmp_path_factory):
 def test_the_plugin_of_the_tutorial_passes_its_test_and_is_listed(plugin):
     folder, environment = plugin
     assert "1 passed" in own_tests(folder, environment)
-    assert "ralston.step" in told(environment, "lumina_core", "plugins", "ralston")
+    assert "ralston.step" in run_module(environment, "lumina_core", "plugins", "ralston")
 
 
 def test_the_other_blocks_run_in_order_and_print_the_shown_output(plugin, tmp_path):
@@ -39,7 +39,7 @@ def test_the_other_blocks_run_in_order_and_print_the_shown_output(plugin, tmp_pa
     (tmp_path / "blocks.py").write_text(program, encoding="utf-8")
     environment = {**plugin[1], "PYTHONPATH": os.pathsep.join([plugin[1]["PYTHONPATH"], str(tmp_path)])}
     shown = [text.strip() for kind, text in BLOCKS if kind == "text"]
-    assert told(environment, "blocks").strip().splitlines() == shown
+    assert run_module(environment, "blocks").strip().splitlines() == shown
 
 
 def test_the_page_documents_the_check_of_every_component_type():
