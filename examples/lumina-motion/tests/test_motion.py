@@ -12,7 +12,7 @@ CURVES = torch.stack([torch.linspace(-1, 1, 16).sin() * k for k in (1, -1)]).exp
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "sample"),
+    ("component_type", "name", "sample"),
     [
         ("tokenizer", "motion.frames", torch.zeros(3, 2, 12)),
         ("autoencoder", "motion.places", CURVES),
