@@ -34,3 +34,12 @@ def test_command_generates_the_requested_duration(lumina, tmp_path):
     output = json.loads(done.out)
     assert output["duration"] == 1.5 and output["generation_seconds"] > 0
     assert (tmp_path / "harp.wav").stat().st_size > 2 * 16000 * 1.5
+
+
+def test_a_sound_in_bfloat16_is_near_that_in_float32():
+    # the autoencoder and the vocoder convert between the latent's dtype and that of their weights
+    pipes = [Pipeline.from_pretrained("audio.instruments", dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    expected, result = (pipe("a piano plays a middle C", steps=4, seed=1)[0].data for pipe in pipes)
+    assert result.dtype == torch.float32
+    ratio = result.square().mean().sqrt() / expected.square().mean().sqrt()
+    assert 0.5 < float(ratio) < 2

@@ -8,6 +8,7 @@ import pytest
 import torch
 from audio.tones import chord, tone
 from pydantic import ValidationError
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lumina_audio.mel import MelConfig, MelSpectrogram, overlap_add, refine_to_mel
 from lumina_audio.vocoders.loss import stft_loss
@@ -87,3 +88,10 @@ def test_each_refinement_step_brings_the_spectrogram_closer():
 def test_refinement_keeps_a_waveform_that_has_the_spectrogram():
     sound = chord()
     assert torch.allclose(refine_to_mel(sound, TRANSFORM(sound), TRANSFORM, 3), sound, atol=1e-4)
+
+
+def test_a_spectrogram_is_computed_on_the_device_of_the_waveform():
+    mel = MelSpectrogram(MelConfig())
+    # fake tensors check devices without a GPU: constants left on the CPU raise an error
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert mel(torch.zeros(1, 1, 4096, device="cuda")).device.type == "cuda"

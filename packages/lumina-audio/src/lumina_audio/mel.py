@@ -80,8 +80,9 @@ class MelSpectrogram(nn.Module):
         """
         # bfloat16 would lose small differences of loud partials
         with torch.autocast(waveform.device.type, enabled=False):
-            magnitudes = stft_magnitude(self.pad(waveform.float()), self.window.float(), self.config.hop_length)
-            mel = (self.filterbank.float() @ magnitudes).clamp_min(self.config.min_amplitude)
+            window, filterbank = (part.to(waveform.device) for part in (self.window, self.filterbank))
+            magnitudes = stft_magnitude(self.pad(waveform.float()), window, self.config.hop_length)
+            mel = (filterbank @ magnitudes).clamp_min(self.config.min_amplitude)
             log_mel: Tensor = mel.log() * self.config.log_scale
             return log_mel
 

@@ -77,7 +77,7 @@ class MelAutoencoder(nn.Module, Autoencoder):
         Raises:
             ShapeError: S is no multiple of the downsample factor.
         """
-        return F.batch_norm(self.posterior(self.spectrogram(data))[0], self.mean, self.variance)
+        return F.batch_norm(self.posterior(self.spectrogram(data))[0], self.mean, self.variance).to(data.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Map (B, channels, T) to (B, 1, T * downsample_factor) in [-1, 1], each item divided by a peak beyond 1."""
@@ -88,8 +88,9 @@ class MelAutoencoder(nn.Module, Autoencoder):
         """Decode a normalized latent (B, channels, T) to natural log-mel (B, n_mels, T * downsample_factor / hop)."""
         check_shape(latent, (None, self.channels, None), "a batch of latents")
         scale = (self.variance + 1e-5).sqrt()[:, None]
-        mel = self.vae.decode(latent * scale + self.mean[:, None]) * self.config.mel_std + self.config.mel_mean
-        return mel / self.config.mel.log_scale
+        # the dtype of the weights may be narrower than the latent's
+        mel = self.vae.decode((latent * scale + self.mean[:, None]).to(self.mean.dtype)).to(latent.dtype)
+        return (mel * self.config.mel_std + self.config.mel_mean) / self.config.mel.log_scale
 
     def spectrogram(self, data: Tensor) -> Tensor:
         """Compute the log-mel spectrogram (B, n_mels, S / hop), in the configured log base, of (B, 1, S)."""
@@ -100,7 +101,7 @@ class MelAutoencoder(nn.Module, Autoencoder):
 
     def posterior(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a spectrogram (B, n_mels, T) to mean and log-variance of the latent, not normalized."""
-        return self.vae.encode((mel - self.config.mel_mean) / self.config.mel_std)
+        return self.vae.encode(((mel - self.config.mel_mean) / self.config.mel_std).to(self.mean.dtype))
 
     def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
         """Compute the reconstruction loss of the spectrogram or of the waveform, by `train_target`.

@@ -298,8 +298,9 @@ class BigVGAN(nn.Module):
         """
         check_shape(mel, (None, self.n_mels, None), "a batch of spectrograms")
         network = self.generator.network() if isinstance(self.generator, FrozenModule) else self.generator
-        waveform: Tensor = network(mel if self.config.log_base == "natural" else mel / math.log(10))
-        return waveform
+        scaled = mel if self.config.log_base == "natural" else mel / math.log(10)
+        waveform: Tensor = network(scaled.to(next(network.parameters()).dtype))
+        return waveform.to(mel.dtype)
 
     def _load(self, device: torch.device) -> nn.Module:
         folder = Path(str(self.config.source)).expanduser()

@@ -75,7 +75,8 @@ class Vocos(Component, nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Map natural logarithms (B, n_mels, T) to (B, 1, T * hop_length)."""
         check_shape(mel, (None, self.n_mels, None), "a batch of spectrograms")
-        x = self.embed((mel - self.config.mel_mean) / self.config.mel_std).transpose(1, 2)
+        normalized = ((mel - self.config.mel_mean) / self.config.mel_std).to(self.embed.weight.dtype)
+        x = self.embed(normalized).transpose(1, 2)
         x = self.norm(x)
         for block in self.blocks:
             x = block(x)
