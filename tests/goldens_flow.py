@@ -79,8 +79,9 @@ def _flat(item: Tensor) -> Tokens:
     return Tokens(item.reshape(1, -1, 1), torch.zeros(1, item.numel(), 3), ((item.numel(),),))
 
 
-def closed(x: Tensor, time: Tensor, a: Tensor) -> Tensor:
-    at = time.view(-1, *[1] * (x.ndim - 1))
+def closed(x: Tensor, time: Tensor | float, a: Tensor) -> Tensor:
+    """The closed-form velocity; time (B,), or one number for all items."""
+    at = torch.as_tensor(time, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
     return torch.sin(3 * at) * x + torch.cos(2 * at) * a - 0.5 * x**3 / (1 + x**2)
 
 

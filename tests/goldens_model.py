@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from goldens_flow import grid_of
 from goldens_ode import along, solver_of
-from goldens_read import Golden, Unsupported, largest, worst
+from goldens_read import TARGET, Golden, Unsupported, largest, reduced, weighted, worst
 from torch import Tensor, nn
 
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, Weights
@@ -49,7 +49,10 @@ class Network(nn.Module):
         self.backbone, self.head = cast("NextDiTBackbone", network["backbone"]), cast("VelocityHead", network["head"])
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition, precomputed: Any = None) -> Tensor:
-        return self.head(self.backbone(tokens, time, condition, precomputed=precomputed), tokens)
+        narrow, narrow_condition = tokens.with_values(tokens.values.to(TARGET.dtype)), reduced(condition)
+        hidden = self.backbone(narrow, time, narrow_condition, precomputed=precomputed)
+        output: Tensor = self.head(hidden, narrow).float()
+        return output
 
 
 def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patchify]:
@@ -61,7 +64,8 @@ def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patchif
     weights = numbers(NextDiTAdapter().from_foreign(unread(golden.group("weights")), network.published, "golden"))
     weights.pop(PAD_TOKEN, None)
     network.load_state_dict(weights)
-    return network.eval(), Patchify(Patchify.Config(patch_size=patch, channels=channels))
+    TARGET.place(network)
+    return network, Patchify(Patchify.Config(patch_size=patch, channels=channels))
 
 
 def unread(state: Mapping[str, Tensor], *but: str) -> dict[str, LazyTensor]:
@@ -101,7 +105,7 @@ def _precomputed(network: Network, tokens: Tokens, condition: Condition, inputs:
         head = backbone.config.hidden_size // backbone.config.num_heads
         scale = proportional_scale(tokens, None, int(inputs["base_seqlen"]), head, count_padding=True)
     rates = switched(backbone.frequencies(), inputs, time, backbone.config.rope_theta)
-    return backbone.precompute(tokens, condition, rates, scale)
+    return backbone.precompute(tokens.with_values(tokens.values.to(TARGET.dtype)), reduced(condition), rates, scale)
 
 
 def switched(own: tuple[Tensor, ...], inputs: dict[str, Any], time: float, base: float) -> tuple[Tensor, ...]:
@@ -165,8 +169,8 @@ def sampled(golden: Golden) -> float:
         solver = solver_of(run.get("solver", run.get("sampler_type")), 1e-7, 1e-9)
         inputs, grid = run["model_kwargs"], grid_of(run)
 
-        def velocity(x: Tensor, time: Tensor, inputs: dict[str, Any] = inputs) -> Tensor:
-            return guided_velocity(network, patches, inputs, condition, x, time)
+        def velocity(x: Tensor, time: float, inputs: dict[str, Any] = inputs) -> Tensor:
+            return guided_velocity(network, patches, inputs, condition, x, x.new_full((len(x),), time))
 
         states = along(velocity, golden.tensors["input.z"], grid, solver)
         expected = golden.group(f"output.{run['name']}")
@@ -195,7 +199,7 @@ def regions(golden: Golden) -> float:
             got = patches.unpatchify(tokens.with_values(network(tokens, inputs["t"], both)))
     # the notes ask five times as much of a forward as of a guided one
     share = 1.0 if golden.config["call"]["method"] == "forward_with_cfg" else 5.0
-    return share * worst([(got, golden.tensors["output.out"])])
+    return weighted(share, worst([(got, golden.tensors["output.out"])]))
 
 
 def _published_cells(size: torch.Size, patch: int, down: int, across: int) -> Tensor:
@@ -244,7 +248,7 @@ def gradients(golden: Golden) -> float:
     # pad_token has no place in our model: its gradient must be the zero that it has there
     pairs = [(theirs.get(name, torch.zeros_like(tensor)), tensor) for name, tensor in expected.items()]
     # the notes ask ten times as much of the loss as of the gradients
-    errors = [worst(pairs), 10 * worst([(items.detach(), golden.tensors["output.loss"])])]
+    errors = [worst(pairs), weighted(10, worst([(items.detach(), golden.tensors["output.loss"])]))]
     norm = golden.tensors.get("output.grad_norm")
     if norm is not None:
         total = torch.stack([gradient.norm() for gradient in got.values()]).norm()

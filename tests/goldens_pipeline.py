@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from goldens_read import Golden, largest, worst
+from goldens_read import TARGET, Golden, largest, weighted, worst
 from safetensors import safe_open
 from torch import Tensor
 
+from lumina_core.conditioning.ops import condition_to
 from lumina_core.flow.schedules import DiffusersSchedule
 from lumina_core.sampling.inputs import PrecomputedInputs
 from lumina_core.sampling.pipeline import Pipeline
@@ -25,7 +27,13 @@ EMBEDDINGS, LATENTS, TIMES = 2.0, 2 / 3, 20.0
 
 def pipeline(golden: Golden) -> float:
     """The largest weighed error over every run of the file."""
-    pipe = Pipeline.from_pretrained(folder_of(golden))
+    golden = replace(golden, tensors={name: tensor.cpu() for name, tensor in golden.tensors.items()})
+    with torch.device("cpu"):  # a pipeline moves what it computes with, and its noise comes from the CPU
+        return _pipeline(golden)
+
+
+def _pipeline(golden: Golden) -> float:
+    pipe = Pipeline.from_pretrained(folder_of(golden), device=TARGET.device, dtype=TARGET.dtype)
     errors = [error for run in golden.config["runs"] for error in _run(pipe, golden, run)]
     return largest([*errors, *_autoencoder(pipe, golden)])
 
@@ -58,15 +66,19 @@ def _run(pipe: Pipeline, golden: Golden, run: dict[str, Any]) -> Iterator[float]
     steps: list[Tensor] = []
     answers = pipe(
         [_request(pipe, run)] * len(latents),
-        callback=lambda state: steps.append(state.x_t.clone()),
-        inputs=PrecomputedInputs(encoded, null_condition, latents),
+        callback=lambda state: steps.append(state.x_t.cpu()),
+        inputs=PrecomputedInputs(
+            condition_to(encoded, pipe.model.device),
+            None if null_condition is None else condition_to(null_condition, pipe.model.device),
+            latents.to(pipe.model.device),
+        ),
     )
     places = pipe.model.tokenizer.empty(len(latents), tuple(latents.shape[-2:]))
     ours = [pipe.model.tokenizer.unpatchify(places.with_values(values)) for values in steps]
-    yield LATENTS * worst([(torch.stack(ours), expected["latents_per_step"])])
+    yield weighted(LATENTS, worst([(torch.stack(ours), expected["latents_per_step"])]))
     decoded = torch.stack([answer.data for answer in answers])
     yield worst([(decoded / 2, expected["decoded"] / 2), ((decoded / 2 + 0.5).clamp(0, 1), expected["image"])])
-    yield TIMES * worst([(_grid(pipe)(len(steps)), 1 - expected["sigmas"].double())])
+    yield weighted(TIMES, worst([(_grid(pipe)(len(steps)), 1 - expected["sigmas"].double())]))
 
 
 def _request(pipe: Pipeline, run: dict[str, Any]) -> Any:
@@ -101,11 +113,12 @@ def _conditions(pipe: Pipeline, golden: Golden, run: dict[str, Any]) -> tuple[Co
 
 
 def _distance(condition: Condition, expected: Tensor, real: Tensor) -> float:
+    condition = condition_to(condition, torch.device("cpu"))
     memory, mask = condition.context, condition.context_mask
     mask = torch.ones_like(real) if mask is None else mask
     if mask.shape != real.shape or not torch.equal(mask, real):
         return float("inf")
-    return EMBEDDINGS * worst([(memory[mask], expected[real])])
+    return weighted(EMBEDDINGS, worst([(memory[mask], expected[real])]))
 
 
 def _grid(pipe: Pipeline) -> DiffusersSchedule:
@@ -115,7 +128,10 @@ def _grid(pipe: Pipeline) -> DiffusersSchedule:
 def _autoencoder(pipe: Pipeline, golden: Golden) -> list[float]:
     if "input.vae.image" not in golden.tensors:
         return []
-    network, picture = pipe.model.autoencoder.pretrained.network(), golden.tensors["input.vae.image"]
+    network, picture = (
+        pipe.model.autoencoder.pretrained.network(),
+        golden.tensors["input.vae.image"].to(pipe.model.device),
+    )
     with torch.no_grad():
         posterior = network.encode(picture).latent_dist
     latent = pipe.model.autoencoder.encode(picture)

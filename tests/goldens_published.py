@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from goldens_model import BASE, Network, numbers, published_config, unread
-from goldens_read import Golden, Unsupported, worst
+from goldens_read import TARGET, Golden, Unsupported, reduced, weighted, worst
 from torch import Tensor
 
 from lumina_core.conditioning.class_label import ClassLabelConditioner
@@ -67,7 +67,7 @@ def imagenet(golden: Golden) -> float:
     if guiding:
         answer = _guided(answer, float(inputs["cfg_scale"]), slice(0, 3 * patches.patch**2))
     error = worst([(patches.unpatchify(tokens.with_values(answer)), golden.tensors["output.out"])])
-    return error if guiding else GUIDED * error
+    return error if guiding else weighted(GUIDED, error)
 
 
 def _labelled(table: Tensor, labels: Tensor) -> Condition:
@@ -96,7 +96,8 @@ def _guided(both: Tensor, scale: float, only: slice) -> Tensor:
 def _built(arguments: PublishedConfig, state: dict[str, Tensor]) -> tuple[Network, Patchify]:
     network = Network(arguments.model_dump(), arguments.imagenet)
     network.load_state_dict(state)
-    return network.eval(), Patchify(Patchify.Config(patch_size=arguments.patch_size, channels=arguments.in_channels))
+    TARGET.place(network)
+    return network, Patchify(Patchify.Config(patch_size=arguments.patch_size, channels=arguments.in_channels))
 
 
 def _rates(network: Network, linear: float, ntk: float) -> tuple[Tensor, ...]:
@@ -111,5 +112,5 @@ def _answer(
     width = network.backbone.config.hidden_size // network.backbone.config.num_heads
     scale = None if base is None else proportional_scale(tokens, None, base, width)
     with torch.no_grad():
-        precomputed = network.backbone.precompute(tokens, condition, rates, scale)
-        return network.head(network.backbone(tokens, time, condition, precomputed=precomputed), tokens)
+        narrow = tokens.with_values(tokens.values.to(TARGET.dtype))
+        return network(tokens, time, condition, network.backbone.precompute(narrow, reduced(condition), rates, scale))

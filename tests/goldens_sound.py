@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from goldens_model import numbers, unread
 from goldens_ode import along
-from goldens_read import Golden, Unsupported, largest, worst
+from goldens_read import TARGET, Golden, Unsupported, largest, reduced, worst
 from torch import Tensor, nn
 
 from lumina_audio.autoencoders.vae import VAE, VAEConfig
@@ -48,10 +48,13 @@ class SoundNetwork(nn.Module):
             cast("VelocityHead", network["head"]),
         )
         self.load_state_dict(numbers(adapter.from_foreign(unread(golden.group("weights")), config, "golden")))
+        TARGET.place(self)
         self.frames = FramePatchify(FramePatchify.Config(channels=config.in_channels))
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
-        return self.head(self.backbone(tokens, time, condition), tokens)
+        narrow = tokens.with_values(tokens.values.to(TARGET.dtype))
+        output: Tensor = self.head(self.backbone(narrow, time, reduced(condition)), narrow).float()
+        return output
 
     @torch.no_grad()
     def answer(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
@@ -131,7 +134,8 @@ def autoencoder(golden: Golden) -> float:
     config = adapter.config_from(constructor, "golden")
     vae = VAE(config, adapter.n_mels)
     vae.load_state_dict(numbers(adapter.from_foreign(unread(golden.group("weights")), config, "golden")))
-    x, z = golden.tensors["input.x"], golden.tensors["input.z"]
+    TARGET.place(vae)
+    x, z = (golden.tensors[f"input.{name}"].to(TARGET.dtype) for name in ("x", "z"))
     with torch.no_grad():
         mean, log_variance = vae.encode(x)
         computed = {
@@ -150,8 +154,9 @@ def vocoder(golden: Golden) -> float:
     shape = GeneratorConfig.read(options_from_published(golden.config["constructor"]["h"], "golden"), "golden")
     network = Generator(shape)
     network.load_state_dict(numbers(remove_weight_norm(unread(golden.group("weights")), shape, "golden")))
+    TARGET.place(network)
     with torch.no_grad():
-        return worst([(network(golden.tensors["input.mel"]), golden.tensors["output.wav"])])
+        return worst([(network(golden.tensors["input.mel"].to(TARGET.dtype)), golden.tensors["output.wav"])])
 
 
 def manifest(content: dict[str, Any]) -> float:
