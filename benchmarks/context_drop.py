@@ -1,6 +1,6 @@
 """What Time-Aware Context Drop saves and what it changes: speed, answer, and score of the built-in model.
 
-    python benchmarks/context_drop.py [--quick] [--threads N] [--json FILE] [--plot FILE] [--score N]
+    python benchmarks/context_drop.py [--quick] [--device cuda] [--threads N] [--json FILE] [--plot FILE] [--score N]
 
 A backbone of width 1024 (4 blocks, 16 heads, SwiGLU of 2816) without text, two by two windows. `at noise` is one
 evaluation at t = 0, where all blocks average, in turn with one without. `sampling` is a whole way that is gone both
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from itertools import product
@@ -38,7 +39,7 @@ WAYS = (
 )  # fmt: skip
 
 
-def backbone(dtype: torch.dtype, backend: str) -> NextDiTBackbone:
+def backbone(dtype: torch.dtype, backend: str, device: str) -> NextDiTBackbone:
     torch.manual_seed(0)
     sizes = {
         "hidden_size": WIDTH,
@@ -47,23 +48,28 @@ def backbone(dtype: torch.dtype, backend: str) -> NextDiTBackbone:
         "rope_axes_dim": (0, 32, 32),
         "token_dim": NUMBERS,
     }
-    model = NextDiTBackbone(NextDiTBackbone.Config.read({**sizes, "rope_layout": "interleaved", "attn_backend": backend}, "benchmark"))
+    model = NextDiTBackbone(
+        NextDiTBackbone.Config.read({**sizes, "rope_layout": "interleaved", "attn_backend": backend}, "benchmark")
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.2)
-    return model.to(dtype).eval()
+    return model.to(device, dtype).eval()
 
 
-def picture(side: int, dtype: torch.dtype) -> Tokens:
+def picture(side: int, dtype: torch.dtype, device: str) -> Tokens:
     places = torch.cartesian_prod(torch.zeros(1), torch.arange(float(side)), torch.arange(float(side)))
-    return Tokens(torch.randn(1, side * side, NUMBERS).to(dtype), places[None], ((side, side),))
+    values = torch.randn(1, side * side, NUMBERS).to(device, dtype)
+    return Tokens(values, places[None].to(device), ((side, side),))
 
 
 def answer(model: NextDiTBackbone, tokens: Tokens, precomputed: Any, time: float = 0.0) -> Tensor:
-    return model(tokens, torch.full((1,), time), Condition(), precomputed=precomputed).hidden_states
+    return model(
+        tokens, torch.full((1,), time, device=tokens.values.device), Condition(), precomputed=precomputed
+    ).hidden_states
 
 
-def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -> dict[str, Any]:
-    model, tokens = backbone(DTYPES[name], backend), picture(side, DTYPES[name])
+def measure(side: int, name: str, backend: str, rounds: int, evaluations: int, device: str) -> dict[str, Any]:
+    model, tokens = backbone(DTYPES[name], backend, device), picture(side, DTYPES[name], device)
     plain = model.precompute(tokens, Condition())
     pooled = model.with_context_drop(plain, model.make_token_pool(tokens, Condition(), DROP.window))
     ready = {"plain": plain, "dropped": model.set_dropped_blocks(pooled, (True,) * DEPTH)}
@@ -71,7 +77,9 @@ def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -
     times = [(step + 0.5) / evaluations for step in range(evaluations)]
 
     def once(word: str) -> Tensor:
-        return answer(model, tokens, ready[word])
+        output = answer(model, tokens, ready[word])
+        synchronize(device)
+        return output
 
     def way(word: str) -> None:
         for time in times:
@@ -79,6 +87,7 @@ def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -
                 model.set_dropped_blocks(pooled, DROP.dropped_blocks(DEPTH, time)) if word == "dropped" else plain
             )
             answer(model, tokens, precomputed, time)
+        synchronize(device)
 
     at_noise, sampled = (
         compared(in_turn({word: lambda word=word, job=job: job(word) for word in ready}, count), "plain", "dropped")
@@ -98,23 +107,29 @@ def measure(side: int, name: str, backend: str, rounds: int, evaluations: int) -
     }
 
 
-def scores(count: int) -> dict[str, Any]:
+def synchronize(device: str) -> None:
+    """Wait for the kernels of a GPU, so that the clock includes them."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def scores(count: int, device: str) -> dict[str, Any]:
     """Of `count` pictures, which share is found again (first, among the first five), without and with the part."""
     told = {"prompts": count}
     with tempfile.TemporaryDirectory() as place:
         for word in ("none", "time_aware"):
             out = Path(place) / word
             words = ["evaluate", "--metrics", "image.retrieval", "--samples", str(count), "--out", str(out)]
-            if run([*words, "--cache", f"{place}/references", "--param", f"context_drop={word}"]):
+            if run([*words, "--cache", f"{place}/references", "--param", f"context_drop={word}", "--device", device]):
                 raise SystemExit("the built-in model could not be judged")
             score = json.loads((out / "scores.json").read_text(encoding="utf-8"))["scores"]["image.retrieval"]
             told[word] = {name: score[name]["value"] for name in ("top1", "top5")}
     return told
 
 
-def changes(name: str = "float32", side: int = 32) -> list[dict[str, Any]]:
+def changes(device: str, name: str = "float32", side: int = 32) -> list[dict[str, Any]]:
     """Change of the answer by how many blocks average, and which."""
-    model, tokens = backbone(DTYPES[name], "fused"), picture(side, DTYPES[name])
+    model, tokens = backbone(DTYPES[name], "fused", device), picture(side, DTYPES[name], device)
     plain = model.with_context_drop(
         model.precompute(tokens, Condition()), model.make_token_pool(tokens, Condition(), (1, 2, 2))
     )
@@ -156,6 +171,8 @@ def asked_for() -> argparse.Namespace:
         "context drop: speed, change and score", "4096 tokens, no plain attention, few evaluations: a minute"
     )
     parser.add_argument("--score", type=int, metavar="N", help="prompts of the score [default: 200; 0 with --quick]")
+    parser.add_argument("--device", default="cpu", help="device of the networks [default: cpu]")
+    parser.add_argument("--tokens", type=int, metavar="N", help="measure this square number of tokens only")
     return parser.parse_args()
 
 
@@ -163,19 +180,21 @@ def main() -> None:
     asked = asked_for()
     told_threads(asked)
     sides, ways = ((64,), WAYS[:3]) if asked.quick else ((16, 32, 64), WAYS)
+    if asked.tokens:
+        sides = (math.isqrt(asked.tokens),)
     rounds, evaluations = (2, 2) if asked.quick else (3, 4)
     with torch.inference_mode():
         rows = []
         for side, (name, way) in product(sides, ways):
-            rows.append(measure(side, name, way, rounds, evaluations))
+            rows.append(measure(side, name, way, rounds, evaluations, asked.device))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-        changed = changes()
+        changed = changes(asked.device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {DEPTH} blocks of {WIDTH}")
     print(table(rows))
     for row in changed:
         print(f"keep {row['keep']:6s} {row['blocks']} of {DEPTH} blocks average: change {row['change']:.3f}")
     count = asked.score if asked.score is not None else 0 if asked.quick else 200
-    found = {"score": scores(count)} if count else {}
+    found = {"score": scores(count, asked.device)} if count else {}
     for word, score in found.items():
         print(word, score)
     written(asked, {"rows": rows, "changes": changed, **found})

@@ -177,7 +177,7 @@ def generation(smoke: bool) -> list[dict[str, Any]]:
             with peak_memory(row, smoke):
                 row["seconds"] = round(_wall(lambda: pipe(prompt, seed=1, output_type="tensor")), 4)
             row["seconds_batch_16"] = round(_wall(lambda: pipe([prompt] * 16, seed=1, output_type="tensor")), 4)
-            row["nfe"] = output.metadata[0]["nfe"] if isinstance(output.metadata, Sequence) else output.metadata["nfe"]
+            row["nfe"] = output[0].metadata["nfe"]
             row["rms_difference"] = float((_tensor(output) - expected).float().pow(2).mean().sqrt())
             row["finite"] = bool(torch.isfinite(_tensor(output)).all())
             rows.append(row)
@@ -185,8 +185,7 @@ def generation(smoke: bool) -> list[dict[str, Any]]:
 
 
 def _tensor(output: Any) -> Any:
-    data = output.images if getattr(output, "images", None) is not None else output.audios
-    return data[0].float().cpu()
+    return output.values[0].float().cpu()
 
 
 def _wall(call: Callable[[], object]) -> float:
@@ -235,25 +234,26 @@ def forward(smoke: bool) -> list[dict[str, Any]]:
             if dtype == torch.float32 and tokens > 4096:
                 continue
             row: dict[str, Any] = {"tokens": tokens, "dtype": str(dtype).removeprefix("torch.")}
-            net, inputs = _network(tokens, dtype, smoke)
+            net, x, t, context = _network(tokens, dtype, smoke)
             with torch.inference_mode(), peak_memory(row, smoke):
-                row["ms"] = 1e3 * seconds_of(lambda: net(*inputs), smoke)  # noqa: B023 (called at once)
-            row["matmul_share"] = _flops(tokens) / (row["ms"] / 1e3) / (rate * 1e12)
+                row["ms"] = 1e3 * seconds_of(lambda: net(x, t, context=context), smoke)  # noqa: B023 (called at once)
+            row["matmul_share"] = _flops(tokens, smoke) / (row["ms"] / 1e3) / (rate * 1e12)
             if not smoke and dtype == torch.bfloat16:
                 compiled = torch.compile(net)
                 with torch.inference_mode():
-                    row["compiled_ms"] = 1e3 * seconds_of(lambda: compiled(*inputs), smoke)  # noqa: B023
+                    row["compiled_ms"] = 1e3 * seconds_of(lambda: compiled(x, t, context=context), smoke)  # noqa: B023
             with suppress(ImportError):
                 row["diffusers_ms"] = 1e3 * _diffusers_seconds(tokens, dtype, smoke)
                 row["ratio"] = row["diffusers_ms"] / row["ms"]
             rows.append(row)
-            del net, inputs
+            del net, x, t, context
             if not smoke:
                 torch.cuda.empty_cache()
     return rows
 
 
-def _network(tokens: int, dtype: Any, smoke: bool) -> tuple[Any, tuple[Any, ...]]:
+def _network(tokens: int, dtype: Any, smoke: bool) -> tuple[Any, Any, Any, Any]:
+    """Return a network, latents of two items, their times and their text."""
     import torch
 
     from lumina_core import NextDiT
@@ -264,7 +264,7 @@ def _network(tokens: int, dtype: Any, smoke: bool) -> tuple[Any, tuple[Any, ...]
             in_channels=4,
             patch_size=2,
             hidden_size=_width(smoke),
-            num_layers=2 if smoke else LAYERS,
+            num_layers=_layers(smoke),
             num_heads=_heads(smoke),
             num_kv_heads=_heads(smoke) // 4,
             context_dim=TEXT_DIM,
@@ -272,24 +272,29 @@ def _network(tokens: int, dtype: Any, smoke: bool) -> tuple[Any, tuple[Any, ...]
         side = 2 * math.isqrt(tokens)
         x, t = torch.randn(2, 4, side, side, dtype=dtype), torch.full((2,), 0.4, dtype=dtype)
         context = torch.randn(2, TEXT_LENGTH, TEXT_DIM, dtype=dtype)
-    return net.to(dtype).eval(), (x, t, context)
+    return net.to(dtype).eval(), x, t, context
 
 
 def _width(smoke: bool) -> int:
     return 256 if smoke else WIDTH
 
 
+def _layers(smoke: bool) -> int:
+    return 2 if smoke else LAYERS
+
+
 def _heads(smoke: bool) -> int:
     return 4 if smoke else HEADS
 
 
-def _flops(tokens: int) -> float:
-    """Count the multiplications and additions of two items in the layers of the full-size network."""
-    ffn = 256 * math.ceil(8 * WIDTH / 3 / 256)
-    kv = WIDTH * KV_HEADS // HEADS
-    linear = WIDTH * (2 * WIDTH + 2 * kv) + 3 * WIDTH * ffn
-    attention = 2 * tokens * WIDTH + 2 * TEXT_LENGTH * WIDTH
-    return 2.0 * 2 * LAYERS * tokens * (linear + attention)
+def _flops(tokens: int, smoke: bool) -> float:
+    """Count the multiplications and additions of two items in the layers of the network."""
+    width, layers = _width(smoke), _layers(smoke)
+    ffn = 256 * math.ceil(8 * width / 3 / 256)
+    kv = width * KV_HEADS // HEADS
+    linear = width * (2 * width + 2 * kv) + 3 * width * ffn
+    attention = 2 * tokens * width + 2 * TEXT_LENGTH * width
+    return 2.0 * 2 * layers * tokens * (linear + attention)
 
 
 def _diffusers_seconds(tokens: int, dtype: Any, smoke: bool) -> float:
@@ -302,7 +307,7 @@ def _diffusers_seconds(tokens: int, dtype: Any, smoke: bool) -> float:
         patch_size=2,
         in_channels=4,
         hidden_size=_width(smoke),
-        num_layers=2 if smoke else LAYERS,
+        num_layers=_layers(smoke),
         num_attention_heads=_heads(smoke),
         num_kv_heads=_heads(smoke) // 4,
         multiple_of=256,
@@ -333,14 +338,14 @@ def sampling(smoke: bool) -> list[dict[str, Any]]:
     rows = []
     dtype = torch.float32 if smoke else torch.bfloat16
     for tokens in SMOKE_TOKENS[:1] if smoke else (1024, 4096):
-        net, (x, _, context) = _network(tokens, dtype, smoke)
+        net, x, times, context = _network(tokens, dtype, smoke)
         for compiled in (False, True):
             if smoke and compiled:
                 continue
             call = torch.compile(net, mode="reduce-overhead") if compiled else net
 
             def velocity(x_t: Any, t: float) -> Any:
-                return call(x_t, torch.full((len(x_t),), float(t), device=x_t.device, dtype=x_t.dtype), context)  # noqa: B023
+                return call(x_t, torch.full_like(times, float(t)), context=context)  # noqa: B023
 
             steps = schedules.UniformSchedule(schedules.UniformSchedule.Config())(2 if smoke else 10)
             with torch.inference_mode():
@@ -407,7 +412,9 @@ def run(out: Path, names: Sequence[str], smoke: bool) -> int:
         partial = out.with_name(out.name + ".partial")
         partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, out)
-        print(f"{name}: {row['status']} {row.get('seconds', 0):.0f} s {' '.join(row.get('error', [])[-1:])}", flush=True)
+        print(
+            f"{name}: {row['status']} {row.get('seconds', 0):.0f} s {' '.join(row.get('error', [])[-1:])}", flush=True
+        )
     return 0 if all(row["status"] == "ok" for row in report["sections"].values()) else 1
 
 
