@@ -5,9 +5,10 @@
     python benchmarks/gpu.py --out gpu.json --only forward --only generation
     python benchmarks/gpu.py --table gpu.json               # print the tables of docs/results from a JSON
 
-Every section runs in a process of its own with a time limit, so that a crash or a hang costs one section. The JSON is rewritten
-after each section. Sections: environment, tests (those marked `gpu`), goldens (reference tensors on the device), generation and
-training (both built-in models, eager and compiled), forward and sampling (beside diffusers where it is installed), context_drop.
+Every section runs in a process of its own with a time limit, so that a crash or a hang costs one section. The JSON is
+rewritten after each section. Sections: environment, tests (those marked `gpu`), goldens (reference tensors on the
+device), generation and training (both built-in models, eager and compiled), forward and sampling (beside diffusers where
+it is installed), context_drop.
 
 Without a network: install the packages of this repository and their dependencies from a folder of wheels,
 `pip install --no-index --find-links wheels lumina-core lumina-image lumina-audio pytest diffusers`.
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +177,8 @@ def generation(smoke: bool) -> list[dict[str, Any]]:
             pipe = Pipeline.from_pretrained(name, device=device_of(smoke), dtype=dtype, compile=compiled)
             output = pipe(prompt, seed=1, output_type="tensor")
             with peak_memory(row, smoke):
-                row["seconds"] = round(_wall(lambda: pipe(prompt, seed=1, output_type="tensor")), 4)
-            row["seconds_batch_16"] = round(_wall(lambda: pipe([prompt] * 16, seed=1, output_type="tensor")), 4)
+                row["seconds"] = round(_wall(partial(pipe, prompt, seed=1, output_type="tensor")), 4)
+            row["seconds_batch_16"] = round(_wall(partial(pipe, [prompt] * 16, seed=1, output_type="tensor")), 4)
             row["nfe"] = output[0].metadata["nfe"]
             row["rms_difference"] = float((_tensor(output) - expected).float().pow(2).mean().sqrt())
             row["finite"] = bool(torch.isfinite(_tensor(output)).all())
@@ -236,12 +238,12 @@ def forward(smoke: bool) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"tokens": tokens, "dtype": str(dtype).removeprefix("torch.")}
             net, x, t, context = _network(tokens, dtype, smoke)
             with torch.inference_mode(), peak_memory(row, smoke):
-                row["ms"] = 1e3 * seconds_of(lambda: net(x, t, context=context), smoke)  # noqa: B023 (called at once)
+                row["ms"] = 1e3 * seconds_of(partial(net, x, t, context=context), smoke)
             row["matmul_share"] = _flops(tokens, smoke) / (row["ms"] / 1e3) / (rate * 1e12)
             if not smoke and dtype == torch.bfloat16:
                 compiled = torch.compile(net)
                 with torch.inference_mode():
-                    row["compiled_ms"] = 1e3 * seconds_of(lambda: compiled(x, t, context=context), smoke)  # noqa: B023
+                    row["compiled_ms"] = 1e3 * seconds_of(partial(compiled, x, t, context=context), smoke)
             with suppress(ImportError):
                 row["diffusers_ms"] = 1e3 * _diffusers_seconds(tokens, dtype, smoke)
                 row["ratio"] = row["diffusers_ms"] / row["ms"]
