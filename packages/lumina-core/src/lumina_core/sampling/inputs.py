@@ -269,7 +269,10 @@ def batch_init_data(items: Sequence[Item], inputs: PrecomputedInputs, get_size: 
     if inputs.data is not None:
         init_data: InitData | None = InitData(inputs.data.float(), inputs.strength)
     else:
-        init_data = _stack_init_data([item.init_data for item in items])
+        per_item = [item.init_data for item in items]
+        if any(init is not None for init in per_item):
+            get_size()  # data of several sizes cannot be stacked
+        init_data = _stack_init_data(per_item)
     if init_data is not None:
         check_shape(init_data.data, (None, None, *get_size()), "initial data")
         truncate_schedule(torch.zeros(1), init_data.strength)  # checks the strength before anything is computed
