@@ -83,3 +83,37 @@ def test_the_scale_travels_with_the_weights():
 def test_an_unsupported_size_is_refused_with_the_next_larger_one():
     with pytest.raises(ShapeError, match=r"18x20.*multiples of 4.*20x20"):
         small(num_downsamples=2).encode(torch.zeros(1, 3, 18, 20))
+
+
+@pytest.mark.parametrize(("factor", "num_downsamples"), [(2, 0), (2, 2), (4, 1)])
+def test_pixel_unshuffle_multiplies_the_downsampling_factor(factor, num_downsamples):
+    part = small(pixel_unshuffle_factor=factor, num_downsamples=num_downsamples, latent_channels=5)
+    total = factor * 2**num_downsamples
+    latent = part.encode(torch.zeros(2, 3, 16, 24))
+    assert part.downsample_factor == (total, total)
+    assert latent.shape == (2, 5, 16 // total, 24 // total)
+    assert part.decode(latent).shape == (2, 3, 16, 24)
+
+
+def test_the_decoder_may_have_more_blocks_than_the_encoder():
+    plain, deeper = small(num_downsamples=1), small(num_downsamples=1, num_decoder_blocks=3)
+    assert len(deeper.encoder) == len(plain.encoder)
+    assert len(deeper.decoder) == len(plain.decoder) + 2 * 2
+
+
+def test_weighted_terms_add_up_to_the_total_loss():
+    part = small(num_downsamples=1, gradient_weight=0.5, downsample_weight=0.25)
+    loss = part.loss(discs(4), generators(0, 4))
+    terms = {name: float(value) for name, value in loss.terms.items()}
+    expected = terms["l1"] + terms["mse"] + 0.5 * terms["gradient"] + 0.25 * terms["downsample"]
+    assert set(terms) == {"l1", "mse", "gradient", "downsample"}
+    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_noise_of_an_item_depends_on_its_generator_alone():
+    part = small(num_downsamples=1, latent_noise_std=0.1, max_latent_noise_std=0.9)
+    together = [part._sample_noise(torch.Size((4, 8, 8)), g) for g in generators(3, 6)]
+    alone = part._sample_noise(torch.Size((4, 8, 8)), generators(3, 6)[4])
+    stds = torch.stack([noise.std() for noise in together])
+    assert torch.equal(alone, together[4])
+    assert 0.05 < stds.min() < 0.5 < stds.max() < 1.0

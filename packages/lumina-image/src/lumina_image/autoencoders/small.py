@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,20 +35,38 @@ class SmallAutoencoder(nn.Module, Autoencoder):
             description="channels of the outermost layer; inner layers have up to four times as many",
         )
         num_downsamples: int = Field(2, ge=0, le=5, description="number of halvings of the side")
+        pixel_unshuffle_factor: Literal[1, 2, 4, 8] = Field(
+            1, description="space to depth before the first layer: squares of this side become channels; 1: none"
+        )
         num_blocks: int = Field(1, ge=1, le=8, description="residual blocks per resolution")
+        num_decoder_blocks: int | None = Field(
+            None, ge=1, le=8, description="residual blocks per resolution of the decoder; None: num_blocks"
+        )
         in_channels: int = Field(3, ge=1, description="channels of the images")
         latent_noise_std: float = Field(
             0.05, ge=0, le=1, description="standard deviation of the noise on the latent in training"
+        )
+        max_latent_noise_std: float | None = Field(
+            None,
+            ge=0,
+            le=2,
+            description="each item draws its standard deviation between latent_noise_std and this; None: no range",
+        )
+        gradient_weight: float = Field(0.0, ge=0, description="weight of the absolute error of image gradients")
+        downsample_weight: float = Field(
+            0.0, ge=0, description="weight of the error of a 2x2-averaged latent against the 2x2-averaged image"
         )
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.channels = config.latent_channels
-        self.downsample_factor = (2**config.num_downsamples, 2**config.num_downsamples)
+        self.downsample_factor = (config.pixel_unshuffle_factor * 2**config.num_downsamples,) * 2
         widths = [config.base_channels * min(2**level, 4) for level in range(config.num_downsamples + 1)]
-        self.encoder = _make_encoder(config.in_channels, widths, config.latent_channels, config.num_blocks)
-        self.decoder = _make_decoder(config.latent_channels, widths[::-1], config.in_channels, config.num_blocks)
+        channels = config.in_channels * config.pixel_unshuffle_factor**2
+        decoder_blocks = config.num_decoder_blocks or config.num_blocks
+        self.encoder = _make_encoder(channels, widths, config.latent_channels, config.num_blocks)
+        self.decoder = _make_decoder(config.latent_channels, widths[::-1], channels, decoder_blocks)
         self.register_buffer("mean", torch.zeros(config.latent_channels))
         self.register_buffer("variance", torch.ones(config.latent_channels))
         self.mean: Tensor
@@ -70,22 +89,42 @@ class SmallAutoencoder(nn.Module, Autoencoder):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode latents (B, latent_channels, h, w) to images (B, in_channels, H, W), not clamped."""
         check_shape(latent, (None, self.channels, None, None), "a batch of latents")
-        decoded: Tensor = self.decoder(latent)
-        return decoded
+        return F.pixel_shuffle(self.decoder(latent), self.config.pixel_unshuffle_factor)
 
     def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
         """Compute the mean absolute plus mean squared reconstruction error; updates the running statistics.
+
+        `gradient_weight` adds the error of differences between neighbouring pixels. `downsample_weight` adds the error
+        of latents averaged over 2x2, which must decode to images averaged over 2x2 (EQ-VAE, arXiv 2502.09509): coarse
+        content then has low frequencies in the latent, which a generator learns sooner.
 
         Args:
             data: (B, in_channels, H, W) in [-1, 1].
             generators: CPU generators of the noise, one per item.
         """
-        raw = self._encode_raw(data)
-        latent = F.batch_norm(raw, self.mean, self.variance, training=True, momentum=0.1)
-        noise = torch.stack([torch.randn(latent.shape[1:], generator=generator) for generator in generators])
-        error = self.decode(latent + self.config.latent_noise_std * noise.to(latent)) - data
-        l1, mse = error.abs().mean(), error.square().mean()
-        return Loss(l1 + mse, {"l1": l1.detach(), "mse": mse.detach()})
+        config = self.config
+        latent = F.batch_norm(self._encode_raw(data), self.mean, self.variance, training=True, momentum=0.1)
+        noise = torch.stack([self._sample_noise(latent.shape[1:], generator) for generator in generators])
+        error = self.decode(latent + noise.to(latent)) - data
+        terms = {"l1": error.abs().mean(), "mse": error.square().mean()}
+        total = terms["l1"] + terms["mse"]
+        if config.gradient_weight:
+            terms["gradient"] = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+            total = total + config.gradient_weight * terms["gradient"]
+        if config.downsample_weight:
+            # half of the batch is enough, and halves the cost
+            items = slice((len(data) + 1) // 2)
+            error = self.decode(F.avg_pool2d(latent[items], 2)) - F.avg_pool2d(data[items], 2)
+            terms["downsample"] = error.abs().mean() + error.square().mean()
+            total = total + config.downsample_weight * terms["downsample"]
+        return Loss(total, {name: value.detach() for name, value in terms.items()})
+
+    def _sample_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(shape, generator=generator)
+        low, high = self.config.latent_noise_std, self.config.max_latent_noise_std
+        if high is None:
+            return low * noise
+        return (low + (high - low) * torch.rand((), generator=generator)) * noise
 
     def _encode_raw(self, data: Tensor) -> Tensor:
         check_shape(data, (None, self.config.in_channels, None, None), "a batch of images")
@@ -97,7 +136,7 @@ class SmallAutoencoder(nn.Module, Autoencoder):
                 f"image size: got {height}x{width} (rows x columns), expected multiples of {factor}. "
                 f"The next larger size is {expected}."
             )
-        raw: Tensor = self.encoder(data)
+        raw: Tensor = self.encoder(F.pixel_unshuffle(data, self.config.pixel_unshuffle_factor))
         return raw
 
 
