@@ -62,8 +62,8 @@ def noisy(path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--variation-strength", "0.5"), "variation_strength: got no variation_of"),
-        (("--source-prompt", "a heart"), "source_prompt: got no variation_of"),
+        (("--variation-strength", "0.5"), "--variation-strength: got no variation_of"),
+        (("--source-prompt", "a heart"), "--source-prompt: got no variation_of"),
         (("--variation-of", "p.png", "--variation-strength", "1.5"), "less than or equal to 1"),
         (("--variation-of", "p.png", "--init-image", "p.png"), "expected only one of them"),
         (("--variation-of", "none.png"), "none.png"),
