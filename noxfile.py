@@ -20,7 +20,15 @@ WITH_EXTRAS = (
     "lumina-image[diffusers,evaluate,shards]",
     "lumina-audio[evaluate,plot,published]",
 )
-TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "import-linter>=2", "tensorboard>=2.14", "copier>=9", "peft>=0.13")
+TEST_TOOLS = (
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "import-linter>=2",
+    "tensorboard>=2.14",
+    "copier>=9",
+    "peft>=0.13",
+)
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3", "ruff>=0.6")
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
 """torch lives here once, with the torchvision that fits it (timm needs one); every session's environment looks into it.

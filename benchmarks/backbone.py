@@ -2,8 +2,8 @@
 
     python benchmarks/backbone.py [--quick] [--threads N] [--json FILE]
 
-Float32 on the CPU, under inference_mode, one item, no memory: NextDiTBackbone of width W = 1024, 4 blocks, 16 heads (d = 64),
-SwiGLU of H = 2816, tokens of D = 16 numbers, timed. Each round times one forward pass and, right behind it, the same
+Float32 on the CPU, under inference_mode, one item, no context: NextDiTBackbone of width W = 1024, 4 blocks, 16 heads
+(d = 64), SwiGLU of H = 2816, tokens of D = 16 numbers, timed. Each round times one forward pass and, right behind it, the same
 matrix products bare (the same shapes, the same count, nothing between them); the ratio is taken within a round, so that
 whatever else the machine does hits both, and the median of the rounds is reported. Bar: 0.85. Beside it stands the
 ratio in seconds of the processor (medians of both): with --threads 1 it still holds where other programs take the cores

@@ -7,8 +7,8 @@
 
 Every section runs in a process of its own with a time limit, so that a crash or a hang costs one section. The JSON is
 rewritten after each section. Sections: environment, tests (those marked `gpu`), goldens (reference tensors on the
-device), generation and training (both built-in models, eager and compiled), forward and sampling (beside diffusers where
-it is installed), context_drop.
+device), generation and training (both built-in models, eager and compiled), forward and sampling (compared with
+diffusers if it is installed), context_drop.
 
 Without a network: install the packages of this repository and their dependencies from a folder of wheels,
 `pip install --no-index --find-links wheels lumina-core lumina-image lumina-audio pytest diffusers`.
@@ -216,7 +216,8 @@ def training(smoke: bool) -> list[dict[str, Any]]:
                 done = subprocess.run(command, capture_output=True, text=True)
                 row: dict[str, Any] = {"model": name, "compile": compiled, "status": done.returncode}
                 with suppress(OSError):
-                    log = list(csv.DictReader(Path(folder, "run", "metrics.csv").open(encoding="utf-8")))
+                    lines = Path(folder, "run", "metrics.csv").read_text(encoding="utf-8").splitlines()
+                    log = list(csv.DictReader(lines))
                     times = [float(line["step_seconds"]) for line in log[len(log) // 2 :]]
                     row |= {"step_seconds": statistics.median(times), "last_loss": float(log[-1]["loss"])}
                 row["message"] = "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1:]

@@ -12,7 +12,7 @@ from lumina_core.cli.main import lumina
 PAGE = Path(__file__).parent / "reference" / "command-line.md"
 HEAD = """# Command line
 
-The help text of every command of the core and of the packages for images and sound. `python docs/build_cli.py` writes this page.
+The help text of every command of the core and of the packages for images and sound, written by `python docs/build_cli.py`.
 """
 WIDTH = 100
 

@@ -61,7 +61,8 @@ def front_page() -> str:
     packages = (f"## {package}\n\n{_listed(names)}\n" for package, names in _packages().items())
     return (
         "# Reference\n\n[Recipes](recipes.md), [hooks](hooks.md), [command line](command-line.md).\n\n"
-        f"## Public names\n\n`from lumina_core import NAME`\n\n| name | defined in |\n|---|---|\n{names}\n{''.join(packages)}"
+        "## Public names\n\n`from lumina_core import NAME`\n\n| name | defined in |\n|---|---|\n"
+        f"{names}\n{''.join(packages)}"
     )
 
 
@@ -69,7 +70,9 @@ def public_names() -> dict[str, str]:
     """Return the dotted address of every name that `lumina_core` exports, read from its source."""
     tree = ast.parse(modules()["lumina_core"].read_text(encoding="utf-8"))
     assigned = (node for node in tree.body if isinstance(node, ast.Assign))
-    table = next(node.value for node in assigned if "_EXPORTS" in [t.id for t in node.targets if isinstance(t, ast.Name)])
+    table = next(
+        node.value for node in assigned if "_EXPORTS" in [t.id for t in node.targets if isinstance(t, ast.Name)]
+    )
     return {name: target.replace(":", ".") for name, target in ast.literal_eval(table).items()}
 
 

@@ -30,7 +30,7 @@ def test_every_whole_time_comes_back():
 def test_the_rounding_of_the_grid_decides_what_the_network_is_told():
     """float32's linspace has 0.2 a little smaller; a grid in float64 would be told 200 (NOTES 8.2)."""
     assert to_timestep(Float32Schedule(Float32Schedule.Config())(25))[:6].tolist() == [0, 40, 80, 120, 160, 199]
-    with pytest.raises(ConfigError, match="steps: got .*, expected at least 1"):
+    with pytest.raises(ConfigError, match=r"steps: got .*, expected at least 1"):
         Float32Schedule(Float32Schedule.Config())(0)
 
 
