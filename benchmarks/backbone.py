@@ -3,11 +3,10 @@
     python benchmarks/backbone.py [--quick] [--threads N] [--json FILE]
 
 Float32 on the CPU, under inference_mode, one item, no context: NextDiTBackbone of width W = 1024, 4 blocks, 16 heads
-(d = 64), SwiGLU of H = 2816, tokens of D = 16 numbers, timed. Each round times one forward pass and, right behind it, the same
-matrix products bare (the same shapes, the same count, nothing between them); the ratio is taken within a round, so that
-whatever else the machine does hits both, and the median of the rounds is reported. Bar: 0.85. Beside it stands the
-ratio in seconds of the processor (medians of both): with --threads 1 it still holds where other programs take the cores
-away, which the clock on the wall does not; with more threads it also counts threads that wait.
+(d = 64), SwiGLU of H = 2816, tokens of D = 16 numbers. Each round times one forward pass and then the same matrix
+products alone (same shapes, same count); the ratio is taken within a round, so that other load affects both, and the
+median of the rounds is reported. Bar: 0.85. The ratio of processor seconds (medians of both) is reported too: with
+--threads 1 it also holds on a busy machine; with more threads it counts waiting threads.
 
 Floating-point operations of one forward pass over N tokens, counted by hand, 2 for a multiplication and an addition:
 

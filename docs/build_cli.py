@@ -12,7 +12,8 @@ from lumina_core.cli.main import lumina
 PAGE = Path(__file__).parent / "reference" / "command-line.md"
 HEAD = """# Command line
 
-The help text of every command of the core and of the packages for images and sound, written by `python docs/build_cli.py`.
+The help text of every command of the core and of the packages for images and sound.
+Written by `python docs/build_cli.py`.
 """
 WIDTH = 100
 
