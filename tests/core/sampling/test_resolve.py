@@ -168,7 +168,9 @@ def test_the_result_is_nearer_to_the_initial_data_for_a_lower_strength():
 
 @pytest.mark.parametrize("interval", ["0.5,0.2", "0.2", "a,b", (0.5, 1.5)])
 def test_an_invalid_guidance_interval_is_refused(interval):
-    with pytest.raises(ConfigError, match=r"an interval (is FROM,TO|goes from a time to a later one)"):
+    with pytest.raises(
+        ConfigError, match=r"guidance_interval: got .*, expected (two numbers FROM,TO|0 <= FROM < TO <= 1)"
+    ):
         ToyRequest.read({"word": "low", "guidance_interval": interval}, "request")
 
 

@@ -93,5 +93,5 @@ def test_a_damaged_folder_is_one_line_and_leaves_nothing(lumina, published, tmp_
     told = lumina("convert", published, tmp_path / "ours")
     assert (told.status, len(told.err.splitlines())) == (1, 1)
     assert "got code that runs" in told.err and "torch.nn.modules.linear.Linear" in told.err
-    assert lumina("convert", tmp_path / "none", tmp_path / "ours").err.startswith("Error: there is no model folder")
+    assert lumina("convert", tmp_path / "none", tmp_path / "ours").err.startswith("Error: model: got")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
