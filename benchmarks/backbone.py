@@ -163,18 +163,18 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of torch [default: torch's own choice]"
     )
-    asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    rounds, budget, least = (15, 8.0, 3) if asked.quick else (60, 45.0, 9)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rounds, budget, least = (15, 8.0, 3) if args.quick else (60, 45.0, 9)
     torch.manual_seed(0)
     with torch.inference_mode():
         rows = [measure(tokens, rounds, budget, least) for tokens in (256, 512, 1024)]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32")
     print(table(rows))
     print(f"bar: {BAR:.2f} of the rate of the bare products; lowest here: {min(row['ratio'] for row in rows):.3f}")
-    if asked.json:
-        asked.json.write_text(
+    if args.json:
+        args.json.write_text(
             json.dumps({"threads": torch.get_num_threads(), "bar": BAR, "rows": rows}, indent=1) + "\n"
         )
 

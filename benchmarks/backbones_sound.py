@@ -53,30 +53,30 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=150)
     parser.add_argument("--work", type=Path, default=Path("runs/backbones_sound"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/instruments"))
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.steps, asked.samples = 80, 60
-    source = Pipeline.from_pretrained(asked.model).model
+    args = parser.parse_args()
+    if args.quick:
+        args.steps, args.samples = 80, 60
+    source = Pipeline.from_pretrained(args.model).model
     recipe = source.recipe
-    found: dict[str, Any] = {"steps": asked.steps, "batch": asked.batch, "samples": asked.samples, "runs": {}}
-    for name, backbone in contestants(recipe, asked).items():
-        found["runs"][name] = {"backbone": backbone, "parameters": size(recipe, backbone, asked)}
-        start = begun(name, backbone, source, asked)
-        found["runs"][name] |= trained(name, file_of(recipe, backbone, asked, name), start, asked)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "backbones.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "backbones.txt").write_text(table(found), encoding="utf-8")
-    drawn(found, asked.out / "backbones.png")
+    found: dict[str, Any] = {"steps": args.steps, "batch": args.batch, "samples": args.samples, "runs": {}}
+    for name, backbone in contestants(recipe, args).items():
+        found["runs"][name] = {"backbone": backbone, "parameters": size(recipe, backbone, args)}
+        start = begun(name, backbone, source, args)
+        found["runs"][name] |= trained(name, file_of(recipe, backbone, args, name), start, args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "backbones.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (args.out / "backbones.txt").write_text(table(found), encoding="utf-8")
+    drawn(found, args.out / "backbones.png")
     print(table(found))
 
 
-def begun(name: str, backbone: dict[str, Any], source: Model, asked: argparse.Namespace) -> Path:
+def begun(name: str, backbone: dict[str, Any], source: Model, args: argparse.Namespace) -> Path:
     """A folder to begin from: all of --model but its backbone and head, which are drawn anew."""
-    folder: Path = asked.work / f"{name}-start"
+    folder: Path = args.work / f"{name}-start"
     if not (folder / "config.json").is_file():
         registry = load_plugins()
         torch.manual_seed(0)
-        fresh = build_model(trained_so(source.recipe, backbone, asked), registry)
+        fresh = build_model(trained_so(source.recipe, backbone, args), registry)
         for field, speaker in source.conditioners_by_field.items():  # a vocabulary that was learnt decides about shapes
             fresh.conditioners_by_field[field].load_state_dict(speaker.state_dict())
         fresh.autoencoder.load_state_dict(source.autoencoder.state_dict())
@@ -92,48 +92,48 @@ def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     )
 
 
-def contestants(recipe: Recipe, asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def contestants(recipe: Recipe, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Options of both backbones; Flag-DiT's feed-forward is widened or narrowed until it has as many parameters."""
     next_dit = {"type": "core.next_dit", **SIZES, "rope_axes_dim": [64, 0, 0], "multiple_of": 16}
-    wanted = size(recipe, next_dit, asked)
+    wanted = size(recipe, next_dit, args)
     flag = {"type": "core.flag_dit", **SIZES, "position_ids": "time", "multiple_of": 16}
     tries = [{**flag, "ffn_dim_multiplier": n / 20} for n in range(4, 41)]
-    best = min(tries, key=lambda backbone: abs(size(recipe, backbone, asked) - wanted))
-    if abs(size(recipe, best, asked) - wanted) > CLOSE * wanted:
+    best = min(tries, key=lambda backbone: abs(size(recipe, backbone, args) - wanted))
+    if abs(size(recipe, best, args) - wanted) > CLOSE * wanted:
         sys.exit(f"no Flag-DiT within {CLOSE:.0%} of {wanted} parameters was found")
     return {"Next-DiT": next_dit, "Flag-DiT": best}
 
 
-def size(recipe: Recipe, backbone: dict[str, Any], asked: argparse.Namespace) -> int:
+def size(recipe: Recipe, backbone: dict[str, Any], args: argparse.Namespace) -> int:
     """Parameters of a backbone and its head."""
-    model = build_model(trained_so(recipe, backbone, asked), load_plugins())
+    model = build_model(trained_so(recipe, backbone, args), load_plugins())
     return sum(p.numel() for part in (model.backbone, model.head) for p in part.parameters())
 
 
-def trained_so(recipe: Recipe, backbone: dict[str, Any], asked: argparse.Namespace) -> Recipe:
+def trained_so(recipe: Recipe, backbone: dict[str, Any], args: argparse.Namespace) -> Recipe:
     """The recipe of a run."""
     training = {
-        **recipe.training.model_dump(mode="json", exclude_defaults=True), "steps": asked.steps,
-        "global_batch_size": asked.batch, "checkpoint_interval": asked.steps // QUARTERS, "keep_latest_k": QUARTERS + 1,
+        **recipe.training.model_dump(mode="json", exclude_defaults=True), "steps": args.steps,
+        "global_batch_size": args.batch, "checkpoint_interval": args.steps // QUARTERS, "keep_latest_k": QUARTERS + 1,
         "sample_interval": 0, "sample_requests": [], "cache_latents": True,
-        "compile": asked.steps > 600,  # compiling takes as long as some hundred steps
+        "compile": args.steps > 600,  # compiling takes as long as some hundred steps
         "freeze": ["autoencoder", *(f"conditioners.{use.field}" for use in recipe.conditioners)],
     }  # fmt: skip
     return changed(recipe, {"backbone": backbone, "training": training})
 
 
-def file_of(recipe: Recipe, backbone: dict[str, Any], asked: argparse.Namespace, name: str) -> Path:
+def file_of(recipe: Recipe, backbone: dict[str, Any], args: argparse.Namespace, name: str) -> Path:
     """The recipe of a run, written down."""
-    plain = trained_so(recipe, backbone, asked).model_dump(mode="json", exclude_defaults=True)
-    path: Path = asked.work / f"{name}.json"
+    plain = trained_so(recipe, backbone, args).model_dump(mode="json", exclude_defaults=True)
+    path: Path = args.work / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"schema_version": 2, **plain}, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def trained(name: str, recipe: Path, begin: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def trained(name: str, recipe: Path, begin: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The loss of every step, and the figures at every quarter."""
-    out = asked.work / name
+    out = args.work / name
     if not (out / "model").is_dir():
         start = ["--resume"] if (out / "checkpoints").is_dir() else ["--init", str(begin)]
         status = run(["train", str(recipe), "--out", str(out), *start, "--quiet"])
@@ -143,8 +143,8 @@ def trained(name: str, recipe: Path, begin: Path, asked: argparse.Namespace) -> 
         rows = list(csv.DictReader(file))
     figures = {}
     for folder in sorted((out / "checkpoints").glob("step-*")):
-        words = ["evaluate", "--split", "held_out", "--samples", str(asked.samples), "--metrics", METRICS]
-        place = argparse.Namespace(work=asked.work / "judged", model=str(folder))
+        words = ["evaluate", "--split", "held_out", "--samples", str(args.samples), "--metrics", METRICS]
+        place = argparse.Namespace(work=args.work / "judged", model=str(folder))
         scores = judged(f"{name}-{folder.name}", words, place)["scores"]
         step = int(folder.name.rpartition("-")[2])
         figures[step] = {title: scores[metric][figure]["value"] for title, (metric, figure) in SHOWN.items()}

@@ -39,12 +39,12 @@ def pictures(session: Pipeline, prompts: Sequence[str], way: dict[str, Any]) -> 
 
 def measured(session: Pipeline, prompts: Sequence[str], way: dict[str, Any], thresholds: Sequence[float]) -> list[Any]:
     whole, _, usual = pictures(session, prompts, way)
-    asked = [
+    args = [
         (f"threshold {level:g}", {**way, "block_cache": f"teacache_like:threshold={level}"}) for level in thresholds
     ]
-    asked += [(f"{steps} steps", {**way, "steps": steps}) for steps in (way["steps"] * 2 // 3, way["steps"] // 2)]
+    args += [(f"{steps} steps", {**way, "steps": steps}) for steps in (way["steps"] * 2 // 3, way["steps"] // 2)]
     rows = []
-    for name, how in asked:
+    for name, how in args:
         found, share, seconds = pictures(session, prompts, how)
         error = float((found - whole).square().mean().sqrt())
         rows.append({"way": name, "left_out": share, "error": error, "seconds": seconds, "times": usual / seconds})
@@ -67,16 +67,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16, help="prompts, from the recipe's samples")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--solver", default="adams")
-    asked = parser.parse_args()
-    told_threads(asked)
-    session = Pipeline.from_pretrained(asked.model)
+    args = parser.parse_args()
+    told_threads(args)
+    session = Pipeline.from_pretrained(args.model)
     samples = [sample["prompt"] for sample in session.model.recipe.training.sample_requests]
-    count, thresholds = (4, THRESHOLDS[::2]) if asked.quick else (asked.count, THRESHOLDS)
-    way = {"steps": asked.steps, "solver": asked.solver}
+    count, thresholds = (4, THRESHOLDS[::2]) if args.quick else (args.count, THRESHOLDS)
+    way = {"steps": args.steps, "solver": args.solver}
     rows = measured(session, [samples[k % len(samples)] for k in range(count)], way, thresholds)
-    written(asked, {"model": str(asked.model or "built in"), "prompts": count, **way, "rows": rows})
-    if asked.plot:
-        draw(rows, asked.plot)
+    written(args, {"model": str(args.model or "built in"), "prompts": count, **way, "rows": rows})
+    if args.plot:
+        draw(rows, args.plot)
 
 
 if __name__ == "__main__":

@@ -177,29 +177,29 @@ def asked_for() -> argparse.Namespace:
 
 
 def main() -> None:
-    asked = asked_for()
-    told_threads(asked)
-    sides, ways = ((64,), WAYS[:3]) if asked.quick else ((16, 32, 64), WAYS)
-    if asked.tokens:
-        sides = (math.isqrt(asked.tokens),)
-    rounds, evaluations = (2, 2) if asked.quick else (3, 4)
+    args = asked_for()
+    told_threads(args)
+    sides, ways = ((64,), WAYS[:3]) if args.quick else ((16, 32, 64), WAYS)
+    if args.tokens:
+        sides = (math.isqrt(args.tokens),)
+    rounds, evaluations = (2, 2) if args.quick else (3, 4)
     with torch.inference_mode():
         rows = []
         for side, (name, way) in product(sides, ways):
-            rows.append(measure(side, name, way, rounds, evaluations, asked.device))
+            rows.append(measure(side, name, way, rounds, evaluations, args.device))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-        changed = changes(asked.device)
+        changed = changes(args.device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {DEPTH} blocks of {WIDTH}")
     print(table(rows))
     for row in changed:
         print(f"keep {row['keep']:6s} {row['blocks']} of {DEPTH} blocks average: change {row['change']:.3f}")
-    count = asked.score if asked.score is not None else 0 if asked.quick else 200
-    found = {"score": scores(count, asked.device)} if count else {}
+    count = args.score if args.score is not None else 0 if args.quick else 200
+    found = {"score": scores(count, args.device)} if count else {}
     for word, score in found.items():
         print(word, score)
-    written(asked, {"rows": rows, "changes": changed, **found})
-    if asked.plot:
-        draw(rows, asked.plot)
+    written(args, {"rows": rows, "changes": changed, **found})
+    if args.plot:
+        draw(rows, args.plot)
 
 
 if __name__ == "__main__":

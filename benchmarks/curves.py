@@ -22,13 +22,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
-    across = min(ACROSS, len(asked.logs))
-    down = -(-len(asked.logs) // across)
+    args = parser.parse_args()
+    across = min(ACROSS, len(args.logs))
+    down = -(-len(args.logs) // across)
     figure, panels = plt.subplots(down, across, figsize=(5 * across, 3.2 * down), squeeze=False)
-    for panel in panels.flat[len(asked.logs) :]:
+    for panel in panels.flat[len(args.logs) :]:
         panel.remove()
-    for panel, log in zip(panels.flat, asked.logs, strict=False):
+    for panel, log in zip(panels.flat, args.logs, strict=False):
         steps, losses, seconds = _read(log)
         panel.plot(steps, losses, color="#c9d6e8", linewidth=0.8)
         panel.plot(steps, _smooth(losses), color="#1f4e8c")
@@ -36,7 +36,7 @@ def main() -> None:
         panel.set(xlabel="step", ylabel="loss", yscale="log")
         panel.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(asked.out, dpi=110)
+    figure.savefig(args.out, dpi=110)
 
 
 def _read(log: Path) -> tuple[list[int], list[float], float]:

@@ -29,8 +29,8 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 def made() -> list[Tensor]:
     session = Pipeline.from_pretrained()
 
-    def ask(prompt: str, **asked: object) -> Tensor:
-        return session(prompt=prompt, **{"seed": 1, **asked})[0].data
+    def ask(prompt: str, **args: object) -> Tensor:
+        return session(prompt=prompt, **{"seed": 1, **args})[0].data
 
     face, heart = ask("grinning face", seed=2), ask("a red heart")
     part = face[:, :41, :50]
@@ -53,9 +53,9 @@ def sheet(pictures: list[Tensor]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.manual_seed(0)
-    sheet(made()).save(asked.out)
+    sheet(made()).save(args.out)
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def names_of(session: Pipeline, count: int, seed: int, settings: dict[str, Any])
 
 def measured(names: Names, others: Names, budgets: Sequence[int], fine: int) -> Iterator[dict[str, Any]]:
     finder = Finder(names)
-    reference, asked = names.pictures(solver="midpoint", steps=fine, schedule="uniform")
-    yield {"solver": "midpoint", "grid": "reference", "evaluations": asked, "error": 0.0, "found": finder(reference)}
+    reference, args = names.pictures(solver="midpoint", steps=fine, schedule="uniform")
+    yield {"solver": "midpoint", "grid": "reference", "evaluations": args, "error": 0.0, "found": finder(reference)}
     session = names.session
     said = {"sharpness": f"fitted:values={list(fit_schedule(session.model, session.registry, others.requests()))}"}
     grids = [grid for grid in GRIDS if grid != "fitted" or session.model.recipe.sampling.fitted_schedule]
@@ -105,9 +105,9 @@ def measured(names: Names, others: Names, budgets: Sequence[int], fine: int) -> 
             if solver == "rk4" and budget < 4:
                 continue
             for grid in grids:
-                made, asked = names.pictures(solver=solver, nfe=budget, schedule=said.get(grid, grid))
+                made, args = names.pictures(solver=solver, nfe=budget, schedule=said.get(grid, grid))
                 error = float((made - reference).square().mean().sqrt())
-                row = {"solver": solver, "grid": grid, "budget": budget, "evaluations": asked}
+                row = {"solver": solver, "grid": grid, "budget": budget, "evaluations": args}
                 yield {**row, "error": error, "found": finder(made)}
 
 
@@ -158,28 +158,28 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    asked = arguments()
-    session = Pipeline.from_pretrained(asked.model)
-    count, budgets, fine = (4, [10], 100) if asked.quick else (asked.count, asked.nfe, 200)
-    settings = {} if asked.guidance_scale is None else {"guidance_scale": asked.guidance_scale}
+    args = arguments()
+    session = Pipeline.from_pretrained(args.model)
+    count, budgets, fine = (4, [10], 100) if args.quick else (args.count, args.nfe, 200)
+    settings = {} if args.guidance_scale is None else {"guidance_scale": args.guidance_scale}
     began = time.perf_counter()
-    names, others = (names_of(session, n, asked.seed + k, settings) for n, k in ((count, 0), (8, OTHERS)))
+    names, others = (names_of(session, n, args.seed + k, settings) for n, k in ((count, 0), (8, OTHERS)))
     rows = list(measured(names, others, budgets, fine))
     print("\n\n".join(table(rows, budget, figure) for budget in budgets for figure in ("error", "found")))
     seconds = time.perf_counter() - began
-    print(f"{count} names by seed {asked.seed}, reference of {fine} midpoint steps, {seconds:.0f} s")
+    print(f"{count} names by seed {args.seed}, reference of {fine} midpoint steps, {seconds:.0f} s")
     told = {
-        "model": str(asked.model or "built in"),
+        "model": str(args.model or "built in"),
         "names": count,
-        "seed": asked.seed,
-        "guidance_scale": asked.guidance_scale,
+        "seed": args.seed,
+        "guidance_scale": args.guidance_scale,
         "reference_steps": fine,
         "rows": rows,
     }
-    if asked.json:
-        asked.json.write_text(json.dumps(told, indent=1) + "\n")
-    if asked.plot:
-        draw(rows, asked.plot)
+    if args.json:
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
+    if args.plot:
+        draw(rows, args.plot)
 
 
 if __name__ == "__main__":

@@ -71,21 +71,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--what", nargs="+", choices=tuple(BARS), default=list(BARS), help="decoding takes long")
     parser.add_argument("--only", choices=tuple(BARS), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.only:
+    args = parser.parse_args()
+    if args.only:
         began = time.perf_counter()
-        {"evaluation": evaluation, "decoding": decoding}[asked.only]()
+        {"evaluation": evaluation, "decoding": decoding}[args.only]()
         print(json.dumps({"peak_gb": told("VmHWM") * 2**20 / 1e9, "seconds": time.perf_counter() - began}))
         return
     found = {}
-    for name in asked.what:
+    for name in args.what:
         bar = BARS[name]
         ran = subprocess.run([sys.executable, __file__, "--only", name], capture_output=True, text=True, check=True)
         found[name] = {**json.loads(ran.stdout.splitlines()[-1]), "bar_gb": bar}
         print(f"{name:12} {found[name]['peak_gb']:6.2f} GB at most (bar {bar:g}), {found[name]['seconds']:.0f} s")
-    if asked.json:
+    if args.json:
         machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        asked.json.write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def chosen(count: int) -> list[int]:
     return places[:count]
 
 
-def asked(session: Pipeline, places: Sequence[int], side: int, method: str, more: dict[str, Any]) -> list[torch.Tensor]:
+def args(session: Pipeline, places: Sequence[int], side: int, method: str, more: dict[str, Any]) -> list[torch.Tensor]:
     records, made = emoji_data.load_records(), []
     for start in range(0, len(places), BATCH):
         batch = places[start : start + BATCH]
@@ -98,7 +98,7 @@ def measured(
     shown["real"] = [Image.fromarray(one) for one in real]
     for method in methods:
         began = time.perf_counter()
-        pictures = [to_pil(item) for item in asked(session, places, side, method, more)]
+        pictures = [to_pil(item) for item in args(session, places, side, method, more)]
         pixels = np.stack([np.asarray(picture) for picture in pictures])
         ranks = target_ranks(thumbnails(pixels), torch.tensor(places), references, TIE_TOLERANCE)
         error = np.sqrt(((pixels.astype(np.float64) - real) ** 2).mean(axis=(1, 2, 3))) / 255

@@ -48,14 +48,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="6 prompts rather than 32")
     parser.add_argument("--ways", default=",".join(WAYS), help="extrapolations, by their names")
     parser.add_argument("--out", type=Path, default=Path("docs/results/instruments"))
-    asked = parser.parse_args()
-    session, cases = Pipeline.from_pretrained(asked.model), prompts(6 if asked.quick else 32)
-    found: dict[str, Any] = {"model": asked.model, "prompts": [case.fields["caption"] for case in cases], "bar": BAR}
-    found["ways"] = compared(session, cases, asked.ways.split(","))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "longer.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "longer.txt").write_text(table(found), encoding="utf-8")
-    drawn(found, asked.out / "longer.png")
+    args = parser.parse_args()
+    session, cases = Pipeline.from_pretrained(args.model), prompts(6 if args.quick else 32)
+    found: dict[str, Any] = {"model": args.model, "prompts": [case.fields["caption"] for case in cases], "bar": BAR}
+    found["ways"] = compared(session, cases, args.ways.split(","))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "longer.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (args.out / "longer.txt").write_text(table(found), encoding="utf-8")
+    drawn(found, args.out / "longer.png")
     print(table(found))
 
 

@@ -66,12 +66,12 @@ def their_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
 
     line = LuminaPipeline.from_pretrained(folder)
     line.set_progress_bar_config(disable=True)
-    asked = [0]
-    line.transformer.register_forward_hook(lambda *_: asked.__setitem__(0, asked[0] + 1))
+    args = [0]
+    line.transformer.register_forward_hook(lambda *_: args.__setitem__(0, args[0] + 1))
     latents = noise(side, line.transformer.config.in_channels)
 
     def call() -> Tensor:
-        asked[0] = 0
+        args[0] = 0
         answer = line(
             PROMPT, negative_prompt="", height=side, width=side, num_inference_steps=steps, guidance_scale=GUIDANCE,
             latents=latents.clone(), output_type="pt", clean_caption=False,
@@ -79,14 +79,14 @@ def their_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
         picture: Tensor = answer.images[0] * 2 - 1
         return picture
 
-    return call, asked
+    return call, args
 
 
 def our_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
     from lumina_core.sampling.inputs import PrecomputedInputs
     from lumina_core.sampling.pipeline import Pipeline
 
-    session, asked = Pipeline.from_pretrained(folder), [0]
+    session, args = Pipeline.from_pretrained(folder), [0]
     latents = noise(side, session.model.autoencoder.channels)
 
     def call() -> Tensor:
@@ -97,10 +97,10 @@ def our_call(folder: Path, side: int, steps: int) -> tuple[Call, list[int]]:
             steps=steps,
             guidance_scale=GUIDANCE,
         )[0]
-        asked[0] = answer.metadata["nfe"]
+        args[0] = answer.metadata["nfe"]
         return answer.data.clamp(-1, 1)
 
-    return call, asked
+    return call, args
 
 
 CALLS = {"ours": our_call, "diffusers": their_call}
@@ -115,7 +115,7 @@ def measure(name: str, folder: Path, side: int, steps: int, rounds: int) -> dict
         "side": side,
         "tokens": (side // STRIDE // 2) ** 2,
         "steps": steps,
-        "evaluations": {word: asked[0] for word, (_, asked) in made.items()},
+        "evaluations": {word: args[0] for word, (_, args) in made.items()},
         **compared(spent, "diffusers", "ours"),
         "difference": float((answers["ours"] - answers["diffusers"]).abs().max()),
         "ours_peak_mib": peak("ours", folder, side, steps),
@@ -139,13 +139,13 @@ def peak_here(which: str, folder: Path, side: int, steps: int) -> float:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["model      tokens  asked    ours ms  theirs ms  times as fast  of processor  difference  peak MiB"]
+    lines = ["model      tokens  nfe      ours ms  theirs ms  times as fast  of processor  difference  peak MiB"]
     for row in rows:
-        asked = "{ours}, {diffusers}".format(**row["evaluations"])
+        nfe = "{ours}, {diffusers}".format(**row["evaluations"])
         ratios = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})  {row['ratio_processor']:.2f}"
         peaks = ", ".join(f"{row[f'{which}_peak_mib']:.0f}" for which in CALLS)
         times = f"{row['ours_ms']:9.1f} {row['diffusers_ms']:10.1f}"
-        what = f"{row['model']:10s} {row['tokens']:5d}  {asked:7s}"
+        what = f"{row['model']:10s} {row['tokens']:5d}  {nfe:7s}"
         lines.append(f"{what} {times}   {ratios}          {row['difference']:.1e}     {peaks}")
     return "\n".join(lines)
 
@@ -164,24 +164,24 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="a small pipeline folder, such as tests/tiny_pipeline")
     parser.add_argument("--peak", nargs=3, metavar=("WHICH", "SIDE", "STEPS"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    told_threads(asked)
-    if asked.peak:
-        print(peak_here(asked.peak[0], asked.folder, int(asked.peak[1]), int(asked.peak[2])))
+    args = parser.parse_args()
+    told_threads(args)
+    if args.peak:
+        print(peak_here(args.peak[0], args.folder, int(args.peak[1]), int(args.peak[2])))
         return
-    steps, rounds = (2, 3) if asked.quick else (6, 5)
+    steps, rounds = (2, 3) if args.quick else (6, 5)
     with tempfile.TemporaryDirectory() as place:
-        folders = {"as it is": asked.folder, "24 layers": deep(asked.folder, Path(place) / "deep")}
+        folders = {"as it is": args.folder, "24 layers": deep(args.folder, Path(place) / "deep")}
         rows = [
             measure(name, folder, side, steps, rounds)
             for name, folder in folders.items()
-            for side in (SIDES[name][:1] if asked.quick else SIDES[name])
+            for side in (SIDES[name][:1] if args.quick else SIDES[name])
         ]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {steps} Euler steps, guidance {GUIDANCE}")
     print(table(rows))
-    written(asked, {"rows": rows})
-    if asked.plot:
-        draw(rows, asked.plot)
+    written(args, {"rows": rows})
+    if args.plot:
+        draw(rows, args.plot)
 
 
 if __name__ == "__main__":

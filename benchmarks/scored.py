@@ -24,13 +24,13 @@ def arguments(description: str | None, work: str, usual: str) -> argparse.Namesp
     return parser.parse_args()
 
 
-def judged(name: str, words: list[str], asked: argparse.Namespace, model: str | None = None) -> Told:
+def judged(name: str, words: list[str], args: argparse.Namespace, model: str | None = None) -> Told:
     """What `lumina evaluate` tells, run here and gone on with where it was stopped."""
-    out = asked.work / name
+    out = args.work / name
     resume = ["--resume"] if (out / "eval_config.json").is_file() else []
-    named = asked.model or model
+    named = args.model or model
     words = [words[0], *([named] if named else []), *words[1:]]
-    status = run([*words, "--out", str(out), "--cache", str(asked.work / "references"), *resume])
+    status = run([*words, "--out", str(out), "--cache", str(args.work / "references"), *resume])
     if status:
         sys.exit(status)
     told: Told = json.loads((out / "scores.json").read_text(encoding="utf-8"))

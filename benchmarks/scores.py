@@ -23,11 +23,11 @@ TITLES = {"english": "English names", "left_out": "combinations left out", "lang
 
 
 def main() -> None:
-    asked = arguments(__doc__, "runs/scores", "the built-in model")
-    found = {name: judged(name, command(name, asked.quick), asked) for name in RUNS}
-    kept(asked.docs / "results" / "emoji", found)
-    shutil.copy(asked.work / "english" / "samples.png", asked.docs / "pictures" / "judged.png")
-    card = asked.docs / "results" / "emoji.md"
+    args = arguments(__doc__, "runs/scores", "the built-in model")
+    found = {name: judged(name, command(name, args.quick), args) for name in RUNS}
+    kept(args.docs / "results" / "emoji", found)
+    shutil.copy(args.work / "english" / "samples.png", args.docs / "pictures" / "judged.png")
+    card = args.docs / "results" / "emoji.md"
     if card.is_file():
         card.write_text(filled(card.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")
     print(tables(found))

@@ -27,12 +27,12 @@ TITLES = {"held_out": "held-out notes, chords, phrases", "by_lite0": "the same, 
 
 
 def main() -> None:
-    asked = arguments(__doc__, "runs/scores_sound", "the built-in model")
-    found = {name: judged(name, command(name, asked.quick), asked, MODEL) for name in RUNS}
-    kept(asked.docs / "results" / "instruments", found)
-    sheet = asked.work / "held_out" / "samples.png"
-    shutil.copy(sheet, asked.docs / "pictures" / "heard.png")
-    card = asked.docs / "results" / "instruments.md"
+    args = arguments(__doc__, "runs/scores_sound", "the built-in model")
+    found = {name: judged(name, command(name, args.quick), args, MODEL) for name in RUNS}
+    kept(args.docs / "results" / "instruments", found)
+    sheet = args.work / "held_out" / "samples.png"
+    shutil.copy(sheet, args.docs / "pictures" / "heard.png")
+    card = args.docs / "results" / "instruments.md"
     page = card.read_text(encoding="utf-8") if card.is_file() else f"# The built-in model of sound\n\n{BEGIN}\n{END}\n"
     card.write_text(filled(page, tables(found)), encoding="utf-8")
     print(tables(found))

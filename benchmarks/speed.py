@@ -108,8 +108,8 @@ def inputs(tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Ten
 
 
 def measure(tokens: int, name: str, rounds: int, budget: float) -> dict[str, Any]:
-    model, asked = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
-    jobs = {"diffusers": their_call(model, *asked, tokens), "ours": our_call(model, *asked)}
+    model, args = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
+    jobs = {"diffusers": their_call(model, *args, tokens), "ours": our_call(model, *args)}
     answers = {word: job().float() for word, job in jobs.items()}
     return {
         "tokens": tokens,
@@ -121,8 +121,8 @@ def measure(tokens: int, name: str, rounds: int, budget: float) -> dict[str, Any
 
 def peak(which: str, tokens: int, name: str) -> float:
     """MiB that a call of one of both takes at its peak beyond what stood there before, in this process."""
-    model, asked = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
-    job = our_call(model, *asked) if which == "ours" else their_call(model, *asked, tokens)
+    model, args = theirs(DTYPES[name]), inputs(tokens, DTYPES[name])
+    job = our_call(model, *args) if which == "ours" else their_call(model, *args, tokens)
     job()  # what is made once stands now
     with Watch() as watch:
         job()
@@ -165,24 +165,24 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = options("forward beside diffusers' LuminaNextDiT2DModel", "fewer rounds, no 4096 tokens: about a minute")
     parser.add_argument("--peak", nargs=3, metavar=("WHICH", "TOKENS", "FORMAT"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    told_threads(asked)
+    args = parser.parse_args()
+    told_threads(args)
     with torch.inference_mode():
-        if asked.peak:
-            print(peak(asked.peak[0], int(asked.peak[1]), asked.peak[2]))
+        if args.peak:
+            print(peak(args.peak[0], int(args.peak[1]), args.peak[2]))
             return
         rows = []
         for tokens in SIDES:
             for name in DTYPES:
-                if asked.quick and tokens == 4096:
+                if args.quick and tokens == 4096:
                     continue
-                row = measure(tokens, name, *((5, 6.0) if asked.quick else (25, 30.0)))
+                row = measure(tokens, name, *((5, 6.0) if args.quick else (25, 30.0)))
                 rows.append({**row, **peaks(tokens, name)})
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {DEPTH} layers of {WIDTH}")
     print(table(rows))
-    written(asked, {"rows": rows})
-    if asked.plot:
-        draw(rows, asked.plot)
+    written(args, {"rows": rows})
+    if args.plot:
+        draw(rows, args.plot)
 
 
 if __name__ == "__main__":

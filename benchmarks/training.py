@@ -125,14 +125,14 @@ class Contestant:
     def __init__(self, name: str, items: int, precision: str, plain: bool) -> None:
         self.name, self.items, self._number = name, items, 0
         torch.manual_seed(0)
-        asked = recipe(items, precision, plain)
-        self.model = build_model(asked, Parts())
+        args = recipe(items, precision, plain)
+        self.model = build_model(args, Parts())
         if plain:
             take_apart(self.model)
         freeze(self.model, ())
         self.loss, self.optimizers = (
-            LossModule(self.model, asked.training, HERE),
-            build_optimizers(self.model, asked.training),
+            LossModule(self.model, args.training, HERE),
+            build_optimizers(self.model, args.training),
         )
         self.average = EMA(self.model, 0.999)
         self.dtype = str(resolve_dtype(precision, HERE.device)).removeprefix("torch.")
@@ -171,8 +171,8 @@ def read(items: int, step: int) -> RawBatch:
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
-    asked = ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_tile")
-    has = [name for name in asked if getattr(torch.cpu, f"_is_{name}_supported", lambda: False)()]
+    args = ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_tile")
+    has = [name for name in args if getattr(torch.cpu, f"_is_{name}_supported", lambda: False)()]
     return {
         "processor": processor(),
         "threads": torch.get_num_threads(),
@@ -236,14 +236,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="rounds that count  [default: 5]")
     parser.add_argument("--threads", type=int, help="threads of torch  [default: torch's own choice]")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
-    asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    batch, rounds = asked.batch or (32 if asked.quick else 128), asked.rounds or (2 if asked.quick else 5)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    batch, rounds = args.batch or (32 if args.quick else 128), args.rounds or (2 if args.quick else 5)
     native = resolve_dtype("auto", HERE.device) == torch.bfloat16
     contestants = [
         Contestant("ours", batch, "auto", plain=False),
-        Contestant("plain bfloat16", 2 if asked.quick and not native else batch, "bfloat16", plain=True),
+        Contestant("plain bfloat16", 2 if args.quick and not native else batch, "bfloat16", plain=True),
         Contestant("plain float32", batch, "float32", plain=True),
     ]
     found = report(contestants, measure(contestants, rounds), batch)
@@ -252,8 +252,8 @@ def main() -> int:
         rate, ratio = row["samples_a_second"], row["ours_is_faster"]
         print(f"{row['name']:16} {rate:10.2f} samples/s   ours is {ratio:.2f} times as fast")
     print(f"ratio {found['ratio']:.2f}, bar {BAR}: {'reached' if found['reached'] else 'NOT reached'}")
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return int(not found["reached"])
 
 

@@ -26,10 +26,10 @@ def options(description: str, quick: str) -> argparse.ArgumentParser:
     return parser
 
 
-def told_threads(asked: argparse.Namespace) -> None:
+def told_threads(args: argparse.Namespace) -> None:
     """As many threads as asked for."""
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    if args.threads:
+        torch.set_num_threads(args.threads)
 
 
 def in_turn(jobs: Mapping[str, Callable[[], Any]], rounds: int, budget: float = float("inf")) -> Spent:
@@ -64,10 +64,10 @@ def compared(spent: Spent, one: str, other: str) -> dict[str, Any]:
     }
 
 
-def written(asked: argparse.Namespace, told: Mapping[str, Any]) -> None:
+def written(args: argparse.Namespace, told: Mapping[str, Any]) -> None:
     """The figures as JSON, where a file was asked for."""
-    if asked.json:
-        asked.json.write_text(json.dumps({"threads": torch.get_num_threads(), **told}, indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps({"threads": torch.get_num_threads(), **told}, indent=1) + "\n")
 
 
 @contextmanager

@@ -41,21 +41,21 @@ def main() -> None:
     parser.add_argument("--model", default="audio.instruments", help="a model folder, or an installed model")
     parser.add_argument("--quick", action="store_true", help="24 sounds rather than all that are held out")
     parser.add_argument("--out", type=Path, default=Path("docs/results/instruments"))
-    asked = parser.parse_args()
+    args = parser.parse_args()
     exam = InstrumentsEvalSet()
     places = list(exam.indices("held_out"))
-    places = places[:: len(places) // 24] if asked.quick else places
-    ways = ways_of(Pipeline.from_pretrained(asked.model).model.autoencoder)
-    found: dict[str, Any] = {"model": asked.model, "sounds": len(places), "ways": {}}
+    places = places[:: len(places) // 24] if args.quick else places
+    ways = ways_of(Pipeline.from_pretrained(args.model).model.autoencoder)
+    found: dict[str, Any] = {"model": args.model, "sounds": len(places), "ways": {}}
     for name, way in ways.items():
         found["ways"][name] = measured(way, exam, places)
         print(name, found["ways"][name], flush=True)
     pairs = found["ways"]
     found["round_trip_is_nearer"] = share(pairs["round trip"]["each"], pairs["griffin-lim"]["each"])
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "vocoder.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "vocoder.txt").write_text(table(found), encoding="utf-8")
-    drawn(found, asked.out / "vocoder.png")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "vocoder.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (args.out / "vocoder.txt").write_text(table(found), encoding="utf-8")
+    drawn(found, args.out / "vocoder.png")
     print(table(found))
 
 
