@@ -38,6 +38,11 @@ class GroupedOption(click.Option):
         super().__init__(declarations, **settings)
         self.group = group
 
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the names and the help text, which already says that an option is required."""
+        record = super().get_help_record(ctx)
+        return None if record is None else (record[0], record[1].replace("[required]  [required]", "[required]"))
+
 
 class GroupedCommand(click.Command):
     """Command whose help text lists the options by group."""
@@ -115,7 +120,8 @@ def device_options() -> list[click.Parameter]:
 
 def _help_text(text: str, default: Any) -> str:
     """Return a description as a sentence with the default; a name at its beginning keeps its small letter."""
-    text = text.strip()
+    text, has_own_default, own_default = text.strip().partition("; default: ")
+    default = own_default if has_own_default else default
     sentence = text if text.partition(" ")[0].endswith(":") else f"{text[:1].upper()}{text[1:]}"
     return sentence if "[default: " in sentence else f"{sentence}.  [default: {default}]"
 
