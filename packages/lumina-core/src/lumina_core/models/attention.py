@@ -57,9 +57,13 @@ def _matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scal
     # query heads that share a key head are concatenated along N, so that no key is repeated
     grouped = q.unflatten(1, (num_kv_heads, num_heads // num_kv_heads)).flatten(2, 3)
     scores = (grouped * scale) @ k.transpose(-1, -2)
+    scores = scores.float()
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    attn_out = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+        # the smallest finite number instead of -inf, whose differences are NaN in a softmax that a compiler takes apart
+        lowest = torch.finfo(torch.float32).min
+        is_bool = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, lowest) if is_bool else (scores + mask).clamp_min(lowest)
+    attn_out = scores.softmax(dim=-1).to(v.dtype) @ v
     unfolded: Tensor = attn_out.unflatten(2, (num_heads // num_kv_heads, q.shape[2]))
     return unfolded.flatten(1, 2)
 
