@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
 import os
+import platform
 import re
 import shutil
+import stat
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -19,76 +26,221 @@ ReadT = TypeVar("ReadT")
 CACHED_FILES = 4
 """Number of files that `cached_read` holds: every request of a file of prompts names the same ones."""
 
-_PARTIAL_PATTERN = re.compile(r"\.(?P<name>.+)\.lumina-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>\.old)?\.partial(\..*)?")
+_PARTIAL_PATTERN = re.compile(
+    r"\.(?P<name>.+)\.lumina-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>\.old)?\.partial(\..*)?"
+)
+_MAX_STEM_BYTES = 120
+"""Longest part of a file's name that its temporary name repeats, so that a long name still fits."""
 _IS_WINDOWS = os.name == "nt"
 _STALE_SECONDS = 86_400.0
+_RENAME_EXCHANGE, _RENAME_SWAP, _AT_FDCWD = 2, 2, -100
+
+
+def check_replaceable(path: Path, folder: bool = False) -> None:
+    """Check that a path is new, or a file (a folder) that may be replaced; a link counts as what it leads to.
+
+    Raises:
+        OSError: it is something else, such as a device or a pipe.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
+        noun = "folder" if folder else "file"
+        raise OSError(errno.EEXIST, f"it is {_describe_mode(mode)}, and only a {noun} is replaced", str(path))
+
+
+def _describe_mode(mode: int) -> str:
+    tests = {
+        "a folder": stat.S_ISDIR,
+        "a file": stat.S_ISREG,
+        "a pipe": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+    }
+    return next((noun for noun, is_kind in tests.items() if is_kind(mode)), "a device")
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; without an exception the file is then renamed to `path`."""
-    partial = _partial_path(path, f".partial{path.suffix}")
+    """Yield a temporary path to write to; without an exception the file is then renamed to `path`.
+
+    A link stays, and the file that it leads to is replaced.
+
+    Raises:
+        OSError: `path` is no regular file (a device, a pipe, a folder), or cannot be written.
+    """
+    check_replaceable(path)
+    target = path.resolve() if path.is_symlink() else path
+    partial = _partial_path(target, f".partial{target.suffix[-16:]}", _shorten_name(target.name))
     try:
         yield partial
         _fsync(partial)
-        os.replace(partial, path)
+        os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; without an exception it is then renamed to `path` and replaces it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_path(path, ".partial")
-    partial.mkdir()
-    try:
-        yield partial
-        for file in sorted(partial.rglob("*")):
-            _fsync(file)
-        old = _partial_path(path, ".old.partial")
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(partial, path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-        _fsync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    """Yield a temporary folder to fill; without an exception it is then renamed to `path` and replaces it.
 
+    Where the system can exchange two names at once, `path` exists at every moment of a replacement; elsewhere
+    `restore_dir` brings the old folder back after a kill. A link stays, and the folder that it leads to is replaced.
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder, and restore a folder that one was about to replace.
-
-    Temporary files of running processes stay, and so do files that only look similar.
+    Raises:
+        OSError: `path` is not a folder, or cannot be written.
     """
-    for path in sorted(folder.glob(".*.partial*")):
-        match = _PARTIAL_PATTERN.fullmatch(path.name)
-        if match is None or _is_running(int(match["pid"]), path):
+    path = path.resolve() if path.is_symlink() else path
+    with new_dir(path.parent):
+        restore_dir(path)
+        check_replaceable(path, folder=True)
+        remove_partial(path.parent, path.name)
+        partial = _partial_path(path, ".partial")
+        partial.mkdir()
+        try:
+            yield partial
+            for file in sorted(partial.rglob("*")):
+                _fsync(file)
+            _replace_dir(partial, path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace_dir(new: Path, path: Path) -> None:
+    """Put a folder in the place of another; the other one is deleted afterwards."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    if _exchange(new, path):
+        return  # `new` now names the old folder, which the caller deletes
+    old = _partial_path(path, ".old.partial")
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; return False where the system or the file system cannot."""
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            return library.renamex_np(os.fsencode(one), os.fsencode(other), _RENAME_SWAP) == 0
+        arguments = _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+        return bool(library.renameat2(*arguments) == 0)
+    except (AttributeError, OSError, TypeError):  # an old C library; Windows
+        return False
+
+
+@contextmanager
+def new_dir(folder: Path) -> Iterator[None]:
+    """Make a folder and its parents; if an exception follows, delete those that are new and still empty.
+
+    Raises:
+        OSError: one of them cannot be made.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
+        raise
+
+
+def remove_dir(folder: Path) -> None:
+    """Delete a folder with its content. If the process is killed meanwhile, no half of it keeps the name."""
+    doomed = _partial_path(folder, ".partial")
+    with suppress(FileNotFoundError):
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def restore_dir(path: Path) -> None:
+    """Bring back a folder that a killed process was about to replace, unless `path` exists."""
+    if path.exists() or not path.parent.is_dir():
+        return
+    for partial in _partial_paths(path.parent, path.name):
+        if partial.match["old"] and not partial.is_in_use():
+            os.replace(partial.path, path)
+            return
+
+
+def remove_partial(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes of this machine left half-written in a folder, and restore what one was replacing.
+
+    Temporary files of running processes and of other machines stay, and so do files that only look similar.
+
+    Args:
+        name: only temporary files of this name; None: all.
+    """
+    for partial in _partial_paths(folder, name):
+        if partial.is_in_use():
             continue
-        if match["old"] and not (folder / match["name"]).exists():
-            os.replace(path, folder / match["name"])
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+        if partial.match["old"] and not (folder / partial.match["name"]).exists():
+            os.replace(partial.path, folder / partial.match["name"])
+        elif partial.path.is_dir() and not partial.path.is_symlink():
+            shutil.rmtree(partial.path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.path.unlink()
 
 
-def _partial_path(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}.lumina-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
+@dataclass(frozen=True)
+class _PartialPath:
+    path: Path
+    match: re.Match[str]
+
+    def is_in_use(self) -> bool:
+        """Return whether the process that writes the path may still run."""
+        if self.match["host"] != host_id():  # its process cannot be looked up here
+            return True
+        return is_running(int(self.match["pid"]), self.path)
 
 
-def _is_running(pid: int, path: Path) -> bool:
-    """Return whether the process that writes a temporary path may still run."""
+def _partial_paths(folder: Path, name: str | None) -> list[_PartialPath]:
+    """Return the temporary paths in a folder, sorted; of a target with a name, or of all."""
+    try:
+        with os.scandir(folder) as entries:
+            hidden = sorted(entry.name for entry in entries if entry.name.startswith("."))
+    except OSError:
+        return []
+    found = [_PartialPath(folder / one, match) for one in hidden if (match := _PARTIAL_PATTERN.fullmatch(one))]
+    return [one for one in found if name is None or one.match["name"] in (name, _shorten_name(name))]
+
+
+def _partial_path(path: Path, suffix: str, name: str = "") -> Path:
+    return path.with_name(f".{name or path.name}.lumina-{host_id()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
+
+
+def _shorten_name(name: str) -> str:
+    return os.fsencode(name)[:_MAX_STEM_BYTES].decode(errors="ignore")
+
+
+@lru_cache(maxsize=1)
+def host_id() -> str:
+    """Return eight digits that differ between machines, restarts and containers, whose process numbers differ."""
+    parts = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            parts.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text(encoding="ascii"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def is_running(pid: int, path: Path) -> bool:
+    """Return whether the process that wrote `path` may still run."""
     if _IS_WINDOWS:  # os.kill ends a process there: go by the age of the path
         return time.time() - path.stat().st_mtime < _STALE_SECONDS
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
