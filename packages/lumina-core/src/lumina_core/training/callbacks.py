@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lumina_core.config import parse_component
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file
+from lumina_core.protocols import GenerationTask
 from lumina_core.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lumina_core.model import Model
+    from lumina_core.plugins.registry import Registry
     from lumina_core.training.trainer import Trainer
 
 
@@ -92,7 +94,7 @@ class MetricLogger(TrainCallback):
         self._tensorboard = _make_tensorboard_writer(self._tensorboard_dir, step)
         rows = self._read()
         self._columns = rows[0] if rows else []
-        self._write([row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= step])
+        self._write(_rows_up_to(step, rows[1:], len(self._columns)))
 
     def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
         """Write the metrics of a step."""
@@ -131,6 +133,17 @@ class MetricLogger(TrainCallback):
         with atomic_file(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             padded = [[*row, *[""] * (len(self._columns) - len(row))] for row in rows]
             csv.writer(file).writerows([self._columns, *padded])
+
+
+def _rows_up_to(step: int, rows: Sequence[Sequence[str]], num_columns: int) -> list[Sequence[str]]:
+    """Return the complete rows of the steps up to one; a full disk may have cut off the last row."""
+    kept: list[Sequence[str]] = []
+    last = 0
+    for row in rows:
+        if len(row) == num_columns and row[0].isdigit() and last < int(row[0]) <= step:
+            last = int(row[0])
+            kept.append(row)
+    return kept
 
 
 def _make_tensorboard_writer(folder: Path, step: int) -> Any:
@@ -172,6 +185,44 @@ class CheckpointCallback(TrainCallback):
             trainer.save()
 
 
+def check_samples(model: Model, registry: Registry) -> list[Request]:
+    """Return the requests of `training.sample_requests`, after a check of all that sampling will need of them.
+
+    The sampling defaults of the recipe are checked without requests too, since the model is made for sampling.
+
+    Raises:
+        ConfigError, PluginError: a request has an unknown field, a value out of range (also a class that the model does
+            not have), a size that the model does not support, or an unknown component.
+    """
+    from lumina_core.model import empty_tokens
+    from lumina_core.sampling.inputs import expand_requests
+    from lumina_core.sampling.resolve import resolve_sampling
+
+    training, requests = model.recipe.training, list[Request]()
+    for index, fields in enumerate(training.sample_requests):
+        name = f"training.sample_requests[{index}]"
+        request = model.task.Request.read(dict(fields), name)
+        if not isinstance(request, Request):
+            raise ConfigError(
+                f"training.sample_requests: got requests for task {model.recipe.task.type}, expected none. Only tasks "
+                "that generate have samples."
+            )
+        try:
+            resolve_sampling(model, registry, request)
+            for item in expand_requests(model.generation_task, [request]):
+                empty_tokens(model, item.size, 1)
+                with torch.no_grad():
+                    for values in (item.conditions, item.negative_conditions):
+                        model.encode_condition(values, 1)
+        except LuminaError as error:
+            raise type(error)(f"{name}: {error}") from error
+        requests.append(request)
+    can_sample = isinstance(model.task, GenerationTask) and model.backbone is not None
+    if can_sample and not requests and model.recipe.sampling.rope_scaling is None:
+        resolve_sampling(model, registry, Request())
+    return requests
+
+
 class SampleCallback(TrainCallback):
     """Generates `training.sample_requests` with the averaged weights every `training.sample_interval` steps.
 
@@ -186,27 +237,28 @@ class SampleCallback(TrainCallback):
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        model, requests = trainer.model, trainer.recipe.training.sample_requests
-        self.requests: list[Request] = []
-        for index, fields in enumerate(requests):
-            request = model.task.Request.read(dict(fields), f"training.sample_requests[{index}]")
-            if not isinstance(request, Request):
-                raise ConfigError(
-                    f"training.sample_requests: got requests for task {trainer.recipe.task.type}, expected none. Only "
-                    "tasks that generate have samples."
-                )
-            if request.solver is not None:
-                trainer.registry.find("solver", parse_component(request.solver).type)
-            self.requests.append(request)
+        self.requests = check_samples(trainer.model, trainer.registry)
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Generate the samples of the checkpoint that is resumed, if the run died before they were written."""
+        if trainer.step and not any((trainer.out / "samples").glob(f"{self._name(trainer)}.*")):
+            self._sample_if_due(trainer)
 
     def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
         """Generate if samples are due."""
+        self._sample_if_due(trainer)
+
+    def _sample_if_due(self, trainer: Trainer) -> None:
         interval = trainer.recipe.training.sample_interval
-        if interval and metrics.step % interval == 0 and self.requests:
+        if interval and trainer.step % interval == 0 and self.requests:
             try:
                 self.sample(trainer)
             except LuminaError as error:
-                warnings.warn(f"step {metrics.step}: no samples ({error})", stacklevel=2)
+                warnings.warn(f"step {trainer.step}: no samples ({error})", stacklevel=3)
+
+    @staticmethod
+    def _name(trainer: Trainer) -> str:
+        return f"step-{trainer.step:08d}"
 
     def sample(self, trainer: Trainer) -> Path:
         """Generate the requests with the averaged weights, and return the path of their overview file."""
@@ -214,8 +266,8 @@ class SampleCallback(TrainCallback):
 
         with averaged_weights(trainer):
             results = Pipeline(trainer.model, trainer.registry)(self.requests)
-        folder, name = trainer.out / "samples", f"step-{trainer.step:08d}"
-        return trainer.model.generation_task.save_grid([result.data for result in results], folder, name)
+        folder, data = trainer.out / "samples", [result.data for result in results]
+        return trainer.model.generation_task.save_grid(data, folder, self._name(trainer))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Dataset
 from lumina_core.recipe import Recipe
+from lumina_core.training.callbacks import check_samples
 from lumina_core.training.dataloader import StepDataset, check_data_sizes, encode_to_tokens, make_sampler
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import build_optimizers
@@ -66,6 +67,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
     model = build_model(recipe, registry)
     check_data_sizes(model, dataset)
     fit_conditioners(model, dataset)
+    check_samples(model, registry)
     freeze(model, recipe.training.freeze)
     raw_batch = StepDataset.of_model(dataset, model)[
         make_sampler(dataset, recipe.training.seed).step_keys(0, NUM_EXAMPLES)
