@@ -10,8 +10,9 @@ from core.toy import recipe
 from core.training.test_trainer import make_trainer
 
 from lumina_core.errors import CheckpointError, LuminaError
+from lumina_core.io import host_id
 from lumina_core.training import checkpoint
-from lumina_core.training.checkpoint import delete_old_checkpoints, latest_checkpoint
+from lumina_core.training.checkpoint import delete_old_checkpoints, latest_checkpoint, list_checkpoints
 
 
 def trained(out, toy_recipe=None, steps=3):
@@ -78,12 +79,13 @@ def test_older_and_partial_checkpoints_are_deleted(tmp_path):
     trainer = trained(tmp_path, steps=1)
     for trainer.step in (4, 8, 12, 100000000):
         trainer.save()
-    (tmp_path / "checkpoints" / ".step-00000016.lumina-99999999-12345678.partial").mkdir()
-    (tmp_path / ".recipe.yaml.lumina-99999999-12345678.partial.yaml").write_text("half")
+    dead = f"lumina-{host_id()}-99999999-12345678.partial"
+    (tmp_path / "checkpoints" / f".step-00000016.{dead}").mkdir()
+    (tmp_path / f".recipe.yaml.{dead}.yaml").write_text("half")
     delete_old_checkpoints(tmp_path, 2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000012", "step-100000000"]
     assert latest_checkpoint(tmp_path).name == "step-100000000"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "checkpoints"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lumina.lock", "checkpoints"]
 
 
 def test_a_folder_without_checkpoints_has_no_latest_one(tmp_path):
@@ -103,3 +105,23 @@ def test_a_checkpoint_that_lacks_a_file_is_refused(tmp_path, file):
     (folder / file).unlink()
     with pytest.raises(CheckpointError):
         trained(tmp_path / "2", steps=0).load(folder)
+
+
+def test_a_half_deleted_checkpoint_does_not_count(tmp_path):
+    trainer = trained(tmp_path, steps=1)
+    for trainer.step in (4, 8, 12):
+        trainer.save()
+    (tmp_path / "checkpoints" / "step-00000008" / "training" / "state.json").unlink()
+    delete_old_checkpoints(tmp_path, 2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000012"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000012"]
+
+
+def test_two_complete_checkpoints_are_kept_beside_a_half_deleted_one(tmp_path):
+    trainer = trained(tmp_path, recipe("word", keep_latest_k=2), steps=1)
+    for trainer.step in (4, 8):
+        trainer.save()
+    half = tmp_path / "checkpoints" / "step-00000006"
+    half.mkdir()
+    delete_old_checkpoints(tmp_path, 2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]

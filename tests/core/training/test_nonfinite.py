@@ -8,6 +8,7 @@ from core.toy import recipe
 from core.training.test_trainer import make_trainer
 
 from lumina_core.errors import LuminaError
+from lumina_core.training import trainer as trainer_module
 
 
 @pytest.fixture
@@ -60,3 +61,41 @@ def test_no_hook_is_left_after_the_error(trainer):
     with pytest.raises(LuminaError):
         step(trainer)
     assert not any(module._forward_hooks for module in trainer.model.modules())
+
+
+@pytest.fixture
+def broken_compiler(monkeypatch):
+    """A compiler whose forward pass gives NaN; counts its calls."""
+    calls = []
+
+    def compile_predict(predict, device, dynamic=False):
+        def broken(*args):
+            calls.append(args)
+            return predict(*args) * float("nan")
+
+        return broken
+
+    monkeypatch.setattr(trainer_module, "compile_predict", compile_predict)
+    return calls
+
+
+def test_a_compiled_step_that_is_not_finite_where_eager_is_goes_on_without_the_compiler(tmp_path, broken_compiler):
+    eager = recipe("word", steps=3)
+    with make_trainer(tmp_path / "eager", eager) as trainer:
+        expected = [trainer.train_step(batch).loss for batch in trainer.batches()]
+    compiled = recipe("word", steps=3, compile=True)
+    with make_trainer(tmp_path / "compiled", compiled) as trainer:
+        with pytest.warns(
+            UserWarning, match=r"step 1: torch\.compile gave NaN or Inf where the same step .* is finite"
+        ):
+            losses = [step(trainer).loss]
+        losses += [trainer.train_step(batch).loss for batch in trainer.batches()]
+    assert losses == expected and len(broken_compiler) == 1
+
+
+def test_a_step_that_is_not_finite_either_way_is_an_error(tmp_path, broken_compiler):
+    with make_trainer(tmp_path, recipe("word", compile=True)) as trainer:
+        with torch.no_grad():
+            trainer.model.backbone.embed.weight[0, 0] = float("nan")
+        with pytest.raises(LuminaError, match=r"first from backbone\.embed"):
+            step(trainer)

@@ -31,7 +31,7 @@ def test_a_second_training_in_a_folder_is_refused_and_leaves_it_as_it_was(tmp_pa
         for resume in (False, True):
             with pytest.raises(ConfigError, match=r"which another training uses, .*Wait for the other training"):
                 train(tmp_path, resume=resume)
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        assert [path.name for path in tmp_path.iterdir()] == [".lumina.lock"]
     finally:
         holder.kill()
         holder.communicate()

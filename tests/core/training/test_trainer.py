@@ -157,7 +157,7 @@ def test_a_folder_with_a_training_is_not_overwritten(uninterrupted):
 def test_resuming_with_another_architecture_is_refused_in_one_line(uninterrupted):
     plain = values("word")
     plain["backbone"]["num_layers"] = 3
-    with pytest.raises(CheckpointError, match=r"do not fit the recipe \(missing: backbone.blocks.2") as raised:
+    with pytest.raises(ConfigError, match=r"backbone.num_layers: got 3, and the run has 2") as raised:
         train(uninterrupted, recipe().read(plain, "toy"), resume=True)
     assert "\n" not in str(raised.value)
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.errors import CheckpointError
-from lumina_core.io import remove_partial
+from lumina_core.io import remove_dir, remove_partial
 from lumina_core.model import Model
 from lumina_core.model_dir import (
+    CONFIG_FILE,
     EMA_WEIGHTS_FILE,
     WEIGHTS_FILE,
     atomic_model_dir,
     describe_mismatch,
+    read_model_config,
     read_weights,
     to_cpu_contiguous,
     write_config,
@@ -26,6 +28,8 @@ from lumina_core.plugins.registry import Registry
 from lumina_core.training.optim import EMA, OptimizersContainer
 
 OPTIMIZER_FILE, STATE_FILE = "training/optimizer.safetensors", "training/state.json"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, EMA_WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)
+"""Files of a complete checkpoint."""
 
 
 def save_checkpoint(
@@ -78,18 +82,66 @@ def load_weights(folder: Path, model: Model) -> None:
     model.load_state_dict(weights)
 
 
+def list_checkpoints(out: Path) -> list[Path]:
+    """Return the checkpoints of a run, the oldest first; folders that lack a file do not count."""
+    folders = (out / "checkpoints").glob("step-*")
+    complete = [one for one in folders if _step_of(one) >= 0 and all((one / file).is_file() for file in FILES)]
+    return sorted(complete, key=_step_of)
+
+
 def latest_checkpoint(out: Path) -> Path | None:
-    """Return the latest checkpoint of a run; None if it has none."""
-    folders = sorted((out / "checkpoints").glob("step-*"))
-    return folders[-1] if folders else None
+    """Return the latest complete checkpoint of a run; None if it has none."""
+    return next(reversed(list_checkpoints(out)), None)
+
+
+def latest_readable_checkpoint(out: Path) -> tuple[Path | None, dict[Path, str]]:
+    """Return the latest checkpoint whose files can be read, and the reason for each later one that is damaged.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all of them are damaged.
+    """
+    damaged: dict[Path, str] = {}
+    for folder in reversed(list_checkpoints(out)):
+        try:
+            check_checkpoint(folder)
+        except CheckpointError as error:
+            damaged[folder] = str(error)
+            continue
+        return folder, damaged
+    if damaged:
+        raise CheckpointError(f"{out}: no checkpoint can be read. {next(iter(damaged.values()))}")
+    return None, damaged
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Check that the files of a checkpoint can be read, without reading tensors.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, or of another form.
+    """
+    for file in (WEIGHTS_FILE, EMA_WEIGHTS_FILE, OPTIMIZER_FILE):
+        open_safetensors(folder / file)
+    read_model_config(folder)
+    try:
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        int(state["step"]), list(state["optimizers"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{folder / STATE_FILE} cannot be read ({error}).") from error
 
 
 def delete_old_checkpoints(out: Path, keep_latest_k: int) -> None:
-    """Delete all checkpoints but the latest ones, and partially written files."""
+    """Delete all checkpoints but the latest complete ones, and partially written files."""
     for directory in (out, out / "checkpoints"):
         remove_partial(directory)
-    for folder in sorted((out / "checkpoints").glob("step-*"))[:-keep_latest_k]:
-        shutil.rmtree(folder, ignore_errors=True)
+    kept = list_checkpoints(out)[-keep_latest_k:]
+    for folder in sorted((out / "checkpoints").glob("step-*")):
+        if folder not in kept and _step_of(folder) >= 0 and kept and _step_of(folder) < _step_of(kept[-1]):
+            remove_dir(folder)
+
+
+def _step_of(folder: Path) -> int:
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 20 else -1
 
 
 def _optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

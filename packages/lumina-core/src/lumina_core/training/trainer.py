@@ -23,11 +23,11 @@ from lumina_core.device import autocast, resolve_dtype
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
-from lumina_core.model_dir import matching_weights, open_model_dir, save_model
+from lumina_core.model_dir import matching_weights, open_model_dir, read_model_config, save_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Conditioner, Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
-from lumina_core.recipe import Recipe, TrainingConfig
+from lumina_core.recipe import Recipe, TrainingConfig, map_paths
 from lumina_core.training import distributed
 from lumina_core.training.callbacks import (
     CheckpointCallback,
@@ -39,6 +39,7 @@ from lumina_core.training.callbacks import (
 from lumina_core.training.checkpoint import (
     delete_old_checkpoints,
     latest_checkpoint,
+    latest_readable_checkpoint,
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -59,6 +60,8 @@ from lumina_core.types import Condition, Tokens
 if TYPE_CHECKING:
     from lumina_core.training.cache import LatentCache
 
+LOCK_FILE = ".lumina.lock"
+"""File in the folder of a training that is locked while the training runs."""
 MAX_NEGATIVE_EXAMPLES = 4096
 """Most examples that an objective gets as negatives before a training."""
 
@@ -88,7 +91,7 @@ class Trainer:
     Attributes:
         step: number of steps so far.
         model, ema, optimizers: state of the training.
-        messages: what `init` copied, one line per model.
+        messages: what `init` copied, one line per model; what differs from the run that is resumed.
 
     Raises:
         ConfigError: the recipe, a field of the data or the batch size does not fit; `out` is a file, is in use by
@@ -120,7 +123,7 @@ class Trainer:
             if self.process.is_main:
                 self._lock = RunLock(self.out)
             distributed.wait_for_main(True, self.process)
-            checkpoint = _find_checkpoint(self.out, resume)
+            checkpoint = self._find_checkpoint(resume)
             check_pretrained(self.recipe, self.registry)
             self.dataset = build_dataset(self.recipe, self.registry) if dataset is None else as_dataset(dataset)
             torch.manual_seed(self.recipe.training.seed)
@@ -163,6 +166,7 @@ class Trainer:
                     partial.write_text(self.recipe.to_yaml(), encoding="utf-8")
             try:
                 self._call("on_train_start")
+                distributed.wait_for_main(True, self.process)  # which may have drawn samples
                 for batch in self.batches():
                     metrics = self.train_step(batch)
                     self._call("on_step_end", metrics)
@@ -187,8 +191,7 @@ class Trainer:
         start_time, training = time.perf_counter(), self.recipe.training
         factor = lr_factor(self.step, training)
         self.optimizers.set_lr_factor(factor)
-        loss, terms = self._forward_backward(batch)
-        grad_norm = nn.utils.clip_grad_norm_(self._trainable, training.max_norm, foreach=True)
+        loss, terms, grad_norm = self._compute_gradients(batch)
         if not bool(torch.isfinite(loss + grad_norm)):
             raise find_nonfinite_layer(self.model, lambda: self._loss_module(batch, eager=True), self.step)
         self.optimizers.step()
@@ -262,6 +265,27 @@ class Trainer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _compute_gradients(self, batch: RawBatch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Compute the gradients of a batch, clipped; returns loss, terms and the norm before clipping.
+
+        If a compiled step is not finite and the same step without torch.compile is, the training goes on without it:
+        the fault is the compiler's, not the model's. All processes have the same loss and norm, and so decide alike.
+        """
+        loss, terms = self._forward_backward(batch)
+        grad_norm = nn.utils.clip_grad_norm_(self._trainable, self.recipe.training.max_norm, foreach=True)
+        if self._loss_module.is_compiled and not bool(torch.isfinite(loss + grad_norm)):
+            self.optimizers.zero_grad()
+            self._loss_module.is_compiled = False
+            loss, terms = self._forward_backward(batch)
+            grad_norm = nn.utils.clip_grad_norm_(self._trainable, self.recipe.training.max_norm, foreach=True)
+            if bool(torch.isfinite(loss + grad_norm)) and self.process.is_main:
+                warnings.warn(
+                    f"step {self.step + 1}: torch.compile gave NaN or Inf where the same step without it is finite; "
+                    "training without torch.compile, which is slower (training.compile: false)",
+                    stacklevel=3,
+                )
+        return loss, terms, grad_norm
+
     def _forward_backward(self, batch: RawBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute gradients in micro-batches; returns loss and terms, averaged over all processes."""
         size = len(batch.keys)
@@ -278,6 +302,32 @@ class Trainer:
                 terms[name] = terms.get(name, 0) + value * weight
         means = distributed.all_reduce_mean(torch.stack([total, *terms.values()]), self.process)
         return means[0], dict(zip(terms, means[1:], strict=True))
+
+    def _find_checkpoint(self, resume: bool) -> Path | None:
+        """Return the checkpoint to resume from, after a comparison of its recipe with this one."""
+        checkpoint = latest_checkpoint(self.out)
+        if checkpoint is None and resume:
+            raise ConfigError(
+                f"resume: got {self.out}, which has no checkpoint, expected the folder of a training. Check its name, "
+                "or train without resuming."
+            )
+        if checkpoint is not None and not resume:
+            raise ConfigError(
+                f"out: got {self.out}, which holds a training already ({checkpoint.name}), expected a new folder. "
+                "Resume that training, or choose another folder."
+            )
+        if checkpoint is None:
+            return None
+        checkpoint, damaged = latest_readable_checkpoint(self.out)
+        assert checkpoint is not None  # there is one, and not all are damaged
+        distributed.wait_for_main(True, self.process)  # every process has looked, before the first one renames
+        for folder, reason in damaged.items():
+            self.messages.append(f"{folder.name} is damaged; resumed from {checkpoint.name} instead ({reason})")
+            if self.process.is_main:  # out of the way, so that it does not count as the latest one
+                folder.rename(folder.with_name(f"damaged-{folder.name}-{time.time_ns()}"))
+        previous, _ = read_model_config(checkpoint)
+        self.messages += compare_recipes(previous, self.recipe)
+        return checkpoint
 
     def _init_weights(self, init: Sequence[str | Path]) -> None:
         """Copy weights of other models, then fit the conditioners that are still new to the data set."""
@@ -336,9 +386,12 @@ class RunLock:
     def __init__(self, out: Path) -> None:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"out: got the file {out}, expected a folder, new or of this training.")
-        self._out, self._is_new = out, not out.exists()
+        self._new_dirs = [one for one in (out, *out.parents) if not one.exists()]
         out.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(out / ".lock")
+        self._path = out / LOCK_FILE
+        if self._path.is_symlink():
+            raise ConfigError(f"out: got {out}, whose {LOCK_FILE} is a link, expected a file of a training. Delete it.")
+        self._lock = FileLock(self._path)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -350,11 +403,12 @@ class RunLock:
             pass
 
     def release(self) -> None:
-        """Release the folder, and delete it if it is new and still empty."""
+        """Release the folder, and delete it if it is new and still empty, with its new parents."""
         with contextlib.suppress(OSError):
-            if self._is_new and {path.name for path in self._out.iterdir()} == {".lock"}:
-                (self._out / ".lock").unlink()
-                self._out.rmdir()
+            if self._new_dirs and {path.name for path in self._new_dirs[0].iterdir()} == {LOCK_FILE}:
+                self._path.unlink()
+                for folder in self._new_dirs:
+                    folder.rmdir()
         self._lock.release()
 
 
@@ -366,19 +420,51 @@ def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
         )
 
 
-def _find_checkpoint(out: Path, resume: bool) -> Path | None:
-    checkpoint = latest_checkpoint(out)
-    if resume and checkpoint is None:
-        raise ConfigError(
-            f"resume: got {out}, which has no checkpoint, expected the folder of a training. Check its name, or train "
-            "without resuming."
-        )
-    if checkpoint is not None and not resume:
-        raise ConfigError(
-            f"out: got {out}, which holds a training already ({checkpoint.name}), expected a new folder. Resume that "
-            "training, or choose another folder."
-        )
-    return checkpoint
+FIXED_KEYS = ("task", "tokenizer", "autoencoder", "conditioners", "backbone", "head", "objective")
+"""Keys of a recipe that a resumed training cannot change, besides FIXED_TRAINING_KEYS."""
+FIXED_TRAINING_KEYS = ("seed", "optimizer", "freeze")
+FREE_OPTIONS = ("attn_backend", "gradient_checkpointing")
+"""Options of components that change speed and memory alone."""
+
+
+def compare_recipes(previous: Recipe, recipe: Recipe) -> list[str]:
+    """Return one line per key that a resumed training changes; paths of pretrained files may differ.
+
+    Raises:
+        ConfigError: a key differs that must stay the same in a training.
+    """
+    lines: list[str] = []
+    old, new = (_flatten(map_paths(one.to_dict(False), lambda _: "")) for one in (previous, recipe))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key) or key.rpartition(".")[2] in (*FREE_OPTIONS, "sha256"):
+            continue
+        change = f"{key}: got {_shown(new, key)}, and the run has {_shown(old, key)}"
+        parts = key.split(".")
+        if parts[0] in FIXED_KEYS or (parts[0] == "training" and parts[1] in FIXED_TRAINING_KEYS):
+            raise ConfigError(
+                f"{change}, which a resumed training cannot change. Resume with the recipe of the run (its "
+                "recipe.yaml), or train in a new folder, for example with the weights of this one (init)."
+            )
+        lines.append(f"changed: {change}")
+    return lines
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    text = "no such key" if key not in values else repr(values[key])
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return plain data as one value per path of keys, `backbone.num_layers`; empty containers are values."""
+    items = values.items() if isinstance(values, Mapping) else enumerate(values)
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        path = f"{prefix}{key}"
+        if isinstance(value, (Mapping, list, tuple)) and value:
+            flat |= _flatten(value, f"{path}.")
+        else:
+            flat[path] = [] if isinstance(value, tuple) else value
+    return flat
 
 
 def _has_optional_weights(model: Model) -> bool:
@@ -437,7 +523,9 @@ class LossModule(nn.Module):
         self.latent_cache: LatentCache | None = None
         if training.cache_latents or any(one.cacheable for one in model.conditioners_by_field.values()):
             self._add_cache(training)
-        self._predict = CompiledPredict(model.predict, process.device) if training.compile else model.predict
+        self.is_compiled = training.compile
+        """Whether the forward pass runs compiled; may be set to False between steps."""
+        self._compiled_predict = CompiledPredict(model.predict, process.device) if training.compile else model.predict
 
     def _add_cache(self, training: TrainingConfig) -> None:
         from lumina_core.training.cache import Cache, LatentCache, cache_conditioners, encode_batch_size
@@ -459,7 +547,7 @@ class LossModule(nn.Module):
             batch = collate(
                 self.model, raw_batch, generators, self.cond_dropout, self.conditioners_by_field, self.latent_cache
             )
-            predict = self.model.predict if eager else self._predict
+            predict = self._compiled_predict if self.is_compiled and not eager else self.model.predict
             loss = self.model.objective.loss(predict, batch, generators)
         return loss.total, loss.terms
 
