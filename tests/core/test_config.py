@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from pydantic import Field, ValidationError, field_validator
 
@@ -147,3 +149,56 @@ def test_a_component_with_options_is_parsed_from_one_word():
 def test_component_options_of_another_form_are_refused(text):
     with pytest.raises(ConfigError, match="NAME:key=value"):
         parse_component(text)
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines():
+    with pytest.raises(ConfigError, match="'sampling' stands twice, in lines 1 and 3"):
+        read_text("sampling: {steps: 9}\nother: 1\nsampling: {steps: 2}\n", "r.yaml")
+    with pytest.raises(ConfigError, match="'steps' stands twice"):
+        read_text("sampling: {steps: 9, steps: 2}\n", "r.yaml")
+    assert read_text("a: &x {b: 1}\nc: {<<: *x, b: 2}\n", "r.yaml")["c"] == {"b": 2}
+
+
+def test_dates_stay_text():
+    assert read_text("folder: 2024-01-05\nother: 2024-01-05T10:00:00Z\n", "r.yaml") == {
+        "folder": "2024-01-05",
+        "other": "2024-01-05T10:00:00Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000, "nested more than"),
+        ("{a: " * 5000, "nested more than"),
+        ("task: &a\n  again: *a\n", "inside of its own anchor"),
+        ("".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '1'] * 10)}]\n" for n in range(12)), "more than"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: " + "x" * 2**21, "characters"),
+        ("a: \x00", "not valid YAML"),
+    ],
+    ids=["brackets", "braces", "cycle", "bomb", "digits", "size", "null"],
+)
+def test_yaml_beyond_the_limits_is_refused_in_one_line(text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        read_text(text, "r.yaml")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "r.yaml")
+    with pytest.raises(ConfigError, match="no plain file"):
+        read_file(tmp_path / "r.yaml")
+
+
+def test_numbers_become_text_and_infinite_numbers_are_refused():
+    class Options(Config):
+        folder: str = ""
+        rate: float = 1.0
+
+    assert Options.read({"folder": 2024}, "test").folder == "2024"
+    for value in (float("inf"), float("nan"), "inf", ".inf"):
+        with pytest.raises(ConfigError, match="rate"):
+            Options.read({"rate": value}, "test")
+    with pytest.raises(ConfigError, match="quotes"):
+        Options.read({"folder": True}, "test")

@@ -131,3 +131,28 @@ def test_the_larger_sizes_of_the_paper_differ_from_2b_in_the_backbone_alone(name
     assert (
         sum(large.backbone.options["rope_axes_dim"]) == head_dim == hidden_size // large.backbone.options["num_heads"]
     )
+
+
+@pytest.mark.parametrize("typed", ["2024-01-05", "2024", "yes", "my photos #2", "[a]", "1e3", "null.txt", "007"])
+def test_a_text_of_an_override_is_taken_as_it_was_typed(typed):
+    recipe = Recipe.load("image.tiny", ["dataset={type: image.folder}", f"dataset.folder={typed}"])
+    assert recipe.dataset.options["folder"] == typed
+    assert Recipe.load("image.tiny", [f"training.cache_dir={typed}"]).training.cache_dir == typed
+    with pytest.raises(ConfigError, match="steps"):
+        Recipe.load("image.tiny", [f"training.steps={typed}.5x"])
+
+
+def test_other_values_of_overrides_are_yaml():
+    overrides = ["training.lr=1e-3", "training.compile=no", "training.betas=[0.5, 0.9]", "training.cache_dir=null"]
+    training = Recipe.load("image.tiny", overrides).training
+    assert (training.lr, training.compile, training.betas, training.cache_dir) == (1e-3, False, (0.5, 0.9), None)
+    recipe = Recipe.load("image.tiny", ["conditioners.0.vocab_size=500", "training.sample_requests.0.prompt=yes"])
+    assert recipe.conditioners[0].options["vocab_size"] == 500
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=99999999999999999999", "lr=.inf", "lr=.nan", "betas=[.nan, 0.9]", "ema_decay=.nan"]
+)
+def test_numbers_out_of_range_are_refused_before_the_training(change):
+    with pytest.raises(ConfigError, match=change.partition("=")[0]):
+        Recipe.load("image.tiny", [f"training.{change}"])

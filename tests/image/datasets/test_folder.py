@@ -116,13 +116,17 @@ def test_nothing_outside_the_folder_is_opened(tmp_path):
     (inside / "linked").symlink_to(outside)
     data = folder(inside)
     assert data.values("file") == ["own.png"]
-    assert set(skip_reasons(data)) == {"link.png", "words.txt"}
+    assert set(skip_reasons(data)) == {"link.png", "words.txt", "linked"}
     lines = [{"file": f, "caption": "x"} for f in ("../outside/secret.png", str(secret), "link.png", "own.png")]
     (inside / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     data = folder(inside)
     assert data.values("file") == ["own.png"]
-    assert set(skip_reasons(data).values()) == {"leads outside the folder"}
-    assert len(data.skipped) == 3
+    reasons = skip_reasons(data)
+    assert reasons.pop("captions.jsonl").startswith("does not name 1 of the files") and "link to a" in reasons.pop(
+        "linked"
+    )
+    assert set(reasons.values()) == {"leads outside the folder"}
+    assert len(data.skipped) == 5
 
 
 def test_bad_lines_of_a_jsonl_cost_only_themselves(tmp_path):

@@ -30,6 +30,11 @@ from lumina_core.errors import LuminaError, UnusableError
 from lumina_core.io import atomic_file
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
+UNREAD_SUFFIXES = (
+    ".m4a", ".m4b", ".aac", ".mp4", ".wma", ".webm", ".mka", ".amr", ".ape", ".wv", ".alac", ".ac3", ".dsf", ".mid",
+    ".midi", ".weba", ".3gp",
+)  # fmt: skip
+"""Suffixes of audio files that are not read."""
 READ_FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"))
 """Names of libsndfile; MP3 needs libsndfile 1.1."""
 MAX_BYTES = 2**31

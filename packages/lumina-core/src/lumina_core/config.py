@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
-from copy import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,12 @@ from lumina_core.errors import ConfigError, suggest
 
 MAX_VALUE_CHARS = 80
 """Characters of an invalid value that a message repeats."""
+MAX_FILE_BYTES = 2**20
+"""Largest file of settings."""
+MAX_DEPTH = 32
+"""Largest depth of nested lists and mappings in YAML."""
+MAX_NODES = 100_000
+"""Largest number of values in YAML; an alias counts as all values that it stands for."""
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -23,7 +28,9 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 class Config(BaseModel):
     """Base class of configs: frozen, without unknown keys. `read` checks external data and explains errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
     @classmethod
     def read(cls: type[ConfigT], values: Mapping[str, Any], source: str) -> ConfigT:
@@ -70,8 +77,8 @@ def parse_component(text: str) -> ComponentSpec:
     """
     name, _, option_text = text.partition(":")
     try:
-        options = yaml.safe_load("{" + re.sub(r"=(?=\S)", ": ", option_text) + "}")
-    except yaml.YAMLError:
+        options = parse_yaml("{" + re.sub(r"=(?=\S)", ": ", option_text) + "}", "component")
+    except ConfigError:
         options = None
     is_mapping = isinstance(options, dict) and all(isinstance(key, str) for key in options)
     if not name.strip() or not is_mapping or None in options.values() or "type" in options:
@@ -113,28 +120,106 @@ def read_file(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON file as plain data.
 
     Raises:
-        ConfigError: the file is missing, cannot be parsed, or does not hold a mapping.
+        ConfigError: the file is missing, not a plain file (a pipe would block), larger than `MAX_FILE_BYTES`, cannot be
+            parsed, or does not hold a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: got no plain file, expected a YAML file.")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: got {size} bytes, expected a YAML file of at most {MAX_FILE_BYTES}.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null character in the path
         raise ConfigError(f"cannot read {path}: {error}") from error
     return read_text(text, str(path))
 
 
 def read_text(text: str, source: str) -> dict[str, Any]:
     """Parse YAML or JSON as plain data; `source` names it in messages."""
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(text, source)
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: got {type(values).__name__}, expected a mapping of keys to values.")
     return values
 
 
-def apply_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
+class _YamlLoader(yaml.SafeLoader):
+    """YAML reader within limits of depth and size. Dates stay text; a key that stands twice is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._open_nodes: list[yaml.Node] = []
+        self._sizes: dict[int, int] = {}
+        self._num_nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node; count it, and refuse an alias of a node that contains the alias."""
+        if self.check_event(yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if id(node) not in self._sizes:
+                raise yaml.composer.ComposerError(None, None, "an alias stands inside of its own anchor", None)
+            self._count(self._sizes[id(node)])
+            return node
+        if len(self._open_nodes) >= MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", mark)
+        before = self._num_nodes
+        self._count(1)
+        self._open_nodes.append(yaml.Node("", None, None, None))
+        node = super().compose_node(parent, index)
+        self._open_nodes.pop()
+        self._sizes[id(node)] = self._num_nodes - before
+        return node
+
+    def _count(self, more: int) -> None:
+        self._num_nodes += more
+        if self._num_nodes > MAX_NODES:
+            raise yaml.composer.ComposerError(None, None, f"more than {MAX_NODES} values", None)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping, and refuse a key that stands twice."""
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            key, line = (key_node.tag, str(key_node.value)), key_node.start_mark.line + 1
+            if key in lines and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key_node.value}' stands twice, in lines {lines[key]} and {line}", None
+                )
+            lines[key] = line
+        return super().construct_mapping(node, deep)
+
+
+_YamlLoader.yaml_implicit_resolvers = {
+    sign: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML or JSON; dates stay text.
+
+    Raises:
+        ConfigError: the text is no YAML, has a key twice, is nested too deeply, or has too many values.
+    """
+    if len(text) > MAX_FILE_BYTES:
+        raise ConfigError(f"{source}: got {len(text)} characters, expected YAML of at most {MAX_FILE_BYTES}.")
+    try:
+        loader = _YamlLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def apply_override(
+    values: Mapping[str, Any], override: str, is_text: Callable[[Sequence[str]], bool] = lambda path: False
+) -> dict[str, Any]:
     """Return a copy of plain data with one `a.b=c` applied; a number in the path is an index of a list.
+
+    Args:
+        is_text: whether the value at a path is a text, which is then taken as it was typed and not as YAML.
 
     Raises:
         ConfigError: the override has no `=`, or its path does not lead to a key or an index.
@@ -142,13 +227,16 @@ def apply_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise ConfigError(f"override: got '{override}', expected a.b=c.")
-    result: dict[str, Any] = json.loads(json.dumps(values))
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    node: Any = result
+    result: dict[str, Any] = deepcopy(dict(values))
     *parents, last = path.split(".")
+    if is_text([*parents, last]):
+        value: Any = None if text.strip() in ("", "null", "~") else text
+    else:
+        try:
+            value = parse_yaml(text, "override")
+        except ConfigError:
+            value = text
+    node: Any = result
     for key in parents:
         node = node.setdefault(key, {}) if isinstance(node, dict) else _list_item(node, key, override)
     if isinstance(node, dict):
@@ -200,6 +288,8 @@ def _describe_validation_error(error: ValidationError, model: type[BaseModel]) -
     message = re.sub(r"^\w+ should have ", "expected ", message)
     # an error of several values names them itself, and so does one of a file
     is_named = first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in message
+    if first["type"] == "string_type" and isinstance(first["input"], bool):  # YAML reads yes, no, on and off as truth
+        message += ". Put the value in quotes"
     separator = ", " if message.startswith("expected") else ": "
     got = f"got {_shorten(first['input'])}{separator}" if location and not is_named else ""
     return f"{location + ': ' if location else ''}{got}{message[0].lower() + message[1:]}"

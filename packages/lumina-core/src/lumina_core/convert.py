@@ -10,7 +10,6 @@ import torch
 
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights, num_bytes
 from lumina_core.checkpoint.safetensors_io import MAX_SHARD_BYTES
-from lumina_core.config import apply_override
 from lumina_core.errors import ConfigError, suggest
 from lumina_core.model_dir import (
     CONFIG_FILE,
@@ -27,7 +26,7 @@ from lumina_core.model_dir import (
     write_export,
 )
 from lumina_core.plugins.registry import Registry
-from lumina_core.recipe import map_paths, read_recipe
+from lumina_core.recipe import map_paths, override_recipe, read_recipe
 
 NATIVE_FORMAT = "lumina"
 """Name of this project's own checkpoint format."""
@@ -83,7 +82,7 @@ def plan_conversion(source: Path, registry: Registry, options: ConvertOptions = 
     target_format = _target_format(loaded, registry, options.format)
     values = loaded.recipe.to_dict()
     for override in options.overrides:
-        values = apply_override(values, override)
+        values = override_recipe(values, override, registry)
     checkpoint = LoadedCheckpoint(
         read_recipe(values, f"{source} with overrides").to_dict(),
         cast_weights(loaded.weights, options.dtype),

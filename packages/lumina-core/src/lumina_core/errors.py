@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -38,3 +39,21 @@ def suggest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """
     matches = difflib.get_close_matches(word, sorted(names), n=1, cutoff=cutoff)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def printable(text: str) -> str:
+    """Return a text for one line of a terminal: control characters are escaped, bytes that are no UTF-8 replaced.
+
+    Names of files, configs and plugins can hold any character, also a line break or the color code of a terminal.
+    """
+    escaped = re.sub(
+        "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]",
+        lambda match: match[0].encode("unicode_escape").decode("ascii"),
+        text,
+    )
+    return re.sub("[\ud800-\udfff]", "\ufffd", escaped)
+
+
+def replace_surrogates(text: str) -> str:
+    """Replace surrogates without a partner, which UTF-8 cannot encode: halves of emoji, and bytes that are no UTF-8."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)

@@ -286,3 +286,44 @@ def cached_read(read: Callable[[Path], ReadT], what: str) -> Callable[[Path], Re
             raise ValueError(f"{path} cannot be used as {what}: {error}") from error
 
     return read_checked
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path with a leading `~` or `~user` as the home of that user."""
+    return Path(os.path.expanduser(path))
+
+
+def split_lines(text: str) -> list[str]:
+    """Split a text at CR, LF and CRLF only; `str.splitlines` also splits at form feeds, U+0085 and U+2028."""
+    return re.split(r"\r\n|\r|\n", text)
+
+
+GIT_LFS_SIGN = b"version https://git-lfs"
+"""First bytes of the small text that Git LFS leaves in place of a file that was not fetched."""
+_CONTENT_SIGNS = (
+    (GIT_LFS_SIGN, "a pointer of Git LFS; the file itself was not fetched (git lfs pull)"),
+    (b"<!DOCTYPE html", "a web page, perhaps of a failed download"),
+    (b"<html", "a web page, perhaps of a failed download"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x1f\x8b", "compressed by gzip; unpack it"),
+    (b"%PDF", "a PDF document"),
+    (b"<?xml", "an XML document"),
+    (b"<svg", "an SVG drawing"),
+)
+_ISO_MEDIA_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"avif": "AVIF", b"M4A ": "M4A", b"isom": "MP4"}
+
+
+def describe_content(source: Path | bytes) -> str:
+    """Return what a file of an unexpected format is by its first bytes ("a pointer of Git LFS ..."); empty: unknown."""
+    try:
+        if isinstance(source, bytes):
+            head = source[:64]
+        else:
+            with source.open("rb") as file:
+                head = file.read(64)
+    except OSError:
+        return ""
+    if head[4:8] == b"ftyp" and head[8:12] in _ISO_MEDIA_BRANDS:
+        return f"{_ISO_MEDIA_BRANDS[head[8:12]]}, which is not read"
+    head = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return next((text for sign, text in _CONTENT_SIGNS if head[: len(sign)].lower() == sign.lower()), "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from lumina_core.config import (
     ComponentSpec,
@@ -20,6 +22,7 @@ from lumina_core.config import (
     suggest_or_list,
 )
 from lumina_core.errors import ConfigError, PluginError
+from lumina_core.io import user_path
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 
@@ -113,7 +116,7 @@ class TrainingConfig(Config):
     cache_dir: str | None = Field(None, description="folder of a cache on disk, which runs may share; None: none")
     cache_dir_bytes: int = Field(2**36, ge=0, description="bytes of the cache on disk; a full one only reads")
     num_workers: int = Field(0, ge=0, description="processes that read examples")
-    seed: int = Field(0, ge=0, description="seed of initial weights, order, times, noise, crops and captions")
+    seed: int = Field(0, ge=0, lt=2**62, description="seed of initial weights, order, times, noise, crops and captions")
     checkpoint_interval: int = Field(500, ge=1, description="steps between checkpoints")
     keep_latest_k: int = Field(2, ge=1, description="number of latest checkpoints to keep")
     sample_interval: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
@@ -155,9 +158,10 @@ class Recipe(Config):
                 or a value is out of its range.
             PluginError: the plugin that has the recipe could not be loaded.
         """
-        values = _load_values(str(name_or_path), load_plugins() if registry is None else registry)
+        registry = load_plugins() if registry is None else registry
+        values = _load_values(str(name_or_path), registry)
         for override in overrides:
-            values = apply_override(values, override)
+            values = override_recipe(values, override, registry)
         return read_recipe(values, str(name_or_path))
 
     def component_names(self) -> list[tuple[str, str]]:
@@ -172,6 +176,51 @@ class Recipe(Config):
     def to_yaml(self) -> str:
         """Return the recipe as YAML, without the keys that have their default value."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def override_recipe(values: Mapping[str, Any], override: str, registry: Registry) -> dict[str, Any]:
+    """Return a copy of a recipe as plain data with one `a.b=c` applied; texts are taken as they were typed.
+
+    Raises:
+        ConfigError: the override has no `=`, or its path does not lead to a key or an index.
+    """
+    return apply_override(values, override, lambda path: _is_text(values, path, registry))
+
+
+def takes_text(config: type[BaseModel] | None, field: str) -> bool:
+    """Return whether a field of a config takes texts only (besides None): a folder, a name, one of some words."""
+    if config is None or field not in config.model_fields:
+        return False
+    annotation = config.model_fields[field].annotation
+    is_union = get_origin(annotation) in (Union, UnionType)
+    kinds = [kind for kind in (get_args(annotation) if is_union else (annotation,)) if kind is not type(None)]
+    return all(
+        kind is str or (get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)))
+        for kind in kinds
+    )
+
+
+def _is_text(values: Mapping[str, Any], path: Sequence[str], registry: Registry) -> bool:
+    """Return whether the value at a path of a recipe is a text, by the Config of the component that has it."""
+    node: Any = values
+    config: type[BaseModel] | None = Recipe
+    component_type = ""
+    for key in path[:-1]:
+        if isinstance(node, Mapping):
+            component_type = "conditioner" if key == "conditioners" else key
+            field = None if config is None else config.model_fields.get(key)
+            node, config = node.get(key), _nested_config(None if field is None else field.annotation)
+        elif isinstance(node, Sequence) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        if isinstance(node, Mapping) and "type" in node:
+            config = None
+            with suppress(PluginError, AttributeError, TypeError):
+                config = registry.find(component_type, node["type"]).Config
+    return path[-1] == "type" or takes_text(config, path[-1])
+
+
+def _nested_config(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def read_recipe(values: Mapping[str, Any], source: str) -> Recipe:
@@ -249,7 +298,7 @@ def _load_values(name: str, registry: Registry, derived: tuple[str, ...] = ()) -
     if not isinstance(base, str):
         raise ConfigError(f"{name}: base: got {base!r}, expected the name of a recipe or of a recipe file.")
     if Path(base).suffix in _FILE_SUFFIXES and name not in registry.recipes():
-        base = str(Path(name).parent / base)
+        base = str(Path(name).parent / user_path(base))
     return merge_configs(_load_values(base, registry, (*derived, name)), values)
 
 
@@ -264,8 +313,8 @@ def _read_source(name: str, registry: Registry) -> dict[str, Any]:
                 f"recipe {name}: cannot read {installed[name].target} ({error}). Reinstall its plugin."
             ) from error
         return read_text(text, f"recipe {name}")
-    if Path(name).suffix in _FILE_SUFFIXES:
-        return read_file(Path(name))
+    if Path(name).suffix.lower() in _FILE_SUFFIXES:
+        return read_file(user_path(name))
     if reason := registry.missing_reason(name.partition(".")[0]):
         raise PluginError(reason)
     raise ConfigError(

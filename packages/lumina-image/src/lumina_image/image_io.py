@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from lumina_core.errors import UnusableError
+from lumina_core.io import describe_content
 
 if TYPE_CHECKING:
     from lumina_core.data.source import FileOrBytes
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_HAS_AVIF = bool(features.check("avif"))
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
 """Formats that Pillow decodes within this process; EPS, for example, would start another program."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", *((".avif", ".avifs") if _HAS_AVIF else ()),
+)  # fmt: skip
+UNREAD_SUFFIXES = (
+    *(() if _HAS_AVIF else (".avif", ".avifs")), ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".svg", ".psd",
+    ".xcf", ".tga", ".ico", ".eps", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+)  # fmt: skip
+"""Suffixes of image files that are not read."""
 
 
 class ImageError(UnusableError):
@@ -122,7 +132,8 @@ def _open(source: FileOrBytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: more than {max_pixels} pixels by its header (max_pixels)") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"not an image in a known format ({', '.join(FORMATS)})") from error
+        content = describe_content(source)
+        raise ImageError(content or f"not an image in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # readers raise many types of errors for damaged headers
         raise ImageError(f"cannot be opened: {_error_text(error)}") from error
     width, height = image.size

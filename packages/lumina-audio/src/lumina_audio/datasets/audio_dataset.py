@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from lumina_audio.audio_io import AUDIO_SUFFIXES, AudioError, Loudness, read_audio, read_header
+from lumina_audio.audio_io import AUDIO_SUFFIXES, UNREAD_SUFFIXES, AudioError, Loudness, read_audio, read_header
 from lumina_core.config import Config as Settings
 from lumina_core.data.index import IndexedDataset, load_or_build_index
 from lumina_core.data.source import FileOrBytes, FolderSource, Shards, SkippedItem, Source, list_folder, require_dir
@@ -191,7 +191,7 @@ class FolderDataset(AudioDataset):
     def __init__(self, config: Config) -> None:
         self.config = config
         root = require_dir(config.folder, "audio.folder")
-        items = list(list_folder(root, AUDIO_SUFFIXES, config.caption_weights))
+        items = list(list_folder(root, AUDIO_SUFFIXES, config.caption_weights, UNREAD_SUFFIXES))
         super().__init__("audio.folder", config, FolderSource(root, items, EMPTY_FOLDER_ADVICE))
 
 
@@ -211,5 +211,5 @@ class TarDataset(AudioDataset):
     def __init__(self, config: Config) -> None:
         self.config = config
         shards = Shards(config.folder, config.shards, "audio.tar")
-        source = TarSource(shards, AUDIO_SUFFIXES, config.caption_weights)
+        source = TarSource(shards, AUDIO_SUFFIXES, config.caption_weights, UNREAD_SUFFIXES)
         super().__init__("audio.tar", config, source, shards.index_dir(config.index))

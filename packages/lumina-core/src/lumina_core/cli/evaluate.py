@@ -13,6 +13,7 @@ from lumina_core.cli.console import multi_progress
 from lumina_core.cli.generate import device_options, option_names_in_errors, request_options, with_options
 from lumina_core.config import apply_override, suggest_or_list
 from lumina_core.errors import ConfigError
+from lumina_core.recipe import takes_text
 
 if TYPE_CHECKING:
     from lumina_core.plugins.registry import Registry
@@ -128,5 +129,10 @@ def _metric_options(
         if name is None:
             path = setting.partition("=")[0]
             raise ConfigError(f"--set: got '{setting}', expected METRIC.OPTION=VALUE{suggest_or_list(path, names)}")
-        options[name] = apply_override(options.get(name, {}), setting.removeprefix(f"{name}."))
+        config = registry.find("metric", name).Config
+
+        def is_text(path: Sequence[str], config: Any = config) -> bool:
+            return len(path) == 1 and takes_text(config, path[0])
+
+        options[name] = apply_override(options.get(name, {}), setting.removeprefix(f"{name}."), is_text)
     return options

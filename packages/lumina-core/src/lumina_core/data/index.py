@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lumina_core.data.captions import all_texts, sample_caption
 from lumina_core.data.source import FileOrBytes, ItemRef, SkippedItem, Source
-from lumina_core.errors import ConfigError, UnusableError
+from lumina_core.errors import ConfigError, UnusableError, printable
 from lumina_core.io import atomic_file
 from lumina_core.protocols import Dataset, Example
 
@@ -36,7 +36,7 @@ DecodeItem = Callable[[FileOrBytes, int], Tensor]
 MAX_LISTED = 8
 """Largest number of skipped items that a message names; `IndexedDataset.skipped` holds all of them."""
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Version of the file format; an index of another version is rebuilt."""
 
 
@@ -215,7 +215,7 @@ class IndexedDataset(Dataset):
         used = len(self._item_numbers) - len(self._damaged)
         if not self.skipped:
             return f"{self._source.title}: {used} {self._item_noun}, none skipped"
-        listed = "; ".join(f"{name} ({reason})" for name, reason in self.skipped[:MAX_LISTED])
+        listed = "; ".join(f"{printable(name)} ({printable(reason)})" for name, reason in self.skipped[:MAX_LISTED])
         remainder = f"; and {len(self.skipped) - MAX_LISTED} more" if len(self.skipped) > MAX_LISTED else ""
         return f"{self._source.title}: {used} {self._item_noun}, {len(self.skipped)} skipped: {listed}{remainder}"
 
@@ -248,6 +248,6 @@ class IndexedDataset(Dataset):
         except UnusableError as error:
             self._damaged.add(index)
             self.skipped.append(SkippedItem(name, str(error)))
-            logger.warning("skipped from now on: %s (%s); %d skipped in all", name, error, len(self.skipped))
+            logger.warning("skipped from now on: %s (%s); %d skipped in all", printable(name), error, len(self.skipped))
             return None
         return {field: data, "caption": sample_caption(captions, rng), "file": name, **extra_fields}

@@ -72,7 +72,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
     raw_batch = StepDataset.of_model(dataset, model)[
         make_sampler(dataset, recipe.training.seed).step_keys(0, NUM_EXAMPLES)
     ]
-    training = recipe.training.model_copy(update={"compile": False})
+    training = recipe.training.model_copy(update={"compile": False, "cache_dir": None})
     start_time = time.perf_counter()
     loss, _ = LossModule(model, training, ProcessInfo(0, 1, torch.device("cpu")))(raw_batch)
     loss.backward()

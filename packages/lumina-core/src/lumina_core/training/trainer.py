@@ -21,7 +21,7 @@ from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.device import autocast, resolve_dtype
 from lumina_core.errors import ConfigError, LuminaError
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, user_path
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
 from lumina_core.model_dir import matching_weights, open_model_dir, read_model_config, save_model
 from lumina_core.plugins.loader import load_plugins
@@ -530,7 +530,7 @@ class LossModule(nn.Module):
     def _add_cache(self, training: TrainingConfig) -> None:
         from lumina_core.training.cache import Cache, LatentCache, cache_conditioners, encode_batch_size
 
-        folder = None if training.cache_dir is None else Path(training.cache_dir)
+        folder = None if training.cache_dir is None else user_path(training.cache_dir)
         cache = Cache(training.cache_bytes, folder, training.cache_dir_bytes, self.device)
         batch_size, model = encode_batch_size(self.device), self.model
         self.conditioners_by_field = cache_conditioners(model.conditioners_by_field, cache, batch_size)

@@ -12,6 +12,7 @@ from lumina_core.config import suggest_or_list
 from lumina_core.data.captions import Captions
 from lumina_core.data.source import INDEX_DIR, FileOrBytes, Item, ItemRef, SkippedItem, Source
 from lumina_core.errors import ConfigError, PluginError, UnusableError
+from lumina_core.io import user_path
 from lumina_image.datasets.image_dataset import CropConfig, ImageDataset
 from lumina_image.datasets.row_parsing import ColumnConfig, RowParser
 from lumina_image.image_io import ImageError
@@ -40,7 +41,8 @@ class HuggingFaceDataset(ImageDataset):
     def __init__(self, config: Config) -> None:
         self.config = config
         source = HuggingFaceSource(config)
-        super().__init__(COMPONENT, config, source, Path(config.index_dir) if config.index_dir else source.index_dir())
+        index_dir = user_path(config.index_dir) if config.index_dir else source.index_dir()
+        super().__init__(COMPONENT, config, source, index_dir)
 
 
 class HuggingFaceSource(Source):
@@ -125,7 +127,7 @@ def _import_datasets() -> Any:
 
 
 def _load_dataset(library: Any, config: HuggingFaceDataset.Config) -> Any:
-    folder = Path(config.source)
+    folder = user_path(config.source)
     try:
         if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _select_split(library.load_from_disk(str(folder)), config)

@@ -21,6 +21,7 @@ from lumina_core.data.source import (
     Shards,
     SkippedItem,
     Source,
+    list_class_names,
     list_classes,
     list_folder,
     require_dir,
@@ -30,7 +31,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.protocols import Example
 from lumina_core.types import Size
 from lumina_image.datasets.buckets import ImageSize, best_sizes, bucket_sizes, kept_fraction, num_patches
-from lumina_image.image_io import SUFFIXES, crop_resize, read_image, read_image_size, to_tensor
+from lumina_image.image_io import SUFFIXES, UNREAD_SUFFIXES, crop_resize, read_image, read_image_size, to_tensor
 
 FOLDER_ADVICE = (
     "Put images there (png, jpg, webp ...), each with a .txt of the same name, or a captions.jsonl with lines like "
@@ -222,7 +223,8 @@ class FolderDataset(ImageDataset):
     """Images of a folder and its subfolders.
 
     Captions come from `captions.jsonl` ({"file": ..., "caption": a text, a list, or texts by source}) if it exists,
-    else from a `.txt` with the name of each image (a caption per line), or a `.json` ({"caption": ...}).
+    else from a `.txt` or `.caption` with the name of each image (a caption per line), or a `.json` ({"caption": ...}).
+    Names with a first dot are no data; links to folders are not followed.
     """
 
     class Config(CropConfig):
@@ -235,7 +237,7 @@ class FolderDataset(ImageDataset):
     def __init__(self, config: Config) -> None:
         self.config = config
         root = require_dir(config.folder, "image.folder")
-        entries = list(list_folder(root, SUFFIXES, config.caption_weights))
+        entries = list(list_folder(root, SUFFIXES, config.caption_weights, UNREAD_SUFFIXES))
         super().__init__("image.folder", config, FolderSource(root, entries, FOLDER_ADVICE))
 
 
@@ -258,11 +260,9 @@ class ClassFolderDataset(ImageDataset):
                 f"image.class_folder: template: got '{config.template}', expected {{}} for the class name."
             )
         root = require_dir(config.folder, "image.class_folder")
-        # a link can lead out of the folder
-        folders = (path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
-        self.classes = sorted(path.name for path in folders if not path.name.startswith("."))
+        self.classes, skipped = list_class_names(root, SUFFIXES)
         captions = {name: self._class_captions(name) for name in self.classes}
-        entries = list(list_classes(root, SUFFIXES, captions))
+        entries = [*skipped, *list_classes(root, SUFFIXES, captions, UNREAD_SUFFIXES)]
         source = FolderSource(root, entries, CLASS_FOLDER_ADVICE, len(self.classes))
         super().__init__("image.class_folder", config, source)
 
@@ -286,5 +286,5 @@ class TarDataset(ImageDataset):
     def __init__(self, config: Config) -> None:
         self.config = config
         shards = Shards(config.folder, config.shards, "image.tar")
-        source = TarSource(shards, SUFFIXES, config.caption_weights)
+        source = TarSource(shards, SUFFIXES, config.caption_weights, UNREAD_SUFFIXES)
         super().__init__("image.tar", config, source, shards.index_dir(config.index_dir))

@@ -117,9 +117,10 @@ def _pairs_to_dict(value: Any) -> Any:
 
 
 def _find_column(candidates: Sequence[str], available: Sequence[str], component: str, where: str, option: str) -> str:
+    by_name = {column.casefold(): column for column in reversed(available)}
     for name in candidates:
-        if name in available:
-            return name
+        if name in available or name in by_name:
+            return name if name in available else by_name[name]
     raise ConfigError(
         f"{component}: {where}: got the columns {', '.join(available[:20]) or 'none'}, expected one of "
         f"{', '.join(candidates[:4])} ... Set dataset.{option}."
