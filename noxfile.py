@@ -16,7 +16,7 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 PACKAGES = ("lumina-core", "lumina-image", "lumina-audio")
 WITH_EXTRAS = (
-    "lumina-core[transformers,quantize,adaptive]",
+    "lumina-core[transformers,quantize,adaptive,lora]",
     "lumina-image[diffusers,evaluate,shards]",
     "lumina-audio[evaluate,plot,published]",
 )
@@ -27,7 +27,6 @@ TEST_TOOLS = (
     "import-linter>=2",
     "tensorboard>=2.14",
     "copier>=9",
-    "peft>=0.13",
 )
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3", "ruff>=0.6")
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"

@@ -165,6 +165,16 @@ def open_model_dir(folder: Path, registry: Registry) -> LoadedDir:
     )
 
 
+def read_model_recipe(name_or_folder: str | Path, registry: Registry) -> Recipe:
+    """Return the recipe of a model folder, or of an installed model; reads no weights.
+
+    Raises:
+        CheckpointError: there is no such model, or its config cannot be read.
+    """
+    with find_model(name_or_folder, registry) as folder:
+        return open_model_dir(folder, registry).recipe
+
+
 def detect_format(folder: Path, registry: Registry) -> str | None:
     """Return the name of a folder's foreign checkpoint format; None for this project's own and for unknown formats."""
     if not folder.is_dir() or _is_native(folder):

@@ -698,6 +698,14 @@ class CheckpointFormat(ABC):
             CheckpointError: the format cannot hold something of this model; the message names it.
         """
 
+    def lora_names(self, name: str) -> tuple[str, ...]:
+        """Return the names of a tensor in LoRA files for models of this format; empty: there are no such files.
+
+        Args:
+            name: name of the tensor in the layout of the paper's code, `layers.0.attention.wq.weight`.
+        """
+        return ()
+
 
 @runtime_checkable
 class ScalableBackbone(Protocol):

@@ -30,6 +30,8 @@ SCHEMA_VERSION = 2
 """Version of the form of recipes; a file of a higher version needs a newer lumina-core."""
 PATH_OPTIONS = ("source", "tokenizer")
 """Options of components that name pretrained files: a folder, or a name on the hub."""
+MODEL_KEYS = ("task", "tokenizer", "autoencoder", "conditioners", "backbone", "head", "objective", "sampling")
+"""Keys of a recipe that describe the model; the others describe its training."""
 _FILE_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
@@ -78,6 +80,30 @@ class SamplingConfig(Config):
     )
 
 
+class AdapterConfig(Config):
+    """Low-rank adapter of a frozen model: LoRA (arXiv 2106.09685) or DoRA (arXiv 2402.09353), by the library peft."""
+
+    method: Literal["lora", "dora"] = Field(
+        "lora", description="dora: also trains the norm of each row of a matrix; better at small ranks, slower"
+    )
+    rank: int = Field(
+        16, ge=1, description="rank of the update of each matrix, at most the smaller side of every target"
+    )
+    alpha: float | None = Field(None, gt=0, description="the update is multiplied by alpha / rank; None: the rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapter's inputs")
+    targets: tuple[str, ...] = Field(
+        ("attention.qkv", "attention.out", "attention.context_kv", "feed_forward.up", "feed_forward.out"),
+        min_length=1,
+        description="linear layers of backbone and head, by the end of their names; one projection of a fused matrix: "
+        "`attention.qkv[v]`",
+    )
+    base_dtype: Literal["float32", "bfloat16", "int8", "int4"] = Field(
+        "float32",
+        description="storage of the frozen blocks; bfloat16 and int4 compute in bfloat16; int8 (torchao) and int4 "
+        "(bitsandbytes): pip install 'lumina-core[quantize]'",
+    )
+
+
 class TrainingConfig(Config):
     """Training settings. Defaults are the published ones if there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
 
@@ -103,6 +129,9 @@ class TrainingConfig(Config):
     freeze: tuple[str, ...] = Field(
         (), description="components without training: `conditioners.caption`, `autoencoder`"
     )
+    adapter: AdapterConfig | None = Field(
+        None, description="train a LoRA or DoRA of `base_model` instead of its weights; None: the weights"
+    )
     mixed_precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="dtype of matrix products; auto: bfloat16 on devices with native support"
     )
@@ -127,6 +156,9 @@ class Recipe(Config):
     """The components of a model and its settings; components check their options when they are built."""
 
     schema_version: int = Field(SCHEMA_VERSION, description="version of the form of recipes")
+    base_model: str | None = Field(
+        None, description="model that training starts from, a name or a folder; components left out here are its own"
+    )
     task: ComponentSpec = Field(description="requests, results and files of the model")
     dataset: ComponentSpec | None = Field(None, description="training data; None: the model is not trained")
     tokenizer: ComponentSpec = Field(description="latent <-> tokens; `channels` follows from the autoencoder")
@@ -147,7 +179,8 @@ class Recipe(Config):
         """Load an installed recipe by its name, or a recipe file (.yaml, .yml, .json).
 
         A key `base` names another recipe, or a file relative to this one; its values apply unless this recipe has
-        others. Mappings are merged key by key; lists, and components of another `type`, are replaced.
+        others. Mappings are merged key by key; lists, and components of another `type`, are replaced. If one of the
+        components that every recipe has is missing, the same is done with those of the model that `base_model` names.
 
         Args:
             overrides: changes of single keys, `a.b=c`, made before the recipe is checked.
@@ -294,12 +327,24 @@ def _load_values(name: str, registry: Registry, derived: tuple[str, ...] = ()) -
     check_schema_version(values, name)
     base = values.pop("base", None)
     if base is None:
-        return values
+        is_complete = values.keys() >= {"task", "tokenizer", "autoencoder", "objective"}
+        return values if is_complete or "base_model" not in values else _with_components(values, registry)
     if not isinstance(base, str):
         raise ConfigError(f"{name}: base: got {base!r}, expected the name of a recipe or of a recipe file.")
     if Path(base).suffix in _FILE_SUFFIXES and name not in registry.recipes():
         base = str(Path(name).parent / user_path(base))
     return merge_configs(_load_values(base, registry, (*derived, name)), values)
+
+
+def _with_components(values: dict[str, Any], registry: Registry) -> dict[str, Any]:
+    """Merge plain data with the components of their `base_model`."""
+    from lumina_core.model_dir import read_model_recipe  # imports this module
+
+    name = values["base_model"]
+    if not isinstance(name, str):
+        raise ConfigError(f"base_model: got {name!r}, expected the name of a model or its folder.")
+    model_values = read_model_recipe(name, registry).to_dict()
+    return merge_configs({key: model_values[key] for key in MODEL_KEYS if key in model_values}, values)
 
 
 def _read_source(name: str, registry: Registry) -> dict[str, Any]:

@@ -102,6 +102,7 @@ class KeyMap:
     """Rows that map the tensors of a foreign layout to native ones and back; the first row that matches counts."""
 
     def __init__(self, rows: Sequence[KeyRow]) -> None:
+        self.rows = tuple(rows)
         self._by_native = [(_pattern(row.native), row) for row in rows]
         self._by_foreign = [(_pattern(name), row.native) for row in rows for names in row.sources for name in names]
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lumina_core.cli.console import multi_progress
-from lumina_core.cli.generate import device_options, option_names_in_errors, request_options, with_options
+from lumina_core.cli.generate import (
+    device_options,
+    load_loras,
+    lora_option,
+    option_names_in_errors,
+    request_options,
+    with_options,
+)
 from lumina_core.config import apply_override, suggest_or_list
 from lumina_core.errors import ConfigError
 from lumina_core.recipe import takes_text
@@ -64,7 +71,7 @@ def _split_commas(ctx: click.Context, parameter: click.Parameter, value: str | N
 )
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu, cuda, mps ...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
-@with_options([*device_options(), *request_options(("seed", "count"))])
+@with_options([lora_option(), *device_options(), *request_options(("seed", "count"))])
 def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     """Evaluate MODEL, a folder or an installed model (default: the built-in one).
 
@@ -77,6 +84,7 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
     with option_names_in_errors(list(load_options)):
         pipeline = Pipeline.from_pretrained(model, **load_options)
+        load_loras(pipeline, values.pop("loras"))
     settings = _request_fields(values.pop("fields"))
     arguments = ("dataset", "languages", "split", "samples_per_prompt", "seed", "batch_size", "out", "resume", "cache")
     kwargs = {key: values.pop(key) for key in arguments}

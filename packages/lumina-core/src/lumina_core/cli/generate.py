@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import warnings
@@ -116,6 +117,33 @@ def device_options() -> list[click.Parameter]:
         GroupedOption(["--offload"], "Performance", is_flag=True, help=offload),
         GroupedOption(["--text-device"], "Performance", metavar="NAME", help=text),
     ]
+
+
+def lora_option() -> click.Parameter:
+    """Return the option for LoRAs, see `load_loras`."""
+    text = "LoRA to add, a folder or a .safetensors file, with a factor; repeatable.  [default: none]"
+    return GroupedOption(["--lora", "loras"], "Basic", multiple=True, metavar="FILE[:WEIGHT]", help=text)
+
+
+def load_loras(pipeline: Pipeline, loras: Sequence[str]) -> None:
+    """Load LoRAs given as FILE or FILE:WEIGHT.
+
+    Raises:
+        ConfigError: a weight is not a finite number.
+        CheckpointError: a file is missing, or does not fit the model.
+    """
+    for lora in loras:
+        path, separator, text = lora.rpartition(":")
+        # a path may hold a colon: C:\\loras\\style
+        if not separator or Path(lora).exists() or "/" in text or "\\" in text:
+            path, text = lora, "1"
+        try:
+            weight = float(text)
+            if not math.isfinite(weight):
+                raise ValueError
+        except ValueError:
+            raise ConfigError(f"--lora: got weight '{text}', expected a number, for example {path}:0.8") from None
+        pipeline.load_lora(path, weight)
 
 
 def _help_text(text: str, default: Any) -> str:
@@ -289,6 +317,7 @@ def _make_options(
         GroupedOption(
             ["--model"], "Basic", metavar="MODEL", help="Model folder, or one of `lumina models`.  [default: built in]"
         ),
+        lora_option(),
         GroupedOption([f"--{noun}s", "prompts_file"], "Basic", type=path, metavar="FILE", help=prompts_help),
         GroupedOption(
             ["--device"], "Performance", metavar="NAME", default="cpu", help="cpu, cuda, mps ...  [default: cpu]"
@@ -320,7 +349,7 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
     from lumina_core.sampling.pipeline import Pipeline
 
     out, prompts_file, preview = (values.pop(key) for key in ("out", "prompts_file", "preview"))
-    model, as_json = values.pop("model"), values.pop("as_json")
+    model, as_json, loras = values.pop("model"), values.pop("as_json"), values.pop("loras")
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device", "compile")}
     sidecar_values = {kind: values.pop(f"sidecar_{kind}") for kind in task.sidecars}
     fields = {field: value for field, value in values.items() if value is not None and value != ()}
@@ -331,6 +360,7 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
         sidecars = sidecar_paths(task, sidecar_values, paths, lines is not None)  # type: ignore[arg-type]
         start = time.perf_counter()
         pipeline = Pipeline.from_pretrained(model, task=task_name, **load_options)
+        load_loras(pipeline, loras)
         loaded = time.perf_counter()
         with _one_line_warnings():
             results = _generate(pipeline, requests, paths, preview, sidecars, show_progress=lines is not None)

@@ -30,9 +30,9 @@ SET_OPTION = click.option(
 @click.option(
     "--init",
     multiple=True,
-    type=click.Path(path_type=Path),
     metavar="MODEL",
-    help="Folder of a model to copy weights from, by name and shape; repeatable, the last one wins.",
+    help="Model to copy weights from by name and shape, a folder or a name; repeatable, the last one wins. "
+    "Of an adapter: the model that it is trained on.",
 )
 @click.option("--device", help="Device: cpu, cuda, cuda:1, mps.  [default: the best one available]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -41,7 +41,7 @@ def train(
     out: Path,
     settings: tuple[str, ...],
     resume: bool,
-    init: tuple[Path, ...],
+    init: tuple[str, ...],
     device: str | None,
     quiet: bool,
 ) -> None:
@@ -63,7 +63,7 @@ def train(
         click.echo(message)
     model_dir = trainer.train()
     if trainer.process.is_main:
-        click.echo(f"the model is in {model_dir}")
+        click.echo(f"the {'model' if trainer.recipe.training.adapter is None else 'adapter'} is in {model_dir}")
 
 
 @click.command(epilog="Example:  lumina check image.emoji --set backbone.hidden_size=384")

@@ -172,6 +172,7 @@ def evaluate(
         "samples_per_prompt": samples_per_prompt,
         "seed": seed,
         "settings": {key: str(value) for key, value in sorted(settings.items())},
+        **({"loras": list(pipe.loras)} if pipe.loras else {}),
     }
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -181,7 +182,11 @@ def evaluate(
     batches = _generate(plan, store, batch_size)
     scores, score_notes = _compute_scores(plan, store, TensorStore(None if cache is None else Path(cache)), digest)
     report = {
-        "model": {"sha256": fingerprint, "task": pipe.model.recipe.task.type},
+        "model": {
+            "sha256": fingerprint,
+            "task": pipe.model.recipe.task.type,
+            **({"loras": list(pipe.loras)} if pipe.loras else {}),
+        },
         "dataset": {"name": dataset_name, "sha256": digest, "num_real": len(eval_set)},
         "samples": num_samples,
         "samples_per_prompt": samples_per_prompt,

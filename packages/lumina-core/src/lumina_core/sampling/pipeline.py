@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ from lumina_core.sampling.resolve import (
 )
 from lumina_core.sampling.velocity import is_out_of_memory
 from lumina_core.types import Result, Tokens
+
+if TYPE_CHECKING:
+    from lumina_core.adapters.lora import LoraStack
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Names of dtypes."""
@@ -127,6 +130,8 @@ class Pipeline:
         self._guide_models: dict[tuple[str, torch.dtype], Model] = {}
         self._wide_model: Model | None = None
         self._lock = threading.RLock()
+        self._loras: LoraStack | None = None
+        self._lora_metadata: list[dict[str, Any]] = []
 
     @classmethod
     def from_pretrained(
@@ -204,6 +209,52 @@ class Pipeline:
         self.model = placement.apply(self.model.to(placement.device, placement.dtype or self.model.dtype))
         self.placement, self._wide_model, self._guide_models = placement, None, {}
         return self
+
+    @property
+    def loras(self) -> Sequence[Mapping[str, Any]]:
+        """`path` and `weight` of each loaded LoRA, as they stand in the metadata of results."""
+        return tuple(self._lora_metadata)
+
+    def load_lora(self, path: str | Path, weight: float = 1.0, strict: bool = True) -> str:
+        """Load a LoRA or DoRA; several add up. Do not call it while another thread generates.
+
+        Args:
+            path: a folder of peft or of a training, or a file of peft, kohya, ComfyUI or diffusers.
+            weight: factor of the update; 0: no effect.
+            strict: refuse a file with keys that match no layer; False: skip them, with a warning that names them.
+
+        Returns:
+            The name of the LoRA.
+
+        Raises:
+            CheckpointError: the LoRA was trained on another model, a key matches no layer, or a shape differs.
+            PluginError: peft is not installed.
+        """
+        from lumina_core.adapters.files import read_lora
+        from lumina_core.adapters.lora import LoraStack  # needs peft
+
+        with self._lock:
+            self._loras = self._loras or LoraStack(self.model)
+            name = self._loras.add(read_lora(path, self.model, self.registry, strict), weight, str(path))
+            self._lora_metadata.append({"path": str(path), "weight": weight})
+            self._wide_model = None
+        return name
+
+    def fuse(self) -> None:
+        """Add the loaded LoRAs to the weights of the model: the same results up to rounding, without extra time."""
+        with self._lock:
+            if self._loras is not None:
+                self._loras.fuse()
+                self._lora_metadata = [{**one, "fused": True} for one in self._lora_metadata]
+            self._wide_model = None
+
+    def unload(self) -> None:
+        """Remove the loaded LoRAs; results are those of the model without them, bit for bit. A fused one stays."""
+        with self._lock:
+            if self._loras is not None and self._loras.weights:
+                self._loras.unload()
+                self._lora_metadata = [one for one in self._lora_metadata if "fused" in one]
+            self._wide_model = None
 
     def __call__(
         self,
@@ -469,7 +520,8 @@ class Pipeline:
             settings = metadata["settings"]
             fields = item.request.model_dump(mode="json", exclude_none=True, exclude={"count", *settings})
             cached = {} if output.cached_nfe is None else {"cached_nfe": output.cached_nfe[row]}
-            record = {**fields, **metadata, **cached, "seed": item.request.seed}
+            loras = {"loras": list(self._lora_metadata)} if self._lora_metadata else {}
+            record = {**fields, **metadata, **cached, **loras, "seed": item.request.seed}
             results[index] = Result(output.latents[row] if latent else data, record, model.generation_task)
         overflowed = [index for index in batch if index not in results]
         if overflowed and not is_half:

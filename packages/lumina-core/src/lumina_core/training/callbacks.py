@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lumina_core.adapters.base import compute_dtype
+from lumina_core.device import autocast
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file
 from lumina_core.protocols import GenerationTask
 from lumina_core.request import Request
+from lumina_core.training.optim import swap_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -264,7 +267,10 @@ class SampleCallback(TrainCallback):
         """Generate the requests with the averaged weights, and return the path of their overview file."""
         from lumina_core.sampling.pipeline import Pipeline
 
-        with averaged_weights(trainer):
+        # frozen matrices of an adapter's base may be bfloat16 between float32 ones
+        device, adapter = trainer.process.device, trainer.recipe.training.adapter
+        dtype = torch.float32 if adapter is None else compute_dtype(trainer.recipe.training, device)
+        with averaged_weights(trainer), autocast(dtype, device):
             results = Pipeline(trainer.model, trainer.registry)(self.requests)
         folder, data = trainer.out / "samples", [result.data for result in results]
         return trainer.model.generation_task.save_grid(data, folder, self._name(trainer))
@@ -274,14 +280,13 @@ class SampleCallback(TrainCallback):
 def averaged_weights(trainer: Trainer) -> Iterator[None]:
     """Put the averaged weights into the model, in evaluation mode; restore weights and modes afterwards."""
     model = trainer.model
-    train_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = {name: module.training for name, module in model.named_modules()}
-    model.load_state_dict(trainer.ema.state_dict(model))
+    swap_weights(model, trainer.ema.weights)
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.load_state_dict(train_weights)
         for name, module in model.named_modules():
             module.training = modes[name]
+        swap_weights(model, trainer.ema.weights)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lumina_core.adapters.base import check_resumed_base
+from lumina_core.adapters.lora import has_adapter
+from lumina_core.checkpoint import compare
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.errors import CheckpointError
 from lumina_core.io import remove_dir, remove_partial
@@ -33,21 +37,31 @@ FILES = (CONFIG_FILE, WEIGHTS_FILE, EMA_WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: Model, ema: EMA, optimizers: OptimizersContainer, registry: Registry
+    folder: Path,
+    step: int,
+    model: Model,
+    ema: EMA,
+    optimizers: OptimizersContainer,
+    registry: Registry,
+    base_sha256: str = "",
 ) -> None:
     """Write the state of a training after a number of steps as a folder, atomically.
+
+    Of a model with an adapter, only the adapter is written, and the hash of its base.
 
     Raises:
         CheckpointError: the folder cannot be written; older checkpoints are unchanged.
     """
     with atomic_model_dir(folder) as partial:
         write_config(partial, model.recipe, registry)
-        save_file(to_cpu_contiguous(model.state_dict()), partial / WEIGHTS_FILE)
-        save_file(to_cpu_contiguous(ema.state_dict(model)), partial / EMA_WEIGHTS_FILE)
+        averages = ema.weights if has_adapter(model) else ema.state_dict(model)
+        save_file(to_cpu_contiguous(_saved_weights(model)), partial / WEIGHTS_FILE)
+        save_file(to_cpu_contiguous(averages), partial / EMA_WEIGHTS_FILE)
         (partial / "training").mkdir()
         tensors, scalars = _optimizers_to_tensors(optimizers)
         save_file(tensors, partial / OPTIMIZER_FILE)
-        (partial / STATE_FILE).write_text(json.dumps({"step": step, "optimizers": scalars}), encoding="utf-8")
+        state = {"step": step, "optimizers": scalars} | ({"base_sha256": base_sha256} if base_sha256 else {})
+        (partial / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, model: Model, ema: EMA, optimizers: OptimizersContainer) -> int:
@@ -58,7 +72,7 @@ def load_checkpoint(folder: Path, model: Model, ema: EMA, optimizers: Optimizers
     """
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        load_weights(folder, model)
+        load_weights(folder, model, str(state.get("base_sha256", "")))
         ema.load_state_dict(read_weights(folder / EMA_WEIGHTS_FILE))
         _optimizers_from_tensors(optimizers, read_weights(folder / OPTIMIZER_FILE), state["optimizers"])
         return int(state["step"])
@@ -69,17 +83,34 @@ def load_checkpoint(folder: Path, model: Model, ema: EMA, optimizers: Optimizers
         ) from error
 
 
-def load_weights(folder: Path, model: Model) -> None:
+def load_weights(folder: Path, model: Model, base_sha256: str = "") -> None:
     """Load the weights of a checkpoint into the model of its recipe.
 
+    Args:
+        base_sha256: hash of the base of an adapter; empty: there is none.
+
     Raises:
-        CheckpointError: tensors are missing, surplus, or of another shape.
+        CheckpointError: tensors are missing, surplus, or of another shape, or the adapter is one of another base.
     """
     weights = read_weights(folder / WEIGHTS_FILE)
-    mismatch = describe_mismatch(model, weights)
+    if has_adapter(model):
+        with suppress(OSError, ValueError, AttributeError):  # `load_checkpoint` reports a damaged file
+            found = json.loads((folder / STATE_FILE).read_text(encoding="utf-8")).get("base_sha256", "")
+            check_resumed_base(found, base_sha256, str(model.recipe.base_model))
+        expected = {name: tuple(tensor.shape) for name, tensor in _saved_weights(model).items()}
+        mismatch = compare.describe_mismatch(weights, expected)
+    else:
+        mismatch = describe_mismatch(model, weights)
     if mismatch:
         raise CheckpointError(f"{folder}: the weights do not fit the recipe ({mismatch}). Resume with the same recipe.")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=not has_adapter(model))
+
+
+def _saved_weights(model: Model) -> dict[str, Tensor]:
+    """Return the weights that a checkpoint holds: all, or those of the adapter."""
+    if has_adapter(model):
+        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return model.state_dict()
 
 
 def list_checkpoints(out: Path) -> list[Path]:

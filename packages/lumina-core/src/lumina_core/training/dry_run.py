@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lumina_core.adapters.base import use_base_model
 from lumina_core.errors import LuminaError
-from lumina_core.model import Model, build_dataset, build_model, check_pretrained
+from lumina_core.model import Model, build_dataset, check_pretrained
 from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Dataset
@@ -19,7 +20,7 @@ from lumina_core.training.callbacks import check_samples
 from lumina_core.training.dataloader import StepDataset, check_data_sizes, encode_to_tokens, make_sampler
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import build_optimizers
-from lumina_core.training.trainer import LossModule, fit_conditioners, freeze
+from lumina_core.training.trainer import LossModule, build_training_model, fit_conditioners, freeze
 
 NUM_EXAMPLES = 4
 """Examples in the training step of a dry run."""
@@ -64,11 +65,14 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
     """
     check_pretrained(recipe, registry)
     dataset = build_dataset(recipe, registry)
-    model = build_model(recipe, registry)
+    if recipe.training.adapter is not None:
+        recipe, _ = use_base_model(recipe, (), registry)
+    model, _ = build_training_model(recipe, registry)
     check_data_sizes(model, dataset)
-    fit_conditioners(model, dataset)
     check_samples(model, registry)
-    freeze(model, recipe.training.freeze)
+    if recipe.training.adapter is None:
+        fit_conditioners(model, dataset)
+        freeze(model, recipe.training.freeze)
     raw_batch = StepDataset.of_model(dataset, model)[
         make_sampler(dataset, recipe.training.seed).step_keys(0, NUM_EXAMPLES)
     ]

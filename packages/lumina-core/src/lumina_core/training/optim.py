@@ -203,6 +203,16 @@ class EMA:
         self.weights = {name: state_dict[name].to(weight, copy=True) for name, weight in self.weights.items()}
 
 
+@torch.no_grad()
+def swap_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Exchange some weights of a model with tensors of the same shapes; a second call restores both."""
+    tensors = _averaged_tensors(model)
+    for name, other in weights.items():
+        values = tensors[name].clone()
+        tensors[name].copy_(other)
+        other.copy_(values)
+
+
 def _averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {
         **{name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad},

@@ -17,13 +17,16 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lumina_core.adapters.base import build_adapted_model, compute_dtype, use_base_model
+from lumina_core.adapters.files import ADAPTER_DIR, write_lora
+from lumina_core.adapters.lora import Lora, extract_lora, has_adapter
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
-from lumina_core.device import autocast, resolve_dtype
+from lumina_core.device import autocast
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file, user_path
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
-from lumina_core.model_dir import matching_weights, open_model_dir, read_model_config, save_model
+from lumina_core.model_dir import find_model, matching_weights, open_model_dir, read_model_config, save_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Conditioner, Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
@@ -85,13 +88,15 @@ class Trainer:
         device: "cpu", "cuda", "mps", ...; None for the best one available.
         resume: continue from the latest checkpoint in `out`, with the same numbers as without an interruption
             (bit-exact on a CPU).
-        init: models whose weights are copied where name and shape fit; the later one wins. Not used with `resume`.
+        init: models whose weights are copied where name and shape fit; the later one wins. Not used with `resume`. For
+            a recipe with `training.adapter`: the one model that the adapter is trained on, also with `resume`.
         registry: components; None for those of all installed plugins.
 
     Attributes:
         step: number of steps so far.
         model, ema, optimizers: state of the training.
         messages: what `init` copied, one line per model; what differs from the run that is resumed.
+        base_sha256: hash of the model that an adapter is trained on; empty without an adapter.
 
     Raises:
         ConfigError: the recipe, a field of the data or the batch size does not fit; `out` is a file, is in use by
@@ -113,7 +118,9 @@ class Trainer:
     ) -> None:
         self.registry = load_plugins() if registry is None else registry
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, registry=self.registry)
-        self.out, self.step, self.messages = Path(out), 0, list[str]()
+        self.out, self.step, self.messages, self.base_sha256 = Path(out), 0, list[str](), ""
+        if self.recipe.training.adapter is not None:
+            self.recipe, self.messages = use_base_model(self.recipe, init, self.registry)
         self._lock: RunLock | None = None
         self._stopped = False
         self.process = distributed.init_distributed(device)
@@ -127,17 +134,18 @@ class Trainer:
             check_pretrained(self.recipe, self.registry)
             self.dataset = build_dataset(self.recipe, self.registry) if dataset is None else as_dataset(dataset)
             torch.manual_seed(self.recipe.training.seed)
-            self.model = build_model(self.recipe, self.registry)
+            self.model, self.base_sha256 = build_training_model(self.recipe, self.registry)
             check_data_sizes(self.model, self.dataset)
             StepDataset.of_model(self.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
-            if checkpoint is None:
-                self._init_weights(init)
-            else:
-                load_weights(checkpoint, self.model)
+            if checkpoint is not None:
+                load_weights(checkpoint, self.model, self.base_sha256)
+            elif not has_adapter(self.model):
+                self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
             self.model.to(self.process.device)
             if isinstance(self.model.objective, SupportsNegatives):
                 self.model.objective.set_negatives(negative_tokens(self.model, self.dataset))
-            freeze(self.model, self.recipe.training.freeze)
+            if not has_adapter(self.model):
+                freeze(self.model, self.recipe.training.freeze)
             self.ema = EMA(self.model, self.recipe.training.ema_decay)
             self.optimizers = build_optimizers(self.model, self.recipe.training)
             if checkpoint is not None:
@@ -152,7 +160,7 @@ class Trainer:
         """Train until the last step of the recipe, or until a callback calls `stop`.
 
         Returns:
-            The folder of the model, which has the averaged weights.
+            The folder of the model, or of the adapter; it has the averaged weights.
 
         Raises:
             CheckpointError: a checkpoint cannot be written.
@@ -226,7 +234,9 @@ class Trainer:
             CheckpointError: it cannot be written; older checkpoints are unchanged.
         """
         folder = self._checkpoint_dir()
-        save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry)
+        save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry, self.base_sha256)
+        if has_adapter(self.model):
+            self._save_adapter()
         delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
         self._call("on_checkpoint", folder)
         return folder
@@ -240,13 +250,26 @@ class Trainer:
         self.step = load_checkpoint(checkpoint, self.model, self.ema, self.optimizers)
 
     def save_model(self) -> Path:
-        """Put the averaged weights into the model, and write it to model/; returns this folder."""
+        """Put the averaged weights into the model, and write it to model/, an adapter to lora/; returns this folder."""
+        if has_adapter(self.model):
+            adapter_dir = self._save_adapter() if self.process.is_main else self.out / ADAPTER_DIR
+            self.model.load_state_dict(self.ema.weights, strict=False)
+            distributed.wait_for_main(True, self.process)
+            return adapter_dir
         model_dir = self.out / "model"
         self.model.load_state_dict(self.ema.state_dict(self.model))
         if self.process.is_main:
             save_model(self.model, model_dir, self.registry)
         distributed.wait_for_main(True, self.process)
         return model_dir
+
+    def _save_adapter(self) -> Path:
+        """Write the averaged weights of the adapter to lora/, in peft's format; returns this folder."""
+        folder = self.out / ADAPTER_DIR
+        layers = extract_lora(self.model, self.ema.weights)
+        lora = Lora(layers, self.recipe.base_model or "", self.base_sha256)
+        write_lora(lora, folder, self.model, self.registry)
+        return folder
 
     def stop(self) -> None:
         """End `train` after the current step, with a checkpoint and a model."""
@@ -332,10 +355,10 @@ class Trainer:
     def _init_weights(self, init: Sequence[str | Path]) -> None:
         """Copy weights of other models, then fit the conditioners that are still new to the data set."""
         copied: set[str] = set()
-        for folder in map(Path, init):
-            loaded_dir = open_model_dir(folder, self.registry)
-            fitting = matching_weights(self.model, loaded_dir.weights)
-            weights = {name: read_tensor(tensor) for name, tensor in fitting.items()}
+        for folder in init:
+            with find_model(folder, self.registry) as path:
+                fitting = matching_weights(self.model, open_model_dir(path, self.registry).weights)
+                weights = {name: read_tensor(tensor) for name, tensor in fitting.items()}
             if not weights:
                 raise ConfigError(
                     f"init: got {folder}, none of whose weights fits the recipe by name and shape. Choose a model of a "
@@ -410,6 +433,19 @@ class RunLock:
                 for folder in self._new_dirs:
                     folder.rmdir()
         self._lock.release()
+
+
+def build_training_model(recipe: Recipe, registry: Registry) -> tuple[Model, str]:
+    """Build the model of a recipe; with `training.adapter` its base model with a new adapter, and the base's hash.
+
+    Raises:
+        LuminaError: a component is not available, or the adapter does not fit the base model.
+    """
+    return (
+        (build_model(recipe, registry), "")
+        if recipe.training.adapter is None
+        else build_adapted_model(recipe, registry)
+    )
 
 
 def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
@@ -518,7 +554,7 @@ class LossModule(nn.Module):
     def __init__(self, model: Model, training: TrainingConfig, process: ProcessInfo) -> None:
         super().__init__()
         self.model, self.cond_dropout, self.device = model, training.cond_dropout, process.device
-        self.dtype = resolve_dtype(training.mixed_precision, process.device)
+        self.dtype = compute_dtype(training, process.device)
         self.conditioners_by_field: Mapping[str, Conditioner] = model.conditioners_by_field
         self.latent_cache: LatentCache | None = None
         if training.cache_latents or any(one.cacheable for one in model.conditioners_by_field.values()):

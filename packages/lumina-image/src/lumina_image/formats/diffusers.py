@@ -12,7 +12,13 @@ from lumina_core.checkpoint.safetensors_io import has_weights, open_safetensors,
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.errors import CheckpointError
 from lumina_core.protocols import CheckpointFormat
-from lumina_image.formats.next_dit import PAD_TOKEN, DiffusersNextDiTAdapter, PublishedConfig, pad_token
+from lumina_image.formats.next_dit import (
+    PAD_TOKEN,
+    DiffusersNextDiTAdapter,
+    PublishedConfig,
+    diffusers_names,
+    pad_token,
+)
 from lumina_image.formats.recipes import DOWNSAMPLE_FACTOR, make_recipe, network_weights, published_config
 
 FORMAT_NAME = "image.diffusers"
@@ -96,6 +102,10 @@ class DiffusersFormat(CheckpointFormat):
             name: (json.dumps(content, indent=2, sort_keys=True) + "\n").encode() for name, content in contents.items()
         }
         return ExportPlan({f"{TRANSFORMER_DIR}/{WEIGHTS_STEM}": weights}, files, folders, notes=notes)
+
+    def lora_names(self, name: str) -> tuple[str, ...]:
+        """Return the names of a tensor in LuminaNextDiT2DModel: two for the query."""
+        return diffusers_names(name)
 
 
 def _recipe(

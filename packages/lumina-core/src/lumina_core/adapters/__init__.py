@@ -1,0 +1,1 @@
+"""Low-rank adapters (LoRA, DoRA) of a model: training, files, use."""
