@@ -30,7 +30,7 @@ from lumina_core.training.distributed import (
     wait_for_main,
     wrap_ddp,
 )
-from lumina_core.training.trainer import _has_optional_weights, freeze
+from lumina_core.training.trainer import freeze, optional_weights
 
 SETTINGS = {"steps": 8, "global_batch_size": 8, "checkpoint_interval": 4, "cond_dropout": 0.3}
 
@@ -168,7 +168,7 @@ def test_an_unknown_device_is_one_clear_error():
 def test_unused_parameters_are_searched_only_if_trained_conditioners_may_have_some(settings, expected):
     model = build_model(recipe("word", **settings), registry())
     freeze(model, settings.get("freeze", ()))
-    assert _has_optional_weights(model) is expected
+    assert bool(optional_weights(model)) is expected
 
 
 def test_gradients_are_averaged_once_per_step_and_terms_over_processes(tmp_path, monkeypatch):

@@ -135,7 +135,9 @@ class TrainingConfig(Config):
     mixed_precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="dtype of matrix products; auto: bfloat16 on devices with native support"
     )
-    compile: bool = Field(True, description="compile forward and backward by torch.compile")
+    compile: bool = Field(
+        True, description="compile forward and backward by torch.compile, with fsdp and hsdp block by block"
+    )
     cache_latents: bool = Field(False, description="cache the latents of a frozen autoencoder, by content")
     cache_bytes: int = Field(
         2**29,
@@ -144,6 +146,17 @@ class TrainingConfig(Config):
     )
     cache_dir: str | None = Field(None, description="folder of a cache on disk, which runs may share; None: none")
     cache_dir_bytes: int = Field(2**36, ge=0, description="bytes of the cache on disk; a full one only reads")
+    parallel: Literal["ddp", "fsdp", "hsdp"] = Field(
+        "ddp",
+        description="several processes: ddp: each holds the whole model; fsdp: weights, gradients, averages and "
+        "optimizer state are divided over all of them (FSDP2); hsdp: over groups of `shard_size` processes",
+    )
+    shard_size: int | None = Field(
+        None, ge=1, description="processes per copy of the weights with hsdp; None: those of one machine"
+    )
+    shard_frozen: bool = Field(
+        False, description="divide frozen weights over the processes too; they are gathered for each step"
+    )
     num_workers: int = Field(0, ge=0, description="processes that read examples")
     seed: int = Field(0, ge=0, lt=2**62, description="seed of initial weights, order, times, noise, crops and captions")
     checkpoint_interval: int = Field(500, ge=1, description="steps between checkpoints")

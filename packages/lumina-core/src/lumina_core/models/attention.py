@@ -109,6 +109,21 @@ class CrossAttentionKV:
             yield CrossAttentionKV(keys, values, mask), self.region_weights[:, index, None]
 
 
+@dataclass(frozen=True)
+class ContextInput:
+    """The context itself: blocks project it to their own keys and values in their forward pass, as in training.
+
+    Attributes:
+        context: (B, M, C).
+        mask: (B, M) bool, or None if all entries are real.
+        region_weights: see `CrossAttentionKV`, before projection (B, R, N).
+    """
+
+    context: Tensor
+    mask: Tensor | None
+    region_weights: Tensor | None = None
+
+
 class Attention(nn.Module):
     """Self-attention with encoded positions, plus cross-attention with the same queries.
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.models.attention import Attention, CrossAttentionKV, proportional_attn_scale
+from lumina_core.models.attention import Attention, ContextInput, CrossAttentionKV, proportional_attn_scale
 from lumina_core.models.layers import (
     FeedForward,
     Linear,
@@ -80,7 +80,7 @@ class BlockInputs:
         encoding: position encoding of the tokens and of the reference tokens behind them; one for all blocks or one
             per block.
         mask: (B, 1, 1, N) bool, or None without padding.
-        cross_kvs: keys and values of the context per block, or empty.
+        cross_kvs: keys and values of the context per block; in training one `ContextInput` for all blocks; or empty.
         pooled: (B, A) embedded pooled condition, or None.
         token_condition: (B, N, C) projected token condition, or None.
         reference: (B, R, C) embedded reference tokens, or None.
@@ -92,7 +92,7 @@ class BlockInputs:
 
     encoding: tuple[AttentionTransform, ...]
     mask: Tensor | None = None
-    cross_kvs: tuple[CrossAttentionKV, ...] = ()
+    cross_kvs: tuple[CrossAttentionKV | ContextInput, ...] = ()
     pooled: Tensor | None = None
     token_condition: Tensor | None = None
     reference: Tensor | None = None
@@ -104,14 +104,18 @@ class BlockInputs:
     def of_block(
         self, index: int
     ) -> tuple[
-        AttentionTransform, Tensor | None, CrossAttentionKV | None, float | Tensor | None, PooledAttention | None
+        AttentionTransform,
+        Tensor | None,
+        CrossAttentionKV | ContextInput | None,
+        float | Tensor | None,
+        PooledAttention | None,
     ]:
         """Return the arguments that the attention of a block takes besides its tokens, in the order of `Attention`."""
         is_dropped = bool(self.dropped_blocks) and self.dropped_blocks[index]
         return (
             _of_block(self.encoding, index),
             self.mask,
-            self.cross_kvs[index] if self.cross_kvs else None,
+            _of_block(self.cross_kvs, index) if self.cross_kvs else None,
             self.scale,
             _of_block(self.pooled_attention, index) if is_dropped else None,
         )
@@ -156,6 +160,13 @@ class BlockBase(nn.Module):
         """Compute this block's keys and values of a context; see `Attention.project_kv`."""
         assert self.context_norm is not None  # the backbone has checked the context's width
         return self.attention.project_kv(self.context_norm(context), mask, region_weights)
+
+    def as_kv(self, context: CrossAttentionKV | ContextInput | None) -> CrossAttentionKV | None:
+        """Return keys and values of a context, projected here unless they were projected before."""
+        if isinstance(context, ContextInput):
+            # not through `project_kv`, which sharded training wraps: it would release the weights within the block
+            return BlockBase.project_kv(self, context.context, context.mask, context.region_weights)
+        return context
 
 
 class DiTBackbone(Component, nn.Module):
@@ -229,7 +240,11 @@ class DiTBackbone(Component, nn.Module):
         Raises:
             ShapeError: tokens, time or condition have other shapes than this backbone takes.
         """
-        inputs = self.precompute(tokens, condition) if precomputed is None else precomputed
+        if precomputed is None:
+            # in training, blocks project the context themselves: a recomputed or sharded block then holds all its work
+            inputs = self.precompute(tokens, condition, project_context=not torch.is_grad_enabled())
+        else:
+            inputs = precomputed
         x, modulation = self._embed(tokens, t, inputs)
         modulation_act = None if modulation is None else F.silu(modulation)
         if inputs.block_cache is None:
@@ -306,6 +321,7 @@ class DiTBackbone(Component, nn.Module):
         condition: Condition,
         freqs: Sequence[Tensor] | None = None,
         scale: float | Tensor | None = None,
+        project_context: bool = True,
     ) -> BlockInputs:
         """Compute all inputs of the blocks that stay the same in every evaluation of a request.
 
@@ -314,6 +330,7 @@ class DiTBackbone(Component, nn.Module):
             condition: of the batch.
             freqs: rotary frequencies of each axis, for sizes larger than in training; None: the trained ones.
             scale: of the self-attention, a number or (B, 1, 1, 1); None: head_dim ** -0.5.
+            project_context: False: blocks project the context to keys and values when they run, as in training.
 
         Raises:
             ShapeError: tokens or condition have other shapes than this backbone takes.
@@ -327,12 +344,15 @@ class DiTBackbone(Component, nn.Module):
             token_condition = self.token_condition_embed(token_condition)
         blocks: Iterator[Any] = iter(self.blocks)
         context, region_weights = condition.context, _joined_region_weights(condition)
+        cross_kvs: tuple[CrossAttentionKV | ContextInput, ...] = ()
+        if context is not None and not project_context:
+            cross_kvs = (ContextInput(context, condition.context_mask, region_weights),)
+        elif context is not None:
+            cross_kvs = tuple(block.project_kv(context, condition.context_mask, region_weights) for block in blocks)
         return BlockInputs(
             encoding=self._encode(_joined_positions(tokens, reference), mask, freqs),
             mask=None if mask is None else mask[:, None, None],
-            cross_kvs=()
-            if context is None
-            else tuple(block.project_kv(context, condition.context_mask, region_weights) for block in blocks),
+            cross_kvs=cross_kvs,
             pooled=pooled,
             token_condition=token_condition,
             reference=None if reference is None else self.embed(reference.values),

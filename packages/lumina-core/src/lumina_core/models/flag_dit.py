@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.models.attention import CrossAttentionKV
+from lumina_core.models.attention import ContextInput, CrossAttentionKV
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
 from lumina_core.models.layers import RMSNorm
 from lumina_core.models.rope import AxialRope
@@ -35,18 +35,19 @@ class FlagDiTBlock(BlockBase):
         modulation: Tensor | None,
         encoding: AttentionTransform,
         mask: Tensor | None = None,
-        cross_kv: CrossAttentionKV | None = None,
+        cross_kv: CrossAttentionKV | ContextInput | None = None,
         scale: float | Tensor | None = None,
         pooled_attention: PooledAttention | None = None,
     ) -> Tensor:
         """Map x (B, N, C) and modulation (B, A) after SiLU, or None, to (B, N, C); for the rest see `Attention`."""
+        kv = self.as_kv(cross_kv)
         if self.modulation is None or modulation is None:
-            x = x + self.attention(self.attention_norm(x), encoding, mask, cross_kv, scale, pooled_attention)
+            x = x + self.attention(self.attention_norm(x), encoding, mask, kv, scale, pooled_attention)
             unmodulated: Tensor = x + self.feed_forward(self.ffn_norm(x))
             return unmodulated
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(modulation)[:, None].chunk(6, dim=-1)
         attn_input = self.attention_norm(x, 1 + scale_a) + shift_a
-        x = x + gate_a * self.attention(attn_input, encoding, mask, cross_kv, scale, pooled_attention)
+        x = x + gate_a * self.attention(attn_input, encoding, mask, kv, scale, pooled_attention)
         output: Tensor = x + gate_f * self.feed_forward(self.ffn_norm(x, 1 + scale_f) + shift_f)
         return output
 

@@ -50,7 +50,9 @@ class RMSNorm(nn.Module):
         if cpu_kernels.is_active(x):
             return cpu_kernels.rms_norm(x, self.weight, self.eps, scale)
         if x.dtype == torch.float32:
-            return F.rms_norm(x, (self.dim,), self.weight, self.eps) * scale
+            # sharded training may hold the weight in bfloat16
+            weight = None if self.weight is None else self.weight.to(x.dtype)
+            return F.rms_norm(x, (self.dim,), weight, self.eps) * scale
         normed = F.rms_norm(x.float(), (self.dim,), None, self.eps).to(x.dtype)
         return (normed if self.weight is None else normed * self.weight.to(x.dtype)) * scale
 

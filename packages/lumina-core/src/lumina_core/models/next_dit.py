@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.models.attention import CrossAttentionKV
+from lumina_core.models.attention import ContextInput, CrossAttentionKV
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
 from lumina_core.models.layers import RMSNorm, add_normed
 from lumina_core.models.rope import AxialRope
@@ -35,14 +35,14 @@ class NextDiTBlock(BlockBase):
         modulation: Tensor | None,
         encoding: AttentionTransform,
         mask: Tensor | None = None,
-        cross_kv: CrossAttentionKV | None = None,
+        cross_kv: CrossAttentionKV | ContextInput | None = None,
         scale: float | Tensor | None = None,
         pooled_attention: PooledAttention | None = None,
     ) -> Tensor:
         """Map x (B, N, C) and modulation (B, A) after SiLU, or None, to (B, N, C); for the rest see `Attention`."""
         scale_a, gate_a, scale_f, gate_f = self._modulation_params(modulation)
         attn_input = self.attention_norm1(x, scale_a)
-        attn_out = self.attention(attn_input, encoding, mask, cross_kv, scale, pooled_attention)
+        attn_out = self.attention(attn_input, encoding, mask, self.as_kv(cross_kv), scale, pooled_attention)
         x = add_normed(x, attn_out, self.attention_norm2, gate_a)
         ffn_out = self.feed_forward(self.ffn_norm1(x, scale_f))
         return add_normed(x, ffn_out, self.ffn_norm2, gate_f)

@@ -1,10 +1,12 @@
-"""Processes and devices: the only module that uses torch.distributed. A single process needs none of it."""
+"""Processes, devices and sharding by torch.distributed (DDP, FSDP2). A single process needs none of it."""
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -112,8 +114,227 @@ def wrap_ddp(module: nn.Module, process: ProcessInfo, find_unused_parameters: bo
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
-    """Skip the averaging of gradients: for all micro-batches of a step but the last."""
-    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+    """Skip the averaging of gradients: for all micro-batches of a step but the last.
+
+    A sharded module keeps the whole gradient in each process until then.
+    """
+    if isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return _without_gradient_sync(module) if is_sharded(module) else nullcontext()
+
+
+@contextmanager
+def _without_gradient_sync(module: Any) -> Iterator[None]:
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How a module is sharded.
+
+    Attributes:
+        shard_size: number of processes that share one copy of the weights; the processes hold world_size / shard_size
+            copies. None: one copy.
+        param_dtype: dtype of gathered weights; gradients are reduced in float32. None: as stored.
+    """
+
+    shard_size: int | None = None
+    param_dtype: torch.dtype | None = None
+
+
+def check_shard_size(shard_size: int | None, world_size: int) -> int:
+    """Return the number of processes that share one copy of the weights; None stands for those of one machine.
+
+    Raises:
+        ConfigError: the processes cannot be divided into groups of this size.
+    """
+    size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size)) if shard_size is None else shard_size
+    if world_size % size:
+        raise ConfigError(
+            f"training.shard_size: got {size} for {world_size} processes, expected a divisor of {world_size}. Choose "
+            "another one, or train with `parallel: fsdp`."
+        )
+    return size
+
+
+def shard_module(
+    module: nn.Module,
+    blocks: Sequence[nn.Module],
+    process: ProcessInfo,
+    options: ShardOptions = ShardOptions(),
+    replicated: Iterable[nn.Parameter] = (),
+    block_methods: Sequence[str] = (),
+) -> nn.Module:
+    """Shard the weights of a module over the processes by FSDP2, in place; names of weights stay as they are.
+
+    Args:
+        module: its forward pass computes the loss.
+        blocks: submodules that are gathered one at a time; all other weights are gathered for the whole step.
+        process: this process.
+        options: sizes and dtypes.
+        replicated: frozen weights that every process holds as a whole.
+        block_methods: methods of blocks that compute with their weights, besides `forward`.
+
+    Raises:
+        ConfigError: this release of torch has no FSDP2.
+    """
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    except ImportError as error:
+        raise ConfigError(
+            f"training.parallel: got fsdp or hsdp with torch {torch.__version__}, expected torch 2.7 or later. "
+            "Install it, or set `parallel: ddp`."
+        ) from error
+    size, world_size, device_type = options.shard_size, process.world_size, process.device.type
+    shape, names = ((world_size,), ("shard",)) if size is None else ((world_size // size, size), ("replicate", "shard"))
+    mesh = init_device_mesh(device_type, shape, mesh_dim_names=names)
+    # inputs are not cast: rotary angles and the residual stream stay float32, and autocast casts matrix products
+    policy = MixedPrecisionPolicy(options.param_dtype, torch.float32, cast_forward_inputs=False)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+        for name in block_methods:
+            register_fsdp_forward_method(block, name)
+    fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=set(replicated))
+    return module.to(process.device)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard_module` sharded this module."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor; other tensors as they are."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return tensor
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the whole of a sharded tensor; all processes call this in the same order."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return tensor
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def gathered(module: Any) -> Iterator[None]:
+    """Gather the weights of a sharded module outside of its blocks, for calls of its submodules; without gradients."""
+    if not is_sharded(module):
+        yield
+        return
+    module.unshard()
+    try:
+        yield
+    finally:
+        module.reshard()
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients so that their global norm is at most `max_norm`; return the norm before.
+
+    Args:
+        parameters: all sharded over the same processes, or none.
+        max_norm: largest norm.
+    """
+    sharded = next((p for p in parameters if type(p) is not nn.Parameter), None)
+    if sharded is None:
+        return nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+    grads = [local_tensor(p.grad) for p in parameters if p.grad is not None]
+    total = torch.stack(torch._foreach_norm(grads)).square().sum() if grads else torch.zeros(())
+    dist.all_reduce(total, group=shard_group(sharded))
+    norm = total.sqrt()
+    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def shard_group(parameter: Tensor) -> Any:
+    """Return the process group over which a sharded parameter is divided."""
+    mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]  # of a DTensor
+    return mesh.get_group(mesh.ndim - 1)
+
+
+def transform_matrices(matrices: Sequence[Tensor], parameter: Tensor, transform: Any) -> list[Tensor]:
+    """Apply a function of whole matrices to sharded ones: each process gathers and transforms its share of them.
+
+    Args:
+        matrices: this process's rows of matrices of one shape.
+        parameter: a sharded parameter of this shape.
+        transform: (K, m, n) -> (K, m, n).
+
+    Returns:
+        This process's rows of the results.
+    """
+    group = shard_group(parameter)
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    rows, columns = parameter.shape
+    # torch.chunk, by which FSDP2 divides the rows
+    step = -(-rows // size)
+    counts = [max(0, min(rows - k * step, step)) for k in range(size)]
+    owned = [len(range(k, len(matrices), size)) for k in range(size)]
+    out_sizes = [n * counts[rank] * columns for n in owned]
+    in_sizes = [owned[rank] * count * columns for count in counts]
+    sent = torch.cat([matrices[k].reshape(-1) for owner in range(size) for k in range(owner, len(matrices), size)])
+    received = sent.new_empty(sum(in_sizes))
+    dist.all_to_all_single(received, sent, in_sizes, out_sizes, group=group)
+    parts = [
+        part.view(owned[rank], count, columns) for part, count in zip(received.split(in_sizes), counts, strict=True)
+    ]
+    whole = torch.cat(parts, dim=1)
+    whole = transform(whole) if owned[rank] else whole
+    back = torch.cat([part.reshape(-1) for part in whole.split(counts, dim=1)])
+    results = torch.empty_like(sent)
+    dist.all_to_all_single(results, back, out_sizes, in_sizes, group=group)
+    by_matrix = results.split([counts[rank] * columns] * len(matrices)) if counts[rank] else [results] * len(matrices)
+    order = [k for owner in range(size) for k in range(owner, len(matrices), size)]
+    ordered = dict(zip(order, by_matrix, strict=True))
+    return [ordered[k].view(counts[rank], columns) for k in range(len(matrices))]
+
+
+def used_parameters(loss: Tensor, parameters: Sequence[Tensor]) -> list[bool]:
+    """Return for each parameter whether a gradient of the loss reaches it, by a walk over the graph."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    stack: list[Any] = [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        stack.extend(parent for parent, _ in node.next_functions)
+    return [id(parameter) in found for parameter in parameters]
+
+
+def all_reduce_any(flags: Sequence[bool], process: ProcessInfo) -> list[bool]:
+    """Return for each flag whether it is set in any process."""
+    value = torch.tensor(flags, dtype=torch.int32, device=process.device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in value.tolist()]
+
+
+def broadcast_object(value: Any, process: ProcessInfo) -> Any:
+    """Return the first process's value, which is pickled between the processes of this run."""
+    if process.world_size == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0, group=process.wait_group)
+    return values[0]
 
 
 def all_reduce_mean(value: Tensor, process: ProcessInfo) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lumina_core.errors import ConfigError, suggest
 from lumina_core.protocols import Component
 from lumina_core.recipe import TrainingConfig
+from lumina_core.training.distributed import local_tensor, transform_matrices
 
 
 class Muon(torch.optim.Optimizer):
@@ -22,7 +23,8 @@ class Muon(torch.optim.Optimizer):
     and AdamW's weight decay suits. A fused projection (query, key and value) is orthogonalized as one matrix.
 
     `torch.optim.Muon` (torch >= 2.9) iterates in bfloat16 on every device; this class does so on CUDA only, and
-    iterates over all matrices of a shape together.
+    iterates over all matrices of a shape together. Of sharded matrices, each process gathers its share, iterates, and
+    sends the rows back: every matrix is orthogonalized as a whole, once.
 
     Args:
         parameters: matrices (out, in), or groups of them.
@@ -49,18 +51,27 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for params in by_shape.values():
-                updates = torch.stack([self._nesterov_update(parameter, group["momentum"]) for parameter in params])
-                scale = group["lr"] * 0.2 * max(updates.shape[-2:]) ** 0.5
-                for parameter, update in zip(params, zeropower_via_newtonschulz(updates), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
+                updates = [self._nesterov_update(parameter, group["momentum"]) for parameter in params]
+                scale = group["lr"] * 0.2 * max(params[0].shape) ** 0.5
+                for parameter, update in zip(params, _orthogonalize(params, updates), strict=True):
+                    local = local_tensor(parameter)
+                    local.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
 
     def _nesterov_update(self, parameter: Tensor, momentum: float) -> Tensor:
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(state["momentum"], momentum)
+        grad, average = local_tensor(parameter.grad), local_tensor(state["momentum"])
+        average.lerp_(grad, 1 - momentum)
+        return grad.lerp(average, momentum)
+
+
+def _orthogonalize(params: Sequence[Tensor], updates: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Orthogonalize updates of matrices of one shape; of sharded matrices, this process's rows."""
+    if type(params[0]) in (Tensor, nn.Parameter):
+        return list(zeropower_via_newtonschulz(torch.stack(list(updates))))
+    return transform_matrices(updates, params[0], zeropower_via_newtonschulz)
 
 
 def zeropower_via_newtonschulz(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -173,7 +184,8 @@ class EMA:
     """Exponential moving average of the trainable weights, and of the floating-point buffers of trained modules.
 
     The decay of step n (the first is 0) is min(decay, (1 + n) / (10 + n)), so that short runs forget their first steps.
-    Integer buffers (a vocabulary) and frozen modules are those of the model.
+    Integer buffers (a vocabulary) and frozen modules are those of the model. Averages of sharded weights are sharded in
+    the same way.
 
     Attributes:
         weights: the averages by their names in the state dict.
@@ -188,7 +200,8 @@ class EMA:
         """Add the weights after a step (the first is 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         current = _averaged_tensors(model)
-        torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1 - decay)
+        averages = [local_tensor(average) for average in self.weights.values()]
+        torch._foreach_lerp_(averages, [local_tensor(current[name]) for name in self.weights], 1 - decay)
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the state dict of the model with the averages in place of its weights."""

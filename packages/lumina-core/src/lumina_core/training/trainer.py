@@ -27,6 +27,7 @@ from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file, user_path
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
 from lumina_core.model_dir import find_model, matching_weights, open_model_dir, read_model_config, save_model
+from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Conditioner, Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
@@ -141,18 +142,20 @@ class Trainer:
                 load_weights(checkpoint, self.model, self.base_sha256)
             elif not has_adapter(self.model):
                 self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
-            self.model.to(self.process.device)
+            # a sharded model moves to the device block by block
+            if not self.is_sharded or isinstance(self.model.objective, SupportsNegatives):
+                self.model.to(self.process.device)
             if isinstance(self.model.objective, SupportsNegatives):
                 self.model.objective.set_negatives(negative_tokens(self.model, self.dataset))
             if not has_adapter(self.model):
                 freeze(self.model, self.recipe.training.freeze)
+            self._loss_module = LossModule(self.model, self.recipe.training, self.process)
+            self._parallel_module = parallelize(self._loss_module, self.recipe.training, self.process)
             self.ema = EMA(self.model, self.recipe.training.ema_decay)
             self.optimizers = build_optimizers(self.model, self.recipe.training)
             if checkpoint is not None:
                 self.load(checkpoint)
             self._trainable = [p for p in self.model.parameters() if p.requires_grad]
-            self._loss_module = LossModule(self.model, self.recipe.training, self.process)
-            self._ddp_module = distributed.wrap_ddp(self._loss_module, self.process, _has_optional_weights(self.model))
             own = [MetricLogger(self.out), CheckpointCallback(), SampleCallback(self)]
             self.callbacks: list[TrainCallback] = [*own, *callbacks]
 
@@ -295,12 +298,12 @@ class Trainer:
         the fault is the compiler's, not the model's. All processes have the same loss and norm, and so decide alike.
         """
         loss, terms = self._forward_backward(batch)
-        grad_norm = nn.utils.clip_grad_norm_(self._trainable, self.recipe.training.max_norm, foreach=True)
+        grad_norm = distributed.clip_grad_norm(self._trainable, self.recipe.training.max_norm)
         if self._loss_module.is_compiled and not bool(torch.isfinite(loss + grad_norm)):
             self.optimizers.zero_grad()
             self._loss_module.is_compiled = False
             loss, terms = self._forward_backward(batch)
-            grad_norm = nn.utils.clip_grad_norm_(self._trainable, self.recipe.training.max_norm, foreach=True)
+            grad_norm = distributed.clip_grad_norm(self._trainable, self.recipe.training.max_norm)
             if bool(torch.isfinite(loss + grad_norm)) and self.process.is_main:
                 warnings.warn(
                     f"step {self.step + 1}: torch.compile gave NaN or Inf where the same step without it is finite; "
@@ -317,12 +320,13 @@ class Trainer:
         total, terms = torch.zeros((), device=self.process.device), dict[str, Tensor]()
         for rows in slices:
             weight = (rows.stop - rows.start) / size
-            with contextlib.nullcontext() if rows is slices[-1] else distributed.no_sync(self._ddp_module):
-                loss, loss_terms = self._ddp_module(batch.microbatch(rows))
+            with contextlib.nullcontext() if rows is slices[-1] else distributed.no_sync(self._parallel_module):
+                loss, loss_terms = self._parallel_module(batch.microbatch(rows))
                 (loss * weight).backward()
             total = total + loss.detach() * weight
             for name, value in loss_terms.items():
                 terms[name] = terms.get(name, 0) + value * weight
+        self._loss_module.clear_unused_grads()
         means = distributed.all_reduce_mean(torch.stack([total, *terms.values()]), self.process)
         return means[0], dict(zip(terms, means[1:], strict=True))
 
@@ -370,6 +374,11 @@ class Trainer:
             rest = f"new: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else "nothing is new"
             self.messages.append(f"copied {len(weights)} tensors of {folder}; {rest}")
         fit_conditioners(self.model, self.dataset, copied)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds only a part of the weights."""
+        return self.recipe.training.parallel != "ddp" and self.process.world_size > 1
 
     def _checkpoint_dir(self) -> Path:
         return self.out / "checkpoints" / f"step-{self.step:08d}"
@@ -454,6 +463,13 @@ def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
             f"training.global_batch_size: got {training.global_batch_size} for {process.world_size} processes, "
             f"expected a multiple of {process.world_size}."
         )
+    if training.adapter is not None and training.parallel != "ddp":
+        raise ConfigError(
+            f"training.parallel: got {training.parallel} with an adapter, expected ddp: the gradients and averages of an "
+            "adapter are small, and its frozen base may be quantized. Remove the key."
+        )
+    if training.parallel == "hsdp" and process.world_size > 1:
+        distributed.check_shard_size(training.shard_size, process.world_size)
 
 
 FIXED_KEYS = ("task", "tokenizer", "autoencoder", "conditioners", "backbone", "head", "objective")
@@ -503,14 +519,40 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _has_optional_weights(model: Model) -> bool:
-    """Whether a step may leave trained weights without a gradient.
+def optional_weights(model: Model) -> dict[str, nn.Parameter]:
+    """Return the trained weights that a step may leave without a gradient, by name.
 
     A conditioner's null embedding takes part only if an item's conditions are dropped; backbone and head always do.
     """
-    return any(
-        parameter.requires_grad and not name.startswith(("backbone.", "head."))
+    return {
+        name: parameter
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith(("backbone.", "head."))
+    }
+
+
+def parallelize(loss_module: LossModule, training: TrainingConfig, process: ProcessInfo) -> nn.Module:
+    """Prepare a loss module for several processes; a single one gets the module itself."""
+    model = loss_module.model
+    if training.parallel == "ddp" or process.world_size == 1:
+        return distributed.wrap_ddp(loss_module, process, bool(optional_weights(model)))
+    size = None
+    if training.parallel == "hsdp":
+        size = distributed.check_shard_size(training.shard_size, process.world_size)
+    param_dtype = None if loss_module.dtype == torch.float32 else loss_module.dtype
+    frozen = [] if training.shard_frozen else [p for p in model.parameters() if not p.requires_grad]
+    blocks: list[nn.Module] = []
+    if isinstance(model.backbone, DiTBackbone):
+        blocks = list(model.backbone.blocks)
+        # frozen blocks are large: they are always divided
+        in_blocks = {id(p) for block in blocks for p in block.parameters()}
+        frozen = [p for p in frozen if id(p) not in in_blocks]
+        if training.compile:
+            compile_blocks(model.backbone, process.device)
+    loss_module.track_unused_weights()
+    methods = ("project_kv", "block_input")  # of blocks; sampling calls them
+    return distributed.shard_module(
+        loss_module, blocks, process, distributed.ShardOptions(size, param_dtype), frozen, methods
     )
 
 
@@ -559,9 +601,10 @@ class LossModule(nn.Module):
         self.latent_cache: LatentCache | None = None
         if training.cache_latents or any(one.cacheable for one in model.conditioners_by_field.values()):
             self._add_cache(training)
-        self.is_compiled = training.compile
-        """Whether the forward pass runs compiled; may be set to False between steps."""
-        self._compiled_predict = CompiledPredict(model.predict, process.device) if training.compile else model.predict
+        self.process, self._used_weights = process, dict[str, bool]()
+        self.is_compiled = training.compile and (training.parallel == "ddp" or process.world_size == 1)
+        """Whether the forward pass runs compiled as a whole; may be set to False between steps."""
+        self._compiled_predict = CompiledPredict(model.predict, process.device) if self.is_compiled else model.predict
 
     def _add_cache(self, training: TrainingConfig) -> None:
         from lumina_core.training.cache import Cache, LatentCache, cache_conditioners, encode_batch_size
@@ -576,6 +619,38 @@ class LossModule(nn.Module):
 
     def forward(self, raw_batch: RawBatch, eager: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the mean loss of the items, and its terms; `eager` does without torch.compile."""
+        total, terms = self._loss(raw_batch, eager)
+        return (self._with_unused_weights(total) if self._used_weights else total), terms
+
+    def track_unused_weights(self) -> None:
+        """Give a gradient to weights that a step does not use: sharded gradients are reduced in all processes or none.
+
+        Without this, a process whose items have no dropped conditions would wait for the others forever.
+        """
+        self._used_weights = dict.fromkeys(optional_weights(self.model), False)
+
+    def clear_unused_grads(self) -> None:
+        """Delete the gradients of weights that no process used in this step, so that optimizers skip them."""
+        if not self._used_weights:
+            return
+        used = distributed.all_reduce_any(list(self._used_weights.values()), self.process)
+        parameters = optional_weights(self.model)
+        for name, is_used in zip(self._used_weights, used, strict=True):
+            self._used_weights[name] = False
+            if not is_used:
+                parameters[name].grad = None
+
+    def _with_unused_weights(self, loss: Tensor) -> Tensor:
+        weights = optional_weights(self.model)
+        for (name, weight), used in zip(
+            weights.items(), distributed.used_parameters(loss, list(weights.values())), strict=True
+        ):
+            self._used_weights[name] |= used
+            if not used:
+                loss = loss + 0 * weight.sum()
+        return loss
+
+    def _loss(self, raw_batch: RawBatch, eager: bool) -> tuple[Tensor, dict[str, Tensor]]:
         generators = [key.torch_generator() for key in raw_batch.keys]
         with autocast(self.dtype, self.device):
             if isinstance(self.model.objective, SupportsAutoencoderLoss):
@@ -621,10 +696,22 @@ class CompiledPredict:
         return (self._static if length == self._static_length else self._dynamic)(tokens, t, condition)
 
 
+def compile_blocks(backbone: DiTBackbone, device: torch.device) -> None:
+    """Compile each block of a backbone; without a C++ compiler on a CPU, leave it as it is, with a warning."""
+    if _can_compile(device):
+        backbone.compile_blocks()
+
+
+def _can_compile(device: torch.device) -> bool:
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        warnings.warn("no C++ compiler found: training without torch.compile, which is slower", stacklevel=3)
+        return False
+    return True
+
+
 def compile_predict(predict: Predict, device: torch.device, dynamic: bool = False) -> Predict:
     """Compile a forward pass; without a C++ compiler on a CPU, return it as it is, with a warning."""
-    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        warnings.warn("no C++ compiler found: training without torch.compile, which is slower", stacklevel=2)
+    if not _can_compile(device):
         return predict
     compiled_predict: Predict = torch.compile(predict, dynamic=dynamic)
     return compiled_predict
@@ -646,7 +733,11 @@ def find_nonfinite_layer(model: nn.Module, forward: Callable[[], Any], step: int
     finally:
         for handle in handles:
             handle.remove()
-    nonfinite = [f"the weights {n}" for n, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    nonfinite = [
+        f"the weights {name}"
+        for name, weight in model.named_parameters()
+        if not bool(torch.isfinite(distributed.local_tensor(weight)).all())
+    ]
     source = [*layers, *nonfinite, "the loss or its gradient (the output of every layer is finite)"][0]
     return LuminaError(
         f"step {step + 1}: got NaN or Inf, first from {source}. The weights are unchanged. Lower training.lr or "

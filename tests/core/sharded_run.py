@@ -1,0 +1,89 @@
+"""Trainings in several processes, for tests: python sharded_run.py SCENARIOS.json, with the environment of torchrun.
+
+Each scenario is {"recipe": values, "out": folder, "processes": number, "port": number, "resume": bool}; the processes
+of higher ranks skip it. The first process writes losses, whole weights and whole averages to <out>.pt; every process
+writes the bytes that it holds to <out>.<rank>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from core import toy
+
+from lumina_core.recipe import read_recipe
+from lumina_core.training.distributed import full_tensor, local_tensor
+from lumina_core.training.trainer import Trainer
+
+
+def run(scenario):
+    """Train one scenario, and write its results."""
+    os.environ["MASTER_PORT"], os.environ["WORLD_SIZE"] = str(scenario["port"]), str(scenario["processes"])
+    if int(os.environ["RANK"]) >= scenario["processes"]:
+        return
+    toy_recipe, out = read_recipe(scenario["recipe"], "toy"), Path(scenario["out"])
+    with Trainer(
+        toy_recipe, out, device="cpu", registry=toy.registry(), resume=scenario.get("resume", False)
+    ) as trainer:
+        losses, held = [], {}
+        for batch in trainer.batches():
+            losses.append(trainer.train_step(batch).loss)
+        held = {
+            "parameters": sum(local_tensor(p).nbytes for p in trainer.model.parameters()),
+            "ema": sum(local_tensor(average).nbytes for average in trainer.ema.weights.values()),
+            "optimizer": sum(
+                local_tensor(value).nbytes
+                for optimizer in trainer.optimizers.optimizers
+                for state in optimizer.state.values()
+                for value in state.values()
+                if isinstance(value, torch.Tensor) and value.ndim
+            ),
+        }
+        batch = next(iter(trainer.batches()), batch)
+        trainer._forward_backward(batch)
+        held["gradients"] = sum(local_tensor(p.grad).nbytes for p in trainer.model.parameters() if p.grad is not None)
+        weights = {name: full_tensor(tensor).detach() for name, tensor in trainer.model.state_dict().items()}
+        ema = {name: full_tensor(tensor).detach() for name, tensor in trainer.ema.weights.items()}
+        rank = trainer.process.rank
+    out.with_suffix(f".{rank}.json").write_text(json.dumps(held))
+    if rank == 0:
+        torch.save({"losses": losses, "weights": weights, "ema": ema}, out.with_suffix(".pt"))
+
+
+def free_port():
+    """Return a port that no process uses."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def launch(folder, scenarios, timeout=240):
+    """Run scenarios in as many processes as they need, joined by gloo; returns exit codes and outputs."""
+    world_size = max(scenario["processes"] for scenario in scenarios)
+    path = folder / f"scenarios-{free_port()}.json"
+    path.write_text(json.dumps([{"port": free_port(), **scenario} for scenario in scenarios]))
+    shared = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(path)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(world_size)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for one in json.loads(Path(sys.argv[1]).read_text()):
+        run(one)
