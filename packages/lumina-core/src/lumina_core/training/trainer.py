@@ -465,7 +465,7 @@ def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
         )
     if training.adapter is not None and training.parallel != "ddp":
         raise ConfigError(
-            f"training.parallel: got {training.parallel} with an adapter, expected ddp: the gradients and averages of an "
+            f"training.parallel: got {training.parallel} with an adapter, expected ddp: gradients and averages of an "
             "adapter are small, and its frozen base may be quantized. Remove the key."
         )
     if training.parallel == "hsdp" and process.world_size > 1:
