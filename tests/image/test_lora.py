@@ -331,6 +331,8 @@ def test_a_resumed_training_of_an_adapter_has_the_same_numbers(train, tmp_path):
     checkpoint = tmp_path / "whole" / "checkpoints" / "step-00000004" / "model.safetensors"
     assert set(load_file(checkpoint)) == {name for name in _parameters(first)}
     assert (tmp_path / "whole" / "samples").is_dir()
+    with pytest.raises(CheckpointError, match="got the training of an adapter, expected a model. Open its base"):
+        load_model(tmp_path / "whole")
 
 
 def _parameters(tensors):
@@ -381,3 +383,27 @@ def test_the_command_line_adds_loras_with_weights(ask, lumina, tiny_folder, tmp_
     wrong = ask(*options, full, "--lora", f"{folder}:much")
     assert wrong.status == 2 and "--lora: got weight 'much', expected a number" in wrong.err
     assert "expected an existing file or folder" in ask(*options, full, "--lora", tmp_path / "nothing").err
+
+
+def test_the_command_line_converts_a_lora(lumina, tiny_folder, tmp_path, registry):
+    lora = Lora(random_lora(tiny_folder).layers, str(tiny_folder))
+    write_lora(lora, tmp_path / "lora", load_model(tiny_folder), registry)
+    file = tmp_path / "style.safetensors"
+    done = lumina("convert", tmp_path / "lora", file, "--format", "kohya")
+    assert done.status == 0 and f"a LoRA of 10 layers of {tiny_folder} -> kohya" in done.out, done
+    back = lumina("convert", file, tmp_path / "back", "--json")
+    assert json.loads(back.out) == {
+        "to": "peft", "base": str(tiny_folder), "layers": 10, "written": str(tmp_path / "back")
+    }  # fmt: skip
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("lora", "back"))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    refusals = {
+        ("--format", "kohia"): "expected a format of LoRA files; did you mean 'kohya'?",
+        ("--format", "kohya"): "expected a file that ends in .safetensors",
+        ("--dtype", "float16"): "--dtype: got it for the LoRA",
+        ("--base", tmp_path / "none"): "expected a model folder or the name of an installed model",
+    }
+    for options, message in refusals.items():
+        assert message in lumina("convert", file, tmp_path / "new", *options).err
+        assert not (tmp_path / "new").exists()
+    assert "--base: got" in lumina("convert", tiny_folder, tmp_path / "new", "--base", tiny_folder).err

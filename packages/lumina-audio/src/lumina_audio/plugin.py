@@ -117,6 +117,8 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
         "instruments_vae": "autoencoder of the built-in model",
         "instruments_vocoder": "vocoder of the built-in model",
         "tiny": "very small model that trains in a minute on a CPU",
+        "lora": "LoRA of the sounds in a folder",
+        "sounds": "model of the sounds in a folder, started from the built-in one",
         "music": "Lumina-T2Music in its released size",
         "effects": "Lumina-T2Audio in its released size",
         "base": "Next-DiT for audio of the paper, with two text encoders",

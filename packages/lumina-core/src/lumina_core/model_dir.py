@@ -119,6 +119,11 @@ def load_model(
             check_dtype(loaded)
         model = _build_empty(loaded, registry)
         mismatch = describe_mismatch(model, loaded.weights)
+        if mismatch and loaded.recipe.training.adapter is not None:
+            raise CheckpointError(
+                f"{loaded.folder}: got the training of an adapter, expected a model. Open its base, "
+                f"{loaded.recipe.base_model}, and load the adapter as a LoRA."
+            )
         if mismatch:
             raise CheckpointError(f"{loaded.folder} does not fit its recipe: {mismatch}")
         stored_dtype = dominant_dtype(loaded.weights)

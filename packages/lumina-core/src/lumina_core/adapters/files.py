@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lumina_core.adapters.lora import Lora, LoraWeights, linear_layers
 from lumina_core.adapters.names import LayerNames, LayerPart
+from lumina_core.adapters.source import CONFIG_FILE, WEIGHTS_FILE, find_file
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.config import suggest_or_list
@@ -27,10 +28,6 @@ from lumina_core.io import atomic_dir, atomic_file
 from lumina_core.model import Model
 from lumina_core.plugins.registry import Registry
 
-ADAPTER_DIR = "lora"
-"""Folder of the adapter within that of a training."""
-WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
-"""Names of peft's files."""
 BASE_KEY, HASH_KEY = "base_model", "base_sha256"
 """Header entries of the safetensors file."""
 _DIFFUSERS_METADATA = "lora_adapter_metadata"
@@ -65,7 +62,7 @@ def read_lora(path: str | Path, model: Model, registry: Registry, strict: bool =
         CheckpointError: the file is missing or damaged, a key matches no layer, a layer is incomplete or of another
             shape, or the adapter is of another kind.
     """
-    file, config = _find_file(Path(path))
+    file, config = find_file(Path(path))
     tensors = {name: read_tensor(tensor) for name, tensor in open_safetensors(file).items()}
     metadata = _read_metadata(file)
     names, unmatched = LayerNames(model, registry), list[str]()
@@ -137,33 +134,15 @@ def write_lora(lora: Lora, path: Path, model: Model, registry: Registry, file_fo
         raise CheckpointError(f"cannot write {path} ({' '.join(str(error).split())}).") from error
 
 
-def _find_file(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the file of the weights, and the content of peft's config if it is beside it."""
-    if path.is_dir():
-        folder = next((one for one in (path, path / ADAPTER_DIR) if (one / WEIGHTS_FILE).is_file()), None)
-        if folder is None:
-            files = sorted(path.glob("*.safetensors"))
-            if len(files) != 1 or (path / "config.json").is_file():
-                raise CheckpointError(
-                    f"lora: got {path} without {WEIGHTS_FILE}, expected a folder of peft or of a training of an "
-                    "adapter, or a .safetensors file."
-                )
-            return files[0], {}
-        path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise CheckpointError(f"lora: got {path}, expected an existing file or folder.")
-    config_path = path.with_name(CONFIG_FILE)
-    if path.name != WEIGHTS_FILE or not config_path.is_file():
-        return path, {}
-    try:
-        config = dict(json.loads(config_path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{config_path}: cannot read it as the config of an adapter ({error}).") from error
-    unsupported = {"peft_type": "LORA", "fan_in_fan_out": False, "lora_bias": False}
-    for key, expected in unsupported.items():
-        if config.get(key, expected) != expected:
-            raise CheckpointError(f"{config_path}: {key}: got {config[key]}, expected {expected}.")
-    return path, config
+def stated_base(path: str | Path) -> str:
+    """Return the name or folder of the model that a LoRA says it is for; empty: it says none.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    file, config = find_file(Path(path))
+    open_safetensors(file)
+    return _read_metadata(file).get(BASE_KEY) or str(config.get("base_model_name_or_path") or "")
 
 
 def _read_metadata(file: Path) -> dict[str, str]:

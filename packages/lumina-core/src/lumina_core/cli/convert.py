@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from lumina_core.adapters.source import is_lora
 from lumina_core.cli.console import progress_bar
+from lumina_core.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -17,6 +19,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--format", metavar="NAME", help="Checkpoint format to write.  [default: lumina, unless SRC has it]")
+@click.option("--base", metavar="MODEL", help="Of a LoRA: its model, folder or name.  [default: as the LoRA says]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the weights.  [default: as stored]")
 @click.option("--bundle", is_flag=True, help="Copy pretrained folders (text encoder, autoencoder) into DST.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Recipe key to change; can be repeated.")
@@ -30,6 +33,9 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
     """Convert the model in SRC to the format of this project, or to another --format.
 
     `lumina plugins` lists the formats. DST is written completely or not at all.
+
+    SRC may be a LoRA, a .safetensors file or a folder of peft: --format is then peft (the default), kohya, comfyui or
+    diffusers.
     """
     import torch
 
@@ -37,6 +43,12 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
     from lumina_core.plugins.loader import load_plugins
 
     check_destination(source, destination, options["overwrite"])
+    base = options.pop("base")
+    if is_lora(source):
+        _convert_lora(source, destination, base, options)
+        return
+    if base is not None:
+        raise ConfigError(f"--base: got {base} for the model {source}, expected a LoRA. Remove the option.")
     dtypes = {name: getattr(torch, name) for name in DTYPES}
     convert_options = ConvertOptions(
         options["format"], dtypes.get(options["dtype"]), options["overrides"], options["bundle"]
@@ -67,3 +79,30 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
     for name in [*files, *(f"{name}/" for name in export_plan.folders)]:
         click.echo(f"  {name}")
     click.echo("nothing was written (--dry-run)" if dry_run else f"the model is in {destination}")
+
+
+def _convert_lora(source: Path, destination: Path, base: str | None, options: dict[str, Any]) -> None:
+    from lumina_core.adapters.files import read_lora, stated_base, write_lora
+    from lumina_core.model_dir import load_model
+    from lumina_core.plugins.loader import load_plugins
+
+    for name in ("dtype", "bundle", "overrides"):
+        if options[name]:
+            option = "set" if name == "overrides" else name
+            raise ConfigError(f"--{option}: got it for the LoRA {source}, expected a model. Remove the option.")
+    registry = load_plugins()
+    base = base or stated_base(source)
+    if not base:
+        raise ConfigError(f"--base: got none, and {source} names no model. Give the model that the LoRA is for.")
+    model = load_model(base, registry)
+    lora = read_lora(source, model, registry)
+    file_format, dry_run = options["format"] or "peft", options["dry_run"]
+    if not dry_run:
+        write_lora(lora, destination, model, registry, file_format)
+    if options["as_json"]:
+        content = {"to": file_format, "base": base, "layers": len(lora.layers)}
+        content["written"] = None if dry_run else str(destination)
+        click.echo(json.dumps(content, ensure_ascii=False))
+        return
+    click.echo(f"a LoRA of {len(lora.layers)} layers of {base} -> {file_format}")
+    click.echo("nothing was written (--dry-run)" if dry_run else f"the LoRA is in {destination}")

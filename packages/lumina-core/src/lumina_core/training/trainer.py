@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lumina_core.adapters.base import build_adapted_model, compute_dtype, use_base_model
-from lumina_core.adapters.files import ADAPTER_DIR, write_lora
+from lumina_core.adapters.files import write_lora
 from lumina_core.adapters.lora import Lora, extract_lora, has_adapter
+from lumina_core.adapters.source import ADAPTER_DIR
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.device import autocast
