@@ -10,7 +10,8 @@ import torch
 
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights, num_bytes
 from lumina_core.checkpoint.safetensors_io import MAX_SHARD_BYTES
-from lumina_core.errors import ConfigError, suggest
+from lumina_core.errors import CheckpointError, ConfigError, suggest
+from lumina_core.io import check_replaceable
 from lumina_core.model_dir import (
     CONFIG_FILE,
     EXTRA_STEM,
@@ -26,6 +27,7 @@ from lumina_core.model_dir import (
     write_export,
 )
 from lumina_core.plugins.registry import Registry
+from lumina_core.pretrained import pretrained_files
 from lumina_core.recipe import map_paths, override_recipe, read_recipe
 
 NATIVE_FORMAT = "lumina"
@@ -93,8 +95,26 @@ def plan_conversion(source: Path, registry: Registry, options: ConvertOptions = 
         export_plan = _native_export(checkpoint, registry, options.bundle)
     else:
         export_plan = find_format(registry, target_format).export(checkpoint)
+    _check_copied_folders(export_plan, source, options.overrides)
     export_plan = replace(export_plan, notes=(*loaded.notes, *export_plan.notes))
     return ConvertPlan(loaded.format or NATIVE_FORMAT, target_format, export_plan)
+
+
+def _check_copied_folders(plan: ExportPlan, source: Path, overrides: Sequence[str]) -> None:
+    """Raise CheckpointError if a folder to copy lies outside of the source, unless the user named it.
+
+    The config of a downloaded model may name any folder of this machine.
+    """
+    named = {Path(override.partition("=")[2].strip()).resolve() for override in overrides}
+    for name, folder in plan.folders.items():
+        path = folder.resolve()
+        if not path.is_relative_to(source.resolve()) and path not in named:
+            raise CheckpointError(
+                f"{source}: its config names the folder {folder}, which lies outside of it and is not copied. If you "
+                f"trust it, give it as an override of the recipe: KEY={folder}."
+            )
+        if not pretrained_files(folder):
+            raise CheckpointError(f"{folder}: got no file of pretrained weights, expected some to copy to {name}/.")
 
 
 def execute(
@@ -125,6 +145,10 @@ def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
         or destination_path in source_path.parents
     ):
         raise ConfigError(f"destination: got {destination}, expected a folder neither in {source} nor around it.")
+    try:
+        check_replaceable(destination, folder=True)
+    except OSError as error:
+        raise ConfigError(f"destination: got {destination}: {error.strerror}. Choose a new folder.") from error
     is_empty_dir = destination.is_dir() and not any(destination.iterdir())
     if destination.exists() and not is_empty_dir and not overwrite:
         raise ConfigError(f"destination: got {destination}, which exists. Choose another, or allow to overwrite it.")

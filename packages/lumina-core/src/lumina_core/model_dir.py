@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,8 +21,10 @@ from lumina_core.checkpoint.lazy_tensors import (
     ExportPlan,
     InMemoryTensor,
     LazyTensor,
+    LoadedCheckpoint,
     Weights,
     cast_weights,
+    check_finite,
     init_empty_weights,
     num_bytes,
     read_tensor,
@@ -34,11 +37,12 @@ from lumina_core.checkpoint.safetensors_io import (
     write_weights,
 )
 from lumina_core.config import ComponentSpec
-from lumina_core.errors import CheckpointError, ConfigError, PluginError, suggest
-from lumina_core.io import atomic_dir
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError, suggest
+from lumina_core.io import atomic_dir, restore_dir
 from lumina_core.model import Model, build_component, build_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
+from lumina_core.pretrained import pretrained_files
 from lumina_core.protocols import CheckpointFormat
 from lumina_core.recipe import (
     SCHEMA_VERSION,
@@ -53,6 +57,7 @@ CONFIG_FILE, WEIGHTS_FILE, EMA_WEIGHTS_FILE = "config.json", "model.safetensors"
 EXTRA_STEM = "extra_tensors"
 """Stem of the file with foreign tensors that a model of this project does not use; converting back needs them."""
 MAX_CONFIG_BYTES = 1 << 20
+MAX_NAME_CHARS, MAX_SHOWN_CHARS = 4096, 200
 _FOREIGN_KEYS = {"_class_name", "model_type", "architectures"}
 _PICKLE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".pkl"}
 _COMPUTE_DTYPES = {
@@ -129,7 +134,12 @@ def load_model(
         stored_dtype = dominant_dtype(loaded.weights)
         dtype = dtype or _COMPUTE_DTYPES.get(stored_dtype, stored_dtype)
         device = torch.device(device)
-        model.load_state_dict({n: _read(t, device, dtype) for n, t in loaded.weights.items()}, assign=True)
+        for note in loaded.notes:
+            if note.startswith("step-"):  # an older checkpoint than the user may expect
+                warnings.warn(note, stacklevel=2)
+        source = str(loaded.folder)
+        weights = {n: _read(t, n, source, device, dtype) for n, t in loaded.weights.items()}
+        model.load_state_dict(weights, assign=True)
     return model.to(device, dtype).eval()
 
 
@@ -142,7 +152,7 @@ def open_model_dir(folder: Path, registry: Registry) -> LoadedDir:
     """
     name = detect_format(folder, registry)
     if name is not None:
-        checkpoint = find_format(registry, name).load(folder)
+        checkpoint = _load_foreign(registry, name, folder)
         return LoadedDir(
             folder,
             read_recipe(dict(checkpoint.recipe), str(folder)),
@@ -153,17 +163,16 @@ def open_model_dir(folder: Path, registry: Registry) -> LoadedDir:
             source_metadata=checkpoint.source_metadata,
             notes=checkpoint.notes,
         )
-    folder = resolve_model_dir(folder)
+    out, folder = folder, resolve_model_dir(folder)
     recipe, plugins = read_model_config(folder)
     config = _read_config(folder / CONFIG_FILE)
-    stem = Path(EMA_WEIGHTS_FILE if has_weights(folder, Path(EMA_WEIGHTS_FILE).stem) else WEIGHTS_FILE).stem
-    if not has_weights(folder, stem):
-        raise _missing_weights(folder / WEIGHTS_FILE)
+    passed_over = [one for one in list_checkpoints(out) if checkpoint_step(one) > checkpoint_step(folder) >= 0]
     return LoadedDir(
         folder,
         recipe,
-        open_weights(folder, stem),
+        _open_best_weights(folder),
         plugins,
+        notes=tuple(f"{one.name} is damaged; opened {folder.name} instead" for one in passed_over),
         dtype=config.get("dtype"),
         extra_tensors=open_weights(folder, EXTRA_STEM) if has_weights(folder, EXTRA_STEM) else {},
         source_metadata=config.get("source_metadata", {}),
@@ -180,12 +189,48 @@ def read_model_recipe(name_or_folder: str | Path, registry: Registry) -> Recipe:
         return open_model_dir(folder, registry).recipe
 
 
+def _load_foreign(registry: Registry, name: str, folder: Path) -> LoadedCheckpoint:
+    try:
+        checkpoint = find_format(registry, name).load(folder)
+    except LuminaError:
+        raise
+    except Exception as error:
+        plugin = registry.registrations("checkpoint_format")[name].plugin
+        raise PluginError(
+            f"{folder}: the checkpoint format {name} of the plugin '{plugin}' cannot read it "
+            f"({type(error).__name__}: {' '.join(str(error).split())})."
+        ) from error
+    if not isinstance(checkpoint, LoadedCheckpoint):
+        plugin = registry.registrations("checkpoint_format")[name].plugin
+        raise PluginError(
+            f"the checkpoint format {name} of the plugin '{plugin}': got {type(checkpoint).__name__} from load, "
+            "expected a LoadedCheckpoint."
+        )
+    return checkpoint
+
+
 def detect_format(folder: Path, registry: Registry) -> str | None:
     """Return the name of a folder's foreign checkpoint format; None for this project's own and for unknown formats."""
     if not folder.is_dir() or _is_native(folder):
         return None
-    names = registry.registrations("checkpoint_format")
-    return next((name for name in names if find_format(registry, name).matches(folder)), None)
+    return next(
+        (name for name in registry.registrations("checkpoint_format") if _matches(registry, name, folder)), None
+    )
+
+
+def _matches(registry: Registry, name: str, folder: Path) -> bool:
+    """Return whether a folder has a format. A format that fails is named and passed over, so that others work."""
+    try:
+        return bool(find_format(registry, name).matches(folder))
+    except Exception as error:
+        plugin = registry.registrations("checkpoint_format")[name].plugin
+        reason = " ".join(str(error).split())
+        warnings.warn(
+            f"the checkpoint format {name} of the plugin '{plugin}' failed and was passed over "
+            f"({type(error).__name__}: {reason})",
+            stacklevel=2,
+        )
+        return False
 
 
 def find_format(registry: Registry, name: str) -> CheckpointFormat:
@@ -204,17 +249,46 @@ def resolve_model_dir(folder: Path) -> Path:
     Raises:
         CheckpointError: the folder does not exist, or is not a model folder.
     """
+    restore_dir(folder)
     if (folder / CONFIG_FILE).is_file():
         return folder
-    checkpoints = sorted((folder / "checkpoints").glob("step-*"))
+    checkpoints = list_checkpoints(folder)
     if checkpoints:
-        return checkpoints[-1]
+        return next((one for one in reversed(checkpoints) if _is_readable(one)), checkpoints[-1])
     if not folder.is_dir():
         raise CheckpointError(f"model: got {folder}, expected an existing model folder.")
     raise CheckpointError(
         f"{folder}: got no {CONFIG_FILE}, expected a complete model folder, or one of a checkpoint format that an "
         "installed plugin reads."
     )
+
+
+def list_checkpoints(out: Path) -> list[Path]:
+    """Return the checkpoints of a training's output folder, the oldest first."""
+    folders = [one for one in (out / "checkpoints").glob("step-*") if checkpoint_step(one) >= 0]
+    return sorted(folders, key=checkpoint_step)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Return the number of steps in the name of a checkpoint, `step-00000500`; -1 for another name."""
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 20 else -1
+
+
+def _is_readable(checkpoint: Path) -> bool:
+    """Return whether the config and the weights of a checkpoint can be opened."""
+    try:
+        _read_config(checkpoint / CONFIG_FILE)
+        return bool(_open_best_weights(checkpoint))
+    except CheckpointError:
+        return False
+
+
+def _open_best_weights(folder: Path) -> Weights:
+    stem = Path(EMA_WEIGHTS_FILE if has_weights(folder, Path(EMA_WEIGHTS_FILE).stem) else WEIGHTS_FILE).stem
+    if not has_weights(folder, stem):
+        raise _missing_weights(folder / WEIGHTS_FILE)
+    return open_weights(folder, stem)
 
 
 def read_model_config(folder: Path) -> tuple[Recipe, dict[str, str]]:
@@ -239,7 +313,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise _missing_weights(path)
-    return {name: read_tensor(tensor) for name, tensor in open_safetensors(path).items()}
+    weights = {name: read_tensor(tensor) for name, tensor in open_safetensors(path).items()}
+    for name, value in weights.items():
+        check_finite(value, name, str(path))
+    return weights
 
 
 def dominant_dtype(weights: Weights) -> torch.dtype:
@@ -295,16 +372,26 @@ def find_model(name_or_folder: str | Path, registry: Registry, task: str | None 
         with as_file(files(package) / path) as folder:
             yield folder
         return
-    if Path(name_or_folder).is_dir():
+    if "\0" not in name and len(name) < MAX_NAME_CHARS:
+        with suppress(OSError):
+            restore_dir(Path(name_or_folder))
+    if _is_dir(name_or_folder):
         yield Path(name_or_folder)
         return
     names = f"Installed models: {', '.join(installed) or 'none'}"
     if name in models:
         raise ConfigError(f"model: got {name}, a model for {models[name].extra['task']}, expected {task}. {names}")
     raise CheckpointError(
-        f"model: got '{name}', expected a model folder or the name of an installed model"
+        f"model: got '{name[:MAX_SHOWN_CHARS]}', expected a model folder or the name of an installed model"
         f"{suggest(name, installed) or '.'} {names}"
     )
+
+
+def _is_dir(path: str | Path) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # too long a name; a NUL in it
+        return False
 
 
 def _build_empty(loaded: LoadedDir, registry: Registry) -> Model:
@@ -323,12 +410,16 @@ def _build_empty(loaded: LoadedDir, registry: Registry) -> Model:
         raise CheckpointError(f"{loaded.folder / CONFIG_FILE}: {error}") from error
 
 
-def _read(tensor: LazyTensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Read one tensor; on the CPU and without a cast, a view of the file."""
+def _read(tensor: LazyTensor, name: str, source: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Read one tensor, and check that it is finite; on the CPU and without a cast, a view of the file."""
     dtype = dtype if tensor.dtype.is_floating_point else tensor.dtype
-    if device.type == "cpu":
-        return tensor.load() if dtype == tensor.dtype else read_tensor(tensor, dtype)
-    return read_tensor(tensor).to(device, dtype)
+    if device.type == "cpu" and dtype == tensor.dtype:
+        value = tensor.load()
+        check_finite(value, name, source)
+        return value
+    value = read_tensor(tensor)
+    check_finite(value, name, source)  # as stored: a narrower dtype may overflow, which generation notices
+    return value.to(device, dtype)
 
 
 def _has_variable_length(name: str) -> bool:
@@ -449,13 +540,17 @@ def write_export(
         on_bytes_written: called with the number of bytes after each tensor.
     """
     for name, source in plan.folders.items():
-        shutil.copytree(source, folder / name)
+        for file in pretrained_files(source):
+            (folder / name / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, folder / name / file)
     for name, content in plan.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     for name, weights in plan.weights.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_weights(folder / name, weights, None if plan.single_file else max_shard_bytes, on_bytes_written)
+        write_weights(
+            folder / name, weights, None if plan.single_file else max_shard_bytes, on_bytes_written, name != EXTRA_STEM
+        )
 
 
 def write_config(folder: Path, recipe: Recipe, registry: Registry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import importlib
 import json
@@ -26,6 +27,13 @@ from lumina_core.io import atomic_file
 
 HASHED_PATTERNS = ("*.json", "*.model", "*.safetensors")
 """Files that a digest covers: configs, vocabularies and weights."""
+COPIED_PATTERNS = (
+    "*.safetensors", "*.safetensors.index.json", "*.model", "*.tiktoken", "config.json", "generation_config.json",
+    "model_index.json", "preprocessor_config.json", "feature_extractor.json", "scheduler_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "args.yml", "*.pt", "*.pth", "*.ckpt", "g_*",
+)  # fmt: skip
+"""Files that belong to pretrained weights; nothing else of a folder is copied."""
 _SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CHUNK_BYTES = 1 << 22
 _MIN_AGE_SECONDS = 2.0
@@ -221,6 +229,22 @@ def digest(*folders: Path) -> str:
     if new:
         _add_to_cache(cache_file, new)
     return combined.hexdigest()
+
+
+def pretrained_files(folder: Path) -> list[Path]:
+    """Return the files of pretrained weights in a folder and its subfolders, as paths relative to it.
+
+    A link counts if it leads to a file of the same folder, or to the blobs of a hub cache that the folder belongs to.
+    """
+    root = folder.resolve()
+    roots = [root, *([root.parents[1] / "blobs"] if len(root.parents) > 2 and root.parent.name == "snapshots" else [])]
+    return sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file()
+        and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in COPIED_PATTERNS)
+        and any(path.resolve().is_relative_to(one) for one in roots)
+    )
 
 
 def _file_sha256(path: Path) -> str:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lumina_core.errors import CheckpointError
+
 
 class LazyTensor(Protocol):
     """A tensor whose values are read on demand."""
@@ -51,6 +53,28 @@ def read_tensor(tensor: LazyTensor, dtype: torch.dtype | None = None) -> Tensor:
     target = torch.empty(tensor.shape, dtype=dtype or tensor.dtype)
     tensor.copy_to(target)
     return target
+
+
+def check_finite(value: Tensor, name: str, source: str) -> None:
+    """Check that a weight holds no NaN and no Inf, by one pass over its values.
+
+    Raises:
+        CheckpointError: it does. Results of such weights may look plausible: attention ignores a NaN, for example.
+    """
+    if not value.dtype.is_floating_point or value.is_meta:
+        return
+    # a sum is the fastest pass, and NaN and Inf stay in it; only if it is not finite, every value is looked at
+    narrow = value.dtype.itemsize == 1
+    total = sum(part.float().sum() for part in value.flatten().split(1 << 24)) if narrow else _sum(value)
+    if not bool(torch.isfinite(torch.as_tensor(total))) and not bool(torch.isfinite(value.float()).all()):
+        raise CheckpointError(
+            f"{source}: the weight {name} holds NaN or Inf, expected finite numbers. The training failed, or the file "
+            "is damaged: use another checkpoint, or download it again."
+        )
+
+
+def _sum(value: Tensor) -> Tensor:
+    return value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32)
 
 
 @dataclass(frozen=True)

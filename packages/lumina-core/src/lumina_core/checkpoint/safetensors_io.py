@@ -12,12 +12,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, Weights, num_bytes, read_tensor
+from lumina_core.checkpoint.lazy_tensors import (
+    InMemoryTensor,
+    LazyTensor,
+    Weights,
+    check_finite,
+    num_bytes,
+    read_tensor,
+)
 from lumina_core.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9
 """Default of the largest number of bytes of weights in one file."""
+MAX_INDEX_BYTES = 1 << 25
 _DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -98,10 +106,12 @@ def open_shards(index: Path) -> dict[str, LazyTensor]:
         CheckpointError: a shard is missing or truncated, or a tensor of the index is in no shard.
     """
     try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise ValueError(f"larger than {MAX_INDEX_BYTES} bytes")
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not weight_map or any(Path(file).name != file for file in weight_map.values()):
             raise ValueError("no map from tensor names to names of files in the same folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} cannot be read as an index of shards ({error}). Download it again.") from error
     files = sorted(set(weight_map.values()))
     missing = [file for file in files if not (index.parent / file).is_file()]
@@ -125,6 +135,7 @@ def write_weights(
     weights: Weights,
     max_shard_bytes: int | None = MAX_SHARD_BYTES,
     on_bytes_written: Callable[[int], None] | None = None,
+    only_finite: bool = True,
 ) -> None:
     """Write `<path>.safetensors`, or shards and an index if the weights are larger than one shard.
 
@@ -132,16 +143,20 @@ def write_weights(
         path: existing folder and stem, without suffix.
         max_shard_bytes: largest number of bytes per shard; a larger tensor has a shard of its own. None: one file.
         on_bytes_written: called with the number of bytes after each tensor.
+        only_finite: refuse NaN and Inf.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or Inf.
     """
     folder, stem = path.parent, path.name
     shards = [dict(weights)] if max_shard_bytes is None else _split_into_shards(weights, max_shard_bytes)
     if len(shards) == 1:
-        _write_file(folder / f"{stem}.safetensors", weights, on_bytes_written)
+        _write_file(folder / f"{stem}.safetensors", weights, on_bytes_written, only_finite)
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / file, shard, on_bytes_written)
+        _write_file(folder / file, shard, on_bytes_written, only_finite)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(map(num_bytes, weights.values()))
     content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -160,7 +175,9 @@ def _split_into_shards(weights: Weights, max_bytes: int) -> list[dict[str, LazyT
     return shards
 
 
-def _write_file(path: Path, weights: Weights, on_bytes_written: Callable[[int], None] | None) -> None:
+def _write_file(
+    path: Path, weights: Weights, on_bytes_written: Callable[[int], None] | None, only_finite: bool
+) -> None:
     """Write one file. Only one tensor at a time is in memory, unlike with `safetensors.torch.save_file`."""
     # large element sizes first, so that every tensor is aligned
     ordered = sorted(weights.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
@@ -178,8 +195,10 @@ def _write_file(path: Path, weights: Weights, on_bytes_written: Callable[[int], 
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
+        for name, tensor in ordered:
             loaded = tensor.load() if isinstance(tensor, InMemoryTensor) else read_tensor(tensor)
+            if only_finite:
+                check_finite(loaded, name, path.parent.name)
             values: Any = loaded.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             file.write(values)
             if on_bytes_written is not None:

@@ -41,6 +41,7 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
 
     from lumina_core.convert import ConvertOptions, check_destination, execute, plan_conversion
     from lumina_core.plugins.loader import load_plugins
+    from lumina_core.pretrained import pretrained_files
 
     check_destination(source, destination, options["overwrite"])
     base = options.pop("base")
@@ -60,6 +61,9 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
     if not dry_run:
         with progress_bar("converting", plan.num_bytes, in_bytes=True) as advance:
             execute(plan, destination, options["max_shard_size"] * 10**6, advance)
+    copied = [
+        f"{name}/{file.as_posix()}" for name, path in export_plan.folders.items() for file in pretrained_files(path)
+    ]
     files = sorted([*export_plan.files, *(f"{name}.safetensors" for name in export_plan.weights)])
     if options["as_json"]:
         content = {
@@ -68,6 +72,7 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
             "tensors": plan.num_tensors,
             "bytes": plan.num_bytes,
             "files": files,
+            "copied": copied,
             "folders": {name: str(folder) for name, folder in export_plan.folders.items()},
             "written": None if dry_run else str(destination),
             "notes": list(export_plan.notes),
@@ -76,7 +81,7 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
         return
     size = f"{plan.num_tensors} tensors, {plan.num_bytes / 1e6:,.1f} MB"
     click.echo(f"{plan.source_format} -> {plan.target_format}: {size}")
-    for name in [*files, *(f"{name}/" for name in export_plan.folders)]:
+    for name in [*files, *copied]:
         click.echo(f"  {name}")
     click.echo("nothing was written (--dry-run)" if dry_run else f"the model is in {destination}")
 

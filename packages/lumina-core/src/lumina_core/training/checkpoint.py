@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lumina_core import model_dir
 from lumina_core.adapters.base import check_resumed_base
 from lumina_core.adapters.lora import has_adapter
 from lumina_core.checkpoint import compare
@@ -22,6 +23,7 @@ from lumina_core.model_dir import (
     EMA_WEIGHTS_FILE,
     WEIGHTS_FILE,
     atomic_model_dir,
+    checkpoint_step,
     describe_mismatch,
     read_model_config,
     read_weights,
@@ -115,9 +117,7 @@ def _saved_weights(model: Model) -> dict[str, Tensor]:
 
 def list_checkpoints(out: Path) -> list[Path]:
     """Return the checkpoints of a run, the oldest first; folders that lack a file do not count."""
-    folders = (out / "checkpoints").glob("step-*")
-    complete = [one for one in folders if _step_of(one) >= 0 and all((one / file).is_file() for file in FILES)]
-    return sorted(complete, key=_step_of)
+    return [one for one in model_dir.list_checkpoints(out) if all((one / file).is_file() for file in FILES)]
 
 
 def latest_checkpoint(out: Path) -> Path | None:
@@ -165,14 +165,9 @@ def delete_old_checkpoints(out: Path, keep_latest_k: int) -> None:
     for directory in (out, out / "checkpoints"):
         remove_partial(directory)
     kept = list_checkpoints(out)[-keep_latest_k:]
-    for folder in sorted((out / "checkpoints").glob("step-*")):
-        if folder not in kept and _step_of(folder) >= 0 and kept and _step_of(folder) < _step_of(kept[-1]):
+    for folder in model_dir.list_checkpoints(out) if kept else ():
+        if folder not in kept and checkpoint_step(folder) < checkpoint_step(kept[-1]):
             remove_dir(folder)
-
-
-def _step_of(folder: Path) -> int:
-    number = folder.name.removeprefix("step-")
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 20 else -1
 
 
 def _optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
