@@ -81,7 +81,7 @@ def fail():
     )
     unexpected = lumina("fail")
     assert unexpected.status == 1
-    assert unexpected.err == "Error: unexpected RuntimeError: two lines (--debug shows the traceback)\n"
+    assert unexpected.err == "Error: the plugin 'sing' failed: RuntimeError: two lines (--debug shows the traceback)\n"
 
 
 def test_debug_shows_the_traceback_and_the_line(capsys):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import sys
+import time
 import types
 import warnings
+from pathlib import Path
 
 import pytest
-from broken_plugins import BROKEN, GOOD, HOOK
+import torch
+from broken_plugins import BROKEN, GOOD, HARMFUL, HOOK
 
 from lumina_core import hookimpl
 from lumina_core.errors import PluginError
-from lumina_core.plugins.loader import Candidate, load_from
+from lumina_core.plugins import guard, loader
+from lumina_core.plugins.loader import Candidate, load_from, load_plugins
 from lumina_core.plugins.registry import PluginSource
 
 
@@ -121,13 +129,16 @@ def test_the_second_of_two_plugins_of_one_name_is_left_out_and_the_first_stays()
 
 
 @pytest.mark.parametrize("command_type", ["task", "command"])
-def test_a_command_of_another_plugin_is_refused(command_type):
+def test_a_command_of_another_plugin_stays_with_it_and_costs_no_plugin(command_type):
     task = f"{HOOK}lumina_register_components(components):\n components.task('%s.t', 'a:b', 'c', command='sing')"
     command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
     second = task % "zeta" if command_type == "task" else command
     registry = load_from([candidate("alpha", task % "alpha"), candidate("zeta", second)])
     assert registry.commands()["sing"].plugin == "alpha"
-    assert registry.failures["zeta"].reason == "the command 'sing' is already registered by the plugin 'alpha'"
+    assert not registry.failures and registry.conflicts == {
+        "zeta": ["the command 'sing' belongs to the plugin 'alpha'"]
+    }
+    assert ("zeta.t" in registry.registrations("task")) == (command_type == "task")
 
 
 @pytest.mark.parametrize("requirement", ["lumina-core>=2,<3", "Lumina_Core<0.1", "lumina.core==0.0.1"])
@@ -177,12 +188,78 @@ def test_strict_raises_the_error():
         load_from([candidate("bad", BROKEN["ends the program"][0])], strict=True)
 
 
-def test_keyboard_interrupt_is_not_caught():
+def test_ctrl_c_stops_the_loading_and_names_the_plugin(capfd):
     def stopped():
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
 
     with pytest.raises(KeyboardInterrupt):
-        load_from([Candidate(PluginSource("slow", "slow", "1.0"), (), stopped)])
+        load_from([Candidate(PluginSource("slow", "lumina-slow", "1.0"), (), stopped)])
+    assert (
+        "stopped while the plugin 'slow' was imported. To start without it: LUMINA_PLUGINS=core"
+        in capfd.readouterr().err
+    )
+    guard._user_interrupt.clear()
+
+
+@pytest.mark.parametrize("harm", HARMFUL)
+def test_settings_of_the_process_survive_a_plugin_that_changes_them(harm):
+    text, setting = HARMFUL[harm]
+
+    def current():
+        return eval(setting, {"os": os, "sys": sys, "signal": signal, "torch": torch, "warnings": warnings})
+
+    before = current()
+    registry = load_from([candidate("harmful", text + GOOD.format(name="harmful"))])
+    after = current()
+    assert "harmful" in registry.sources, registry.failures
+    assert after == before or after is before
+
+
+def test_the_plugins_of_this_project_come_first_and_keep_their_names(install, monkeypatch):
+    command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
+    monkeypatch.setattr(loader, "project_authors", lambda: frozenset({"Some Project"}))
+    install("a-first", "alpha = alpha_plugin", {"alpha_plugin": command})
+    install("lumina-voice", "voice = voice_plugin", {"voice_plugin": command}, "Author: Some Project\n")
+    registry = load_plugins()
+    assert [name for name in registry.sources if name in ("alpha", "voice")] == ["voice", "alpha"]
+    assert registry.commands()["sing"].plugin == "voice"
+    assert registry.conflicts["alpha"] == ["the command 'sing' belongs to the plugin 'voice'"]
+
+
+def test_a_lost_name_is_told_by_the_command(install, lumina):
+    command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
+    install("a-first", "alpha = alpha_plugin", {"alpha_plugin": command})
+    install("b-second", "beta = beta_plugin", {"beta_plugin": command})
+    assert (
+        "  NOT REGISTERED: the command 'sing' belongs to the plugin 'alpha'"
+        in lumina("plugins", "beta").out.splitlines()
+    )
+    listed = json.loads(lumina("plugins", "--json").out)["plugins"]["beta"]
+    assert listed["not_registered"] == ["the command 'sing' belongs to the plugin 'alpha'"]
+
+
+def test_the_model_of_a_tasks_own_plugin_is_the_default_one(install):
+    image = f"""{HOOK}lumina_register_components(components):
+    components.task('voice.sing', 'a:b', 'c', command='voice')
+@hookimpl
+def lumina_register_models(models):
+    models.add('voice.small', 'voice:model', 's', task='voice.sing')
+    models.add('voice.best', 'voice:model', 's', task='voice.sing', default=True)
+"""
+    other = f"{HOOK}lumina_register_models(models):\n models.add('a.b', 'a:m', 's', task='voice.sing', default=True)"
+    registry = load_from([candidate("a", other), candidate("voice", image)])
+    assert registry.default_model("voice.sing") == "voice.best"
+    assert registry.default_model("other.task") is None
+
+
+def test_a_terminal_gets_no_control_characters_of_a_plugin(install, lumina):
+    text = (
+        f"{HOOK}lumina_register_components(components):\n components.solver('evil.a', 'a:b', '\\x1b[2Jwiped\\x07\\n x')"
+    )
+    install("lumina-evil", "evil = evil_plugin", {"evil_plugin": text})
+    out = lumina("plugins", "evil").out
+    assert "\x1b" not in out and "\x07" not in out and "wiped" in out
 
 
 def test_hookimpl_marks_a_function_without_changing_it():
@@ -190,3 +267,11 @@ def test_hookimpl_marks_a_function_without_changing_it():
         return components
 
     assert hookimpl(lumina_register_components)(3) == 3
+
+
+def test_all_packages_of_this_project_have_one_author():
+    files = sorted((Path(__file__).parents[3] / "packages").glob("*/pyproject.toml"))
+    lines = [
+        [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("authors")] for file in files
+    ]
+    assert len(files) >= 3 and len({tuple(one) for one in lines}) == 1 and len(lines[0]) == 1

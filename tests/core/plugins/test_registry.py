@@ -99,14 +99,16 @@ def test_an_import_cannot_end_the_program(registry, tmp_path, monkeypatch):
         registry.find("head", "bad.end")
 
 
-def test_a_plugin_with_a_registered_name_registers_nothing(registry):
+def test_a_name_that_an_earlier_plugin_has_costs_the_later_one_this_name_alone(registry):
     registrations = [
         Registration("head", "core.new", "a:b", "", "core"),
         Registration("solver", "core.heun", "a:b", "", "core"),
     ]
-    with pytest.raises(PluginError, match=r"solver 'core.heun' is already registered by the plugin 'core'"):
-        registry.add(PluginSource("other", "other", "1"), registrations)
-    assert "other" not in registry.sources and "core.new" not in registry.registrations("head")
+    registry.add(PluginSource("other", "other", "1"), registrations)
+    assert registry.conflicts == {"other": ["solver 'core.heun' belongs to the plugin 'core'"]}
+    assert registry.registrations("solver")["core.heun"].target != "a:b" and "core.new" in registry.registrations(
+        "head"
+    )
 
 
 def test_commands_are_those_of_tasks_and_of_plugins(registry):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
 from lumina_core.errors import ConfigError, PluginError, ShapeError
 from lumina_core.plugins.loader import load_plugins
+from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import (
     BASE_CLASSES,
     Autoencoder,
@@ -295,10 +296,17 @@ def build_component(registry: ComponentRegistry, component_type: str, spec: Comp
         raise ConfigError(
             f"{component_type} '{spec.type}': got a component without Config, expected one with a Config."
         )
+    if not (isinstance(config_type, type) and issubclass(config_type, Config)):
+        raise PluginError(
+            f"{component_type} '{spec.type}': got the Config {config_type!r}, expected a subclass of "
+            "lumina_core.config.Config."
+        )
     options = {key: value for key, value in derived.items() if key in config_type.model_fields} | spec.options
     options.pop("field", None)  # of a conditioner's spec
     config = config_type.read(options, f"{component_type} {spec.type}")
-    built = component(config, *_child_components(registry, config))
+    children = list(_child_components(registry, config))
+    with registry.guarded_component(component_type, spec.type) if isinstance(registry, Registry) else nullcontext():
+        built = component(config, *children)
     base = BASE_CLASSES.get(component_type)
     if base is not None and not isinstance(built, base):
         raise PluginError(

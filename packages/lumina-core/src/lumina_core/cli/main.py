@@ -5,19 +5,26 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from lumina_core import __version__
-from lumina_core.errors import ConfigError, LuminaError, suggest
+from lumina_core.errors import ConfigError, LuminaError, PluginError, printable, suggest
+from lumina_core.plugins.guard import ProcessExitError, error_text, exits_refused
 from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load_plugins
 
 if TYPE_CHECKING:
     from lumina_core.protocols import Dataset
     from lumina_core.recipe import Recipe
 
+THREAD_SECONDS = 3.0
+"""Time that a command waits at its end for threads of plugins."""
+EXIT_SECONDS = 10.0
+"""Time that functions at exit may take."""
 SUMMARIES = {
     "train": "Train a recipe.",
     "check": "Check a recipe with one step, without training.",
@@ -51,7 +58,12 @@ class LuminaGroup(click.Group):
             from lumina_core.cli.generate import make_task_command
 
             return make_task_command(cmd_name, entry.name, entry.summary)
-        command: click.Command = load_plugins().find("command", cmd_name)
+        command = load_plugins().find("command", cmd_name)
+        if not isinstance(command, click.Command):
+            raise PluginError(
+                f"the command '{cmd_name}' of the plugin '{entry.plugin}': got {type(command).__name__}, expected a "
+                "click command."
+            )
         return command
 
     def resolve_command(
@@ -67,7 +79,7 @@ class LuminaGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write names and summaries, without importing the commands."""
-        rows = [(name, entry.summary) for name, entry in load_plugins().commands().items()]
+        rows = [(name, _one_line(entry.summary)) for name, entry in load_plugins().commands().items()]
         rows += [(name, SUMMARIES[name]) for name in BUILT_IN_COMMANDS]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -77,7 +89,7 @@ class LuminaGroup(click.Group):
         super().format_epilog(ctx, formatter)
         failures = load_plugins().failures
         if failures:
-            formatter.write_text(f"Not loaded: {', '.join(failures)}. See: lumina plugins")
+            formatter.write_text(printable(f"Not loaded: {', '.join(failures)}. See: lumina plugins"))
 
 
 def load_recipe_dataset(name: str, overrides: tuple[str, ...]) -> tuple[Recipe, Dataset]:
@@ -109,8 +121,57 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     status = run(arguments, debug)
-    sys.stdout = sys.stderr  # output of plugins at exit must not be appended to the JSON on stdout
+    _close_stdout()
+    _leave_threads(status)
+    _run_exit_functions(status)
     sys.exit(status)
+
+
+def _close_stdout() -> None:
+    """Send what plugins print at exit to stderr: it must not be appended to the JSON on stdout.
+
+    Code in C and in child processes writes to the descriptor, so that it is exchanged too.
+    """
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+
+def _leave_threads(status: int) -> None:
+    """End the process if threads of plugins still run, for which Python would wait without an end."""
+    import threading
+
+    deadline = time.monotonic() + THREAD_SECONDS
+    for thread in threading.enumerate():
+        if thread is threading.current_thread() or thread.daemon:
+            continue
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            click.echo(
+                f"Note: the thread {printable(thread.name)} of a plugin still runs; it is not waited for", err=True
+            )
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def _run_exit_functions(status: int) -> None:
+    """Run the functions registered for the exit; those of plugins can neither change the status nor hang."""
+    import atexit
+    import threading
+
+    end = os._exit
+
+    def give_up() -> None:
+        print("Note: a function of a plugin at exit does not end; it is not waited for", file=sys.stderr, flush=True)
+        end(status)
+
+    timer = threading.Timer(EXIT_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    with exits_refused(), suppress(BaseException):
+        atexit._run_exitfuncs()
+    timer.cancel()
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
@@ -119,6 +180,11 @@ def run(arguments: list[str], debug: bool = False) -> int:
         lumina.main(arguments, prog_name="lumina", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
+    except (ProcessExitError, GeneratorExit) as error:  # code of a plugin, while the command runs
+        plugin = load_plugins().plugin_of(error)
+        return _print_error(
+            f"the plugin '{plugin}' tried to end the program ({_one_line(error_text(error))})", 1, debug
+        )
     except (click.Abort, KeyboardInterrupt):
         return _print_error("stopped", 130)
     except click.ClickException as error:
@@ -130,7 +196,13 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _print_error(_one_line(str(error)), 2 if isinstance(error, ConfigError) else 1, debug)
     except Exception as error:
         hint = "" if debug else " (--debug shows the traceback)"
-        return _print_error(f"unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", 1, debug)
+        plugin = load_plugins().plugin_of(error)
+        name = (
+            f"unexpected {type(error).__name__}"
+            if plugin is None
+            else f"the plugin '{plugin}' failed: {type(error).__name__}"
+        )
+        return _print_error(f"{name}: {_one_line(error_text(error))}{hint}", 1, debug)
     return 0
 
 
@@ -142,7 +214,7 @@ def _print_error(message: str, status: int, debug: bool = False) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _load_command(module: str, name: str) -> click.Command:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lumina_core.errors import printable
+
 if TYPE_CHECKING:
     from lumina_core.plugins.registry import Registry
 
@@ -34,7 +36,7 @@ def models(folder: Path | None, as_json: bool) -> None:
     for group, entries in entries_by_group.items():
         click.echo(f"{group}:")
         for name, entry in entries.items():
-            click.echo(f"  {name:24} {entry.summary}")
+            click.echo(printable(f"  {name:24} {' '.join(entry.summary.split())}"))
         if not entries:
             click.echo("  none")
 
@@ -55,8 +57,7 @@ def _describe(folder: Path, registry: Registry, as_json: bool) -> None:
         click.echo(json.dumps({**header, "recipe": recipe.to_dict()}))
         return
     plugin_versions = ", ".join(f"{name} {version}" for name, version in plugins.items())
-    click.echo(f"checkpoint format {checkpoint_format}" if checkpoint_format else f"saved with {plugin_versions}")
-    for component_type, name in recipe.component_names():
-        click.echo(f"  {component_type:12} {name}")
-    for note in notes:
-        click.echo(note)
+    lines = [f"checkpoint format {checkpoint_format}" if checkpoint_format else f"saved with {plugin_versions}"]
+    lines += [f"  {component_type:12} {name}" for component_type, name in recipe.component_names()]
+    for line in [*lines, *notes]:
+        click.echo(printable(" ".join(line.splitlines())))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lumina_core.errors import PluginError, suggest
+from lumina_core.errors import PluginError, printable, suggest
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import NON_COMPONENT_TYPES, Registration, Registry
 
@@ -16,7 +16,10 @@ from lumina_core.plugins.registry import NON_COMPONENT_TYPES, Registration, Regi
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plugins(name: str | None, as_json: bool) -> None:
-    """List plugins and their components; with NAME, one plugin, with its traceback if it is broken."""
+    """List plugins and their components; with NAME, one plugin, with its traceback if it is broken.
+
+    A name that two plugins register belongs to the first one: those of this project, then by name.
+    """
     registry = load_plugins()
     names = [*registry.sources, *registry.failures]
     if name is not None and name not in names:
@@ -33,15 +36,23 @@ def plugins(name: str | None, as_json: bool) -> None:
     for plugin in selected:
         if plugin in registry.sources:
             source = registry.sources[plugin]
-            click.echo(f"{plugin}  ({source.distribution} {source.version})")
+            click.echo(printable(f"{plugin}  ({source.distribution} {source.version})"))
+            for conflict in registry.conflicts.get(plugin, ()):
+                click.echo(printable(f"  NOT REGISTERED: {conflict}"))
             for entry in _registrations_of(registry, plugin):
-                click.echo(f"  {entry.component_type:12} {entry.name:24} {entry.summary}")
+                click.echo(printable(f"  {entry.component_type:12} {entry.name:24} {one_line(entry.summary)}"))
         else:
             failure = registry.failures[plugin]
             source = failure.source
-            click.echo(f"{plugin}  ({source.distribution} {source.version})  NOT LOADED: {failure.reason}")
+            header = f"{plugin}  ({source.distribution} {source.version})  NOT LOADED: {one_line(failure.reason)}"
+            click.echo(printable(header))
             if name is not None:
-                click.echo(failure.traceback)
+                click.echo("\n".join(map(printable, failure.traceback.splitlines())))
+
+
+def one_line(text: str) -> str:
+    """Return text without line ends."""
+    return " ".join(text.split())
 
 
 def _registrations_of(registry: Registry, plugin: str) -> list[Registration]:
@@ -54,6 +65,7 @@ def _to_json(registry: Registry, selected: list[str]) -> dict[str, Any]:
         plugin: {
             "distribution": source.distribution,
             "version": source.version,
+            "not_registered": registry.conflicts.get(plugin, []),
             "components": [
                 {"type": entry.component_type, "name": entry.name, "summary": entry.summary}
                 for entry in _registrations_of(registry, plugin)

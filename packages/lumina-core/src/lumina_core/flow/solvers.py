@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import struct
 from collections.abc import Callable, Sequence
@@ -93,7 +94,20 @@ def as_solver(solver: Solver | SolverStep) -> Solver:
             f"solver: got {name}, expected a name, a function (velocity, x, t, u) -> x, or an instance of "
             "lumina_core.protocols.Solver."
         )
+    with suppress(ValueError):  # a builtin function without a signature
+        try:
+            inspect.signature(solver).bind(None, None, 0.0, 1.0)
+        except TypeError as error:
+            raise ConfigError(
+                f"solver: got the function {_full_name(solver)} ({error}), expected one of (velocity, x, t, u)."
+            ) from error
     return StepSolver(solver)
+
+
+def _full_name(solver: Solver | SolverStep) -> str:
+    source = solver.function if isinstance(solver, StepSolver) else solver
+    named = type(source) if isinstance(source, Solver) else source
+    return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', repr(named))}"
 
 
 @dataclass(frozen=True)
@@ -183,6 +197,9 @@ def integrate(
 
     def observe(time: float, values: Tensor) -> Tensor | None:
         nonlocal num_steps, latest
+        if not isinstance(values, Tensor) or values.shape != x.shape:
+            got = f"the shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)
+            raise ConfigError(f"solver: got {got} from {_full_name(solver)}, expected x of the shape {tuple(x.shape)}.")
         num_steps, latest = num_steps + 1, values
         replaced = None if on_step is None else on_step(num_steps, time, values)
         if replaced is not None and not isinstance(replaced, Tensor):

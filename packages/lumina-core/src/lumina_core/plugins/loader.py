@@ -6,13 +6,11 @@ import functools
 import inspect
 import os
 import re
-import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
@@ -21,6 +19,7 @@ import pluggy
 from lumina_core import __version__
 from lumina_core.errors import PluginError, suggest
 from lumina_core.plugins import hookspecs
+from lumina_core.plugins.guard import ProcessExitError, error_text, is_user_interrupt, plugin_code, report_crash
 from lumina_core.plugins.registry import (
     CommandRegistrations,
     ComponentRegistrations,
@@ -57,6 +56,7 @@ def load_plugins() -> Registry:
     `LUMINA_PLUGINS=a,b` loads only these and the core; with `LUMINA_STRICT=1` a broken plugin is an error.
     """
     candidates, selection = find_candidates(), os.environ.get("LUMINA_PLUGINS")
+    report_crash([candidate.source.plugin for candidate in candidates])
     installed = {candidate.source.plugin: candidate.source for candidate in candidates}
     enabled = set(installed) if selection is None else {"core", *filter(None, map(str.strip, selection.split(",")))}
     strict = os.environ.get("LUMINA_STRICT") == "1"
@@ -103,13 +103,16 @@ def register(component_type: str, name: str, summary: str = "") -> Callable[[Com
 
 
 def find_candidates() -> list[Candidate]:
-    """Return all installed plugins: the core first, then by name, whatever the order of installation.
+    """Return all installed plugins: the core, those of this project, the others by name.
 
-    If two distributions have a plugin of one name, the distribution `lumina-<name>` comes first.
+    The order of installation does not matter. Plugins of this project are those with the author of lumina-core in the
+    metadata of their distribution, so that no other plugin takes a name from them. If two distributions have a plugin
+    of one name, the distribution `lumina-<name>` comes first.
     """
     by_distribution: dict[str, list[Candidate]] = {}
-    for distribution in distributions():
-        candidates = _candidates_of(distribution)
+    authors = project_authors()
+    for one in distributions():
+        candidates = _candidates_of(one, authors)
         if candidates:  # a distribution that is on the path twice counts where Python imports it from
             by_distribution.setdefault(_normalize(candidates[0].source.distribution), candidates)
     return sorted((candidate for candidates in by_distribution.values() for candidate in candidates), key=_rank)
@@ -141,9 +144,9 @@ def load_from(candidates: Iterable[Candidate], strict: bool = False) -> Registry
 def _try_load(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> BaseException | None:
     try:
         _load_one(candidate, registry, owners)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # also SystemExit, and errors of compiled modules that derive from BaseException
+        if is_user_interrupt(error):
+            raise
         return error
     return None
 
@@ -155,8 +158,8 @@ def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Can
         owner = owners[plugin].source
         raise PluginError(f"the name '{plugin}' is already taken by {owner.distribution} {owner.version}")
     _check_requirements(candidate)
-    # output of an import must not mix with a command's output, nor its warning filters change those of others
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+    source = candidate.source
+    with plugin_code(plugin, f"{source.distribution} {source.version}", source.is_ours, owners):
         _is_loading = True
         try:
             module = candidate.load()
@@ -233,9 +236,11 @@ def _check_requirements(candidate: Candidate) -> None:
 
 
 def _record_failure(registry: Registry, source: PluginSource, error: BaseException, strict: bool) -> None:
-    text = " ".join(str(error).split()) or "no message"
+    text = error_text(error)
     if isinstance(error, SystemExit):
         reason = f"it tried to end the program (SystemExit {error.code})"
+    elif isinstance(error, ProcessExitError):
+        reason = f"it tried to end the program ({text})"
     else:
         reason = text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
     if strict:
@@ -244,35 +249,51 @@ def _record_failure(registry: Registry, source: PluginSource, error: BaseExcepti
     key = source.plugin
     while key in registry.sources or key in registry.failures:
         key = f"{key} ({source.distribution})"
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except BaseException:
+        trace = text
     registry.failures[key] = PluginFailure(source, reason, trace)
 
 
-def _candidates_of(distribution: Distribution) -> list[Candidate]:
+def _candidates_of(dist: Distribution, authors: frozenset[str]) -> list[Candidate]:
     """Return the plugins of one distribution; one with damaged metadata is a candidate that fails to load."""
-    name, version = _metadata(distribution, "Name"), _metadata(distribution, "Version")
+    name, version = _metadata(dist, "Name"), _metadata(dist, "Version")
     try:
-        if f"[{ENTRY_POINT_GROUP}]" not in "".join((distribution.read_text("entry_points.txt") or "").split()):
+        if f"[{ENTRY_POINT_GROUP}]" not in "".join((dist.read_text("entry_points.txt") or "").split()):
             return []
-        entry_points = list(distribution.entry_points.select(group=ENTRY_POINT_GROUP))
-        requirements = tuple(distribution.requires or ())
+        entry_points = list(dist.entry_points.select(group=ENTRY_POINT_GROUP))
+        requirements = tuple(dist.requires or ())
     except Exception as error:
         reason = f"its metadata cannot be read ({type(error).__name__}: {error})"
         return [Candidate(PluginSource(name, name, version), (), functools.partial(_raise_plugin_error, reason))]
+    is_ours = _normalize(name) == "lumina-core" or _metadata(dist, "Author") in authors
     return [
-        Candidate(PluginSource(entry.name, name, version), requirements, functools.partial(_import_entry_point, entry))
+        Candidate(
+            PluginSource(entry.name, name, version, is_ours),
+            requirements,
+            functools.partial(_import_entry_point, entry),
+        )
         for entry in entry_points
     ]
 
 
-def _rank(candidate: Candidate) -> tuple[bool, str, bool, str]:
+@functools.lru_cache(maxsize=1)
+def project_authors() -> frozenset[str]:
+    """Return the author of lumina-core according to its metadata; empty if they do not say."""
+    with suppress(PackageNotFoundError):
+        return frozenset({_metadata(distribution("lumina-core"), "Author")} - {"unknown"})
+    return frozenset()
+
+
+def _rank(candidate: Candidate) -> tuple[bool, bool, str, bool, str]:
     plugin, owner = candidate.source.plugin, _normalize(candidate.source.distribution)
-    return plugin != "core", plugin, owner != f"lumina-{_normalize(plugin)}", owner
+    return plugin != "core", not candidate.source.is_ours, plugin, owner != f"lumina-{_normalize(plugin)}", owner
 
 
-def _metadata(distribution: Distribution, key: str) -> str:
+def _metadata(dist: Distribution, key: str) -> str:
     try:
-        return str(distribution.metadata[key] or "unknown")
+        return str(dist.metadata[key] or "unknown")
     except Exception:  # a half-installed distribution has no metadata
         return "unknown"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lumina_core.errors import PluginError, suggest
+from lumina_core.plugins.guard import error_text, is_user_interrupt, plugin_code
 
 COMPONENT_TYPES = (
     "backbone",
@@ -88,8 +90,10 @@ class Registrations:
             raise PluginError(f"{component_type} {name!r}: name, target and summary must be strings")
         if check_prefix and not re.fullmatch(re.escape(self.plugin) + r"\.\w[\w-]*", name):
             raise PluginError(f"{component_type}: got the name '{name}', expected '{self.plugin}.<name>'")
-        if not pattern.fullmatch(target):
+        if not pattern.fullmatch(target) or ".." in target or ":/" in target:
             raise PluginError(f"{component_type} '{name}': '{target}' is not of the form module:name")
+        if defaults is not None and not isinstance(defaults, Mapping):
+            raise PluginError(f"{component_type} '{name}': got defaults {defaults!r}, expected a mapping")
         if any((entry.component_type, entry.name) == (component_type, name) for entry in self.entries):
             raise PluginError(f"{component_type} '{name}' is registered twice by the plugin '{self.plugin}'")
         self.entries.append(
@@ -177,11 +181,12 @@ class CommandRegistrations(Registrations):
 
 @dataclass(frozen=True)
 class PluginSource:
-    """A plugin and its distribution."""
+    """A plugin and its distribution; `is_ours`: it belongs to this project."""
 
     plugin: str
     distribution: str
     version: str
+    is_ours: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -204,30 +209,34 @@ class Registry:
         self.sources: dict[str, PluginSource] = {}
         self.failures: dict[str, PluginFailure] = {}
         self.disabled: dict[str, PluginSource] = {}
+        self.conflicts: dict[str, list[str]] = {}
+        """By plugin: names that it registered and does not have, because an earlier plugin has them."""
         self._registrations: dict[tuple[str, str], Registration] = {}
         self._imported: dict[tuple[str, str], Any] = {}
 
     def add(self, source: PluginSource, registrations: list[Registration]) -> None:
-        """Add all registrations of one plugin, or none.
-
-        Raises:
-            PluginError: another plugin has registered one of the names or commands.
-        """
+        """Add the registrations of one plugin. A name that an earlier plugin has stays with it, see `conflicts`."""
         commands = {command: registration.plugin for command, registration in self.commands().items()}
+        accepted: list[Registration] = []
+        conflicts: list[str] = []
         for new in registrations:
             existing = self._registrations.get((new.component_type, new.name))
             if existing is not None:
-                raise PluginError(
-                    f"{new.component_type} '{new.name}' is already registered by the plugin '{existing.plugin}'"
-                )
+                kind = "the command" if new.component_type == "command" else new.component_type
+                conflicts.append(f"{kind} '{new.name}' belongs to the plugin '{existing.plugin}'")
+                continue
             if new.command in commands:
-                raise PluginError(
-                    f"the command '{new.command}' is already registered by the plugin '{commands[new.command]}'"
-                )
+                conflicts.append(f"the command '{new.command}' belongs to the plugin '{commands[new.command]}'")
+                if new.component_type == "command":
+                    continue
+                new = replace(new, extra={key: value for key, value in new.extra.items() if key != "command"})
             if new.command:
                 commands[new.command] = new.plugin
+            accepted.append(new)
         self.sources[source.plugin] = source
-        self._registrations |= {(new.component_type, new.name): new for new in registrations}
+        if conflicts:
+            self.conflicts[source.plugin] = conflicts
+        self._registrations |= {(new.component_type, new.name): new for new in accepted}
 
     def add_component(self, component_type: str, name: str, component: Any, summary: str = "") -> None:
         """Add one component of the running process. The same class or function may be registered again.
@@ -296,18 +305,68 @@ class Registry:
         if key not in self._imported:
             module, _, attribute = registration.target.partition(":")
             try:
-                component = getattr(importlib.import_module(module), attribute)
+                with self.guarded(registration.plugin):
+                    component = getattr(importlib.import_module(module), attribute)
                 if registration.defaults:
                     # imported here, since listing components must not import pydantic
                     config = importlib.import_module("lumina_core.config")
                     component = config.with_defaults(component, registration.defaults)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if is_user_interrupt(error):
+                    raise
                 raise PluginError(
                     f"{component_type} '{registration.name}' of the plugin '{registration.plugin}' cannot be imported "
-                    f"from {registration.target}: {type(error).__name__}: {' '.join(str(error).split())}"
+                    f"from {registration.target}: {type(error).__name__}: {error_text(error)}"
                 ) from error
+            if not callable(component):
+                raise PluginError(
+                    f"{component_type} '{registration.name}' of the plugin '{registration.plugin}': got "
+                    f"{type(component).__name__} {registration.target}, expected a class or a function"
+                )
             self._imported[key] = component
         return self._imported[key]
+
+    def guarded(self, plugin: str, is_import: bool = True) -> AbstractContextManager[None]:
+        """Return a context for code of a plugin, see `guard.plugin_code`."""
+        source = self.sources.get(plugin)
+        if source is None or source.is_ours or plugin == "core":
+            return nullcontext()
+        return plugin_code(plugin, f"{source.distribution} {source.version}", False, self.sources, is_import)
+
+    def guarded_component(self, component_type: str, name: str) -> AbstractContextManager[None]:
+        """Return a context in which a component is built, see `guard.plugin_code`."""
+        return self.guarded(self._resolve(component_type, name).plugin, is_import=False)
+
+    def plugin_of(self, error: BaseException) -> str | None:
+        """Return the plugin of another project in whose code an error was raised; None if it was none."""
+        packages = {
+            entry.target.partition(":")[0].partition(".")[0]: entry.plugin
+            for entry in self._registrations.values()
+            if entry.plugin in self.sources and not self.sources[entry.plugin].is_ours and entry.plugin != "core"
+        }
+        packages.pop(__name__.partition(".")[0], None)  # a plugin may register classes of the core
+        found = None
+        trace = error.__traceback__
+        while trace is not None:
+            package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+            found = packages.get(package, found)
+            trace = trace.tb_next
+        return found
+
+    def default_model(self, task: str | None = None) -> str | None:
+        """Return the name of the model that is loaded without a name; None if there is none.
+
+        Args:
+            task: component type of the task; the model of the task's own plugin comes first. None: any task.
+        """
+        models = [
+            (name, entry) for name, entry in self.models().items() if task is None or entry.extra.get("task") == task
+        ]
+        owner = None if task is None else task.partition(".")[0]
+        ranked = sorted(models, key=lambda item: (item[1].plugin != owner, "default" not in item[1].extra))
+        if task is None:
+            ranked = sorted(models, key=lambda item: "default" not in item[1].extra)
+        return ranked[0][0] if ranked else None
 
     def _resolve(self, component_type: str, name: str) -> Registration:
         candidates = self.registrations(component_type)

@@ -173,13 +173,11 @@ class Pipeline:
         cls, name: str | Path | None, registry: Registry, task: str | None, placement: Placement, compile: bool = False
     ) -> Pipeline:
         if name is None:
-            models = registry.models()
-            names = [n for n, entry in models.items() if task is None or entry.extra["task"] == task]
-            if not names:
+            name = registry.default_model(task)
+            if name is None:
                 raise ConfigError(
                     "model: got none, and no installed plugin has a model for this task. Give a model folder."
                 )
-            name = next((n for n in names if "default" in models[n].extra), names[0])
         with find_model(name, registry, task) as folder:
             return cls._open_folder(folder, registry, task, placement, compile)
 
