@@ -43,6 +43,11 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     module = f"{package}.vocoders"
     components.vocoder("audio.bigvgan", f"{module}.bigvgan:BigVGAN", "generator of BigVGAN, also of published folders")
     components.vocoder("audio.griffin_lim", f"{module}.griffin_lim:GriffinLim", "phase reconstruction without weights")
+    components.vocoder(
+        "audio.sines_and_noise",
+        f"{module}.sines_and_noise:SinesAndNoise",
+        "sines with integrated phases and noise: in tune, and fast on a CPU",
+    )
     components.vocoder("audio.vocos", f"{module}.vocos:Vocos", "ConvNeXt blocks and one inverse STFT: fast on a CPU")
 
     module = f"{package}.text"
@@ -67,6 +72,7 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
         ("efficientnet_lite0", "features:MelEfficientNetLite0", "log-mel spectrogram as an image"),
         ("instrument_classifier", "instruments:InstrumentClassifierFeatures", "classifier of General MIDI programs"),
         ("pitch", "pitch:PitchFeatures", "pitch by SWIPE'"),
+        ("yin", "tuning:YinFeatures", "pitch by YIN"),
         ("vggish", "published_networks:VGGishFeatures", "network of the FAD, from a file"),
         ("panns", "published_networks:PannsFeatures", "classifier of AudioSet, from a file"),
         ("clap", "clap:ClapFeatures", "audio and texts in one space"),

@@ -14,6 +14,7 @@ from lumina_audio.audio_io import WRITE_FORMATS, encode_audio
 from lumina_audio.inpaint_input import init_data, limit_generated_part, num_samples, target_length
 from lumina_audio.plot import check_matplotlib, plot_spectrogram, save_grid
 from lumina_audio.request import AudioLengthRequest, TextToAudioRequest
+from lumina_audio.text.note_names import normalize_note_names
 from lumina_core.config import Config as Settings
 from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
@@ -68,6 +69,9 @@ class TextToAudio(GenerationTask):
             allow_inf_nan=False,
             description="seconds of a training clip, and of a result without requested duration",
         )
+        note_names: bool = Field(
+            False, description="replace the names of notes in prompts by those of the training captions: middle C by C4"
+        )
         scalars: tuple[str, ...] = Field(
             (), description="fields of scalar conditioners (core.scalar); `duration` gets the seconds of the result"
         )
@@ -112,11 +116,14 @@ class TextToAudio(GenerationTask):
                 raise ConfigError(f"scalar: got {name!r}, expected a scalar conditioner of the model{expected}")
         defaults = {"duration": self.size(request)[0] / self.config.sample_rate}
         values = {name: [requested.get(name, defaults.get(name))] for name in self.config.scalars}
-        return {"caption": [request.prompt], **values}
+        return {"caption": [self._caption(request.prompt)], **values}
 
     def negative_conditions(self, request: TextToAudioRequest) -> Mapping[str, Sequence[Any]]:
         """Return the negative prompt as `caption`; empty if there is none."""
-        return {} if request.negative_prompt is None else {"caption": [request.negative_prompt]}
+        return {} if request.negative_prompt is None else {"caption": [self._caption(request.negative_prompt)]}
+
+    def _caption(self, prompt: str) -> str:
+        return normalize_note_names(prompt) if self.config.note_names else prompt
 
     def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a request whose prompt is the caption of an example.

@@ -15,7 +15,7 @@ from lumina_audio.autoencoders.light_vae import LightVAE, LightVAEConfig
 from lumina_audio.autoencoders.vae import VAE, VAEConfig
 from lumina_audio.mel import MelConfig, MelSpectrogram, refine_to_mel
 from lumina_audio.vocoders.loss import vocoder_loss
-from lumina_audio.vocoders.protocol import Vocoder, check_vocoder_matches
+from lumina_audio.vocoders.protocol import SupportsVocoderLoss, Vocoder, check_vocoder_matches
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
@@ -27,7 +27,7 @@ class MelAutoencoder(nn.Module, Autoencoder):
     """Waveform (B, 1, S) <-> latent (B, channels, S / downsample_factor) of zero mean and unit variance.
 
     The latent is the mean of the VAE, normalized per channel by running statistics, which training updates and the
-    weights include. VAE and vocoder are trained in separate runs.
+    weights include. VAE and vocoder are trained in separate runs or together.
     """
 
     class Config(Settings):
@@ -44,8 +44,8 @@ class MelAutoencoder(nn.Module, Autoencoder):
         refine_steps: int = Field(
             0, ge=0, le=64, description="steps that bring the output of the vocoder closer to its spectrogram"
         )
-        train_target: Literal["spectrogram", "vocoder"] = Field(
-            "spectrogram", description="trained part: the VAE of spectrograms, or the vocoder"
+        train_target: Literal["spectrogram", "vocoder", "both"] = Field(
+            "spectrogram", description="trained part: the VAE of spectrograms, the vocoder, or both together"
         )
         crop: int | None = Field(None, ge=2048, description="samples of a random training crop; null: the full clip")
         reconstructed_prob: float = Field(
@@ -113,8 +113,15 @@ class MelAutoencoder(nn.Module, Autoencoder):
         Raises:
             ConfigError: the vocoder to be trained has no weights.
         """
-        loss = self._spectrogram_loss if self.config.train_target == "spectrogram" else self._vocoder_loss
-        return loss(self._crop(data, generators), generators)
+        crop = self._crop(data, generators)
+        if self.config.train_target == "spectrogram":
+            return self._spectrogram_loss(crop, generators)[0]
+        if self.config.train_target == "vocoder":
+            return self._vocoder_loss(crop, generators)
+        # the gradient of the vocoder's loss tells the VAE which differences are heard
+        spectrogram_loss, decoded = self._spectrogram_loss(crop, generators)
+        loss = self._vocoder_loss(crop, generators, decoded)
+        return Loss(spectrogram_loss.total + loss.total, {**spectrogram_loss.terms, **loss.terms})
 
     def _crop(self, data: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         crop, stride = self.config.crop, self.downsample_factor[0]
@@ -124,24 +131,36 @@ class MelAutoencoder(nn.Module, Autoencoder):
         starts = [int(torch.randint(num_starts, (), generator=generator)) * stride for generator in generators]
         return torch.stack([item[:, start : start + crop] for item, start in zip(data, starts, strict=True)])
 
-    def _spectrogram_loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
-        """Compute errors of the spectrogram and its differences and the KL divergence; update running statistics."""
+    def _spectrogram_loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> tuple[Loss, Tensor]:
+        """Compute errors of the spectrogram and its differences and the KL divergence; update running statistics.
+
+        Returns:
+            The loss, and the decoded natural log-mel (B, n_mels, T).
+        """
         real = (self.spectrogram(data) - self.config.mel_mean) / self.config.mel_std
         mean, log_variance = self.vae.encode(real)
         F.batch_norm(mean.detach().float(), self.mean, self.variance, training=True, momentum=0.05)
         noise = torch.stack([torch.randn(mean.shape[1:], generator=generator) for generator in generators]).to(mean)
-        error = (self.vae.decode(mean + (log_variance / 2).exp() * noise) - real).float()
+        decoded = self.vae.decode(mean + (log_variance / 2).exp() * noise)
+        error = (decoded - real).float()
         gradient = error.diff(dim=1).abs().mean() + error.diff(dim=2).abs().mean()
         absolute, squared = error.abs().mean(), error.square().mean()
         kl = (mean.square() + log_variance.exp() - 1 - log_variance).float().mean() / 2
         total = absolute + squared + self.config.gradient_weight * gradient + self.config.kl_weight * kl
         terms = {"l1": absolute, "mse": squared, "gradient": gradient, "kl": kl}
-        return Loss(total, {name: value.detach() for name, value in terms.items()})
+        natural = (decoded.float() * self.config.mel_std + self.config.mel_mean) / self.config.mel.log_scale
+        return Loss(total, {name: value.detach() for name, value in terms.items()}), natural
 
-    def _vocoder_loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
+    def _vocoder_loss(self, data: Tensor, generators: Sequence[torch.Generator], decoded: Tensor | None = None) -> Loss:
         """Compute the vocoder's loss on spectrograms of which a share passed through the VAE.
 
-        The vocoder is thereby trained on the inputs that it has in generation. Our own.
+        The vocoder is thereby trained on the inputs that it has in generation. Our own. A vocoder with a method `loss`
+        has a loss of its own.
+
+        Args:
+            data: (B, 1, S).
+            generators: one per item, on the CPU.
+            decoded: natural log-mel (B, n_mels, T) that passed through the VAE, with its gradient; None: computed.
         """
         if not isinstance(self.vocoder, nn.Module):
             raise ConfigError(
@@ -152,9 +171,12 @@ class MelAutoencoder(nn.Module, Autoencoder):
         is_reconstructed = draws < self.config.reconstructed_prob
         with torch.no_grad():
             mel = self.spectrogram(data)
-            reconstructed = self.to_mel(self.encode(data)) if bool(is_reconstructed.any()) else mel
+            if decoded is None:
+                decoded = self.to_mel(self.encode(data)) if bool(is_reconstructed.any()) else mel
             mask = is_reconstructed.to(mel.device)[:, None, None]
-            vocoder_input = torch.where(mask, reconstructed, mel / self.config.mel.log_scale)
+        vocoder_input = torch.where(mask, decoded, mel / self.config.mel.log_scale)
+        if isinstance(self.vocoder, SupportsVocoderLoss):
+            return self.vocoder.loss(vocoder_input, data, generators)
         return vocoder_loss(self.vocoder(vocoder_input), data, self.mel, mel_weight=0.5)
 
 

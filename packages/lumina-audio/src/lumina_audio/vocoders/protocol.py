@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from lumina_audio.mel import MelConfig
 from lumina_core.errors import ConfigError
+from lumina_core.types import Loss
 
 
 class Vocoder(Protocol):
@@ -25,6 +28,21 @@ class Vocoder(Protocol):
 
     def __call__(self, mel: Tensor) -> Tensor:
         """Map natural logarithms (B, n_mels, T) of `MelSpectrogram` to (B, 1, T * hop_length) in about [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class SupportsVocoderLoss(Protocol):
+    """Vocoder with a training loss of its own."""
+
+    def loss(self, mel: Tensor, real: Tensor, generators: Sequence[torch.Generator]) -> Loss:
+        """Compute the loss of natural log-mel (B, n_mels, T) for the waveforms (B, 1, T * hop_length) they are of.
+
+        Args:
+            mel: spectrograms, some of which passed through an autoencoder.
+            real: waveforms.
+            generators: one per item, on the CPU.
+        """
         ...
 
 
