@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 from torch import Tensor
 
 from lumina_audio.audio_io import MAX_CHANNELS, SAMPLE_RATE_RANGE, AudioError, read_audio, read_header, resample
-from lumina_core.io import cached_read
+from lumina_core.errors import printable
+from lumina_core.io import cached_read, user_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ def parse_audio(value: Any) -> AudioInput:
     if isinstance(value, AudioInput):
         return value
     if isinstance(value, str | Path):
-        return _load_file(Path(value))
+        return _load_file(user_path(value))
     if isinstance(value, bytes):
         try:
             return _decode(value)
@@ -96,7 +97,7 @@ def _decode(source: Path | bytes, name: str = "") -> AudioInput:
     return AudioInput(clip.waveform, sample_rate, name, clip.notes)
 
 
-_load_file = cached_read(lambda path: _decode(path, path.name), "audio")
+_load_file = cached_read(lambda path: _decode(path, printable(path.name)), "audio")
 
 
 def _to_mono(waveform: Tensor, sample_rate: int | None) -> AudioInput:

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from lumina_audio.container_repair import TRUNCATED_NOTE, RepairedContainer, needs_repair, repair
 from lumina_core.data.source import FileOrBytes
 from lumina_core.errors import LuminaError, UnusableError
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, describe_content
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
 UNREAD_SUFFIXES = (
@@ -56,6 +57,8 @@ TARGET_PEAK, TARGET_RMS = 0.95, 10 ** (-20 / 20)
 _CANCELLED_NOTE = "silent after mixing its channels to one: they cancel each other"
 _TRUNCATED_PATTERN = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 """Log line of libsndfile for a WAV file whose data are shorter than its header states."""
+_EDGE_BYTES = 2**16
+"""Bytes at the beginning and the end of a file that show whether its header tells its length."""
 _UNKNOWN_SIZE = 2**31 - 2**16
 """Data size from which a WAV header means "unknown", as streaming encoders write it."""
 
@@ -106,7 +109,7 @@ def read_header(source: FileOrBytes, max_duration: float = MAX_DURATION) -> Audi
     Raises:
         AudioError: the file is empty, too large, too long, or in none of `READ_FORMATS`.
     """
-    with _open_audio(source, max_duration) as (_, header):
+    with _open_audio(source, max_duration) as (_, header, _):
         return header
 
 
@@ -134,14 +137,15 @@ def read_audio(
     Raises:
         AudioError: as for `read_header`, or the file is damaged, truncated, or holds NaN or infinite samples.
     """
-    with _open_audio(source, max_duration if duration is None else float("inf")) as (file, header):
-        wave = _decode_frames(file, header, start, duration)
-        notes = (*_truncation_notes(file), *_clipping_notes(wave))
+    with _open_audio(source, max_duration if duration is None else float("inf")) as (file, header, container_notes):
+        wave = _decode_frames(file, header, start, duration, TRUNCATED_NOTE in container_notes)
+        notes = tuple(dict.fromkeys((*container_notes, *_truncation_notes(file), *_clipping_notes(wave))))
     mono = torch.from_numpy(wave.mean(1, dtype=np.float32) if wave.shape[1] > 1 else wave[:, 0])
     waveform = resample(mono, header.sample_rate, sample_rate)
     peak = float(waveform.abs().max())
-    if peak < MIN_AUDIBLE_PEAK:
-        channels_cancel = float(np.abs(wave).max()) > 10 * MIN_AUDIBLE_PEAK
+    # a constant, as cheap sound cards add one, is not heard
+    if float((waveform - waveform.mean()).abs().max()) < MIN_AUDIBLE_PEAK:
+        channels_cancel = float(np.abs(wave - wave.mean(0)).max()) > 10 * MIN_AUDIBLE_PEAK
         return AudioClip(waveform[None], sample_rate, (_CANCELLED_NOTE if channels_cancel else "silent",))
     if float(np.abs(wave).max()) > 1.001:
         notes = (*notes, f"louder than full scale ({20 * np.log10(np.abs(wave).max()):.1f} dB)")
@@ -179,7 +183,9 @@ def _resampler(orig_freq: int, new_freq: int) -> Resample:
 
 
 @contextmanager
-def _open_audio(source: FileOrBytes, max_duration: float) -> Iterator[tuple[soundfile.SoundFile, AudioHeader]]:
+def _open_audio(
+    source: FileOrBytes, max_duration: float
+) -> Iterator[tuple[soundfile.SoundFile, AudioHeader, tuple[str, ...]]]:
     size = len(source) if isinstance(source, bytes) else _file_size(source)
     if not size:
         raise AudioError("an empty file")
@@ -187,13 +193,16 @@ def _open_audio(source: FileOrBytes, max_duration: float) -> Iterator[tuple[soun
         raise AudioError(f"too large: {size} bytes, expected at most {MAX_BYTES}")
     header = None
     try:
+        repaired = _repaired(source, size)
+        content = source if repaired is None else repaired.content
+        notes = () if repaired is None else repaired.notes
         # passed as a stream: the library then detects the format by content, not by file name
         with (
-            BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream,
+            BytesIO(content) if isinstance(content, bytes) else content.open("rb") as stream,
             soundfile.SoundFile(_ClampedSeekStream(stream)) as file,
         ):
             header = _validate_header(file, max_duration)
-            yield file, header
+            yield file, header, notes
     except AudioError:
         raise
     except OSError as error:
@@ -201,7 +210,23 @@ def _open_audio(source: FileOrBytes, max_duration: float) -> Iterator[tuple[soun
     except Exception as error:  # libsndfile raises errors of many types on damaged files
         if header is not None:
             raise AudioError(f"damaged or truncated: {_short_message(error)}") from error
-        raise AudioError(f"not a supported audio file (wav, flac, ogg, mp3 ...): {_short_message(error)}") from error
+        content_name = describe_content(source)
+        reason = f"it is {content_name}" if content_name else _short_message(error)
+        raise AudioError(f"not a supported audio file (wav, flac, ogg, mp3 ...): {reason}") from error
+
+
+def _repaired(source: FileOrBytes, size: int) -> RepairedContainer | None:
+    """Return a file whose header does not tell its length with one that does; None: there is nothing to repair."""
+    if isinstance(source, bytes):
+        head, tail = source[:_EDGE_BYTES], source[-_EDGE_BYTES:]
+    else:
+        with source.open("rb") as file:
+            head = file.read(_EDGE_BYTES)
+            file.seek(max(size - _EDGE_BYTES, 0))
+            tail = file.read(_EDGE_BYTES)
+    if not needs_repair(head, tail, size):
+        return None
+    return repair(source if isinstance(source, bytes) else source.read_bytes())
 
 
 class _ClampedSeekStream:
@@ -242,13 +267,15 @@ def _validate_header(file: soundfile.SoundFile, max_duration: float) -> AudioHea
     if not 1 <= header.channels <= MAX_CHANNELS:
         raise AudioError(f"channels in the header: got {header.channels}, expected 1 to {MAX_CHANNELS}")
     if header.num_frames < 1:
-        raise AudioError("the file has no samples")
+        raise AudioError("the file has no samples; it is empty, or was cut off before the first one")
     if header.duration > max_duration:
         raise AudioError(f"too long: {round(header.duration, 1):g} s, expected at most {max_duration:g} s")
     return header
 
 
-def _decode_frames(file: soundfile.SoundFile, header: AudioHeader, start: float, duration: float | None) -> FloatArray:
+def _decode_frames(
+    file: soundfile.SoundFile, header: AudioHeader, start: float, duration: float | None, is_cut: bool
+) -> FloatArray:
     """Decode a segment to (frames, channels)."""
     first = min(max(round(start * header.sample_rate), 0), header.num_frames - 1)
     num_frames = header.num_frames - first
@@ -259,9 +286,15 @@ def _decode_frames(file: soundfile.SoundFile, header: AudioHeader, start: float,
             f"too long: {num_frames} samples of {header.channels} channels need "
             f"{4 * num_frames * header.channels / 2**30:.1f} GiB of memory. Read a segment of it."
         )
-    file.seek(first)
+    if file.seekable():
+        file.seek(first)
+    else:  # GSM 6.10, for example: read from the beginning
+        left = first
+        while left > 0 and len(skipped := file.read(min(left, 2**16), dtype="float32", always_2d=True)):
+            left -= len(skipped)
     wave: FloatArray = file.read(num_frames, dtype="float32", always_2d=True)
-    if not len(wave) or (len(wave) < num_frames and file.format != "MP3"):  # an MP3 header estimates the length
+    # an MP3 header estimates the length
+    if not len(wave) or (len(wave) < num_frames and file.format != "MP3" and not is_cut):
         raise AudioError(f"truncated: got {len(wave)} samples, expected {num_frames} by the header")
     nonfinite = np.flatnonzero(~np.isfinite(wave).all(1))
     if len(nonfinite):
@@ -278,7 +311,7 @@ def _decode_frames(file: soundfile.SoundFile, header: AudioHeader, start: float,
 def _truncation_notes(file: soundfile.SoundFile) -> tuple[str, ...]:
     match = _TRUNCATED_PATTERN.search(file.extra_info)
     declared, present = (int(number) for number in match.groups()) if match else (0, 0)
-    return ("truncated: its header states more data",) if present < declared < _UNKNOWN_SIZE else ()
+    return (TRUNCATED_NOTE,) if present < declared < _UNKNOWN_SIZE else ()
 
 
 def _clipping_notes(wave: FloatArray) -> tuple[str, ...]:
@@ -292,10 +325,11 @@ def _clipping_notes(wave: FloatArray) -> tuple[str, ...]:
 
 
 def _loudness_gain(wave: Tensor, peak: float, sample_rate: int, loudness: Loudness) -> float:
+    centered = wave - wave.mean()
     if loudness == "peak":
         return TARGET_PEAK / peak
     if loudness == "level":
-        return min(TARGET_RMS / gated_rms(wave, sample_rate), 1 / peak)
+        return min(TARGET_RMS / gated_rms(centered, sample_rate), 1 / peak)
     return 1 / max(peak, 1.0)
 
 

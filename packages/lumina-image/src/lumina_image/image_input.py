@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
-from lumina_core.io import cached_read
-from lumina_image.image_io import ImageError, read_image, to_rgb
+from lumina_core.errors import printable
+from lumina_core.io import cached_read, user_path
+from lumina_image.image_io import ImageError, normalize_image, normalize_mask, read_image, read_mask
 
 MAX_PIXELS = 64_000_000
 """Largest image of a request; a larger one is refused by its header."""
@@ -24,7 +25,7 @@ class ImageInput:
     """Image of a request.
 
     Attributes:
-        image: RGB, upright, transparent pixels on white.
+        image: RGB in sRGB, upright, transparent pixels on white; of a mask gray.
         name: name of its file; empty if it was no file.
     """
 
@@ -47,23 +48,37 @@ def parse_image(value: Any) -> ImageInput:
     Raises:
         ValueError: the value is none of these, cannot be decoded, is too large, or has NaN or infinite values.
     """
+    return _parse(value, False)
+
+
+def parse_mask(value: Any) -> ImageInput:
+    """Convert a mask in any of the forms of `parse_image`; white is redrawn, and nothing may be transparent.
+
+    Raises:
+        ValueError: as `parse_image`, or the mask has transparent pixels.
+    """
+    return _parse(value, True)
+
+
+def _parse(value: Any, is_mask: bool) -> ImageInput:
     if isinstance(value, ImageInput):
         return value
+    read, normalize = (read_mask, normalize_mask) if is_mask else (read_image, normalize_image)
     if isinstance(value, str | Path):
-        return _read_file(Path(value))
-    try:
-        if isinstance(value, bytes):
-            return ImageInput(read_image(value, MAX_PIXELS))
-        if isinstance(value, Image.Image):
-            return ImageInput(to_rgb(value))
-    except ImageError as error:
-        raise ValueError(f"expected a usable image ({error})") from error
+        return (_read_mask_file if is_mask else _read_file)(user_path(value))
     if isinstance(value, torch.Tensor):
         value = _to_array(value)
     is_array = isinstance(value, np.ndarray) and value.dtype in (np.uint8, bool)
     if is_array and (value.ndim == 2 or value.shape[2:] == (3,)):
         pixels = value.astype(np.uint8) * 255 if value.dtype == bool else value
-        return ImageInput(Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB"))
+        value = Image.fromarray(np.ascontiguousarray(pixels))
+    try:
+        if isinstance(value, bytes):
+            return ImageInput(read(value, MAX_PIXELS).convert("RGB"))
+        if isinstance(value, Image.Image):
+            return ImageInput(normalize(value).convert("RGB"))
+    except ImageError as error:
+        raise ValueError(f"expected a usable {'mask' if is_mask else 'image'} ({error})") from error
     raise ValueError(
         "expected a path, the bytes of an image file, a Pillow image, a tensor (3, H, W) in [-1, 1] or (H, W) in "
         "[0, 1], or an array (H, W, 3) or (H, W) of 0..255"
@@ -72,8 +87,13 @@ def parse_image(value: Any) -> ImageInput:
 
 ImageField = Annotated[InstanceOf[ImageInput], BeforeValidator(parse_image), PlainSerializer(ImageInput.metadata)]
 """Type of a request's field; serialized as name and digest."""
+MaskField = Annotated[InstanceOf[ImageInput], BeforeValidator(parse_mask), PlainSerializer(ImageInput.metadata)]
+"""Type of a request's field with a mask; serialized as name and digest."""
 
-_read_file = cached_read(lambda path: ImageInput(read_image(path, MAX_PIXELS), path.name), "an image")
+_read_file = cached_read(lambda path: ImageInput(read_image(path, MAX_PIXELS), printable(path.name)), "an image")
+_read_mask_file = cached_read(
+    lambda path: ImageInput(read_mask(path, MAX_PIXELS).convert("RGB"), printable(path.name)), "a mask"
+)
 
 
 def _to_array(value: torch.Tensor) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 from torch import Tensor
 
 from lumina_core.errors import UnusableError
@@ -31,6 +33,15 @@ UNREAD_SUFFIXES = (
 )  # fmt: skip
 """Suffixes of image files that are not read."""
 
+MAX_PROFILE_BYTES = 2**22
+"""Largest color profile that is used."""
+_DEPTH_KEY = "lumina_depth"
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
 
 class ImageError(UnusableError):
     """A file is not a usable image; the message is the reason, in a few words."""
@@ -51,7 +62,7 @@ def read_image_size(source: FileOrBytes, max_pixels: int) -> tuple[int, int]:
 
 
 def read_image(source: FileOrBytes, max_pixels: int) -> Image.Image:
-    """Read the first frame of an image as RGB, upright by its EXIF orientation, on white.
+    """Read the first frame of an image as RGB in sRGB, upright by its EXIF orientation, on white.
 
     Args:
         source: a file or its content.
@@ -60,30 +71,156 @@ def read_image(source: FileOrBytes, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: the file is not an image in one of FORMATS, larger than `max_pixels`, damaged or truncated.
     """
-    with _open(source, max_pixels) as image:
-        try:
-            return to_rgb(ImageOps.exif_transpose(image))
-        except ImageError:
-            raise
-        except Exception as error:  # decoders raise many types of errors for damaged files
-            raise ImageError(f"damaged: {_error_text(error)}") from error
+    return _decode(source, max_pixels, normalize_image)
+
+
+def read_mask(source: FileOrBytes, max_pixels: int) -> Image.Image:
+    """Read the first frame of a mask as 8-bit gray, upright: see `normalize_mask`.
+
+    Raises:
+        ImageError: as `read_image`, or the mask has transparent pixels.
+    """
+    return _decode(source, max_pixels, normalize_mask)
+
+
+def normalize_image(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB: upright by its EXIF orientation, in sRGB, alpha on white, 16 bits to 8.
+
+    Raises:
+        ImageError: the pixels cannot be decoded, or are floating-point numbers.
+    """
+    try:
+        image.load()
+        return to_rgb(_to_srgb(_turn_upright(image)))
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise many types of errors for damaged files
+        raise ImageError(f"damaged: {_error_text(error)}") from error
+
+
+def normalize_mask(image: Image.Image) -> Image.Image:
+    """Convert a mask of any mode to 8-bit gray, upright by its EXIF orientation.
+
+    A mask of 16 bits, or of 0 and 1, is scaled by its largest value, so that white is white.
+
+    Raises:
+        ImageError: the pixels cannot be decoded, or some are transparent: white strokes on a transparent layer and
+            erased parts of an image would mean opposite things.
+    """
+    try:
+        image.load()
+        image = _turn_upright(image)
+        if image.mode == "F":
+            raise ImageError("has floating-point pixels of unknown range; save it with 8 bits per channel")
+        if image.mode.startswith("I"):
+            gray = np.asarray(image).astype(np.int64).clip(min=0)
+            return Image.fromarray((gray * 255 // max(int(gray.max()), 1)).astype(np.uint8))
+        if _has_alpha(image) and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+            raise ImageError(
+                "has transparent pixels; flatten it: black where the image stays, white where it is redrawn"
+            )
+        gray = np.asarray(image.convert("RGB").convert("L"))
+        return Image.fromarray(gray * 255 if gray.max(initial=0) == 1 else gray)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise many types of errors for damaged files
+        raise ImageError(f"damaged: {_error_text(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB: 16 bits to 8, an alpha channel on white.
 
+    Gray of 16 bits whose largest value fits 8, 10, 12 or 14 bits, as cameras and microscopes write it, is scaled to the
+    full range of those bits.
+
     Raises:
-        ImageError: the image has floating-point pixels.
+        ImageError: the image has floating-point pixels, or 16 bits per color of which only the lowest are used.
     """
     if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(pixels >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+        pixels = np.asarray(image).astype(np.int64).clip(min=0)
+        bits = next(bits for bits in (8, 10, 12, 14, 16, 24, 32) if pixels.max(initial=0) < 2**bits)
+        return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ImageError("has floating-point pixels of unknown range; save it with 8 bits per channel")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.info.get(_DEPTH_KEY) == 16 and 0 < max(high for _, high in _extrema(image.convert("RGB"))) < 64:
+        raise ImageError("has 16 bits per color of which only the lowest are used; scale it, or save it with 8 bits")
+    if _has_alpha(image):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _extrema(image: Image.Image) -> list[tuple[int, int]]:
+    return [(int(low), int(high)) for low, high in image.getextrema()]  # type: ignore[misc]
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    # not ImageOps.exif_transpose, which writes the EXIF block again and fails if another tag of it is damaged
+    method = _ORIENTATIONS.get(_orientation(image))
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    turned.info = image.info
+    return turned
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # with a damaged EXIF block the pixels may be intact
+        return 1
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert the colors by the image's ICC profile, if it has a usable one that differs from sRGB."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not 128 <= len(profile) <= MAX_PROFILE_BYTES or image.mode.startswith("I"):
+        return image
+    if image.mode not in ("RGB", "L", "CMYK"):
+        alpha = image.convert("RGBA").getchannel("A") if _has_alpha(image) else None
+        is_gray = image.mode in ("LA", "La", "1")
+        converted = _apply_profile(image.convert("L" if is_gray else "RGB"), profile)
+        if alpha is not None:
+            converted = converted.convert("RGB")
+            converted.putalpha(alpha)
+        return converted
+    return _apply_profile(image, profile)
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    transform = _profile_transform(profile, image.mode)
+    if transform is None:
+        return image
+    converted = ImageCms.applyTransform(image, transform)
+    return image if converted is None else converted
+
+
+@lru_cache(maxsize=16)
+def _profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the transform of a profile to sRGB; None if it is of another mode, damaged, or changes nothing."""
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(source, target, mode, "RGB")
+        steps = np.linspace(0, 255, 6).astype(np.uint8)
+        axes = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+        colors = np.stack(np.meshgrid(*[steps] * axes), -1).reshape(1, -1, axes)
+        test = (
+            Image.fromarray(colors[..., 0])
+            if axes == 1
+            else Image.frombytes(mode, colors.shape[1::-1], colors.tobytes())
+        )
+        converted = ImageCms.applyTransform(test, transform)
+    except Exception:  # a profile of another mode, or a damaged one
+        return None
+    if converted is None:
+        return None
+    difference = np.abs(np.asarray(converted).astype(int) - np.asarray(test.convert("RGB")).astype(int)).max()
+    return transform if difference > 2 else None
 
 
 def crop_resize(
@@ -124,11 +261,54 @@ def to_pil(data: Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(data).permute(1, 2, 0).contiguous().cpu().numpy())
 
 
+def _decode(source: FileOrBytes, max_pixels: int, normalize: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    try:
+        with _open(source, max_pixels) as image:
+            return normalize(image)
+    except ImageError as error:
+        repaired = _repaired(source, str(error))
+        if repaired is None:
+            raise
+    with _open(repaired, max_pixels) as image:
+        return normalize(image)
+
+
+def _repaired(source: FileOrBytes, reason: str) -> bytes | None:
+    """Return the content of a file with an unreadable part that its pixels do not need; None if there is none."""
+    if "TEXT" in reason:
+        return _without_text(_content(source))
+    if "truncated" not in reason:
+        return None
+    data = _content(source).rstrip(b"\xff")
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    # without the mark of its end, a JPEG is whole if further data would not change a pixel
+    whole, longer = data + b"\xff\xd9", data + b"\x35\xca\x5a\x93" * 64 + b"\xff\xd9"
+    try:
+        first, second = (np.asarray(Image.open(BytesIO(content), formats=("JPEG",))) for content in (whole, longer))
+    except Exception:  # decoders raise many types of errors
+        return None
+    return whole if np.array_equal(first, second) else None
+
+
+def _content(source: FileOrBytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def _without_text(data: bytes) -> bytes:
+    """Return a PNG without its text, and without a color profile that is too large to unpack."""
+    kept, at = bytearray(data[:8]), 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept += data[at:end]
+        at = end
+    return bytes(kept)
+
+
 def _open(source: FileOrBytes, max_pixels: int) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is checked below
-            image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        image = _open_header(source)
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: more than {max_pixels} pixels by its header (max_pixels)") from error
     except UnidentifiedImageError as error:
@@ -140,15 +320,24 @@ def _open(source: FileOrBytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         image.close()
         raise ImageError(f"too large: {width}x{height}, more than {max_pixels} pixels (max_pixels)")
+    if image.format == "PNG" and any("16B" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        image.info[_DEPTH_KEY] = 16
     return image
 
 
+def _open_header(source: FileOrBytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is checked by the caller
+        try:
+            return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        except ValueError as error:
+            if "TEXT" not in str(error):
+                raise
+        return Image.open(BytesIO(_without_text(_content(source))), formats=FORMATS)
+
+
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
-    try:
-        is_rotated = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    except Exception:  # with a damaged EXIF block the pixels may be intact
-        is_rotated = False
-    return (image.height, image.width) if is_rotated else image.size
+    return (image.height, image.width) if _orientation(image) in (5, 6, 7, 8) else image.size
 
 
 def _error_text(error: Exception) -> str:

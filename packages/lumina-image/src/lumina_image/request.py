@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lumina_core.config import Config
 from lumina_core.request import Request
-from lumina_image.image_input import ImageField
+from lumina_image.image_input import ImageField, MaskField
 
 MAX_SIDE = 4096
 MAX_PROMPT_CHARS = 20000
@@ -37,7 +37,7 @@ class ImageSizeRequest(Request):
         description="amount of change of init_image, 0 (none) to 1 (all of it).  "
         f"[default: {DEFAULT_STRENGTH}, or 1 for inpainting]",
     )
-    mask: ImageField | None = Field(
+    mask: MaskField | None = Field(
         None, title="FILE", description="mask of the size of init_image: white is redrawn, black is preserved"
     )
     feather: int | None = Field(

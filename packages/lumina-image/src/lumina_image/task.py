@@ -192,7 +192,7 @@ class ImageTask(GenerationTask):
             return []
         white = np.asarray(request.mask.image.convert("L")) >= MASK_THRESHOLD
         if white.all():
-            return ["The mask is white everywhere (transparent pixels count as white): the whole image is redrawn."]
+            return ["The mask is white everywhere: the whole image is redrawn."]
         has_border = request.outpaint is not None or request.paste_at is not None
         return [] if white.any() or has_border else ["The mask is black everywhere: nothing is redrawn."]
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lumina_audio.text.structured_caption import plain_text, to_structured_caption
+from lumina_audio.text.structured_caption import is_structured, plain_text, to_structured_caption
 from lumina_core.conditioning.ops import join, mean_pool, select
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
@@ -100,7 +100,12 @@ class DualTextEncoder(nn.Module, Conditioner):
     def _encoder_texts(self, text: str) -> tuple[str, str]:
         if not (self.config.use_structured_caption and text):
             return text, text
-        return plain_text(text), to_structured_caption(text)
+        try:
+            return plain_text(text), to_structured_caption(text)
+        except ConfigError:
+            if is_structured(text):
+                raise
+            return text, text  # no words, such as "...": read as it is written
 
     def _concatenate(self, *conditions: Condition) -> Condition:
         projected = [
