@@ -109,7 +109,7 @@ def test_what_is_no_sound_is_said_so_in_python_too(pipeline):
             pipeline.make_request(
                 prompt="x", init_audio=(torch.zeros(wrong), 1) if wrong[0] == 2 else torch.zeros(wrong)
             )
-    with pytest.raises(ConfigError, match="expected START < END"):
+    with pytest.raises(ConfigError, match=r"expected START < END|expected a finite number"):
         pipeline.make_request(prompt="x", init_audio=torch.zeros(1, 800), inpaint=(0, float("inf")))
     with pytest.raises(ConfigError, match="prompt: got an empty list"):
         pipeline([])
