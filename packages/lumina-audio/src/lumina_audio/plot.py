@@ -16,7 +16,7 @@ from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 from lumina_core.errors import ConfigError, LuminaError
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, new_dir
 from lumina_core.pretrained import require
 
 INSTALL_EXTRA = "lumina-audio[plot]"
@@ -121,8 +121,7 @@ def save_grid(waveforms: Sequence[Tensor], sample_rate: int, path: Path, columns
         top, left = index // columns * height, index % columns * width
         level = ((decibels - max_db) / DYNAMIC_RANGE_DB + 1).clamp(0, 1)
         grid[top : top + N_MELS, left : left + level.shape[1]] = 32 + 223 * level
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as partial:
+    with new_dir(path.parent), atomic_file(path) as partial:
         Image.fromarray(grid.byte().numpy()).save(partial, format="PNG")
 
 

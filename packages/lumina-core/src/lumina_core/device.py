@@ -1,10 +1,32 @@
-"""Number formats that a device computes fast: bfloat16 only with hardware support."""
+"""Devices by name, and number formats that a device computes fast: bfloat16 only with hardware support."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+from lumina_core.errors import ConfigError
+
+
+def parse_device(device: str | torch.device, setting: str = "device") -> torch.device:
+    """Return an available device by its name.
+
+    Args:
+        device: cpu, cuda, cuda:1, mps or another device of torch.
+        setting: name of the setting, for messages.
+
+    Raises:
+        ConfigError: torch does not know the device, this machine does not have it, or it cannot compute.
+    """
+    try:
+        parsed = torch.zeros((), device=device).device
+        if parsed.type == "meta" or (parsed.type in ("cpu", "mps") and torch.device(device).index not in (None, 0)):
+            raise RuntimeError(f"there is no {device}")
+    except Exception as error:  # torch asserts if it was built without the device; other backends are not importable
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"{setting}: got '{device}', expected an available one ({reason}). Use cpu.") from error
+    return parsed
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:

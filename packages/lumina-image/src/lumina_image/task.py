@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, new_dir
 from lumina_core.protocols import GenerationTask
 from lumina_core.types import GenerationOutput, InitData, RegionalPrompts, Size, VariationInput
 from lumina_image.image_io import crop_resize, to_pil, to_tensor
@@ -230,8 +230,7 @@ class ImageTask(GenerationTask):
         grid = Image.new("RGB", (width * columns, height * -(-len(images) // columns)), "white")
         for index, image in enumerate(images):
             grid.paste(image, (index % columns * width, index // columns * height))
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / f"{name}.png") as partial:
+        with new_dir(folder), atomic_file(folder / f"{name}.png") as partial:
             grid.save(partial, format="PNG")
         return folder / f"{name}.png"
 

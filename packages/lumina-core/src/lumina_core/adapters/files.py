@@ -24,7 +24,7 @@ from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.config import suggest_or_list
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.io import atomic_dir, atomic_file
+from lumina_core.io import atomic_dir, atomic_file, new_dir
 from lumina_core.model import Model
 from lumina_core.plugins.registry import Registry
 
@@ -125,9 +125,8 @@ def write_lora(lora: Lora, path: Path, model: Model, registry: Registry, file_fo
             return path / WEIGHTS_FILE
         if path.suffix != ".safetensors":
             raise ConfigError(f"destination: got {path}, expected a file that ends in .safetensors.")
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors, extra = _file_tensors(lora, names, file_format)
-        with atomic_file(path) as partial:
+        with new_dir(path.parent), atomic_file(path) as partial:
             save_file(tensors, partial, metadata | extra)
         return path
     except (OSError, SafetensorError) as error:

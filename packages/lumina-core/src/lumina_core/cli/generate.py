@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from lumina_core.errors import ConfigError, LuminaError
+from lumina_core.io import check_replaceable, new_dir, remove_partial
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -162,7 +164,7 @@ def output_paths(out: Path, total: int, is_folder: bool, suffixes: Sequence[str]
     """Return the path of each result.
 
     A folder has 00000.png and so on, several results of one file name heart-0.png and so on. Nothing is written:
-    `make_dir` makes a new folder before the first result is saved; its parent must exist.
+    A new folder is made when the first result is saved; its parent must exist.
 
     Args:
         out: value of the option.
@@ -172,41 +174,57 @@ def output_paths(out: Path, total: int, is_folder: bool, suffixes: Sequence[str]
         option: name of the option, for messages.
 
     Raises:
-        ConfigError: the path is not writable, or `out` has another suffix.
+        ConfigError: a path is not writable, or is no file (a device, a pipe, a folder), or `out` has another suffix.
     """
+    if "\0" in str(out):
+        raise ConfigError(f"{option}: got a null character in {str(out)!r}, expected a path without one.")
     try:
         suffix = suffixes[0] if suffixes else ""
         if is_folder or (total > 1 and (out.is_dir() or not out.suffix)):
             if out.exists() and not out.is_dir():
                 raise ConfigError(f"{option}: got the file {out}, expected a folder for several results.")
             _check_writable(out if out.is_dir() else out.parent, option)
-            return [out / f"{index:05d}{suffix}" for index in range(total)]
+            return _replaceable([out / f"{index:05d}{suffix}" for index in range(total)])
         if out.is_dir():
             raise ConfigError(f"{option}: got the folder {out}, expected a file, for example {out / f'result{suffix}'}")
         if suffix and out.suffix and out.suffix.lower() not in suffixes:
             allowed = " or ".join(suffixes)
             raise ConfigError(f"{option}: got {out.name}, expected {allowed}, for example {out.stem}{suffix}")
         _check_writable(out.parent, option)
+        named = [out.with_name(f"{out.stem}-{index}{out.suffix}") for index in range(total)]
+        return _replaceable([out] if total == 1 else named)
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise ConfigError(f"{option}: cannot write {out} ({error.strerror}). Choose another path.") from error
-    return [out] if total == 1 else [out.with_name(f"{out.stem}-{index}{out.suffix}") for index in range(total)]
+        path = error.filename or out
+        raise ConfigError(f"{option}: cannot write {path} ({error.strerror}). Choose another path.") from error
 
 
-def make_dir(folder: Path) -> None:
-    """Make a folder, unless it exists."""
+def _replaceable(paths: list[Path]) -> list[Path]:
+    """Return paths of files, new or to be replaced; OSError if one is something else."""
+    for path in paths:
+        check_replaceable(path)
+    return paths
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Make the folder of a file; if the file cannot be written, delete the folder again, if it is new and empty.
+
+    Raises:
+        ConfigError: the folder cannot be made, or the file cannot be written.
+    """
     try:
-        folder.mkdir(exist_ok=True)
+        with new_dir(path.parent):
+            yield
     except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}. Choose another path.") from error
 
 
 def _check_writable(folder: Path, option: str) -> None:
     if not folder.is_dir():
         raise ConfigError(f"{option}: the folder {folder} does not exist. Make it first or choose another path.")
-    probe = folder / ".lumina-probe"
     try:
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # without a name, so that it meets no file of others
+            pass
     except OSError as error:
         raise ConfigError(f"{option}: cannot write in {folder} ({error.strerror}). Choose another path.") from error
 
@@ -255,12 +273,8 @@ def preview_callback(
         for index, item in zip(state.indices, state.items(), strict=True):
             path, folder = paths[index], steps_dir(paths[index])
             metadata = requests[index].model_dump(mode="json", exclude_none=True, exclude={"count"})
-            make_dir(path.parent)
-            make_dir(folder)
-            try:
+            with writing_to(folder / f"{state.step:03d}{path.suffix}"):
                 task.save(item, folder / f"{state.step:03d}{path.suffix}", {**metadata, "preview": note})
-            except OSError as error:
-                raise ConfigError(f"cannot write in {folder}: {error.strerror or error}") from error
 
     return write
 
@@ -435,18 +449,17 @@ def _generate(
     """Generate and save the results, each batch as soon as it is finished."""
     for note in dict.fromkeys(note for request in requests for note in pipeline.notes(request)):
         click.echo(f"Note: {note}", err=True)
+    for folder in {path.parent for path in paths}:
+        remove_partial(folder)  # of commands that were killed
     callback = preview_callback(pipeline, requests, paths, preview)
     results: dict[int, Result] = {}
     with _progress(len(requests), show_progress) as advance:
         for index, result in pipeline.iterate(requests, callback):
-            make_dir(paths[index].parent)
-            result.save(paths[index])
+            with writing_to(paths[index]):
+                result.save(paths[index])
             for kind, kind_paths in sidecars.items():
-                make_dir(kind_paths[index].parent)
-                try:
+                with writing_to(kind_paths[index]):
                     result.task.write_sidecar(kind, result.data, kind_paths[index], result.metadata)
-                except OSError as error:
-                    raise ConfigError(f"cannot write {kind_paths[index]}: {error.strerror or error}") from error
             results[index] = result
             advance(1)
     return [results[index] for index in range(len(requests))]

@@ -177,6 +177,9 @@ def _run_exit_functions(status: int) -> None:
 def run(arguments: list[str], debug: bool = False) -> int:
     """Run with these arguments and return the exit status: 2 for an invalid request, 1 for other errors."""
     try:
+        null = next((argument for argument in arguments if "\0" in argument), None)
+        if null is not None:
+            raise ConfigError(f"argument: got a null character in {null[:80]!r}, expected text without one.")
         lumina.main(arguments, prog_name="lumina", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code

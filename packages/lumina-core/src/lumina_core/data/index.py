@@ -22,7 +22,7 @@ from torch import Tensor
 from lumina_core.data.captions import all_texts, sample_caption
 from lumina_core.data.source import FileOrBytes, ItemRef, SkippedItem, Source
 from lumina_core.errors import ConfigError, UnusableError, printable
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, new_dir
 from lumina_core.protocols import Dataset, Example
 
 logger = logging.getLogger("lumina.data")
@@ -143,8 +143,7 @@ def _save_index(index: ItemIndex, file: Path, state: str) -> None:
     arrays = {"refs": index.refs, "sizes": index.sizes, "ends": index.ends, "names": index.names}
     tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as partial:
+        with new_dir(file.parent), atomic_file(file) as partial:
             save_file(tensors, partial, {"state": state, "skipped": json.dumps(index.skipped)})
     except (OSError, SafetensorError) as error:
         logger.warning(

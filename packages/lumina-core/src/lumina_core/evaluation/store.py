@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.io import atomic_file, remove_partial
+from lumina_core.io import atomic_file, new_dir, remove_partial
 
 
 class StoredTensors(NamedTuple):
@@ -78,8 +78,7 @@ class TensorStore:
         if self.folder is None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self._path(name)) as partial:
+            with new_dir(self.folder), atomic_file(self._path(name)) as partial:
                 save_file(dict(entry.tensors), partial, metadata={"metadata": json.dumps(entry.metadata)})
         except (OSError, SafetensorError) as error:
             raise ConfigError(
@@ -106,10 +105,9 @@ def open_run(folder: Path, config: Mapping[str, Any], config_file: str, resume: 
     """
     path = folder / config_file
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
         if not path.exists():
-            with atomic_file(path) as partial:
+            with new_dir(folder), atomic_file(path) as partial:
                 partial.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             return
         previous: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))

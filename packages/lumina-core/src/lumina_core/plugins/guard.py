@@ -18,6 +18,8 @@ from lumina_core.io import host_id, is_running
 
 NOTE_SECONDS = 3.0
 """Time after which a plugin that is still being imported is named."""
+COMPONENT_NOTE_SECONDS = 30.0
+"""The same for a component, which may import torch and other large libraries first."""
 MAX_ERROR_CHARS = 500
 _EXITS = ("_exit", "abort", "execv", "execve")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGPIPE", "SIGHUP", "SIGALRM", "SIGCHLD")
@@ -35,11 +37,16 @@ def is_user_interrupt(error: BaseException) -> bool:
 
 @contextmanager
 def plugin_code(
-    plugin: str, distribution: str, is_trusted: bool = False, others: Iterable[str] = (), is_import: bool = True
+    plugin: str,
+    distribution: str,
+    is_trusted: bool = False,
+    others: Iterable[str] = (),
+    is_import: bool = True,
+    note_seconds: float = NOTE_SECONDS,
 ) -> Iterator[None]:
     """Run code of a plugin within `with`.
 
-    What it prints goes to stderr. After NOTE_SECONDS a note names it. If it ends the process (a crash of compiled
+    What it prints goes to stderr. After `note_seconds` a note names it. If it ends the process (a crash of compiled
     code), the next start names it, see `report_crash`. Functions that end the process at once raise ProcessExitError
     instead. Afterwards, settings of the process are as they were before: working directory, signal handlers, warning
     filters, streams, and torch's defaults.
@@ -50,11 +57,12 @@ def plugin_code(
         is_trusted: whether it belongs to this project: then it is not watched for crashes.
         others: names of the other plugins, which a note offers to start with.
         is_import: whether a module is imported: only then it is watched.
+        note_seconds: time until the note.
     """
     marker = None if is_trusted or not is_import else _write_marker(plugin, distribution)
     hint = f"To start without it: LUMINA_PLUGINS={','.join(name for name in others if name != plugin) or 'core'}"
     text = f"Note: the plugin '{plugin}' ({distribution}) is still being imported. {hint}"
-    timer = threading.Timer(NOTE_SECONDS, lambda: print(text, file=sys.__stderr__, flush=True))
+    timer = threading.Timer(note_seconds, lambda: print(text, file=sys.__stderr__, flush=True))
     timer.daemon = True
     if is_import:
         timer.start()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lumina_core.errors import PluginError, suggest
-from lumina_core.plugins.guard import error_text, is_user_interrupt, plugin_code
+from lumina_core.plugins.guard import COMPONENT_NOTE_SECONDS, error_text, is_user_interrupt, plugin_code
 
 COMPONENT_TYPES = (
     "backbone",
@@ -331,7 +331,8 @@ class Registry:
         source = self.sources.get(plugin)
         if source is None or source.is_ours or plugin == "core":
             return nullcontext()
-        return plugin_code(plugin, f"{source.distribution} {source.version}", False, self.sources, is_import)
+        owner = f"{source.distribution} {source.version}"
+        return plugin_code(plugin, owner, False, self.sources, is_import, COMPONENT_NOTE_SECONDS)
 
     def guarded_component(self, component_type: str, name: str) -> AbstractContextManager[None]:
         """Return a context in which a component is built, see `guard.plugin_code`."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lumina_core.device import resolve_dtype, supported_dtype
+from lumina_core.device import parse_device, resolve_dtype, supported_dtype
 from lumina_core.errors import ConfigError, LuminaError, suggest
 from lumina_core.model import Model
 from lumina_core.model_dir import find_model, load_model
@@ -73,8 +73,8 @@ class Placement:
         Raises:
             ConfigError: the device is not available, or the dtype is not supported.
         """
-        compute_device = _parse_device(device)
-        conditioner_device = None if text_device is None else _parse_device(text_device, "text_device")
+        compute_device = parse_device(device)
+        conditioner_device = None if text_device is None else parse_device(text_device, "text_device")
         return cls(compute_device, _parse_dtype(dtype, compute_device), offload, conditioner_device)
 
     @property
@@ -94,14 +94,6 @@ class Placement:
                 if isinstance(module, FrozenModule):
                     module.pin_device(str(self.text_device))
         return model
-
-
-def _parse_device(device: str | torch.device, setting: str = "device") -> torch.device:
-    try:
-        return torch.zeros((), device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts if it was built without the device
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{setting}: got '{device}', expected an available one ({reason}). Use cpu.") from error
 
 
 def _parse_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lumina_core.conditioning.ops import select, stack
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, new_dir
 from lumina_core.pretrained import FrozenModule
 from lumina_core.protocols import Autoencoder, Conditioner
 from lumina_core.types import Condition, Tokens
@@ -113,8 +113,7 @@ class Cache:
             return
         path = self._path(self.folder, namespace, key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as partial:
+            with new_dir(path.parent), atomic_file(path) as partial:
                 save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
             self.disk_left -= path.stat().st_size
         except (OSError, SafetensorError):  # a full disk does not stop a training

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lumina_core.device import parse_device
 from lumina_core.errors import ConfigError
 
 WAIT_TIMEOUT = timedelta(days=7)
@@ -51,7 +52,7 @@ def init_distributed(device: str | None = None) -> ProcessInfo:
             number LOCAL_RANK.
 
     Raises:
-        ConfigError: the device is unknown, or has an index although there are several processes.
+        ConfigError: the device is unknown or not available, or has an index although there are several processes.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     process_device = _parse_device(device) if device else _default_device()
@@ -63,7 +64,13 @@ def init_distributed(device: str | None = None) -> ProcessInfo:
             )
         if process_device.index is None:
             process_device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(process_device)
+        try:
+            torch.cuda.set_device(process_device)
+        except (RuntimeError, AssertionError, ValueError) as error:  # no such GPU, or no CUDA in this torch
+            reason = (str(error).splitlines() or [""])[0]
+            raise ConfigError(
+                f"device: got '{process_device}', expected an available one ({reason}). Use cpu."
+            ) from error
     if world_size == 1:
         return ProcessInfo(rank, world_size, process_device)
     if not dist.is_initialized():
@@ -73,9 +80,10 @@ def init_distributed(device: str | None = None) -> ProcessInfo:
 
 def _parse_device(name: str) -> torch.device:
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device: got '{name}', expected cpu, cuda, mps or another device of torch.") from error
+    return device if device.type == "cuda" else parse_device(name)
 
 
 def _default_device() -> torch.device:
