@@ -16,7 +16,7 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 PACKAGES = ("lumina-core", "lumina-image", "lumina-audio")
 WITH_EXTRAS = (
-    "lumina-core[transformers,quantize,adaptive,lora]",
+    "lumina-core[transformers,quantize,adaptive,lora,plot]",
     "lumina-image[diffusers,evaluate,shards]",
     "lumina-audio[evaluate,plot,published]",
 )

@@ -124,6 +124,13 @@ class TrainingConfig(Config):
     )
     decay_start: float = Field(0.0, ge=0, le=1, description="fraction of the steps before the learning rate decays")
     max_norm: float = Field(2.0, gt=0, description="largest norm of the gradient; longer gradients are clipped")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="what a step with a loss or gradient that is not finite leads to; its examples are written"
+    )
+    spike_factor: float | None = Field(
+        None, gt=1, description="a gradient norm above this times the median of the last 50 is a spike; None: no check"
+    )
+    on_spike: Literal["skip", "stop"] = Field("skip", description="what a spike leads to; its examples are written")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the weight average per step, with warm-up")
     cond_dropout: float = Field(0.1, ge=0, le=1, description="fraction of conditions replaced by the null condition")
     freeze: tuple[str, ...] = Field(

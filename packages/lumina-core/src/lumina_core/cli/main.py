@@ -30,13 +30,14 @@ SUMMARIES = {
     "check": "Check a recipe with one step, without training.",
     "evaluate": "Evaluate a model on examples of a data set.",
     "convert": "Convert a model folder to another checkpoint format.",
+    "plot": "Plot the metrics of a training.",
     "schedule": "Print a schedule of times, or fit one to a model.",
     "models": "List models and recipes, or describe a model folder.",
     "plugins": "List plugins and components, and why a plugin was not loaded.",
 }
 MODULES = {
-    "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "schedule": "schedule",
-    "models": "models", "plugins": "plugins",
+    "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "plot": "plot",
+    "schedule": "schedule", "models": "models", "plugins": "plugins",
 }  # fmt: skip
 
 

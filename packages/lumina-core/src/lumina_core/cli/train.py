@@ -35,6 +35,15 @@ SET_OPTION = click.option(
     "Of an adapter: the model that it is trained on.",
 )
 @click.option("--device", help="Device: cpu, cuda, cuda:1, mps.  [default: the best one available]")
+@click.option(
+    "--track",
+    type=click.Choice(("wandb", "trackio")),
+    multiple=True,
+    help="Log the metrics there too; they are always in metrics.csv and TensorBoard. Repeatable.",
+)
+@click.option(
+    "--profile", type=click.IntRange(min=1), metavar="STEPS", help="Profile so many steps, after the first three."
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(
     recipe: str,
@@ -43,6 +52,8 @@ def train(
     resume: bool,
     init: tuple[str, ...],
     device: str | None,
+    track: tuple[str, ...],
+    profile: int | None,
     quiet: bool,
 ) -> None:
     """Train RECIPE: the name of an installed recipe (see `lumina models`) or a YAML file.
@@ -52,10 +63,15 @@ def train(
     from lumina_core.plugins.loader import load_plugins
     from lumina_core.recipe import Recipe
     from lumina_core.training.callbacks import ProgressBar
+    from lumina_core.training.tracking import ProfileCallback, TrackerCallback
     from lumina_core.training.trainer import Trainer
 
     registry = load_plugins()
-    callbacks = [] if quiet else [ProgressBar()]
+    callbacks = [
+        *([] if quiet else [ProgressBar()]),
+        *map(TrackerCallback, track),
+        *([] if profile is None else [ProfileCallback(profile)]),
+    ]
     trainer = Trainer(
         Recipe.load(recipe, settings, registry), out, None, callbacks, device, resume, init, registry=registry
     )

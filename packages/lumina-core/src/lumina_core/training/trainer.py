@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 import warnings
@@ -34,6 +35,7 @@ from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Conditioner, Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
 from lumina_core.recipe import Recipe, TrainingConfig, map_paths
 from lumina_core.training import distributed
+from lumina_core.training.anomalies import ANOMALIES_FILE, AnomalyCheck, write_anomaly
 from lumina_core.training.callbacks import (
     CheckpointCallback,
     MetricLogger,
@@ -154,8 +156,10 @@ class Trainer:
             self._parallel_module = parallelize(self._loss_module, self.recipe.training, self.process)
             self.ema = EMA(self.model, self.recipe.training.ema_decay)
             self.optimizers = build_optimizers(self.model, self.recipe.training)
+            self._anomalies = AnomalyCheck(self.recipe.training)
             if checkpoint is not None:
                 self.load(checkpoint)
+                self._anomalies.restore(self.out / "metrics.csv", self.step)
             self._trainable = [p for p in self.model.parameters() if p.requires_grad]
             own = [MetricLogger(self.out), CheckpointCallback(), SampleCallback(self)]
             self.callbacks: list[TrainCallback] = [*own, *callbacks]
@@ -196,22 +200,29 @@ class Trainer:
     def train_step(self, batch: RawBatch) -> StepMetrics:
         """Take one optimizer step on this process's share of a batch, and update the averaged weights.
 
+        A step that `training.on_nonfinite` or `training.on_spike` skips changes no weight; its examples are written to
+        anomalies.jsonl, and the metrics have `skipped` 1.
+
         Raises:
-            LuminaError: the loss or the gradient is not finite; the weights are unchanged, and the message names the
-                first layer with such an output.
+            LuminaError: the loss or the gradient is not finite, or a spike, and the setting is to stop; the weights are
+                unchanged, and the message names the first layer with an output that is not finite.
         """
         start_time, training = time.perf_counter(), self.recipe.training
         factor = lr_factor(self.step, training)
         self.optimizers.set_lr_factor(factor)
         loss, terms, grad_norm = self._compute_gradients(batch)
-        if not bool(torch.isfinite(loss + grad_norm)):
-            raise find_nonfinite_layer(self.model, lambda: self._loss_module(batch, eager=True), self.step)
-        self.optimizers.step()
+        reason = self._anomalies.reason(float(loss), float(grad_norm))
+        if reason is None:
+            self.optimizers.step()
+        else:
+            self._handle_anomaly(batch, reason, float(loss), float(grad_norm))
+            terms = {**terms, "skipped": torch.ones(())}
         self.optimizers.zero_grad()
         if self.process.world_size > 1:
             for buffer in trained_buffers(self.model).values():
                 buffer.copy_(distributed.all_reduce_mean(buffer, self.process))
-        self.ema.update(self.model, self.step)
+        if reason is None:
+            self.ema.update(self.model, self.step)
         self.step += 1
         seconds = time.perf_counter() - start_time
         return StepMetrics(
@@ -291,6 +302,26 @@ class Trainer:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _handle_anomaly(self, batch: RawBatch, reason: str, loss: float, grad_norm: float) -> None:
+        """Write the examples of a step that is not to be taken; raise an error if the setting is to stop."""
+        training = self.recipe.training
+        is_nonfinite = not math.isfinite(loss + grad_norm)
+        action = training.on_nonfinite if is_nonfinite else training.on_spike
+        if self.process.is_main:
+            keys: Sequence[SampleKey] = batch.keys
+            if self.process.world_size > 1:  # a process has a share of the batch only
+                keys = make_sampler(self.dataset, training.seed).step_keys(self.step, training.global_batch_size)
+            indices = [key.index for key in keys]
+            write_anomaly(self.out, self.step + 1, reason, action, loss, grad_norm, indices)
+        if action == "skip":
+            return
+        if is_nonfinite:
+            raise find_nonfinite_layer(self.model, lambda: self._loss_module(batch, eager=True), self.step)
+        raise LuminaError(
+            f"step {self.step + 1}: {reason} (training.spike_factor). The weights are unchanged, and the examples are "
+            f"in {ANOMALIES_FILE}. Lower training.lr, or set training.on_spike to skip."
+        )
 
     def _compute_gradients(self, batch: RawBatch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Compute the gradients of a batch, clipped; returns loss, terms and the norm before clipping.
