@@ -1,8 +1,9 @@
 """Trainings in several processes, for tests: python sharded_run.py SCENARIOS.json, with the environment of torchrun.
 
-Each scenario is {"recipe": values, "out": folder, "processes": number, "port": number, "resume": bool}; the processes
-of higher ranks skip it. The first process writes losses, whole weights and whole averages to <out>.pt; every process
-writes the bytes that it holds to <out>.<rank>.json.
+Each scenario is {"recipe": values, "out": folder, "processes": number, "port": number, "resume": bool, "stop": step,
+"train": bool}; the processes of higher ranks skip it. The training runs to the end, or stops after step `stop` with a
+checkpoint. With `train`, `Trainer.train` does all of it. Otherwise the first process writes losses, whole weights and
+whole averages to <out>.pt, and every process writes the bytes that it holds to <out>.<rank>.json.
 """
 
 from __future__ import annotations
@@ -33,9 +34,15 @@ def run(scenario):
     with Trainer(
         toy_recipe, out, device="cpu", registry=toy.registry(), resume=scenario.get("resume", False)
     ) as trainer:
+        if scenario.get("train"):
+            trainer.train()
+            return
         losses, held = [], {}
         for batch in trainer.batches():
             losses.append(trainer.train_step(batch).loss)
+            if trainer.step == scenario.get("stop"):
+                trainer.save()
+                break
         held = {
             "parameters": sum(local_tensor(p).nbytes for p in trainer.model.parameters()),
             "ema": sum(local_tensor(average).nbytes for average in trainer.ema.weights.values()),

@@ -30,6 +30,8 @@ from lumina_core.plugins.registry import Registry
 from lumina_core.pretrained import pretrained_files
 from lumina_core.recipe import map_paths, override_recipe, read_recipe
 
+TRAINING_DIR = "training"
+"""Folder of a checkpoint with the state of its training."""
 NATIVE_FORMAT = "lumina"
 """Name of this project's own checkpoint format."""
 
@@ -157,8 +159,8 @@ def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
 def _target_format(loaded: LoadedDir, registry: Registry, requested: str | None) -> str:
     formats = [NATIVE_FORMAT, *registry.registrations("checkpoint_format")]
     if requested is None:
-        if loaded.format:
-            return NATIVE_FORMAT
+        if loaded.format or (loaded.folder / TRAINING_DIR).is_dir():
+            return NATIVE_FORMAT  # the model of a checkpoint is a folder of this format without the training's state
         raise ConfigError(
             f"format: got none for {loaded.folder}, which has the format {NATIVE_FORMAT}, expected one of "
             f"{', '.join(formats[1:])}."

@@ -11,6 +11,10 @@ class LuminaError(Exception):
     """Base class of all errors that a user can correct: `<setting>: got <value>, expected <what>. <How to fix it.>`"""
 
 
+class ReportedError(LuminaError):
+    """An error that another process of a training reports; the command line prints nothing."""
+
+
 class ConfigError(LuminaError):
     """A recipe, a request or an option has an unknown key or an invalid value."""
 

@@ -36,6 +36,7 @@ from lumina_core.checkpoint.safetensors_io import (
     open_weights,
     write_weights,
 )
+from lumina_core.checkpoint.sharded import is_sharded_dir, open_averages
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError, suggest
 from lumina_core.io import atomic_dir, restore_dir
@@ -285,6 +286,8 @@ def _is_readable(checkpoint: Path) -> bool:
 
 
 def _open_best_weights(folder: Path) -> Weights:
+    if is_sharded_dir(folder):
+        return open_averages(folder)
     stem = Path(EMA_WEIGHTS_FILE if has_weights(folder, Path(EMA_WEIGHTS_FILE).stem) else WEIGHTS_FILE).stem
     if not has_weights(folder, stem):
         raise _missing_weights(folder / WEIGHTS_FILE)

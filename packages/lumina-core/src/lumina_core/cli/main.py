@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lumina_core import __version__
-from lumina_core.errors import ConfigError, LuminaError, PluginError, printable, suggest
+from lumina_core.errors import ConfigError, LuminaError, PluginError, ReportedError, printable, suggest
 from lumina_core.plugins.guard import ProcessExitError, error_text, exits_refused
 from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load_plugins
 
@@ -195,6 +195,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _print_error(_one_line(error.format_message()), 2, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe: print no more
+        return 1
+    except ReportedError:
         return 1
     except LuminaError as error:
         return _print_error(_one_line(str(error)), 2 if isinstance(error, ConfigError) else 1, debug)

@@ -28,6 +28,11 @@ SET_OPTION = click.option(
     "--resume", is_flag=True, help="Continue from the latest checkpoint in --out; the recipe must be the same."
 )
 @click.option(
+    "--auto-resume",
+    is_flag=True,
+    help="As --resume, but begin if --out has no checkpoint: for jobs that are restarted.",
+)
+@click.option(
     "--init",
     multiple=True,
     metavar="MODEL",
@@ -50,6 +55,7 @@ def train(
     out: Path,
     settings: tuple[str, ...],
     resume: bool,
+    auto_resume: bool,
     init: tuple[str, ...],
     device: str | None,
     track: tuple[str, ...],
@@ -73,7 +79,14 @@ def train(
         *([] if profile is None else [ProfileCallback(profile)]),
     ]
     trainer = Trainer(
-        Recipe.load(recipe, settings, registry), out, None, callbacks, device, resume, init, registry=registry
+        Recipe.load(recipe, settings, registry),
+        out,
+        None,
+        callbacks,
+        device,
+        "auto" if auto_resume else resume,
+        init,
+        registry=registry,
     )
     for message in trainer.messages if trainer.process.is_main else ():
         click.echo(message)

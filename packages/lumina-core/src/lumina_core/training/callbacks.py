@@ -19,6 +19,7 @@ from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file
 from lumina_core.protocols import GenerationTask
 from lumina_core.request import Request
+from lumina_core.training import distributed
 from lumina_core.training.optim import swap_weights
 
 if TYPE_CHECKING:
@@ -62,7 +63,13 @@ class TrainCallback:
 
     Callbacks are called in the first process only, in their order; the other processes wait. To end a training after
     the current step, with a checkpoint and a model, call `trainer.stop()`.
+
+    Attributes:
+        all_processes: whether `on_train_start`, `on_step_end` and `on_train_end` are called in every process, as a
+            callback needs that runs the model or saves in a sharded training.
     """
+
+    all_processes: bool = False
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Called by `Trainer.train` before the first step."""
@@ -181,6 +188,8 @@ class ProgressBar(TrainCallback):
 class CheckpointCallback(TrainCallback):
     """Saves a checkpoint every `training.checkpoint_interval` steps, and after the last step."""
 
+    all_processes = True
+
     def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
         """Save if a checkpoint is due."""
         training = trainer.recipe.training
@@ -230,7 +239,8 @@ class SampleCallback(TrainCallback):
     """Generates `training.sample_requests` with the averaged weights every `training.sample_interval` steps.
 
     The samples are written to samples/. The weights in training are afterwards the same, bit for bit. If sampling
-    fails, the training continues with a warning.
+    fails, the training continues with a warning. Several processes share the requests; in a sharded training, whose
+    blocks are gathered for all processes at once, each process computes all of them.
 
     Args:
         trainer: its recipe's requests are checked here, before the first step.
@@ -241,10 +251,13 @@ class SampleCallback(TrainCallback):
 
     def __init__(self, trainer: Trainer) -> None:
         self.requests = check_samples(trainer.model, trainer.registry)
+        self.all_processes = trainer.process.world_size > 1
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Generate the samples of the checkpoint that is resumed, if the run died before they were written."""
-        if trainer.step and not any((trainer.out / "samples").glob(f"{self._name(trainer)}.*")):
+        missing = trainer.step > 0 and not any((trainer.out / "samples").glob(f"{self._name(trainer)}.*"))
+        # a sharded model is ready after its first training step
+        if distributed.broadcast_object(missing, trainer.process) and not trainer.is_sharded:
             self._sample_if_due(trainer)
 
     def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
@@ -257,23 +270,56 @@ class SampleCallback(TrainCallback):
             try:
                 self.sample(trainer)
             except LuminaError as error:
-                warnings.warn(f"step {trainer.step}: no samples ({error})", stacklevel=3)
+                if trainer.process.is_main:
+                    warnings.warn(f"step {trainer.step}: no samples ({error})", stacklevel=3)
 
     @staticmethod
     def _name(trainer: Trainer) -> str:
         return f"step-{trainer.step:08d}"
 
-    def sample(self, trainer: Trainer) -> Path:
-        """Generate the requests with the averaged weights, and return the path of their overview file."""
+    def sample(self, trainer: Trainer) -> Path | None:
+        """Generate the requests with the averaged weights; call in all processes.
+
+        Returns:
+            The path of the overview file, in the first process; elsewhere None.
+
+        Raises:
+            LuminaError: a request failed.
+        """
+        data = self._share_requests(trainer)
+        if not trainer.process.is_main:
+            return None
+        return trainer.model.generation_task.save_grid(data, trainer.out / "samples", self._name(trainer))
+
+    def _share_requests(self, trainer: Trainer) -> list[torch.Tensor]:
+        """Return the data of all requests in the first process; other processes compute a share of them."""
+        process, requests = trainer.process, self.requests
+        if process.world_size == 1 or trainer.is_sharded:
+            return self._generate(trainer, requests)
+        bounds = [len(requests) * rank // process.world_size for rank in range(process.world_size + 1)]
+        own: list[torch.Tensor] | LuminaError
+        try:
+            own = [item.cpu() for item in self._generate(trainer, requests[slice(*bounds[process.rank :][:2])])]
+        except LuminaError as error:  # the first process waits for this one
+            own = error
+        shares = distributed.gather_objects(own, process)
+        for share in shares:
+            if isinstance(share, LuminaError):
+                raise share
+        return [item for share in shares for item in share]
+
+    def _generate(self, trainer: Trainer, requests: Sequence[Request]) -> list[torch.Tensor]:
         from lumina_core.sampling.pipeline import Pipeline
 
-        # frozen matrices of an adapter's base may be bfloat16 between float32 ones
+        if not requests:
+            return []
+        # frozen matrices of an adapter's base, and gathered ones, may be bfloat16 between float32 ones
         device, adapter = trainer.process.device, trainer.recipe.training.adapter
-        dtype = torch.float32 if adapter is None else compute_dtype(trainer.recipe.training, device)
+        is_mixed = adapter is not None or trainer.is_sharded
+        dtype = compute_dtype(trainer.recipe.training, device) if is_mixed else torch.float32
         with averaged_weights(trainer), autocast(dtype, device):
-            results = Pipeline(trainer.model, trainer.registry)(self.requests)
-        folder, data = trainer.out / "samples", [result.data for result in results]
-        return trainer.model.generation_task.save_grid(data, folder, self._name(trainer))
+            results = Pipeline(trainer.model, trainer.registry)(list(requests))
+        return [result.data for result in results]
 
 
 @contextmanager
@@ -284,7 +330,7 @@ def averaged_weights(trainer: Trainer) -> Iterator[None]:
     swap_weights(model, trainer.ema.weights)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), distributed.gathered(trainer.parallel_module):
             yield
     finally:
         for name, module in model.named_modules():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,7 +16,16 @@ from lumina_core import model_dir
 from lumina_core.adapters.base import check_resumed_base
 from lumina_core.adapters.lora import has_adapter
 from lumina_core.checkpoint import compare
+from lumina_core.checkpoint.lazy_tensors import LazyTensor, read_tensor
 from lumina_core.checkpoint.safetensors_io import open_safetensors
+from lumina_core.checkpoint.sharded import (
+    EMA_PREFIX,
+    MODEL_PREFIX,
+    OPTIMIZER_PREFIX,
+    is_sharded_dir,
+    open_prefix,
+    open_sharded,
+)
 from lumina_core.errors import CheckpointError
 from lumina_core.io import remove_dir, remove_partial
 from lumina_core.model import Model
@@ -26,11 +37,11 @@ from lumina_core.model_dir import (
     checkpoint_step,
     describe_mismatch,
     read_model_config,
-    read_weights,
     to_cpu_contiguous,
     write_config,
 )
 from lumina_core.plugins.registry import Registry
+from lumina_core.training.distributed import local_rows, local_tensor
 from lumina_core.training.optim import EMA, OptimizersContainer
 
 OPTIMIZER_FILE, STATE_FILE = "training/optimizer.safetensors", "training/state.json"
@@ -60,8 +71,8 @@ def save_checkpoint(
         save_file(to_cpu_contiguous(_saved_weights(model)), partial / WEIGHTS_FILE)
         save_file(to_cpu_contiguous(averages), partial / EMA_WEIGHTS_FILE)
         (partial / "training").mkdir()
-        tensors, scalars = _optimizers_to_tensors(optimizers)
-        save_file(tensors, partial / OPTIMIZER_FILE)
+        tensors, scalars = optimizers_to_tensors(optimizers)
+        save_file(to_cpu_contiguous(tensors), partial / OPTIMIZER_FILE)
         state = {"step": step, "optimizers": scalars} | ({"base_sha256": base_sha256} if base_sha256 else {})
         (partial / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -75,8 +86,11 @@ def load_checkpoint(folder: Path, model: Model, ema: EMA, optimizers: Optimizers
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         load_weights(folder, model, str(state.get("base_sha256", "")))
-        ema.load_state_dict(read_weights(folder / EMA_WEIGHTS_FILE))
-        _optimizers_from_tensors(optimizers, read_weights(folder / OPTIMIZER_FILE), state["optimizers"])
+        tensors = open_tensors(folder)
+        averages = open_prefix(tensors, EMA_PREFIX)
+        for name, average in ema.weights.items():
+            copy_to_tensor(averages[name], average)
+        _optimizers_from_tensors(optimizers, open_prefix(tensors, OPTIMIZER_PREFIX), state["optimizers"])
         return int(state["step"])
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         raise CheckpointError(
@@ -94,7 +108,7 @@ def load_weights(folder: Path, model: Model, base_sha256: str = "") -> None:
     Raises:
         CheckpointError: tensors are missing, surplus, or of another shape, or the adapter is one of another base.
     """
-    weights = read_weights(folder / WEIGHTS_FILE)
+    weights = open_prefix(open_tensors(folder), MODEL_PREFIX)
     if has_adapter(model):
         with suppress(OSError, ValueError, AttributeError):  # `load_checkpoint` reports a damaged file
             found = json.loads((folder / STATE_FILE).read_text(encoding="utf-8")).get("base_sha256", "")
@@ -105,7 +119,12 @@ def load_weights(folder: Path, model: Model, base_sha256: str = "") -> None:
         mismatch = describe_mismatch(model, weights)
     if mismatch:
         raise CheckpointError(f"{folder}: the weights do not fit the recipe ({mismatch}). Resume with the same recipe.")
-    model.load_state_dict(weights, strict=not has_adapter(model))
+    state = model.state_dict()
+    sharded = {name for name in weights if name in state and local_tensor(state[name]) is not state[name]}
+    for name in sharded:
+        copy_to_tensor(weights[name], state[name])
+    whole = {name: read_tensor(tensor) for name, tensor in weights.items() if name not in sharded}
+    model.load_state_dict(whole, strict=not has_adapter(model) and not sharded)
 
 
 def _saved_weights(model: Model) -> dict[str, Tensor]:
@@ -117,7 +136,7 @@ def _saved_weights(model: Model) -> dict[str, Tensor]:
 
 def list_checkpoints(out: Path) -> list[Path]:
     """Return the checkpoints of a run, the oldest first; folders that lack a file do not count."""
-    return [one for one in model_dir.list_checkpoints(out) if all((one / file).is_file() for file in FILES)]
+    return [one for one in model_dir.list_checkpoints(out) if _has_files(one)]
 
 
 def latest_checkpoint(out: Path) -> Path | None:
@@ -150,8 +169,7 @@ def check_checkpoint(folder: Path) -> None:
     Raises:
         CheckpointError: a file is missing, truncated, or of another form.
     """
-    for file in (WEIGHTS_FILE, EMA_WEIGHTS_FILE, OPTIMIZER_FILE):
-        open_safetensors(folder / file)
+    open_tensors(folder)
     read_model_config(folder)
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
@@ -170,7 +188,39 @@ def delete_old_checkpoints(out: Path, keep_latest_k: int) -> None:
             remove_dir(folder)
 
 
-def _optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def open_tensors(folder: Path) -> dict[str, LazyTensor]:
+    """Open the tensors of a checkpoint, of one file each or in parts: model/, ema/ and optimizer/ and their names.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, or of another form.
+    """
+    if is_sharded_dir(folder):
+        return open_sharded(folder)
+    files = {MODEL_PREFIX: WEIGHTS_FILE, EMA_PREFIX: EMA_WEIGHTS_FILE, OPTIMIZER_PREFIX: OPTIMIZER_FILE}
+    return {
+        prefix + name: tensor
+        for prefix, file in files.items()
+        for name, tensor in open_safetensors(folder / file).items()
+    }
+
+
+def copy_to_tensor(source: LazyTensor, target: Tensor) -> None:
+    """Copy the values of a lazy tensor to a tensor of its shape; to a sharded one, this process's rows alone."""
+    local = local_tensor(target)
+    if local is target:
+        target.copy_(read_tensor(source))
+        return
+    start, stop = local_rows(target)
+    if start < stop:
+        local.copy_(read_tensor(source.slice_rows(start, stop)))
+
+
+def _has_files(folder: Path) -> bool:
+    files = (CONFIG_FILE, STATE_FILE) if is_sharded_dir(folder) else FILES
+    return all((folder / file).is_file() for file in files)
+
+
+def optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Split optimizer states into tensors by `optimizer.parameter.key`, and plain numbers per optimizer."""
     tensors: dict[str, Tensor] = {}
     scalars: list[dict[str, Any]] = []
@@ -179,7 +229,7 @@ def _optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, T
         for parameter, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 if isinstance(value, Tensor):
-                    tensors[f"{index}.{parameter}.{key}"] = value.detach().cpu().contiguous()
+                    tensors[f"{index}.{parameter}.{key}"] = value.detach()
                 else:
                     own_scalars[f"{parameter}.{key}"] = value
         scalars.append(own_scalars)
@@ -187,7 +237,7 @@ def _optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, T
 
 
 def _optimizers_from_tensors(
-    optimizers: OptimizersContainer, tensors: dict[str, Tensor], scalars: list[dict[str, Any]]
+    optimizers: OptimizersContainer, tensors: Mapping[str, LazyTensor], scalars: list[dict[str, Any]]
 ) -> None:
     if len(scalars) != len(optimizers.optimizers):
         raise ValueError(f"{len(scalars)} optimizers instead of {len(optimizers.optimizers)}")
@@ -195,11 +245,22 @@ def _optimizers_from_tensors(
         params = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Any]] = {}
         own_scalars = {f"{index}.{key}": value for key, value in scalars[index].items()}
-        for name, value in [*tensors.items(), *own_scalars.items()]:
+        for name, value in [*((name, None) for name in tensors), *own_scalars.items()]:
             owner, parameter, key = name.split(".", 2)
             if int(owner) == index:
-                if isinstance(value, Tensor) and value.ndim and value.shape != params[int(parameter)].shape:
-                    raise ValueError(f"the shape of optimizer state {name} is of another weight")
-                states.setdefault(int(parameter), {})[key] = value.clone() if isinstance(value, Tensor) else value
+                states.setdefault(int(parameter), {})[key] = (
+                    _read_state(name, tensors[name], params[int(parameter)]) if name in tensors else value
+                )
         current = optimizer.state_dict()
         optimizer.load_state_dict({"state": states, "param_groups": current["param_groups"]})
+
+
+def _read_state(name: str, tensor: LazyTensor, parameter: Tensor) -> Tensor:
+    """Read a tensor of an optimizer's state; sharded as its parameter is."""
+    if not tensor.shape:
+        return read_tensor(tensor)
+    if tensor.shape != tuple(parameter.shape):
+        raise ValueError(f"the shape of optimizer state {name} is of another weight")
+    state = torch.zeros_like(parameter, dtype=tensor.dtype, requires_grad=False)
+    copy_to_tensor(tensor, state)
+    return state

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from lumina_core.device import parse_device
 from lumina_core.errors import ConfigError
 
+STORE_TIMEOUT = 5.0
+"""Seconds that a failing process waits for the others."""
 WAIT_TIMEOUT = timedelta(days=7)
 """Longest time that a process waits for the first one, which saves and samples."""
 
@@ -94,10 +99,64 @@ def _default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def shutdown() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def is_restarted() -> bool:
+    """Whether torchrun started this process again after one of its group failed (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def is_joined() -> bool:
+    """Whether this process is in a process group."""
+    return dist.is_initialized()
+
+
+def shutdown(wait: bool = True) -> None:
+    """Leave the process group.
+
+    Args:
+        wait: wait for the other processes first; False after an error, when they may never come. Without waiting, a
+            process that is still in a collective may abort at its end.
+    """
+    if not dist.is_initialized():
+        return
+    if wait:
+        gc.collect()  # modules and checkpoints that hold the group
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def describe_lost_process(error: BaseException) -> str | None:
+    """Return a message for an error of a collective whose other process ended; None for other errors."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError) or not re.search(r"gloo|nccl|connection|peer|socket", text, re.IGNORECASE):
+        return None
+    return f"another process of this training ended ({text[:160]}). Resume the training from its last checkpoint."
+
+
+def claim_report(is_lost_process: bool) -> bool:
+    """Return whether this process reports the error that ends the training, and leave the process group.
+
+    Of all processes that fail, the first one reports; the others fail because of it, or in the same way.
+
+    Args:
+        is_lost_process: whether the error is that another process ended.
+    """
+    if not dist.is_initialized():
+        return True
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    try:
+        store: Any = dist.distributed_c10d._get_default_store()
+        store.set_timeout(timedelta(seconds=STORE_TIMEOUT))
+        reports = bool(store.add("lumina/failed", 1) == 1)
+        shutdown(wait=False)
+        deadline = time.monotonic() + STORE_TIMEOUT
+        # the first process may hold the store that the others ask
+        while rank == 0 and store.add("lumina/failed", 0) < world_size and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return reports
+    except (RuntimeError, AttributeError, ValueError):  # the store is gone, and the first process with it
+        with suppress(RuntimeError):
+            shutdown(wait=False)
+        return is_lost_process or rank == 0
 
 
 def wrap_ddp(module: nn.Module, process: ProcessInfo, find_unused_parameters: bool) -> nn.Module:
@@ -229,6 +288,14 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def local_rows(tensor: Tensor) -> tuple[int, int]:
+    """Return the first row of a sharded tensor that this process holds, and the row behind the last one."""
+    mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]  # of a DTensor
+    size, rank, rows = mesh.size(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1), tensor.shape[0]
+    step = -(-rows // size)  # as torch.chunk divides
+    return min(rank * step, rows), min((rank + 1) * step, rows)
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return the whole of a sharded tensor; all processes call this in the same order."""
     if type(tensor) in (Tensor, nn.Parameter):
@@ -334,6 +401,13 @@ def all_reduce_any(flags: Sequence[bool], process: ProcessInfo) -> list[bool]:
     value = torch.tensor(flags, dtype=torch.int32, device=process.device)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return [bool(flag) for flag in value.tolist()]
+
+
+def gather_objects(value: Any, process: ProcessInfo) -> list[Any]:
+    """Return the values of all processes in their order, in the first process; elsewhere an empty list."""
+    values: list[Any] = [None] * process.world_size if process.is_main else []
+    dist.gather_object(value, values if process.is_main else None, 0, group=process.wait_group)
+    return values
 
 
 def broadcast_object(value: Any, process: ProcessInfo) -> Any:

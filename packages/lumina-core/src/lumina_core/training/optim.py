@@ -221,9 +221,10 @@ def swap_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Exchange some weights of a model with tensors of the same shapes; a second call restores both."""
     tensors = _averaged_tensors(model)
     for name, other in weights.items():
-        values = tensors[name].clone()
-        tensors[name].copy_(other)
-        other.copy_(values)
+        tensor, local = local_tensor(tensors[name]), local_tensor(other)
+        values = tensor.clone()
+        tensor.copy_(local)
+        local.copy_(values)
 
 
 def _averaged_tensors(model: nn.Module) -> dict[str, Tensor]:

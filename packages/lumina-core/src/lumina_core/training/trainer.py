@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
@@ -25,7 +25,7 @@ from lumina_core.adapters.source import ADAPTER_DIR
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.device import autocast
-from lumina_core.errors import ConfigError, LuminaError
+from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
 from lumina_core.model_dir import find_model, matching_weights, open_model_dir, read_model_config, save_model
@@ -62,6 +62,7 @@ from lumina_core.training.dataloader import (
 )
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import EMA, build_optimizers, lr_factor, trained_buffers
+from lumina_core.training.sharded_checkpoint import ShardedCheckpointer, export_checkpoint
 from lumina_core.types import Condition, Tokens
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Trainer:
         callbacks: called after the trainer's own, which write metrics, checkpoints and samples.
         device: "cpu", "cuda", "mps", ...; None for the best one available.
         resume: continue from the latest checkpoint in `out`, with the same numbers as without an interruption
-            (bit-exact on a CPU).
+            (bit-exact on a CPU). "auto": begin if there is no checkpoint. So does a restart by torchrun.
         init: models whose weights are copied where name and shape fit; the later one wins. Not used with `resume`. For
             a recipe with `training.adapter`: the one model that the adapter is trained on, also with `resume`.
         registry: components; None for those of all installed plugins.
@@ -116,7 +117,7 @@ class Trainer:
         dataset: Dataset | MapStyleDataset | None = None,
         callbacks: Sequence[TrainCallback] = (),
         device: str | None = None,
-        resume: bool = False,
+        resume: bool | Literal["auto"] = False,
         init: Sequence[str | Path] = (),
         registry: Registry | None = None,
     ) -> None:
@@ -126,7 +127,8 @@ class Trainer:
         if self.recipe.training.adapter is not None:
             self.recipe, self.messages = use_base_model(self.recipe, init, self.registry)
         self._lock: RunLock | None = None
-        self._stopped = False
+        self._stopped, self._saved_step, self._is_alone = False, -1, False
+        self._checkpointer: ShardedCheckpointer | None = None
         self.process = distributed.init_distributed(device)
         with self._closed_on_error():
             _check_batch_size(self.recipe.training, self.process)
@@ -141,7 +143,9 @@ class Trainer:
             self.model, self.base_sha256 = build_training_model(self.recipe, self.registry)
             check_data_sizes(self.model, self.dataset)
             StepDataset.of_model(self.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
-            if checkpoint is not None:
+            if checkpoint is not None and self.is_sharded:
+                pass  # each process loads its part below
+            elif checkpoint is not None:
                 load_weights(checkpoint, self.model, self.base_sha256)
             elif not has_adapter(self.model):
                 self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
@@ -152,8 +156,10 @@ class Trainer:
                 self.model.objective.set_negatives(negative_tokens(self.model, self.dataset))
             if not has_adapter(self.model):
                 freeze(self.model, self.recipe.training.freeze)
+            own = [MetricLogger(self.out), CheckpointCallback(), SampleCallback(self)]
+            self.callbacks: list[TrainCallback] = [*own, *callbacks]
             self._loss_module = LossModule(self.model, self.recipe.training, self.process)
-            self._parallel_module = parallelize(self._loss_module, self.recipe.training, self.process)
+            self.parallel_module = parallelize(self._loss_module, self.recipe.training, self.process)
             self.ema = EMA(self.model, self.recipe.training.ema_decay)
             self.optimizers = build_optimizers(self.model, self.recipe.training)
             self._anomalies = AnomalyCheck(self.recipe.training)
@@ -161,8 +167,8 @@ class Trainer:
                 self.load(checkpoint)
                 self._anomalies.restore(self.out / "metrics.csv", self.step)
             self._trainable = [p for p in self.model.parameters() if p.requires_grad]
-            own = [MetricLogger(self.out), CheckpointCallback(), SampleCallback(self)]
-            self.callbacks: list[TrainCallback] = [*own, *callbacks]
+            if self.is_sharded:
+                self._checkpointer = ShardedCheckpointer(self.process, self.registry)
 
     def train(self) -> Path:
         """Train until the last step of the recipe, or until a callback calls `stop`.
@@ -186,11 +192,13 @@ class Trainer:
                 for batch in self.batches():
                     metrics = self.train_step(batch)
                     self._call("on_step_end", metrics)
+                    self._complete(poll=True)
                     # the first process may have saved, sampled or run a callback for long
                     if distributed.wait_for_main(self._stopped, self.process):
-                        if self.process.is_main and latest_checkpoint(self.out) != self._checkpoint_dir():
+                        if self._saved_step != self.step:
                             self.save()
                         break
+                self._complete()
             finally:
                 self._call("on_train_end")
             model_dir = self.save_model()
@@ -243,12 +251,26 @@ class Trainer:
         return iter(DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=training.num_workers))
 
     def save(self) -> Path:
-        """Write a checkpoint, atomically, and delete all but the latest `keep_latest_k`; call in the first process.
+        """Write a checkpoint, atomically, and delete all but the latest `keep_latest_k`; call in all processes.
+
+        The first process writes; in a sharded training each process writes its part while the training goes on, and
+        `on_checkpoint` is called once all parts are written.
 
         Raises:
             CheckpointError: it cannot be written; older checkpoints are unchanged.
         """
-        folder = self._checkpoint_dir()
+        folder, self._saved_step = self._checkpoint_dir(), self.step
+        if self._checkpointer is not None:
+            if self._is_alone:
+                raise ConfigError(
+                    "trainer.save: got a call from a callback in the first process, expected one in all processes, each "
+                    "of which writes its part. Set `all_processes = True` in the callback's class."
+                )
+            self._complete()
+            self._checkpointer.start(folder, self.step, self.model, self.ema, self.optimizers)
+            return folder
+        if not self.process.is_main:
+            return folder
         save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry, self.base_sha256)
         if has_adapter(self.model):
             self._save_adapter()
@@ -262,7 +284,7 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, or of another recipe.
         """
-        self.step = load_checkpoint(checkpoint, self.model, self.ema, self.optimizers)
+        self.step = self._saved_step = load_checkpoint(checkpoint, self.model, self.ema, self.optimizers)
 
     def save_model(self) -> Path:
         """Put the averaged weights into the model, and write it to model/, an adapter to lora/; returns this folder."""
@@ -272,8 +294,15 @@ class Trainer:
             distributed.wait_for_main(True, self.process)
             return adapter_dir
         model_dir = self.out / "model"
+        if self.is_sharded:  # from the parts on the disk: no process needs the memory for the whole
+            if self._saved_step != self.step:
+                self.save()
+            self._complete()
+            if self.process.is_main:
+                export_checkpoint(self._checkpoint_dir(), model_dir, self.recipe, self.registry)
+            distributed.wait_for_main(True, self.process)
         self.model.load_state_dict(self.ema.state_dict(self.model))
-        if self.process.is_main:
+        if self.process.is_main and not self.is_sharded:
             save_model(self.model, model_dir, self.registry)
         distributed.wait_for_main(True, self.process)
         return model_dir
@@ -291,17 +320,21 @@ class Trainer:
         self._stopped = True
 
     def close(self) -> None:
-        """Release the folder for other trainings, and leave the process group."""
-        if self._lock is not None:
-            self._lock.release()
-        self._lock = None
+        """Finish the last checkpoint, release the folder for other trainings, and leave the process group."""
+        if self._lock is None and not distributed.is_joined():
+            return
+        self._complete()
+        self._release()
         distributed.shutdown()
 
     def __enter__(self) -> Trainer:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
+        if error_type is None:
+            self.close()
+        else:
+            self._abort(False)
 
     def _handle_anomaly(self, batch: RawBatch, reason: str, loss: float, grad_norm: float) -> None:
         """Write the examples of a step that is not to be taken; raise an error if the setting is to stop."""
@@ -352,8 +385,8 @@ class Trainer:
         total, terms = torch.zeros((), device=self.process.device), dict[str, Tensor]()
         for rows in slices:
             weight = (rows.stop - rows.start) / size
-            with contextlib.nullcontext() if rows is slices[-1] else distributed.no_sync(self._parallel_module):
-                loss, loss_terms = self._parallel_module(batch.microbatch(rows))
+            with contextlib.nullcontext() if rows is slices[-1] else distributed.no_sync(self.parallel_module):
+                loss, loss_terms = self.parallel_module(batch.microbatch(rows))
                 (loss * weight).backward()
             total = total + loss.detach() * weight
             for name, value in loss_terms.items():
@@ -362,10 +395,12 @@ class Trainer:
         means = distributed.all_reduce_mean(torch.stack([total, *terms.values()]), self.process)
         return means[0], dict(zip(terms, means[1:], strict=True))
 
-    def _find_checkpoint(self, resume: bool) -> Path | None:
+    def _find_checkpoint(self, resume: bool | Literal["auto"]) -> Path | None:
         """Return the checkpoint to resume from, after a comparison of its recipe with this one."""
         checkpoint = latest_checkpoint(self.out)
-        if checkpoint is None and resume:
+        if distributed.is_restarted():
+            resume = "auto"
+        if checkpoint is None and resume is True:
             raise ConfigError(
                 f"resume: got {self.out}, which has no checkpoint, expected the folder of a training. Check its name, "
                 "or train without resuming."
@@ -416,8 +451,14 @@ class Trainer:
         return self.out / "checkpoints" / f"step-{self.step:08d}"
 
     def _call(self, event: str, *args: Any) -> None:
-        for callback in self.callbacks if self.process.is_main else ():
-            result = getattr(callback, event)(self, *args)
+        for callback in self.callbacks:
+            if not (self.process.is_main or (callback.all_processes and event != "on_checkpoint")):
+                continue
+            self._is_alone = not callback.all_processes or event == "on_checkpoint"
+            try:
+                result = getattr(callback, event)(self, *args)
+            finally:
+                self._is_alone = False
             if result is not None:
                 raise ConfigError(
                     f"{type(callback).__name__}.{event}: got the return value {result!r}, expected None. To end the "
@@ -428,14 +469,38 @@ class Trainer:
     def _closed_on_error(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            self.close()
-            raise LuminaError(
-                f"{self.out}: the training stopped ({error}). Checkpoints that were complete before still are."
-            ) from error
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            lost = distributed.describe_lost_process(error) if self.process.world_size > 1 else None
+            if not self._abort(lost is not None):
+                raise ReportedError(f"{self.out}: another process reports why the training stopped") from error
+            if lost is not None:
+                raise LuminaError(f"{self.out}: {lost}") from error
+            if isinstance(error, OSError):
+                raise LuminaError(
+                    f"{self.out}: the training stopped ({error}). Checkpoints that were complete before still are."
+                ) from error
             raise
+
+    def _abort(self, is_lost_process: bool) -> bool:
+        """Close after an error; returns whether this process reports it."""
+        if self._checkpointer is not None:
+            self._checkpointer.abandon()
+        self._release()
+        return distributed.claim_report(is_lost_process)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    def _complete(self, poll: bool = False) -> None:
+        """Finish the checkpoint that is being written; with `poll`, only if that needs no waiting."""
+        if self._checkpointer is None:
+            return
+        folder = self._checkpointer.poll() if poll else self._checkpointer.finish()
+        if folder is not None:
+            delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
+            self._call("on_checkpoint", folder)
 
 
 class RunLock:

@@ -1,0 +1,175 @@
+"""Checkpoints that every process writes its part of, by DCP (torch.distributed.checkpoint), while the training goes on.
+
+The parts are copied first, then written by a thread on a process group of its own: on the group of the training, the
+collectives of both would mix and wait for each other.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from lumina_core.checkpoint.safetensors_io import write_weights
+from lumina_core.checkpoint.sharded import (
+    EMA_PREFIX,
+    MODEL_PREFIX,
+    OPTIMIZER_PREFIX,
+    SHARDED_DIR,
+    open_averages,
+    write_index,
+)
+from lumina_core.errors import CheckpointError
+from lumina_core.model import Model
+from lumina_core.model_dir import WEIGHTS_FILE, atomic_model_dir, write_config
+from lumina_core.plugins.registry import Registry
+from lumina_core.recipe import Recipe
+from lumina_core.training.checkpoint import STATE_FILE, optimizers_to_tensors
+from lumina_core.training.distributed import ProcessInfo, broadcast_object
+from lumina_core.training.optim import EMA, OptimizersContainer
+
+
+class ShardedCheckpointer:
+    """Writer of checkpoints in parts. All processes call its methods in the same order.
+
+    Args:
+        process: this process; its group of processes must have more than one.
+        registry: source of the plugin versions in config.json.
+    """
+
+    def __init__(self, process: ProcessInfo, registry: Registry) -> None:
+        self._process, self._registry = process, registry
+        self._group: Any = dist.new_group(backend="gloo")
+        self._future: Future[Any] | None = None
+        self._target: Path | None = None
+        self._folder: ExitStack | None = None
+
+    def start(self, folder: Path, step: int, model: Model, ema: EMA, optimizers: OptimizersContainer) -> None:
+        """Copy the state of a training and begin to write it as a folder; an earlier checkpoint is finished first.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the earlier checkpoint could not be.
+        """
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save
+
+        self.finish()
+        tensors, scalars = optimizers_to_tensors(optimizers)
+        state: dict[str, Tensor] = {
+            **{MODEL_PREFIX + name: tensor for name, tensor in model.state_dict().items()},
+            **{EMA_PREFIX + name: tensor for name, tensor in ema.weights.items()},
+            **{OPTIMIZER_PREFIX + name: tensor for name, tensor in tensors.items()},
+        }
+        # DCP copies from GPUs only; on a CPU the training would change the values while they are written
+        on_cpu = self._process.device.type == "cpu"
+        copies = {name: tensor.detach().clone() if on_cpu else tensor.detach() for name, tensor in state.items()}
+        partial = self._open_folder(folder, model, {"step": step, "optimizers": scalars})
+        self._target = folder
+        writer = FileSystemWriter(partial / SHARDED_DIR)
+        result: Any = async_save(copies, storage_writer=writer, process_group=self._group)
+        self._future = result if isinstance(result, Future) else result.upload_completion
+
+    def _open_folder(self, folder: Path, model: Model, state: dict[str, Any]) -> Path:
+        """Make the temporary folder in the first process; returns its path, or raises in all processes."""
+        partial, problem = "", ""
+        if self._process.is_main:
+            stack = ExitStack()
+            try:
+                path = stack.enter_context(atomic_model_dir(folder))
+                (path / SHARDED_DIR).mkdir()
+                (path / Path(STATE_FILE).parent).mkdir()
+                (path / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+                write_config(path, model.recipe, self._registry)
+                partial, self._folder = str(path), stack
+            except (OSError, CheckpointError) as error:
+                stack.close()
+                problem = str(error)
+        partial, problem = broadcast_object((partial, problem), self._process)
+        if problem:
+            raise CheckpointError(f"cannot write {folder} ({problem}). Earlier checkpoints are unchanged.")
+        return Path(partial)
+
+    def poll(self) -> Path | None:
+        """Return the folder of a checkpoint that was completed since the last call, in the first process.
+
+        Raises:
+            CheckpointError: the checkpoint could not be written; earlier ones are unchanged.
+        """
+        return self.finish() if self._future is not None and self._future.done() else None
+
+    def finish(self) -> Path | None:
+        """Wait until the checkpoint is complete; returns its folder in the first process, or None.
+
+        Raises:
+            CheckpointError: it could not be written; earlier ones are unchanged.
+        """
+        if self._future is None:
+            return None
+        future, folder, target = self._future, self._folder, self._target
+        self._future = self._folder = self._target = None
+        try:
+            metadata = future.result()
+        except BaseException as error:
+            if folder is not None:
+                folder.__exit__(type(error), error, None)  # deletes the temporary folder
+            if not isinstance(error, Exception):
+                raise
+            raise CheckpointError(
+                f"cannot write {target} ({_reason(error)}). Earlier checkpoints are unchanged."
+            ) from error
+        if folder is None:
+            return None
+        with folder:  # renames the folder to its name
+            directory = Path(str(metadata.storage_meta.checkpoint_id))
+            write_index(directory, _index(metadata))
+        return target
+
+    def abandon(self) -> None:
+        """Delete what is half-written, after an error of the training."""
+        folder, self._folder, self._future = self._folder, None, None
+        if folder is not None:
+            error = RuntimeError("abandoned")
+            try:
+                folder.__exit__(type(error), error, None)
+            except Exception:  # the error of the training is the one to report
+                return
+
+
+def export_checkpoint(folder: Path, model_dir: Path, recipe: Recipe, registry: Registry) -> None:
+    """Write the averaged weights of a checkpoint in parts as a model folder, one tensor at a time.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the folder cannot be written.
+    """
+    with atomic_model_dir(model_dir) as partial:
+        write_config(partial, recipe, registry)
+        write_weights(partial / Path(WEIGHTS_FILE).stem, open_averages(folder))
+
+
+def _index(metadata: Any) -> dict[str, Any]:
+    """Return DCP's metadata as plain data: where the parts of each tensor lie."""
+    where = {(one.fqn, tuple(one.offset or ())): info for one, info in metadata.storage_data.items()}
+    tensors: dict[str, Any] = {}
+    for name, entry in metadata.state_dict_metadata.items():
+        parts = []
+        for chunk in entry.chunks:
+            info = where[name, tuple(chunk.offsets)]
+            parts.append([list(chunk.offsets), list(chunk.sizes), info.relative_path, info.offset, info.length])
+        dtype = str(entry.properties.dtype).removeprefix("torch.")
+        tensors[name] = {"dtype": dtype, "shape": list(entry.size), "parts": parts}
+    return tensors
+
+
+def _reason(error: BaseException) -> str:
+    """Return the reason of a failed save in one line: that of the first process that failed."""
+    failures = getattr(error, "failures", None)
+    if isinstance(failures, dict) and failures:
+        rank, failure = next(iter(sorted(failures.items())))
+        cause = failure[0] if isinstance(failure, tuple) else failure
+        return f"process {rank}: {' '.join(str(cause).split())[:200]}"
+    return " ".join(str(error).split())[:200]
