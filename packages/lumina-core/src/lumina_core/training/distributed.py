@@ -99,6 +99,11 @@ def _default_device() -> torch.device:
     return torch.device("cpu")
 
 
+def new_cpu_group() -> Any:
+    """Return a further gloo group of all processes; all of them call this."""
+    return dist.new_group(backend="gloo")
+
+
 def is_restarted() -> bool:
     """Whether torchrun started this process again after one of its group failed (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor
 
 from lumina_core.checkpoint.safetensors_io import write_weights
@@ -30,7 +29,7 @@ from lumina_core.model_dir import WEIGHTS_FILE, atomic_model_dir, write_config
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe
 from lumina_core.training.checkpoint import STATE_FILE, optimizers_to_tensors
-from lumina_core.training.distributed import ProcessInfo, broadcast_object
+from lumina_core.training.distributed import ProcessInfo, broadcast_object, new_cpu_group
 from lumina_core.training.optim import EMA, OptimizersContainer
 
 
@@ -44,7 +43,7 @@ class ShardedCheckpointer:
 
     def __init__(self, process: ProcessInfo, registry: Registry) -> None:
         self._process, self._registry = process, registry
-        self._group: Any = dist.new_group(backend="gloo")
+        self._group: Any = new_cpu_group()
         self._future: Future[Any] | None = None
         self._target: Path | None = None
         self._folder: ExitStack | None = None

@@ -263,8 +263,8 @@ class Trainer:
         if self._checkpointer is not None:
             if self._is_alone:
                 raise ConfigError(
-                    "trainer.save: got a call from a callback in the first process, expected one in all processes, each "
-                    "of which writes its part. Set `all_processes = True` in the callback's class."
+                    "trainer.save: got a call from a callback in the first process, expected one in all processes: "
+                    "each writes its part. Set `all_processes = True` in the callback's class."
                 )
             self._complete()
             self._checkpointer.start(folder, self.step, self.model, self.ema, self.optimizers)
