@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,6 +102,7 @@ def load_model(
     registry: Registry | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    recipe: Recipe | None = None,
 ) -> Model:
     """Load a model from its folder, or an installed one by its name, in evaluation mode.
 
@@ -112,6 +113,7 @@ def load_model(
         registry: where components are found; default: all installed plugins.
         dtype: dtype of floating weights. None: as most of them are stored, but float32 for float16, in which CPUs are
             slow and large models overflow.
+        recipe: recipe to build instead of the stored one; its weights must be the same.
 
     Raises:
         CheckpointError: the folder is missing, incomplete, of another schema version or family, or its weights do not
@@ -121,6 +123,7 @@ def load_model(
     registry = load_plugins() if registry is None else registry
     with find_model(name_or_folder, registry) as folder:
         loaded = open_model_dir(folder, registry)
+        loaded = loaded if recipe is None else replace(loaded, recipe=recipe)
         if dtype is None:
             check_dtype(loaded)
         model = _build_empty(loaded, registry)

@@ -32,6 +32,8 @@ PATH_OPTIONS = ("source", "tokenizer")
 """Options of components that name pretrained files: a folder, or a name on the hub."""
 MODEL_KEYS = ("task", "tokenizer", "autoencoder", "conditioners", "backbone", "head", "objective", "sampling")
 """Keys of a recipe that describe the model; the others describe its training."""
+FREE_OPTIONS = ("attn_backend", "gradient_checkpointing")
+"""Options of components that change speed and memory alone."""
 _FILE_SUFFIXES = {".yaml", ".yml", ".json"}
 
 

@@ -13,7 +13,7 @@ from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model import Model
 from lumina_core.model_dir import load_model, read_model_recipe
 from lumina_core.plugins.registry import Registry
-from lumina_core.recipe import MODEL_KEYS, Recipe, TrainingConfig
+from lumina_core.recipe import FREE_OPTIONS, MODEL_KEYS, Recipe, TrainingConfig
 
 
 def use_base_model(recipe: Recipe, init: Sequence[str | Path], registry: Registry) -> tuple[Recipe, list[str]]:
@@ -38,6 +38,9 @@ def use_base_model(recipe: Recipe, init: Sequence[str | Path], registry: Registr
         raise ConfigError(
             f"init: got {name}, a model for {base.task.type}, expected one for {recipe.task.type}, the recipe's task."
         )
+    if base.backbone is not None and recipe.backbone is not None:
+        free = {key: value for key, value in recipe.backbone.options.items() if key in FREE_OPTIONS}
+        base = base.model_copy(update={"backbone": base.backbone.model_copy(update=free)})
     changed = [key for key in MODEL_KEYS if key != "sampling" and getattr(base, key) != getattr(recipe, key)]
     messages = [f"{', '.join(changed)}: as in {name}, the recipe has others"] if changed else []
     values = recipe.to_dict() | {key: value for key, value in base.to_dict(False).items() if key in MODEL_KEYS}
@@ -54,8 +57,7 @@ def build_adapted_model(recipe: Recipe, registry: Registry) -> tuple[Model, str]
     """
     adapter = recipe.training.adapter
     assert adapter is not None and recipe.base_model is not None  # see `use_base_model`
-    model = load_model(recipe.base_model, registry)
-    model.recipe = recipe
+    model = load_model(recipe.base_model, registry, recipe=recipe)
     sha256 = base_hash(model)
     add_adapter(model, adapter)
     return model, sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ SEED_STRIDE = 2**32
 
 
 class DatasetEvalSet(EvalSet):
-    """Every example of a data set with its fields; the random numbers of an example are fixed by its index."""
+    """Every example of a data set with its fields; the random numbers of an example are fixed by its index.
+
+    The families are the classes of the examples, if some share one.
+    """
 
     def __init__(self, dataset: Dataset, data_field: str) -> None:
         self._dataset, self._data_field = dataset, data_field
@@ -54,6 +58,14 @@ class DatasetEvalSet(EvalSet):
         if index not in self._fields:
             self._example(index)
         return self._fields[index]
+
+    @cached_property
+    def families(self) -> Sequence[str] | None:  # type: ignore[override]
+        """The class of each example; None: there are none, or every example has its own."""
+        if not len(self) or not self.groups(0):
+            return None
+        labels = [self.groups(index).get("label", "") for index in range(len(self))]
+        return labels if len(set(labels)) < len(labels) else None
 
     def groups(self, index: int) -> Mapping[str, str]:
         """Return the class of examples with a `label`."""

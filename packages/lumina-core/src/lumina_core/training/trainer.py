@@ -33,7 +33,7 @@ from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Conditioner, Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
-from lumina_core.recipe import Recipe, TrainingConfig, map_paths
+from lumina_core.recipe import FREE_OPTIONS, Recipe, TrainingConfig, map_paths
 from lumina_core.training import distributed
 from lumina_core.training.anomalies import ANOMALIES_FILE, AnomalyCheck, write_anomaly
 from lumina_core.training.callbacks import (
@@ -572,8 +572,6 @@ def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
 FIXED_KEYS = ("task", "tokenizer", "autoencoder", "conditioners", "backbone", "head", "objective")
 """Keys of a recipe that a resumed training cannot change, besides FIXED_TRAINING_KEYS."""
 FIXED_TRAINING_KEYS = ("seed", "optimizer", "freeze")
-FREE_OPTIONS = ("attn_backend", "gradient_checkpointing")
-"""Options of components that change speed and memory alone."""
 
 
 def compare_recipes(previous: Recipe, recipe: Recipe) -> list[str]:
