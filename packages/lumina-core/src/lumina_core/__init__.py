@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lumina_core.flow.solvers import integrate as integrate
     from lumina_core.model_dir import load_model as load_model
     from lumina_core.plugins.loader import register as register
+    from lumina_core.prediction import predict as predict
     from lumina_core.recipe import Recipe as Recipe
     from lumina_core.sampling.pipeline import Pipeline as Pipeline
     from lumina_core.training.callbacks import TrainCallback as TrainCallback
@@ -42,6 +43,7 @@ _EXPORTS = {
     "evaluate": "lumina_core.evaluation.evaluate:evaluate",
     "integrate": "lumina_core.flow.solvers:integrate",
     "load_model": "lumina_core.model_dir:load_model",
+    "predict": "lumina_core.prediction:predict",
     "register": "lumina_core.plugins.loader:register",
     "schedules": "lumina_core.flow.schedules",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "hookimpl",
     "integrate",
     "load_model",
+    "predict",
     "register",
     "schedules",
 ]

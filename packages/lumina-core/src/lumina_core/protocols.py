@@ -674,6 +674,43 @@ class PredictionTask(Task):
         """Return the answer to a request, from the head's output for it (logits (K,))."""
         raise NotImplementedError
 
+    def predict_items(self, backbone: Any, head: Any, items: Sequence[Tokens]) -> Tensor | None:
+        """Return the head's outputs for items of several sizes, one Tokens of batch size 1 each.
+
+        The default returns None: items are padded to the longest and masked. A task can pack them instead.
+        """
+        return None
+
+    def evaluate(
+        self,
+        predict: Callable[[Sequence[Tensor]], Tensor],
+        dataset: Dataset,
+        *,
+        num_samples: int,
+        seed: int,
+        batch_size: int,
+        out: Path | None,
+        progress: Callable[[str, int, int], None],
+    ) -> Mapping[str, Any]:
+        """Score predictions on a data set with targets, for `lumina evaluate`.
+
+        Args:
+            predict: data (channels, ...) of any sizes -> the head's outputs, float32 on the CPU.
+            dataset: examples with `data_field` and `target_field`.
+            num_samples: largest number of examples.
+            seed: seed of their choice.
+            batch_size: data per call of `predict`.
+            out: folder for tables and plots; None: none are written.
+            progress: called with a title, a number of done items, and their total.
+
+        Returns:
+            `scores` by name, and whatever else belongs into the report, as JSON takes it.
+
+        Raises:
+            ConfigError: the task has no evaluation, or the data set does not fit.
+        """
+        raise ConfigError(f"task {type(self).__name__}: got no method evaluate, expected one. Evaluation needs it.")
+
 
 class CheckpointFormat(ABC):
     """Base class of foreign model folders; built without arguments. Reading never runs code of a folder."""

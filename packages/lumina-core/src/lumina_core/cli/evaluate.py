@@ -75,12 +75,17 @@ def _split_commas(ctx: click.Context, parameter: click.Parameter, value: str | N
 def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     """Evaluate MODEL, a folder or an installed model (default: the built-in one).
 
-    The model generates an example for each prompt of a data set; metrics compare them with the real examples.
+    The model generates an example for each prompt of a data set; metrics compare them with the real examples. A model
+    that predicts (a classifier) is scored on the targets of its data set, with --dataset, --samples, --seed, --set
+    (keys of the data set: split=test), --batch-size, --device and --out.
     """
     from lumina_core.evaluation.evaluate import evaluate as run
     from lumina_core.io import atomic_file
     from lumina_core.sampling.pipeline import Pipeline
 
+    if _predicts(model):
+        _evaluate_prediction(model, as_json, values)
+        return
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
     with option_names_in_errors(list(load_options)):
         pipeline = Pipeline.from_pretrained(model, **load_options)
@@ -113,6 +118,67 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     from lumina_core.cli.console import print_scores
 
     print_scores(report)
+
+
+def _predicts(model: str | None) -> bool:
+    """Return whether the task of a model predicts instead of generating; False for a model that cannot be found."""
+    from lumina_core.errors import LuminaError
+    from lumina_core.model_dir import find_model, open_model_dir
+    from lumina_core.plugins.loader import load_plugins
+    from lumina_core.protocols import PredictionTask
+
+    if model is None:
+        return False
+    registry = load_plugins()
+    try:
+        with find_model(model, registry) as folder:
+            task: type = registry.find("task", open_model_dir(folder, registry).recipe.task.type)
+    except LuminaError:  # reported when the model is loaded
+        return False
+    return issubclass(task, PredictionTask)
+
+
+def _evaluate_prediction(model: str | None, as_json: bool, values: Mapping[str, Any]) -> None:
+    """Score a model that predicts, print the scores, and write the report to --out."""
+    from lumina_core.evaluation.prediction import evaluate_prediction
+    from lumina_core.io import atomic_file
+    from lumina_core.plugins.loader import load_plugins
+
+    assert model is not None  # the built-in default model generates
+    _refuse_generation_options(values)
+    out: Path | None = values["out"]
+    with multi_progress() as on_progress:
+        report = evaluate_prediction(
+            model, load_plugins(), values["dataset"], values["options"], num_samples=values["samples"],
+            seed=values["seed"], batch_size=values["batch_size"], device=values["device"], out=out,
+            progress=on_progress,
+        )  # fmt: skip
+    text = json.dumps(report, ensure_ascii=False)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with atomic_file(out / SCORES_FILE) as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"--out: cannot write to {out} ({error.strerror or error}). Choose another folder."
+            ) from error
+    if as_json:
+        click.echo(text)
+        return
+    for name, value in report["scores"].items():
+        click.echo(f"{name:16} {value}")
+
+
+def _refuse_generation_options(values: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option that has no meaning for a model that predicts."""
+    used = {"dataset", "samples", "seed", "options", "batch_size", "device", "out"}
+    context = click.get_current_context()
+    for name in values:
+        if name not in used and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: got {values[name]}, expected no such option for a model that predicts."
+            )
 
 
 def _request_fields(fields: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,14 +25,40 @@ MATMUL_MAX_KEYS = 512
 """Keys up to which plain products train faster on a CPU than the fused kernel, whose backward pass is slow there."""
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | Tensor, backend: str = "auto") -> Tensor:
+@dataclass(frozen=True)
+class Segments:
+    """Sequences packed one after another along N of a batch of one: attention stays within each, without a mask.
+
+    Attributes:
+        lengths: tokens of each sequence, at least 1; tokens behind the last sequence are padding and get zeros.
+    """
+
+    lengths: tuple[int, ...]
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield (length, count) of neighboring sequences of one length, which are computed together."""
+        for length, run in itertools.groupby(self.lengths):
+            yield length, len(list(run))
+
+    def expand(self, values: Tensor, num_tokens: int) -> Tensor:
+        """Repeat one value per sequence (S, ...) for its tokens, (num_tokens, ...); padding gets zeros."""
+        lengths = torch.tensor(self.lengths, device=values.device)
+        tokens = values.repeat_interleave(lengths, dim=0, output_size=sum(self.lengths))
+        return torch.cat([tokens, tokens.new_zeros(num_tokens - len(tokens), *tokens.shape[1:])])
+
+
+AttentionMask = Tensor | Segments | None
+"""Which keys a query sees: a mask as `sdpa` takes it, packed sequences, or None for all."""
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale: float | Tensor, backend: str = "auto") -> Tensor:
     """Compute scaled dot-product attention, with key heads that several query heads may share.
 
     Args:
         q: (B, H, N, d).
         k, v: (B, K, M, d), H a multiple of K.
         mask: (B, 1, 1, M) bool, True for real keys, or float, added to the scores; None: all keys are real. Every row
-            needs a real key.
+            needs a real key. `Segments`: B is 1, and each of the packed sequences sees itself alone.
         scale: of the scores, a number or (B, 1, 1, 1).
         backend: `fused` is torch's kernel, `matmul` plain products, `auto` the faster one.
 
@@ -39,6 +67,8 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | Te
     """
     if isinstance(scale, Tensor):
         q, scale = q * scale.to(q.dtype), 1.0
+    if isinstance(mask, Segments):
+        return _segmented_attention(q, k, v, mask, scale, backend)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q.dtype)
     if backend == "auto":
@@ -50,6 +80,45 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | Te
         return _matmul_attention(q, k, v, mask, scale)
     enable_gqa = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
+
+
+def _segmented_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, backend: str) -> Tensor:
+    """Compute exact attention within each packed sequence; no mask over all tokens ever exists."""
+    # (N, heads, d): the memory order of the projections
+    q, k, v = (part[0].transpose(0, 1) for part in (q, k, v))
+    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and _has_varlen():
+        output = _varlen_attention(q, k, v, segments, scale)
+    else:
+        outputs, start = [], 0
+        for length, count in segments.runs():
+            rows = slice(start, start + length * count)
+            run_q, run_k, run_v = (part[rows].unflatten(0, (count, length)).transpose(1, 2) for part in (q, k, v))
+            outputs.append(sdpa(run_q, run_k, run_v, None, scale, backend).transpose(1, 2).flatten(0, 1))
+            start += length * count
+        output = torch.cat(outputs)
+    if len(output) < len(q):
+        output = torch.cat([output, output.new_zeros(len(q) - len(output), *output.shape[1:])])
+    return output.transpose(0, 1)[None]
+
+
+def _has_varlen() -> bool:
+    """Return whether this torch has attention over packed sequences (2.10 and later)."""
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+
+
+def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
+    """Call torch's kernel for packed sequences on (N, heads, d)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    count, longest = sum(segments.lengths), max(segments.lengths)
+    repeats = q.shape[1] // k.shape[1]
+    k, v = (part.repeat_interleave(repeats, dim=1) if repeats > 1 else part for part in (k, v))
+    ends = torch.tensor([0, *itertools.accumulate(segments.lengths)], dtype=torch.int32, device=q.device)
+    # the kernel scales by head_dim ** -0.5
+    q = q * (scale * q.shape[-1] ** 0.5)
+    output = varlen_attn(q[:count], k[:count], v[:count], ends, ends, longest, longest)
+    assert isinstance(output, Tensor)  # without auxiliary outputs
+    return output
 
 
 def _matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -190,7 +259,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         encoding: AttentionTransform,
-        mask: Tensor | None,
+        mask: AttentionMask,
         cross_kv: CrossAttentionKV | None,
         scale: float | Tensor | None = None,
         pooled_attention: PooledAttention | None = None,
@@ -200,7 +269,7 @@ class Attention(nn.Module):
         Args:
             x: normalized and modulated tokens.
             encoding: position encoding of the tokens.
-            mask: (B, 1, 1, N) bool, True for real tokens, or None.
+            mask: (B, 1, 1, N) bool, True for real tokens, or None; `Segments` of packed sequences.
             cross_kv: keys and values of the context; None: no cross-attention.
             scale: of the self-attention's scores, a number or (B, 1, 1, 1); None: head_dim ** -0.5, which the
                 cross-attention always has, as published.

@@ -15,7 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
-from lumina_core.models.attention import Attention, ContextInput, CrossAttentionKV, proportional_attn_scale
+from lumina_core.models.attention import (
+    Attention,
+    AttentionMask,
+    ContextInput,
+    CrossAttentionKV,
+    Segments,
+    proportional_attn_scale,
+)
 from lumina_core.models.layers import (
     FeedForward,
     Linear,
@@ -79,7 +86,7 @@ class BlockInputs:
     Attributes:
         encoding: position encoding of the tokens and of the reference tokens behind them; one for all blocks or one
             per block.
-        mask: (B, 1, 1, N) bool, or None without padding.
+        mask: (B, 1, 1, N) bool, or None without padding; `Segments` if the tokens are packed sequences.
         cross_kvs: keys and values of the context per block; in training one `ContextInput` for all blocks; or empty.
         pooled: (B, A) embedded pooled condition, or None.
         token_condition: (B, N, C) projected token condition, or None.
@@ -91,7 +98,7 @@ class BlockInputs:
     """
 
     encoding: tuple[AttentionTransform, ...]
-    mask: Tensor | None = None
+    mask: AttentionMask = None
     cross_kvs: tuple[CrossAttentionKV | ContextInput, ...] = ()
     pooled: Tensor | None = None
     token_condition: Tensor | None = None
@@ -105,7 +112,7 @@ class BlockInputs:
         self, index: int
     ) -> tuple[
         AttentionTransform,
-        Tensor | None,
+        AttentionMask,
         CrossAttentionKV | ContextInput | None,
         float | Tensor | None,
         PooledAttention | None,
@@ -363,7 +370,7 @@ class DiTBackbone(Component, nn.Module):
         self, precomputed: BlockInputs, tokens: Tokens, condition: Condition, freqs: Sequence[Tensor]
     ) -> BlockInputs:
         """Return `precomputed` with other rotary frequencies: all that a new time changes under rope scaling."""
-        mask = None if precomputed.mask is None else precomputed.mask[:, 0, 0]
+        mask = _token_mask(precomputed.mask)
         encoding = self._encode(_joined_positions(tokens, condition.reference), mask, freqs)
         if precomputed.pooled_attention:
             first = precomputed.pooled_attention[0]
@@ -457,7 +464,7 @@ class DiTBackbone(Component, nn.Module):
                 hidden = self._run_block(index, hidden, row_modulation, row_inputs)
             return hidden
 
-        mask = None if inputs.mask is None else inputs.mask[:, 0, 0]
+        mask = _token_mask(inputs.mask)
         return cache.run_or_reuse(x, first_block.block_input(x, modulation), mask, run_rows)
 
     def _encode(
@@ -494,6 +501,11 @@ class DiTBackbone(Component, nn.Module):
                 raise ShapeError(f"{name}: got {tuple(tensor.shape)}, expected none: this backbone takes no {name}")
             if tensor is not None:
                 check_shape(tensor, shape, name)
+
+
+def _token_mask(mask: AttentionMask) -> Tensor | None:
+    """Return the mask (B, N) of padded tokens; packed sequences have none."""
+    return None if mask is None or isinstance(mask, Segments) else mask[:, 0, 0]
 
 
 def joined_mask(tokens: Tokens, reference: Tokens | None) -> Tensor | None:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_core.models.attention import ContextInput, CrossAttentionKV
+from lumina_core.models.attention import AttentionMask, ContextInput, CrossAttentionKV
 from lumina_core.models.dit import BlockBase, DiTBackbone, DiTConfig
 from lumina_core.models.layers import RMSNorm
 from lumina_core.models.rope import AxialRope
@@ -34,7 +34,7 @@ class FlagDiTBlock(BlockBase):
         x: Tensor,
         modulation: Tensor | None,
         encoding: AttentionTransform,
-        mask: Tensor | None = None,
+        mask: AttentionMask = None,
         cross_kv: CrossAttentionKV | ContextInput | None = None,
         scale: float | Tensor | None = None,
         pooled_attention: PooledAttention | None = None,

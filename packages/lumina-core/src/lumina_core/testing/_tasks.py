@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import shutil
@@ -25,6 +26,7 @@ from lumina_core.protocols import (
     FeatureExtractor,
     GenerationTask,
     Metric,
+    PredictionTask,
 )
 from lumina_core.recipe import read_recipe
 from lumina_core.request import Request
@@ -47,8 +49,8 @@ CROP_SIZE = 6
 """Side of the corner of an example that the tiny model is trained on."""
 
 
-def check_task(task: GenerationTask, fields: Mapping[str, Any], channels: int = 3) -> None:
-    """Check every clause of `GenerationTask`, from a request to an atomically written file.
+def check_task(task: GenerationTask | PredictionTask, fields: Mapping[str, Any], channels: int = 3) -> None:
+    """Check every clause of `GenerationTask`, from a request to an atomically written file; or of `PredictionTask`.
 
     Args:
         task: the task.
@@ -58,6 +60,9 @@ def check_task(task: GenerationTask, fields: Mapping[str, Any], channels: int = 
     Raises:
         ContractError: a clause is violated.
     """
+    if isinstance(task, PredictionTask):
+        _check_prediction_task(task, fields, channels)
+        return
     contract = Contract("GenerationTask", task)
     with contract.clause("the class inherits lumina_core.protocols.GenerationTask"):
         expect(isinstance(task, GenerationTask), f"bases {[base.__name__ for base in type(task).__mro__[1:]]}")
@@ -127,6 +132,34 @@ class _Unserializable:
         raise RuntimeError("not serializable")
 
     __str__ = __repr__
+
+
+def _check_prediction_task(task: PredictionTask, fields: Mapping[str, Any], channels: int) -> None:
+    """Check every clause of `PredictionTask`, from a request to an answer for logits of 5 classes."""
+    contract = Contract("PredictionTask", task)
+    with contract.clause("data_field and target_field are different names"):
+        expect(
+            bool(task.data_field) and task.data_field != task.target_field, f"{task.data_field}, {task.target_field}"
+        )
+    with contract.clause("Request reads the fields, and refuses an unknown one with a ConfigError"):
+        request = task.Request.read(fields, "the sample")
+        refused = False
+        try:
+            task.Request.read({**fields, "no_such_field": 1}, "the sample")
+        except LuminaError:
+            refused = True
+        expect(refused, "an unknown field was read")
+    with contract.clause("data(request) is finite, (channels, ...) in about [-1, 1]"):
+        data = task.data(request)
+        expect(data.shape[0] == channels and data.ndim > 1, f"the shape {tuple(data.shape)}")
+        expect(bool(torch.isfinite(data).all()) and float(data.abs().max()) <= 1.5, "values beyond 1.5, or NaN")
+    with contract.clause("conditions(request) has one value per field"):
+        expect(all(len(values) == 1 for values in task.conditions(request).values()), f"{task.conditions(request)}")
+    with contract.clause("answer(prediction, request) is the same for the same prediction, and JSON can hold it"):
+        logits = torch.tensor([0.0, 3.0, 1.0, -2.0, 0.5])
+        first, again = task.answer(logits, request), task.answer(logits.clone(), request)
+        expect(first == again, f"{first} and {again}")
+        json.dumps(first)
 
 
 def check_dataset(dataset: Dataset, data_field: str | None = None, fields: tuple[str, ...] = ()) -> None:
