@@ -14,11 +14,12 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
-PACKAGES = ("lumina-core", "lumina-image", "lumina-audio")
+PACKAGES = ("lumina-core", "lumina-image", "lumina-audio", "lumina-recog")
 WITH_EXTRAS = (
     "lumina-core[transformers,quantize,adaptive,lora,plot]",
     "lumina-image[diffusers,evaluate,shards]",
     "lumina-audio[evaluate,plot,published]",
+    "lumina-recog[plot,timm]",
 )
 TEST_TOOLS = (
     "pytest>=8",

@@ -155,6 +155,46 @@ SMALL_TEXT = {
 }
 ASKED = {"prompt": "red heart", "size": (16, 8), "negative_prompt": "blue"}
 
+
+def labelled_folder(folder: Path) -> Try:
+    """A folder per class."""
+    from recog.images import class_folder
+
+    return Try({"folder": str(class_folder(folder)), "image_sizes": [[8, 12]]}, Sample("image", {"fields": ("label",)}))
+
+
+def labelled_root(folder: Path) -> Try:
+    """The same folder, read by timm."""
+    from recog.images import class_folder
+
+    return Try({"root": str(class_folder(folder)), "image_sizes": [[8, 12]]}, Sample("image"))
+
+
+def labelled_tar(folder: Path) -> Try:
+    """Two pictures in a tar file, each with its class index."""
+    from image.image_files import encode_image, write_tar
+
+    write_tar(folder / "0.tar", {"a.png": encode_image(), "a.txt": "1", "b.png": encode_image("blue"), "b.txt": "0"})
+    return Try({"folder": str(folder), "image_sizes": [[8, 8]]}, Sample("image"))
+
+
+def recog_model(folder: Path) -> Path:
+    """A tiny classifier with random weights."""
+    from recog.images import save_classifier
+
+    return save_classifier(folder / "model")
+
+
+def recog_timm_folder(folder: Path) -> Try:
+    """A tiny classifier in timm's folder format."""
+    from lumina_core.convert import ConvertOptions, execute, plan_conversion
+    from lumina_core.plugins.loader import load_plugins
+
+    plan = plan_conversion(recog_model(folder), load_plugins(), ConvertOptions("recog.timm"))
+    execute(plan, folder / "timm")
+    return Try(sample=folder / "timm")
+
+
 SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequence[Try]]] = {
     ("autoencoder", "audio.mel"): sound_autoencoder,
     ("autoencoder", "audio.mel_latent"): Try(
@@ -251,6 +291,22 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ],
     ("task", "image.class_to_image"): Try(sample={"label": 3, "size": (16, 8)}),
     ("task", "image.text_to_image"): [Try(sample=ASKED), Try({"image_size": 8}, {"prompt": "x"})],
+    ("task", "recog.classify"): [
+        Try(sample={"image": smooth()[0]}),
+        Try(sample={"image": smooth(side=7)[1], "top": 2}),
+    ],
+    ("tokenizer", "recog.patchify"): [Try({"patch_size": 4}, smooth()), Try({"patch_size": 8}, smooth())],
+    ("autoencoder", "recog.identity"): Try(sample=smooth()),
+    ("head", "recog.classification"): [
+        Try({"num_classes": 5}),
+        Try({"num_classes": 5, "pooling": "attention", "num_heads": 2}),
+    ],
+    ("dataset", "recog.emoji"): Try({"image_sizes": [[16, 24]]}, Sample("image", {"fields": ("label",)})),
+    ("dataset", "recog.folder"): labelled_folder,
+    ("dataset", "recog.tar"): labelled_tar,
+    ("dataset", "recog.timm"): labelled_root,
+    ("feature_extractor", "recog.features"): lambda folder: Try({"model": str(recog_model(folder))}, smooth()),
+    ("checkpoint_format", "recog.timm"): recog_timm_folder,
     ("schedule", "core.fitted_schedule"): Try({"values": (0, 0.1, 0.3, 1)}),
     ("schedule", "core.custom_schedule"): Try({"values": (0, 0.25, 1)}),
     ("time_sampler", "core.shifted_uniform"): Try({"shift": 4}),

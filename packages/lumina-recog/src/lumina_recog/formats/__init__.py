@@ -1,0 +1,1 @@
+"""Checkpoint formats: folders of timm."""
