@@ -145,10 +145,14 @@ class InstrumentsEvalSet(EvalSet):
         return {"caption": text, "label": record["program"], "pitch": record["pitch"] if is_clear_note else None}
 
     def groups(self, index: int) -> Mapping[str, str]:
-        """Return `kind` (note, chord, phrase), `family` of General MIDI, and `wording` (trained, new)."""
-        record = self._records[index]
+        """Return `kind` (note, chord, phrase), `family` of General MIDI, `wording` (trained, new), and `octave`.
+
+        The octave is that of the pitch that the caption names, 4 from C4 to B4; other clips have none.
+        """
+        record, pitch = self._records[index], self.fields(index, None)["pitch"]
         wording = "new" if self._has_held_out_wording(index) else "trained"
-        return {"kind": record["kind"], "family": record["family"], "wording": wording}
+        groups = {"kind": record["kind"], "family": record["family"], "wording": wording}
+        return groups if pitch is None else {**groups, "octave": str(pitch // 12 - 1)}
 
     def _has_held_out_wording(self, index: int) -> bool:
         # by a hash, so that both halves have clips of every program
