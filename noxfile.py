@@ -14,11 +14,12 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
-PACKAGES = ("lumina-core", "lumina-image", "lumina-audio", "lumina-recog")
+PACKAGES = ("lumina-core", "lumina-image", "lumina-audio", "lumina-3d", "lumina-recog")
 WITH_EXTRAS = (
     "lumina-core[transformers,quantize,adaptive,lora,plot]",
     "lumina-image[diffusers,evaluate,shards]",
     "lumina-audio[evaluate,plot,published]",
+    "lumina-3d[plot,render]",
     "lumina-recog[plot,timm]",
 )
 TEST_TOOLS = (
@@ -81,7 +82,8 @@ def tests(session: nox.Session) -> None:
 def alone(session: nox.Session, package: str) -> None:
     """Each package with the core only: what it needs beyond that would be missing here."""
     install(session, "pytest>=8", "hypothesis>=6.100", packages=tuple(dict.fromkeys(("lumina-core", package))))
-    session.run("pytest", f"tests/{package.removeprefix('lumina-')}", *session.posargs)
+    tests = {"lumina-3d": "three_d"}.get(package, package.removeprefix("lumina-"))
+    session.run("pytest", f"tests/{tests}", *session.posargs)
 
 
 @nox.session
@@ -125,7 +127,7 @@ def types(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The oldest versions that the packages claim to work with, of everything light."""
     install(session, "-r", "lowest.txt", "pytest>=8", "hypothesis>=6.100")
-    session.run("pytest", "tests/core", "tests/image", "tests/audio", *session.posargs)
+    session.run("pytest", "tests/core", "tests/image", "tests/audio", "tests/three_d", *session.posargs)
 
 
 @nox.session

@@ -18,7 +18,7 @@ from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
 from lumina_core.request import Request
 
-OURS = ("lumina_audio", "lumina_core", "lumina_image")
+OURS = ("lumina_3d", "lumina_audio", "lumina_core", "lumina_image")
 OWN_TESTS = ("hooks.md", "plugins.md")
 """Pages whose Python is tried by tests of their own."""
 
@@ -126,7 +126,7 @@ def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(page, tmp_pa
 def _try_imports(block: Block) -> None:
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith(
-            ("lumina_core", "lumina_image", "lumina_audio")
+            ("lumina_core", "lumina_image", "lumina_audio", "lumina_3d")
         ):
             module = importlib.import_module(str(node.module))
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], str(block)

@@ -1,0 +1,1 @@
+"""Parametric families of shapes: meshes, captions, class names, and measurements on geometry."""

@@ -1,0 +1,1 @@
+"""Point clouds: files, tokens, backbone, coupling, task, data sets and metrics."""

@@ -1,0 +1,1 @@
+"""Several views of one object: cameras, rendering, tokens, task and data sets."""
