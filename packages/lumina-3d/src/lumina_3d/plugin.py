@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 @hookimpl
 def lumina_register_component_types(component_types: ComponentTypeRegistrations) -> None:
     """Register the component types of the package."""
+    component_types.add(
+        "coordinate_features",
+        "lumina_3d.points.coordinates:CoordinateFeatures",
+        "lumina_3d.points.contract_check:check_coordinate_features",
+        "coordinates of points -> features",
+    )
 
 
 @hookimpl
@@ -30,6 +36,24 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
 
 def _register_points(components: ComponentRegistrations) -> None:
     """Register the components of point clouds."""
+    package = "lumina_3d.points"
+    components.tokenizer("3d.point_set", f"{package}.tokenizer:PointSet", "a token per point, in any order")
+    components.autoencoder(
+        "3d.scaled_coordinates", f"{package}.autoencoder:ScaledCoordinates", "coordinates of unit variance"
+    )
+    components.backbone("3d.point_next_dit", f"{package}.backbone:PointNextDiT", "Next-DiT over a set of points")
+    components.coupling("3d.mixed_transport", f"{package}.coupling:MixedTransport", "mixed exact and independent pairs")
+    components.conditioner("3d.partial_cloud", f"{package}.partial:PartialCloudConditioner", "given points of a cloud")
+    components.dataset("3d.family_clouds", f"{package}.dataset:FamilyClouds", "built in: parametric families")
+    components.dataset("3d.cloud_folder", f"{package}.dataset:CloudFolder", "folder of clouds and meshes by class")
+    components.task("3d.text_to_points", f"{package}.task:TextToPoints", "Point clouds of a prompt.", command="points")
+    for name, target, summary in (
+        ("linear", "LinearFeatures", "coordinates alone"),
+        ("fourier", "FourierFeatures", "sines and cosines, the same for any count"),
+        ("interpolated_fourier", "InterpolatedFourierFeatures", "lower frequencies for more points"),
+        ("time_aware_fourier", "TimeAwareFourierFeatures", "lower frequencies for more points, near noise"),
+    ):
+        components.coordinate_features(f"3d.{name}", f"{package}.coordinates:{target}", summary)
 
 
 def _register_views(components: ComponentRegistrations) -> None:
@@ -39,7 +63,7 @@ def _register_views(components: ComponentRegistrations) -> None:
 @hookimpl
 def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
     """Register the recipes of the package."""
-    points: dict[str, str] = {}
+    points = {"points": "built-in model: point clouds of any count from prompts"}
     views: dict[str, str] = {}
     for name, summary in {**points, **views}.items():
         recipes.add(f"3d.{name}", f"lumina_3d:recipes/{name}.yaml", summary)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,6 +12,9 @@ from lumina_core.config import Config
 
 class Request(Config):
     """Sampling settings of a request. A setting that is None has the default of the model's recipe."""
+
+    results_field: ClassVar[str] = "count"
+    """Field with the number of results. A task whose data has a count of its own (points) names another one."""
 
     seed: int = Field(0, ge=0, lt=2**62, description="seed; the same seed, model and request give the same result")
     count: int = Field(1, ge=1, le=1024, description="number of results, with the seeds SEED, SEED + 1 and so on")
@@ -93,6 +97,17 @@ class Request(Config):
         description="schedule of times: uniform, shift or rational (more steps near noise), sigmoid, fitted (to this "
         "model), custom:values=[0,0.3,1]",
     )
+
+    @property
+    def num_results(self) -> int:
+        """Number of results."""
+        number: int = getattr(self, self.results_field)
+        return number
+
+    def per_result(self) -> Sequence[Request]:
+        """Return one request per result, with consecutive seeds."""
+        copies = [{"seed": self.seed + k, self.results_field: 1} for k in range(self.num_results)]
+        return [self.model_copy(update=update) for update in copies]
 
     @field_validator("guidance_interval", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -318,7 +319,7 @@ def _aeroplane(mesh: MeshBuilder, values: Attributes, number: Number, main: Colo
     radius = number(0.055, 0.085) * (0.6 + 0.4 * length)
     nose, tail = length / 2, -length / 2
     stations = ((0.0, 0.15), (0.06, 0.65), (0.15, 1.0), (0.62, 1.0), (0.85, 0.6), (1.0, 0.18))
-    for (a, r), (b, s) in zip(stations[:-1], stations[1:], strict=True):
+    for (a, r), (b, s) in pairwise(stations):
         mesh.rod((nose - a * length, 0, 0), (nose - b * length, 0, 0), r * radius, main, s * radius, 16)
     sweep = number(0.28, 0.4) if values["wings"] == "swept" else number(-0.02, 0.03)
     chord, taper = number(0.15, 0.22), number(0.45, 0.75)

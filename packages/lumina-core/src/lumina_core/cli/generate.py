@@ -272,7 +272,8 @@ def preview_callback(
         note = {"step": state.step, "steps": state.steps, "time": round(state.time, 6)}
         for index, item in zip(state.indices, state.items(), strict=True):
             path, folder = paths[index], steps_dir(paths[index])
-            metadata = requests[index].model_dump(mode="json", exclude_none=True, exclude={"count"})
+            request = requests[index]
+            metadata = request.model_dump(mode="json", exclude_none=True, exclude={request.results_field})
             with writing_to(folder / f"{state.step:03d}{path.suffix}"):
                 task.save(item, folder / f"{state.step:03d}{path.suffix}", {**metadata, "preview": note})
 
@@ -426,16 +427,16 @@ def _read_prompts(path: Path | None, prompt_field: str | None, fields: dict[str,
 def _make_requests(
     request_type: type[Request], prompt_field: str | None, fields: dict[str, Any], lines: list[str] | None
 ) -> list[Request]:
-    """Return one request per result: the k-th of a `count` has the seed + k, and each line has its own seeds."""
+    """Return one request per result: the k-th result has the seed + k, and each line has its own seeds."""
     if lines is None or prompt_field is None:
         requests = [request_type.read(fields, "request")]
     else:
-        seed, count = int(fields.get("seed", 0)), int(fields.get("count", 1))
+        seed, count = int(fields.get("seed", 0)), int(fields.get(request_type.results_field, 1))
         requests = [
             request_type.read({**fields, prompt_field: line, "seed": seed + k * count}, f"line {k + 1}")
             for k, line in enumerate(lines)
         ]
-    return [r.model_copy(update={"seed": r.seed + k, "count": 1}) for r in requests for k in range(r.count)]
+    return [one for request in requests for one in request.per_result()]
 
 
 def _generate(

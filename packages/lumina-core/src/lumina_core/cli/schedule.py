@@ -131,8 +131,10 @@ def _fit_requests(
     overrides = {key: value for key, value in settings.items() if value is not None}
     seeds = noise_seeds(len(field_sets), 1, 1, seed)
     pairs = zip(field_sets, seeds, strict=True)
+    request_type: Any = pipeline.model.generation_task.Request
     return [
-        pipeline.make_request(**{**fields, **overrides, "seed": item_seed, "count": 1}) for fields, item_seed in pairs
+        pipeline.make_request(**{**fields, **overrides, "seed": item_seed, request_type.results_field: 1})
+        for fields, item_seed in pairs
     ]
 
 

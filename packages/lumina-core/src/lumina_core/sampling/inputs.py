@@ -52,8 +52,7 @@ def expand_requests(task: GenerationTask, requests: Sequence[Request]) -> list[I
             task.variation(request),
             task.regions(request),
         )
-        seeds = range(request.seed, request.seed + request.count)
-        items += [replace(item, request=request.model_copy(update={"seed": seed, "count": 1})) for seed in seeds]
+        items += [replace(item, request=one) for one in request.per_result()]
     return items
 
 

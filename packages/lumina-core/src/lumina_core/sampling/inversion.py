@@ -96,7 +96,7 @@ def likelihood(
         raise ConfigError(f"guidance_scale: got {plan.guidance.scale:g}, expected 1 for a likelihood.")
     with torch.no_grad():
         x = _encode_tokens(model, data, tokens)
-    generators = [torch.Generator().manual_seed(request.seed + k) for request in requests for k in range(request.count)]
+    generators = [torch.Generator().manual_seed(one.seed) for request in requests for one in request.per_result()]
 
     def sample_probe() -> Tensor:
         rows = [torch.randint(0, 2, x.shape[1:], generator=generator) for generator in generators]

@@ -358,7 +358,7 @@ class Pipeline:
 
         requests = self._make_requests(prompt, options.pop("seed", None), None, options, NO_INPUTS)
         _, velocity, tokens = velocity_of_requests(self.model, self.registry, requests)
-        seeds = [request.seed + k for request in requests for k in range(request.count)]
+        seeds = [one.seed for request in requests for one in request.per_result()]
         return velocity, tokens.with_values(NoiseSampler(tokens, seeds, self.model.device)())
 
     @torch.inference_mode()
@@ -412,7 +412,8 @@ class Pipeline:
         options: dict[str, Any],
         inputs: PrecomputedInputs,
     ) -> list[Request]:
-        fields = self.model.generation_task.Request.model_fields
+        request_type: Any = self.model.generation_task.Request
+        fields = request_type.model_fields
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         if any(isinstance(p, Request) for p in prompts):
             unused = [n for n, v in (("seed", seed), ("generator", generator)) if v is not None] + list(options)
@@ -443,7 +444,7 @@ class Pipeline:
             elif generator is not None:
                 named["seed"] = int(torch.randint(2**62, (), generator=generator, device=generator.device))
             elif seed is not None or len(prompts) > 1:
-                named["seed"] = (seed or 0) + index * int(options.get("count", 1))
+                named["seed"] = (seed or 0) + index * int(options.get(request_type.results_field, 1))
             requests.append(self.make_request(**{**options, **named}))
         return requests
 
@@ -508,7 +509,9 @@ class Pipeline:
             if not bool(data.isfinite().all()):
                 continue
             settings = metadata["settings"]
-            fields = item.request.model_dump(mode="json", exclude_none=True, exclude={"count", *settings})
+            fields = item.request.model_dump(
+                mode="json", exclude_none=True, exclude={item.request.results_field, *settings}
+            )
             cached = {} if output.cached_nfe is None else {"cached_nfe": output.cached_nfe[row]}
             loras = {"loras": list(self._lora_metadata)} if self._lora_metadata else {}
             record = {**fields, **metadata, **cached, **loras, "seed": item.request.seed}

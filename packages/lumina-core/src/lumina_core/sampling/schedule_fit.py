@@ -143,7 +143,7 @@ def velocity_and_noise(
     overrides = {"solver": "core.euler", "schedule": "uniform", "block_cache": "none", "nfe": None, "steps": None}
     plain_requests = [request.model_copy(update=overrides) for request in requests]
     _, velocity, tokens = velocity_of_requests(model, registry, plain_requests)
-    seeds = [request.seed + k for request in plain_requests for k in range(request.count)]
+    seeds = [one.seed for request in plain_requests for one in request.per_result()]
     return velocity, NoiseSampler(tokens, seeds, model.device)()
 
 

@@ -88,7 +88,8 @@ def check_task(task: GenerationTask | PredictionTask, fields: Mapping[str, Any],
             names = sorted(file.name for file in (folder / "grid").iterdir())
             expect(path.parent == folder / "grid" and names == [path.name], f"{path}, and the files {names}")
     requests = [
-        request.model_copy(update={"seed": seed, "count": 1, "steps": None, "guidance_scale": None}) for seed in (1, 2)
+        request.model_copy(update={"seed": seed, request.results_field: 1, "steps": None, "guidance_scale": None})
+        for seed in (1, 2)
     ]
     names = list(dict.fromkeys((*task.conditions(request), *task.negative_conditions(request)))) or ["cond"]
     values = {name: 2 * [*task.conditions(request).get(name, [None])] for name in names}
