@@ -61,9 +61,7 @@ class Decoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         sizes, context = (3, 128, 256, 512, 256, 128, 3), LATENT + CLASSES + 3
-        self.layers = nn.ModuleList(
-            ConcatSquash(a, b, context) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(ConcatSquash(a, b, context) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         betas = torch.cat([torch.zeros(1), torch.linspace(1e-4, 0.05, STEPS)])
         self.register_buffer("betas", betas, persistent=False)
         self.register_buffer("alpha_bars", torch.cumprod(1 - betas, dim=0), persistent=False)

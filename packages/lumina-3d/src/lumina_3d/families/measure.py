@@ -131,7 +131,7 @@ def _table_height(points: FloatArray) -> str:
 
 
 def _hull_share(points: FloatArray) -> float:
-    """Return the area of the convex hull of the footprint over that of its box: pi / 4 for a disc, 1 for a rectangle."""
+    """Return the area of the footprint's convex hull over that of its box: pi / 4 for a disc, 1 for a rectangle."""
     flat = points[:, :2]
     try:
         hull = float(ConvexHull(flat).volume)

@@ -30,7 +30,7 @@ class PartialCloudConditioner(nn.Module, Conditioner):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("origin", torch.zeros(1, 0, 3), persistent=False)
+        self.register_buffer("origin", torch.zeros(3))  # stored, so that the module has a device and a dtype
 
     def encode(self, values: Sequence[Tensor | None]) -> Condition:
         """Encode partial clouds (K, 3) in [-1, 1], None for none, to reference tokens; padded and masked.
@@ -47,7 +47,7 @@ class PartialCloudConditioner(nn.Module, Conditioner):
         return Condition()
 
     def _tokens(self, value: Tensor | None) -> Tokens:
-        points = self.origin[0] if value is None else torch.as_tensor(value)
+        points = self.origin.new_zeros(0, 3) if value is None else torch.as_tensor(value)
         if points.ndim != 2 or points.shape[1] != 3 or not bool(points.isfinite().all()):
             raise ConfigError(f"partial cloud: got the shape {tuple(points.shape)}, expected finite points (K, 3).")
         if len(points) > self.config.max_count:
