@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ class PointNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         sizes = (3, 128, 128, 256, 512)
-        self.points = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.points = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes[1:])
         self.mean = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, LATENT))
         self.log_var = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, LATENT))
@@ -61,7 +62,7 @@ class Decoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         sizes, context = (3, 128, 256, 512, 256, 128, 3), LATENT + CLASSES + 3
-        self.layers = nn.ModuleList(ConcatSquash(a, b, context) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(ConcatSquash(a, b, context) for a, b in pairwise(sizes))
         betas = torch.cat([torch.zeros(1), torch.linspace(1e-4, 0.05, STEPS)])
         self.register_buffer("betas", betas, persistent=False)
         self.register_buffer("alpha_bars", torch.cumprod(1 - betas, dim=0), persistent=False)

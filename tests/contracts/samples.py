@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import tiny_audio_models
 import tiny_image_encoders
 import torch
@@ -34,6 +35,19 @@ def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
     waves = [torch.sin(across[:, None] * k + across[None] * (3 - k)) for k in (1, 2, 3)]
     items = [torch.stack([waves[(c + item) % 3] / (1 + item // 3) for c in range(channels)]) for item in range(count)]
     return torch.stack(items)
+
+
+def clouds(count: int = 2, points: int = 16) -> Tensor:
+    """Point clouds (count, 3, points) in [-1, 1]."""
+    return torch.rand(count, 3, points, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def cloud_folder(folder: Path) -> Try:
+    """Clouds of two classes as NPZ."""
+    for name, cloud in zip(("chair", "lamp"), clouds(), strict=True):
+        (folder / name).mkdir()
+        np.savez(folder / name / "a.npz", points=cloud.T.numpy())
+    return Try({"folder": str(folder), "count": 8}, Sample("points", {"fields": ("caption",)}))
 
 
 def clip_metric(folder: Path) -> Try:
@@ -255,6 +269,31 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("feature_extractor", "image.inception"): lambda folder: Try(
         {"weights": str(tiny_image_encoders.inception(folder / "inception.pth"))}, smooth()
     ),
+    ("autoencoder", "3d.scaled_coordinates"): Try(sample=clouds()),
+    ("backbone", "3d.point_next_dit"): Try({"hidden_size": 16, "num_layers": 2, "num_heads": 2, "multiple_of": 8}),
+    ("conditioner", "3d.partial_cloud"): Try(
+        {"max_count": 4}, Sample([clouds()[0].T, clouds()[1, :, :3].T, None], {"data": clouds(3)})
+    ),
+    ("dataset", "3d.cloud_folder"): cloud_folder,
+    ("dataset", "3d.family_clouds"): Try({"per_family": 2, "count": 16}, Sample("points", {"fields": ("caption",)})),
+    ("feature_extractor", "3d.point_coordinates"): [
+        Try({"count": 16}, clouds()),
+        Try({"count": 8, "protocol": "pointflow"}, clouds()),
+    ],
+    ("metric", "3d.point_sets"): Try({"feature_extractor": {"count": 16}, "distances": ("cd", "emd")}, clouds(6)),
+    ("metric", "3d.point_density"): Try({"feature_extractor": {"count": 16}}, clouds()),
+    ("metric", "3d.point_attributes"): Try(
+        {"feature_extractor": {"count": 64}},
+        Sample(clouds(2, 64), {"fields": [{"family": "mug", "attributes": {"handle": "yes"}}, {"family": None}]}),
+    ),
+    ("metric", "3d.point_class"): Try(
+        {"feature_extractor": {"count": 16}}, Sample(clouds(), {"fields": [{"label": 0}, {"label": 1}]})
+    ),
+    ("task", "3d.text_to_points"): [
+        Try(sample={"prompt": "a chair", "count": 12, "negative_prompt": "a table"}),
+        Try(sample={"prompt": "a chair", "count": 12, "partial": clouds()[0].T[:4]}),
+    ],
+    ("tokenizer", "3d.point_set"): [Try(sample=clouds()), Try({"num_anchors": 4}, clouds())],
     ("coupling", "core.optimal_transport"): [Try(), Try({"scope": "set"})],
     ("head", "core.classification"): Try({"num_classes": 5}),
     ("head", "core.velocity"): [Try(), Try({"shift": True, "learn_sigma": True})],

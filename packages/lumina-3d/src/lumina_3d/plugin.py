@@ -54,6 +54,14 @@ def _register_points(components: ComponentRegistrations) -> None:
         ("time_aware_fourier", "TimeAwareFourierFeatures", "lower frequencies for more points, near noise"),
     ):
         components.coordinate_features(f"3d.{name}", f"{package}.coordinates:{target}", summary)
+    components.feature_extractor("3d.point_coordinates", f"{package}.metrics:PointCoordinates", "coordinates of points")
+    for name, target, summary in (
+        ("point_sets", "PointSetScores", "MMD, COV, 1-NNA and JSD of sets of clouds"),
+        ("point_density", "PointDensity", "nearest distances and flatness of clouds"),
+        ("point_attributes", "PointAttributes", "attributes read back by geometry"),
+        ("point_class", "PointClass", "class of the nearest real cloud"),
+    ):
+        components.metric(f"3d.{name}", f"{package}.metrics:{target}", summary)
 
 
 def _register_views(components: ComponentRegistrations) -> None:

@@ -61,7 +61,8 @@ def _level(points: FloatArray, low: float, high: float) -> FloatArray:
     """Return the points between two heights, given as shares of the whole height."""
     bottom, top = np.quantile(points[:, 2], [_OUTLIERS, 1 - _OUTLIERS])
     share = (points[:, 2] - bottom) / max(top - bottom, 1e-9)
-    return points[(share >= low) & (share <= high)]
+    level: FloatArray = points[(share >= low) & (share <= high)]
+    return level
 
 
 def _radii(points: FloatArray) -> FloatArray:

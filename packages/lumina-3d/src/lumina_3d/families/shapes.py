@@ -180,16 +180,16 @@ def _chair(mesh: MeshBuilder, values: Attributes, number: Number, main: Color, s
             wheel, turn = number(0.022, 0.032), number(0, 2 * math.pi)
             for spoke in range(5):
                 angle = turn + spoke * 2 * math.pi / 5
-                x, y = (reach - wheel) * math.cos(angle), (reach - wheel) * math.sin(angle)
-                mesh.rod((0, 0, 0.075), (x, y, 2 * wheel), 0.018, second, 0.013, 8)
-                mesh.ellipsoid((x, y, wheel), (wheel, wheel, wheel), _RUBBER, 10)
+                end = ((reach - wheel) * math.cos(angle), (reach - wheel) * math.sin(angle))
+                mesh.rod((0, 0, 0.075), (*end, 2 * wheel), 0.018, second, 0.013, 8)
+                mesh.ellipsoid((*end, wheel), (wheel, wheel, wheel), _RUBBER, 10)
     if values["arms"] == "yes":
         arm, length = min(number(0.18, 0.24), rise * 0.85), depth * number(0.75, 0.95)
         for side in (-1, 1):
-            y = side * (width / 2 + 0.01)
+            out = side * (width / 2 + 0.01)
             front = -depth / 2 + length
-            mesh.box((-depth / 2 + length / 2, y, seat + arm), (length, 0.05, 0.03), second)
-            mesh.box((front - 0.02, y, seat + arm / 2 - thick / 2), (0.03, 0.035, arm + thick), second)
+            mesh.box((-depth / 2 + length / 2, out, seat + arm), (length, 0.05, 0.03), second)
+            mesh.box((front - 0.02, out, seat + arm / 2 - thick / 2), (0.03, 0.035, arm + thick), second)
 
 
 def _table(mesh: MeshBuilder, values: Attributes, number: Number, main: Color, second: Color) -> None:

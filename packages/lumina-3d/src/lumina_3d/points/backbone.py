@@ -173,7 +173,7 @@ class PointNextDiT(NextDiTBackbone):
             )
         super().__init__(config)
         self.features = coordinate_features or FourierFeatures(FourierFeatures.Config())
-        self.embed = Linear(self.features.width, config.hidden_size)
+        self.embed = Linear(self.features.width(config.token_dim), config.hidden_size)
         nn.init.zeros_(self.embed.bias)
         self.reference_embed = nn.Parameter(torch.zeros(config.hidden_size))
 
@@ -199,6 +199,8 @@ class PointNextDiT(NextDiTBackbone):
             ConfigError: a scale of attention is set together with anchors, which keep the number of keys of training.
         """
         reference = condition.reference
+        if reference is not None and not reference.values.shape[1]:
+            reference = None
         base = super().precompute(tokens, replace(condition, reference=None), freqs, scale)
         mask = base.mask
         if reference is not None:

@@ -17,10 +17,10 @@ def check_coordinate_features(features: CoordinateFeatures) -> None:
     contract = Contract("lumina_3d.points.coordinates.CoordinateFeatures", features)
     points = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
     t, ratio = torch.tensor([0.2, 0.9]), torch.tensor([1.0, 16.0])
-    with contract.clause("(B, N, 3) -> (B, N, width), finite"):
+    with contract.clause("(B, N, 3) -> (B, N, width(3)), finite"):
         for times, ratios in ((None, None), (t, None), (None, ratio), (t, ratio)):
             values = features(points, times, ratios)
-            expect(tuple(values.shape) == (2, 5, features.width), f"got shape {tuple(values.shape)}")
+            expect(tuple(values.shape) == (2, 5, features.width(3)), f"got shape {tuple(values.shape)}")
             expect(bool(values.isfinite().all()), "got NaN or infinite features")
     values = features(points, t, ratio)
     with contract.clause("every point and every cloud is computed alone"):

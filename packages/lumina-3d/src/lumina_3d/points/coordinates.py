@@ -26,14 +26,15 @@ from lumina_core.config import Config as Settings
 class CoordinateFeatures(Protocol):
     """Coordinates of points -> features, computed in float32; without weights."""
 
-    width: int
-    """Features per point."""
+    def width(self, dim: int) -> int:
+        """Return the number of features of a point with `dim` coordinates."""
+        ...
 
     def __call__(self, points: Tensor, t: Tensor | None, ratio: Tensor | None) -> Tensor:
         """Compute features (B, N, width).
 
         Args:
-            points: (B, N, 3) noisy coordinates of the latent.
+            points: (B, N, D) noisy coordinates of the latent.
             t: (B,) time, 0 noise to 1 data; None: 1.
             ratio: (B,) points of the cloud over points in training; None: 1.
         """
@@ -47,10 +48,14 @@ class LinearFeatures:
         """No options."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.width = config, 3
+        self.config = config
+
+    def width(self, dim: int) -> int:
+        """Return D."""
+        return dim
 
     def __call__(self, points: Tensor, t: Tensor | None, ratio: Tensor | None) -> Tensor:
-        """Return the coordinates (B, N, 3)."""
+        """Return the coordinates (B, N, D)."""
         return points
 
 
@@ -66,10 +71,14 @@ class FourierFeatures:
         )
 
     def __init__(self, config: Config) -> None:
-        self.config, self.width = config, 3 + 6 * config.num_frequencies
+        self.config = config
+
+    def width(self, dim: int) -> int:
+        """Return D + 2 K D: coordinates, sines, cosines."""
+        return dim * (1 + 2 * self.config.num_frequencies)
 
     def __call__(self, points: Tensor, t: Tensor | None, ratio: Tensor | None) -> Tensor:
-        """Compute (B, N, 3 + 6 K): coordinates, sines, cosines."""
+        """Compute (B, N, D + 2 K D): coordinates, sines, cosines."""
         points = points.float()
         index = torch.arange(self.config.num_frequencies, device=points.device, dtype=torch.float32)
         freqs = (self.config.min_frequency * 2**index).expand(len(points), -1)

@@ -84,7 +84,7 @@ def mmd(table: FloatArray) -> float:
 
 def coverage(table: FloatArray) -> float:
     """Compute the share of real clouds that are the nearest to some generated one; table (generated, real)."""
-    return len(np.unique(_square(table).argmin(axis=1))) / table.shape[1]
+    return len(np.unique(_square(table).argmin(axis=1))) / len(table)
 
 
 def nearest_neighbor_accuracy(generated: FloatArray, cross: FloatArray, real: FloatArray) -> float:

@@ -26,4 +26,5 @@ def center_and_scale(points: NDArray[np.floating]) -> FloatArray:
     half = float((high - low).max()) / 2
     if not np.isfinite(half) or half <= 0:
         raise ConfigError(f"points: got a box of side {2 * half:g}, expected finite points of some extent.")
-    return (values - (low + high) / 2) / half
+    normalized: FloatArray = (values - (low + high) / 2) / half
+    return normalized

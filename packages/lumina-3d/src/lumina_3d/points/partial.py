@@ -30,7 +30,9 @@ class PartialCloudConditioner(nn.Module, Conditioner):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("origin", torch.zeros(3))  # stored, so that the module has a device and a dtype
+        # stored, so that the module has a device and a dtype
+        self.origin: Tensor
+        self.register_buffer("origin", torch.zeros(3))
 
     def encode(self, values: Sequence[Tensor | None]) -> Condition:
         """Encode partial clouds (K, 3) in [-1, 1], None for none, to reference tokens; padded and masked.
@@ -38,13 +40,12 @@ class PartialCloudConditioner(nn.Module, Conditioner):
         Raises:
             ConfigError: a cloud has another shape, or a coordinate is not finite.
         """
-        if all(value is None for value in values):
-            return Condition()
         return Condition(reference=stack_tokens([self._tokens(value) for value in values]))
 
     def null_condition(self, batch: int) -> Condition:
-        """Return a condition without reference tokens."""
-        return Condition()
+        """Return a condition with no reference tokens, (B, 0, 3)."""
+        empty = self.origin.new_zeros(batch, 0, 3)
+        return Condition(reference=Tokens(empty, empty, ((0,),) * batch))
 
     def _tokens(self, value: Tensor | None) -> Tokens:
         points = self.origin.new_zeros(0, 3) if value is None else torch.as_tensor(value)

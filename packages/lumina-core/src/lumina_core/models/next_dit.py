@@ -111,7 +111,7 @@ class NextDiTBackbone(DiTBackbone):
     def _make_block(self) -> NextDiTBlock:
         return NextDiTBlock(self.config, self.modulation_dim)
 
-    def _default_encoding(self) -> AxialRope:
+    def _default_encoding(self) -> PositionEncoding:
         config = self.config
         rope = {"axes_dim": config.rope_axes_dim, "layout": config.rope_layout, "theta": config.rope_theta}
         return AxialRope(AxialRope.Config.read({**rope, **config.child_options()}, "core.next_dit"))
