@@ -192,6 +192,7 @@ class PointNextDiT(NextDiTBackbone):
         condition: Condition,
         freqs: Sequence[Tensor] | None = None,
         scale: float | Tensor | None = None,
+        project_context: bool = True,
     ) -> PointInputs:
         """Compute all inputs of the blocks that stay the same in every evaluation of a request; see `DiTBackbone`.
 
@@ -201,7 +202,7 @@ class PointNextDiT(NextDiTBackbone):
         reference = condition.reference
         if reference is not None and not reference.values.shape[1]:
             reference = None
-        base = super().precompute(tokens, replace(condition, reference=None), freqs, scale)
+        base = super().precompute(tokens, replace(condition, reference=None), freqs, scale, project_context)
         mask = base.mask
         if reference is not None:
             self._check_shapes(tokens, condition)
@@ -237,7 +238,9 @@ class PointNextDiT(NextDiTBackbone):
         self, tokens: Tokens, t: Tensor | None, condition: Condition, *, precomputed: BlockInputs | None = None
     ) -> BackboneOutput:
         """Compute hidden states (B, N, C) of noisy points (B, N, 3) at time t (B,); see `DiTBackbone`."""
-        inputs = self.precompute(tokens, condition) if precomputed is None else precomputed
+        inputs = precomputed
+        if inputs is None:
+            inputs = self.precompute(tokens, condition, project_context=not torch.is_grad_enabled())
         if not isinstance(inputs, PointInputs) or inputs.anchors is None or inputs.others is None:
             return super().forward(tokens, t, condition, precomputed=inputs)
         return self._forward_anchors(tokens, t, inputs, inputs.anchors, inputs.others)
