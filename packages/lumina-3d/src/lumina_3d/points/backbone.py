@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lumina_3d.points.coordinates import CoordinateFeatures, FourierFeatures
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError
-from lumina_core.models.attention import Attention, CrossAttentionKV
+from lumina_core.models.attention import Attention, CrossAttentionKV, Segments
 from lumina_core.models.dit import BlockInputs
 from lumina_core.models.layers import Linear, split_linear
 from lumina_core.models.next_dit import NextDiTBackbone, NextDiTBlock
@@ -89,7 +89,7 @@ class AnchorAttention(Attention):
         self,
         x: Tensor,
         encoding: AttentionTransform,
-        mask: Tensor | None,
+        mask: Tensor | Segments | None,
         cross_kv: CrossAttentionKV | None,
         scale: float | Tensor | None = None,
         pooled_attention: Any = None,
@@ -279,16 +279,18 @@ class PointNextDiT(NextDiTBackbone):
         anchor_mask = None if tokens.mask is None else tokens.mask.gather(1, anchors)
         anchor_inputs = replace(self._select(inputs, anchors), reference=inputs.reference, mask=inputs.mask)
         if inputs.mask is not None:
+            assert isinstance(inputs.mask, Tensor)  # packed sequences have no anchors: `precompute` makes no segments
             reference_mask = inputs.mask[:, 0, 0, tokens.values.shape[1] :]
             own = torch.ones_like(anchors, dtype=torch.bool) if anchor_mask is None else anchor_mask
             anchor_inputs = replace(anchor_inputs, mask=torch.cat([own, reference_mask], dim=1)[:, None, None])
+        key_mask = anchor_inputs.mask if isinstance(anchor_inputs.mask, Tensor) else None
         x, modulation = self._embed(_take_tokens(tokens, anchors), t, anchor_inputs)
         modulation_act = None if modulation is None else F.silu(modulation)
         keys: list[AnchorKeys] = []
         for index in range(self.num_layers):
             recorder = KeyValueRecorder()
             x = self._run_block(index, x, modulation_act, replace(anchor_inputs, encoding=(recorder,)))
-            keys.append(AnchorKeys(recorder.keys, recorder.values, anchor_inputs.mask))
+            keys.append(AnchorKeys(recorder.keys, recorder.values, key_mask))
         hidden = x.new_zeros(*tokens.values.shape[:2], x.shape[-1])
         _put(hidden, anchors, x[:, : anchors.shape[1]])
         for chunk in others.split(self.config.chunk_size, dim=1):
