@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -54,6 +56,42 @@ if "TOY_COLLECTIVE_TIMEOUT" in os.environ:  # seconds, of the default process gr
         return module
 
     distributed.wrap_ddp = wrap_and_set_timeout
+
+if "TOY_KILL" in os.environ:  # rank:step:path of a mark: the process kills itself there, once
+    from lumina_core.training.trainer import Trainer
+
+    rank, kill_step, mark = os.environ["TOY_KILL"].split(":")
+    train_step = Trainer.train_step
+
+    def killed_step(self, batch):
+        """Take a step, or end as if killed from outside."""
+        if os.environ["RANK"] == rank and self.step == int(kill_step) and not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train_step(self, batch)
+
+    Trainer.train_step = killed_step
+
+if os.environ.get("TOY_FULL_DISK", "none") == os.environ.get("RANK"):  # rank whose disk is full
+    from torch.distributed.checkpoint import filesystem
+
+    def full_disk(*args, **kwargs):
+        """Fail as a full disk does."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    filesystem._write_item = full_disk
+
+if os.environ.get("TOY_BAD_DATA", "none") == os.environ.get("RANK"):  # rank whose examples cannot be read
+    read = toy.Signals.get
+
+    def fail(self, index, rng):
+        """Fail after the first example, which is read before the training."""
+        if os.environ.get("TOY_STARTED"):
+            raise OSError("the disk of the data is gone")
+        os.environ["TOY_STARTED"] = "1"
+        return read(self, index, rng)
+
+    toy.Signals.get = fail
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:]))

@@ -79,8 +79,24 @@ def init_distributed(device: str | None = None) -> ProcessInfo:
     if world_size == 1:
         return ProcessInfo(rank, world_size, process_device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if process_device.type == "cuda" else "gloo")
+        _join_group("nccl" if process_device.type == "cuda" else "gloo")
     return ProcessInfo(rank, world_size, process_device, dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
+
+
+def _join_group(backend: str) -> None:
+    """Join the process group, after a restart by torchrun under names of its own in the store.
+
+    With a static rendezvous (--master-port), torchrun keeps its store, in which the addresses of the processes that
+    died still are; gloo would try to connect to them.
+    """
+    if not is_restarted():
+        dist.init_process_group(backend)
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world_size = next(rendezvous("env://"))
+    prefix = f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    dist.init_process_group(backend, store=dist.PrefixStore(prefix, store), rank=rank, world_size=world_size)
 
 
 def _parse_device(name: str) -> torch.device:

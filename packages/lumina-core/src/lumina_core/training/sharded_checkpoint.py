@@ -116,7 +116,7 @@ class ShardedCheckpointer:
         except BaseException as error:
             if folder is not None:
                 folder.__exit__(type(error), error, None)  # deletes the temporary folder
-            if not isinstance(error, Exception):
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):  # DCP's own error is no Exception either
                 raise
             raise CheckpointError(
                 f"cannot write {target} ({_reason(error)}). Earlier checkpoints are unchanged."
