@@ -25,4 +25,4 @@ def pipeline(tiny_folder):
 @pytest.fixture
 def run_audio(lumina, tiny_folder):
     """Run `lumina audio ... --model` with the tiny model."""
-    return lambda *arguments: lumina("audio", *arguments, "--model", tiny_folder)
+    return lambda *arguments: lumina("audio", *arguments, "--model", tiny_folder, "--overwrite")

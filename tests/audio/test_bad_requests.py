@@ -90,10 +90,10 @@ def test_empty_or_malformed_prompt_is_refused(run_audio, tmp_path, prompt, messa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["trumpet.mp3", "trumpet.png"])
+@pytest.mark.parametrize("name", ["trumpet.m4a", "trumpet.png"])
 def test_unsupported_suffix_is_refused(run_audio, tmp_path, name):
     done = run_audio("a trumpet", "--out", tmp_path / name)
-    assert done.status == 2 and "expected .wav or .flac or .ogg, for example" in done.err
+    assert done.status == 2 and "expected .wav or .flac or .ogg" in done.err
     assert "for example trumpet.wav" in done.err
 
 

@@ -18,6 +18,6 @@ def ask(lumina, tiny_folder):
     """`lumina image ... --model` the tiny one."""
 
     def asked(*arguments: object):
-        return lumina("image", *arguments, "--model", tiny_folder)
+        return lumina("image", *arguments, "--model", tiny_folder, "--overwrite")
 
     return asked

@@ -30,7 +30,7 @@ REQUESTS = {
     "smaller than a patch": (("cat", "--size", "1x1"), "size: got 1 x 1, which this model does not support"),
     "size zero": (("cat", "--size", "0x0"), "expected sides of 1 to 4096 pixels"),
     "enormous size": (("cat", "--size", "100000x100000"), "expected sides of 1 to 4096 pixels"),
-    "size of one side": (("cat", "--size", "64"), "got '64', expected WIDTHxHEIGHT in pixels, for example 64x64"),
+    "size of no number": (("cat", "--size", "big"), "got 'big', expected WIDTHxHEIGHT in pixels, for example 64x64"),
     "negative size": (("cat", "--size", "-8x8"), "expected WIDTHxHEIGHT"),
     "size in words": (("cat", "--size", "bigxsmall"), "expected WIDTHxHEIGHT"),
     "size of superscripts": (("cat", "--size", "²x²"), "expected WIDTHxHEIGHT"),
@@ -77,7 +77,7 @@ def test_an_unusable_output_path_is_one_line(ask, tmp_path):
         tmp_path / "missing" / "x.png": "missing does not exist. Make it first or choose another path",
         tmp_path / "file" / "x.png": "file does not exist. Make it first",
         tmp_path: "expected a file, for example",
-        tmp_path / "x.jpg": "--out: got x.jpg, expected .png, for example x.png",
+        tmp_path / "x.gif": "--out: got x.gif, expected .png or .jpg or .jpeg or .webp, for example x.png",
         Path("/proc/nothing/x.png"): "/proc/nothing does not exist",
         Path("/proc/x.png"): "cannot write in /proc",
         tmp_path / ("x" * 300 + ".png"): "cannot write",
@@ -209,3 +209,9 @@ def test_as_a_program_an_error_is_on_stderr_alone_with_a_status(tiny_folder, tmp
     assert done.returncode == 2 and done.stdout == ""
     # a note about slow imports may come before it on a busy machine
     assert done.stderr.endswith("Error: --steps: got 0, expected a value greater than or equal to 1\n")
+
+
+def test_a_wrong_line_of_a_file_of_prompts_has_its_number_in_the_file(ask, tmp_path):
+    (tmp_path / "p.txt").write_text("a red heart\n\n# none\n" + "x" * 20001 + "\n", encoding="utf-8")
+    done = ask("--prompts", tmp_path / "p.txt", "--out", tmp_path / "made")
+    assert done.status == 2 and "line 4: " in done.err and not (tmp_path / "made").exists()

@@ -12,9 +12,11 @@ from lumina_core.sampling import resolve as sizes
 from lumina_core.sampling.pipeline import Pipeline
 
 
-def test_a_panorama_stretches_one_side_and_is_done_without_a_word(ask, tmp_path):
+def test_a_size_above_the_trained_one_has_a_note_and_the_trained_one_has_none(ask, tmp_path):
     done = ask("a house", "--size", "128x32", "--steps", 1, "--out", tmp_path / "p.png")
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0 and "128x32 is 4 times the tokens of training; results are best at 32x32" in done.err
+    assert ask("a house", "--size", "32", "--steps", 1, "--out", tmp_path / "q.png").err == ""
+    assert "1.5 times" in ask("a house", "--size", "48x32", "--steps", 1, "--out", tmp_path / "q.png").err
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size == (128, 32)
 

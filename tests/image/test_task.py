@@ -113,7 +113,7 @@ def test_prompts_of_a_file_equal_single_prompts(ask, tmp_path):
     assert done.status == 0
     assert sorted(os.listdir(out)) == [f"{place:05d}.png" for place in range(5)]
     for place, prompt in enumerate(prompts):
-        ask(prompt, "--out", tmp_path / "one.png", "--seed", 10 + place)
+        ask(prompt, "--out", tmp_path / "one.png", "--seed", 10 + place, "--overwrite")
         assert abs(pixels(out / f"{place:05d}.png") - pixels(tmp_path / "one.png")).max() <= 1
         assert record(out / f"{place:05d}.png") == record(tmp_path / "one.png")
 

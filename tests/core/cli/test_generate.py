@@ -56,7 +56,10 @@ def test_one_result_is_one_file_that_contains_the_request(lumina, toy_folder, tm
 
 def test_equal_requests_give_equal_bytes_and_another_word_or_seed_changes_them(lumina, toy_folder, tmp_path):
     def numbers(*arguments: object) -> bytes:
-        assert lumina("numbers", *arguments, "--model", toy_folder, "--out", tmp_path / "x.json").status == 0
+        assert (
+            lumina("numbers", *arguments, "--model", toy_folder, "--out", tmp_path / "x.json", "--overwrite").status
+            == 0
+        )
         return (tmp_path / "x.json").read_bytes()
 
     first = numbers("red cat", "--seed", 5)
@@ -189,7 +192,7 @@ def test_a_wrong_file_of_requests_is_one_clear_line(lumina, toy_folder, tmp_path
         empty: "got no line, expected one word per line",
         latin: "is not UTF-8 text (byte 3)",
     }
-    for file, message in {**wrong, folder: "cannot read"}.items():
+    for file, message in {**wrong, folder: "got no plain file"}.items():
         done = lumina("numbers", "--words", file, "--model", toy_folder, "--out", tmp_path / "out")
         assert done.status == 2 and message in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -236,7 +239,7 @@ def lumina_register_models(models):
     (folder / "gym_plugin_data" / "__init__.py").touch()
     (folder / "gym_plugin_data" / "model").symlink_to(toy_folder)
     for model in (("--model", "gym.walk"), ()):
-        assert lumina("numbers", "cat", *model, "--out", tmp_path / "x.json").err == ""
+        assert lumina("numbers", "cat", *model, "--out", tmp_path / "x.json", "--overwrite").err == ""
     done = lumina("numbers", "cat", "--model", "gym.wlak", "--out", tmp_path / "y.json")
     assert (
         "--model: got 'gym.wlak', expected a model folder or the name of an installed model; did you mean 'gym.walk'?"
@@ -299,6 +302,6 @@ def test_the_compile_option_compiles_the_backbone(lumina, toy_folder, tmp_path, 
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append(type(self).__name__))
     for flags in ((), ("--compile",)):
-        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *flags)
+        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", "--overwrite", *flags)
         assert done.status == 0
         assert compiled == ["NextDiTBackbone"] * len(flags)

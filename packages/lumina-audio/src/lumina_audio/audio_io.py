@@ -10,6 +10,7 @@ import functools
 import json
 import re
 import struct
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -356,7 +357,9 @@ def _short_message(error: Exception) -> str:
     return " ".join(message.removeprefix("Error : ").split())[:120] or type(error).__name__
 
 
-WRITE_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+WRITE_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")} | (
+    {".mp3": ("MP3", "MPEG_LAYER_III")} if "MP3" in soundfile.available_formats() else {}
+)
 """File suffix -> container and encoding; WAV is written where a path has no suffix."""
 MAX_RIFF_BYTES = 2**32 - 2**24
 """Largest WAV file; a longer one is written as RF64 (EBU Tech 3306), its extension with 64-bit sizes."""
@@ -390,18 +393,21 @@ def encode_audio(waveform: Tensor, sample_rate: int, metadata: Mapping[str, Any]
         waveform: (channels, samples) in [-1, 1].
         sample_rate: samples per second.
         metadata: JSON-serializable.
-        suffix: `.wav`, `.flac` or `.ogg`; any other one is WAV.
+        suffix: `.wav`, `.flac`, `.ogg` or `.mp3`; any other one is WAV.
     """
     container, subtype = WRITE_FORMATS.get(suffix, WRITE_FORMATS[".wav"])
     title = str(metadata.get("prompt", ""))[:MAX_TITLE_LENGTH]
-    comment = json.dumps({"lumina": metadata}, ensure_ascii=False)
+    is_mp3 = container == "MP3"  # its tags of libsndfile are Latin-1
+    comment = json.dumps({"lumina": metadata}, ensure_ascii=is_mp3)
+    if is_mp3:
+        title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     samples = (waveform.detach().float().cpu().numpy().T.astype(np.float64) * 32768).round()
     samples = samples.clip(-32768, 32767).astype(np.int16)
     if container == "WAV" and samples.nbytes > MAX_RIFF_BYTES:
         container = "RF64"
     stream = BytesIO()
     with soundfile.SoundFile(stream, "w", sample_rate, samples.shape[1], subtype, format=container) as file:
-        if container in ("FLAC", "OGG"):
+        if container in ("FLAC", "OGG", "MP3"):
             file.title, file.comment = title or "untitled", comment  # libsndfile refuses an empty title
         for start in range(0, len(samples), WRITE_BLOCK_SIZE):
             file.write(samples[start : start + WRITE_BLOCK_SIZE])

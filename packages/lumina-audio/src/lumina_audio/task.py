@@ -150,7 +150,7 @@ class TextToAudio(GenerationTask):
         return item.squeeze(0).numpy() if output_type == "np" else super().to_output(item, output_type)
 
     def encode(self, item: Tensor, format: str, metadata: Mapping[str, Any]) -> bytes:
-        """Encode (channels, samples) in about [-1, 1] as WAV, FLAC or OGG, with the metadata in its comment tag.
+        """Encode (channels, samples) in about [-1, 1] as WAV, FLAC, OGG or MP3, with the metadata in its comment tag.
 
         If the peak is beyond full scale, the clip is divided by it; after inpainting or extension, only the generated
         part is scaled. A warning tells the factor, and the metadata have it as `gain`.

@@ -35,14 +35,82 @@ class UnusableError(LuminaError):
     """One item of a data set (a file, a line, a member of a shard) cannot be used."""
 
 
-def suggest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return the end of an error message with the nearest name, empty if none is similar.
+_SYNONYMS: dict[str, str] = {
+    "steps": "num_inference_steps sampling_steps num_steps max_steps max_train_steps train_steps n_steps iterations "
+    "iters epochs num_epochs num_train_epochs max_train_epochs",
+    "guidance_scale": "guidance cfg cfg_scale guidance_strength scale unconditional_guidance_scale",
+    "negative_prompt": "negative neg_prompt uncond_prompt",
+    "prompt": "text caption txt",
+    "prompts": "prompt_file prompts_file from_file",
+    "size": "width height resolution res dimensions shape",
+    "image_size": "side width height resolution res img_size input_size size",
+    "count": "num_images num_images_per_prompt n_samples num_samples batch_size images batch n_iter number",
+    "global_batch_size": "batch_size batch bs train_batch_size per_device_train_batch_size",
+    "solver": "sampler scheduler ode_solver method",
+    "schedule": "timesteps sigmas noise_schedule schedule_type",
+    "init_image": "image init input source_image init_img img2img reference_image",
+    "init_audio": "audio sound init input source_audio wav",
+    "mask": "mask_image inpaint_mask",
+    "strength": "denoising_strength denoise image_strength",
+    "out": "output output_dir output_path outdir out_dir save save_path outfile",
+    "duration": "length seconds audio_length_in_s audio_end_in_s",
+    "model": "checkpoint ckpt ckpt_path pretrained pretrained_model_name_or_path model_path weights",
+    "dtype": "torch_dtype precision half fp16 bf16",
+    "mixed_precision": "precision dtype amp",
+    "device": "cuda gpu",
+    "lr": "learning_rate rate base_lr blr unet_lr",
+    "max_norm": "max_grad_norm clip_grad grad_clip gradient_clip_val gradient_clipping",
+    "ema_decay": "ema ema_rate model_ema_decay",
+    "warmup_steps": "warmup lr_warmup_steps warmup_epochs",
+    "lr_decay": "lr_scheduler lr_scheduler_type sched scheduler",
+    "optimizer": "opt optim optimizer_type",
+    "checkpoint_interval": "save_every save_steps save_interval save_every_n_steps checkpointing_steps ckpt_every",
+    "sample_interval": "sample_every sample_every_n_steps validation_steps eval_steps",
+    "sample_requests": "samples validation_prompts validation_prompt sample_prompts",
+    "num_workers": "workers dataloader_num_workers max_data_loader_n_workers",
+    "gradient_accumulation_steps": "accumulation grad_accum accumulate_grad_batches gradient_accumulation",
+    "cond_dropout": "dropout caption_dropout caption_dropout_rate class_dropout_prob unconditional_prob",
+    "keep_latest_k": "save_total_limit checkpoints_total_limit keep",
+    "num_layers": "depth layers n_layers num_hidden_layers",
+    "hidden_size": "width dim embed_dim hidden_dim d_model",
+    "num_heads": "heads n_heads num_attention_heads",
+    "num_classes": "classes num_class",
+    "patch_size": "patch",
+    "folder": "data data_dir data_path dataset_path train_data_dir image_dir root path",
+    "table": "manifest csv metadata",
+    "caption_column": "text_column caption_key",
+    "type": "use class_name target",
+    "resume": "resume_from_checkpoint",
+    "init": "init_from finetune pretrained",
+    "sample_rate": "sampling_rate sr",
+}
+"""Words of diffusers, timm, kohya-ss and other programs by our name; a word may stand for several of our names."""
+
+
+def suggest(word: str, names: Iterable[str], cutoff: float = 0.66) -> str:
+    """Return the end of an error message with the name that was probably meant, empty if none is near.
+
+    A name that other programs have for a setting (`_SYNONYMS`) counts before similar letters.
 
     Args:
+        word: the unknown word.
+        names: the known names.
         cutoff: least similarity, 0 to 1 (equal), as `difflib` measures it.
     """
-    matches = difflib.get_close_matches(word, sorted(names), n=1, cutoff=cutoff)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
+    choices = sorted(names)
+    by_plain_name = {_plain(name): name for name in reversed(choices)}
+    plain = _plain(word)
+    found = by_plain_name.get(plain)
+    if found is None:
+        meanings = (name for name, words in _SYNONYMS.items() if plain in words.split())
+        found = next((by_plain_name[name] for name in meanings if name in by_plain_name), None)
+    if found is None:
+        found = next(iter(difflib.get_close_matches(word, choices, n=1, cutoff=cutoff)), None)
+    return f"; did you mean '{found}'?" if found else ""
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").lower()
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from lumina_core.config import (
     ComponentSpec,
@@ -25,6 +25,7 @@ from lumina_core.errors import ConfigError, PluginError
 from lumina_core.io import user_path
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
+from lumina_core.request import check_guidance_name
 
 SCHEMA_VERSION = 2
 """Version of the form of recipes; a file of a higher version needs a newer lumina-core."""
@@ -56,6 +57,12 @@ class SamplingConfig(Config):
     )
     guidance_scale: float = Field(1.0, ge=0, le=100, description="classifier-free guidance scale; 1: no guidance")
     guidance: str = Field("core.cfg", description="guidance function; with options: `mine.apg:norm=2`")
+
+    @field_validator("guidance")
+    @classmethod
+    def _check_guidance(cls, value: str) -> str:
+        return check_guidance_name(value) or value
+
     guidance_channels: int | None = Field(
         None, ge=1, description="number of latent channels that are guided, the first ones; None: all"
     )

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from lumina_core.config import Config
+
+
+def check_guidance_name(value: str | None) -> str | None:
+    """Return the name of a guidance function.
+
+    Raises:
+        ValueError: the value is a number, which other programs call guidance.
+    """
+    if value is not None and re.fullmatch(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", value):
+        raise ValueError(f"got the number {value}, expected the name of a function. Set guidance_scale={value.strip()}")
+    return value
 
 
 class Request(Config):
@@ -108,6 +120,11 @@ class Request(Config):
         """Return one request per result, with consecutive seeds."""
         copies = [{"seed": self.seed + k, self.results_field: 1} for k in range(self.num_results)]
         return [self.model_copy(update=update) for update in copies]
+
+    @field_validator("guidance")
+    @classmethod
+    def _check_guidance(cls, value: str | None) -> str | None:
+        return check_guidance_name(value)
 
     @field_validator("guidance_interval", mode="before")
     @classmethod

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError, features
 from torch import Tensor
 
-from lumina_core.errors import UnusableError
+from lumina_core.errors import LuminaError, UnusableError
 from lumina_core.io import describe_content
 
 if TYPE_CHECKING:
@@ -259,6 +261,57 @@ def to_uint8(data: Tensor) -> Tensor:
 def to_pil(data: Tensor) -> Image.Image:
     """Convert (3, H, W) in about [-1, 1] to an RGB image; values beyond are clipped."""
     return Image.fromarray(to_uint8(data).permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"} | ({".webp": "WEBP"} if features.check("webp") else {})
+"""File suffix -> format; PNG is written where a path has no suffix."""
+JPEG_QUALITY = 95
+_MAX_EXIF_BYTES = 60_000
+
+
+def encode_image(image: Image.Image, format: str, metadata: Mapping[str, Any]) -> bytes:
+    """Encode an RGB image as a file that holds the metadata as JSON.
+
+    Args:
+        image: the image.
+        format: "PNG", "JPEG" (quality 95) or "WEBP" (lossless).
+        metadata: JSON-serializable. JPEG and WebP have room for 60 kB; longer metadata are left out with a warning.
+    """
+    text, content = json.dumps(metadata, ensure_ascii=False), BytesIO()
+    if format == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("lumina", text)
+        image.save(content, format="PNG", pnginfo=chunks)
+        return content.getvalue()
+    exif = Image.Exif()
+    comment = b"UNICODE\0" + text.encode("utf-16-be")  # EXIF 2.32, 4.6.5: UserComment
+    if len(comment) > _MAX_EXIF_BYTES:
+        warnings.warn(f"the metadata are too long for {format} and left out; PNG has room for them", stacklevel=2)
+    else:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    options: dict[str, Any] = {"lossless": True} if format == "WEBP" else {"quality": JPEG_QUALITY, "subsampling": 0}
+    image.save(content, format=format, exif=exif, **options)
+    return content.getvalue()
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Read the metadata that `encode_image` stored in a file: the request and how the image was generated.
+
+    Raises:
+        LuminaError: the file is no image, or was not written by Lumina.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            text = image.info.get("lumina") or getattr(image, "text", {}).get("lumina")
+            if text is None:
+                comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
+                text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be")
+        metadata: dict[str, Any] = json.loads(text)
+    except OSError as error:
+        raise LuminaError(f"{path}: not a readable image ({error})") from error
+    except (ValueError, AttributeError, SyntaxError) as error:
+        raise LuminaError(f"{path}: got no metadata of Lumina; another program wrote it") from error
+    return metadata
 
 
 def _decode(source: FileOrBytes, max_pixels: int, normalize: Callable[[Image.Image], Image.Image]) -> Image.Image:

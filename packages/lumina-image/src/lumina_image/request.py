@@ -25,7 +25,8 @@ class ImageSizeRequest(Request):
     size: tuple[int, int] | None = Field(
         None,
         title="WIDTHxHEIGHT",
-        description="size of the image in pixels, for example 64x64; default: that of init_image, or of training",
+        description="size of the image in pixels, for example 64x48, or 64 for a square; "
+        "default: that of init_image, or of training",
     )
     init_image: ImageField | None = Field(
         None, title="FILE", description="initial image: image-to-image, or inpainting with mask, outpaint or paste_at"
@@ -75,12 +76,14 @@ class ImageSizeRequest(Request):
     @field_validator("size", mode="before")
     @classmethod
     def _parse_size(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value, value
         if not isinstance(value, str):
             return value
-        match = re.fullmatch(r"\s*([0-9]+)\s*[x×]\s*([0-9]+)\s*", value.lower())
+        match = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*[x×,*]\s*([0-9]{1,9}))?\s*(?:px)?\s*", value.lower())
         if match is None:
-            raise ValueError("expected WIDTHxHEIGHT in pixels, for example 64x64")
-        return int(match[1]), int(match[2])
+            raise ValueError("expected WIDTHxHEIGHT in pixels, for example 64x64, or the side of a square")
+        return int(match[1]), int(match[2] or match[1])
 
     @field_validator("size")
     @classmethod

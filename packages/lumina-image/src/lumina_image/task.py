@@ -1,9 +1,8 @@
-"""Tasks text-to-image and class-to-image: conditions of a request, and results as PIL images and PNG files."""
+"""Tasks text-to-image and class-to-image: conditions of a request, and results as PIL images and files."""
 
 from __future__ import annotations
 
 import functools
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.io import atomic_file, new_dir
 from lumina_core.protocols import GenerationTask
 from lumina_core.types import GenerationOutput, InitData, RegionalPrompts, Size, VariationInput
-from lumina_image.image_io import crop_resize, to_pil, to_tensor
+from lumina_image.image_io import WRITE_FORMATS, crop_resize, encode_image, to_pil, to_tensor
 from lumina_image.inpaint_input import MASK_THRESHOLD, init_data
 from lumina_image.request import MAX_SIDE, ClassToImageRequest, ImageSizeRequest, TextToImageRequest
 
@@ -149,7 +148,7 @@ class ImageTask(GenerationTask):
     """Base class of image tasks: sizes, initial images, output types and files."""
 
     data_field = "image"
-    suffixes = (".png",)
+    suffixes = tuple(WRITE_FORMATS)
     Output = ImageOutput
     output_types = ("pil", "tensor", "np")
     editing_fields = (
@@ -173,6 +172,10 @@ class ImageTask(GenerationTask):
         """Return (rows, columns) of the requested image in pixels."""
         width, height = request.output_size or (self.config.image_size, self.config.image_size)
         return height, width
+
+    def format_size(self, size: Size) -> str:
+        """Format (rows, columns) as requests have it: width x height."""
+        return f"{size[1]}x{size[0]}"
 
     def init_data(self, request: ImageSizeRequest) -> InitData | None:
         """Return the initial image and its preserved pixels."""
@@ -209,18 +212,17 @@ class ImageTask(GenerationTask):
         return super().to_output(item, output_type)
 
     def encode(self, item: Tensor, format: str, metadata: Mapping[str, Any]) -> bytes:
-        """Encode (3, H, W) in about [-1, 1] as PNG, the metadata as JSON in its text chunk `lumina`.
+        """Encode (3, H, W) in about [-1, 1] as PNG, JPEG or WebP, the metadata as JSON in it.
+
+        PNG has them in its text chunk `lumina`, the others in the comment of their EXIF block; see `read_metadata`.
 
         Raises:
             ConfigError: another format.
         """
-        if format.lower().removeprefix(".") not in ("", "png"):
-            raise ConfigError(f"format: got {format!r}, expected '.png'. Images are written as PNG.")
-        text_chunks = PngImagePlugin.PngInfo()
-        text_chunks.add_itxt("lumina", json.dumps(metadata, ensure_ascii=False))
-        content = io.BytesIO()
-        to_pil(item).save(content, format="PNG", pnginfo=text_chunks)
-        return content.getvalue()
+        suffix = f".{format.lower().removeprefix('.')}" if format else self.suffixes[0]
+        if suffix not in WRITE_FORMATS:
+            raise ConfigError(f"format: got {format!r}, expected {' or '.join(WRITE_FORMATS)}.")
+        return encode_image(to_pil(item), WRITE_FORMATS[suffix], metadata)
 
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """Write the images in rows of eight as one PNG, and return its path."""

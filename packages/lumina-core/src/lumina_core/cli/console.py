@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 
@@ -62,12 +64,22 @@ def _progress_bars(quiet: bool = False, in_bytes: bool = False) -> Iterator[Prog
         yield bars
 
 
+def echo_json(content: Any) -> None:
+    """Print one JSON object on one line of stdout; escaped where its encoding lacks letters, which is the same JSON."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+    text = json.dumps(content, ensure_ascii=encoding not in ("utf8", "utf8sig", "utf16", "utf32"))
+    click.echo(re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
 MAX_GROUPS = 24
 """Largest number of groups per table; the JSON has all."""
 
 
 def print_scores(scores: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a table of all scores, then one table per metric and key that groups the items."""
+    from rich.console import Console
+    from rich.table import Table
+
     out = console or Console()
     settings = ", ".join(f"{key} {value}" for key, value in scores["settings"].items())
     out.print(f"{scores['num_generated']} generated: {settings}", highlight=False, soft_wrap=True)
@@ -87,6 +99,8 @@ def print_scores(scores: Mapping[str, Any], console: Console | None = None) -> N
 
 
 def _print_groups(metric: str, key: str, score: Mapping[str, Any], out: Console) -> None:
+    from rich.table import Table
+
     values_by_name = {
         name: metric_value
         for name, metric_value in _metric_values(score).items()

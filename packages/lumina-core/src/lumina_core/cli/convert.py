@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lumina_core.adapters.source import is_lora
-from lumina_core.cli.console import progress_bar
+from lumina_core.cli.console import echo_json, progress_bar
 from lumina_core.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -77,7 +76,7 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
             "written": None if dry_run else str(destination),
             "notes": list(export_plan.notes),
         }
-        click.echo(json.dumps(content, ensure_ascii=False))
+        echo_json(content)
         return
     size = f"{plan.num_tensors} tensors, {plan.num_bytes / 1e6:,.1f} MB"
     click.echo(f"{plan.source_format} -> {plan.target_format}: {size}")
@@ -107,7 +106,7 @@ def _convert_lora(source: Path, destination: Path, base: str | None, options: di
     if options["as_json"]:
         content = {"to": file_format, "base": base, "layers": len(lora.layers)}
         content["written"] = None if dry_run else str(destination)
-        click.echo(json.dumps(content, ensure_ascii=False))
+        echo_json(content)
         return
     click.echo(f"a LoRA of {len(lora.layers)} layers of {base} -> {file_format}")
     click.echo("nothing was written (--dry-run)" if dry_run else f"the LoRA is in {destination}")

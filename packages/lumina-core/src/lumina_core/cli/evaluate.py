@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lumina_core.cli.console import multi_progress
+from lumina_core.cli.console import echo_json, multi_progress
 from lumina_core.cli.generate import (
     device_options,
     load_loras,
@@ -113,7 +113,7 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     for note in report["notes"]:
         click.echo(f"Note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(report, ensure_ascii=False))
+        echo_json(report)
         return
     from lumina_core.cli.console import print_scores
 

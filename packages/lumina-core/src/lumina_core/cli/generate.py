@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
+import os
 import re
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lumina_core.errors import ConfigError, LuminaError
-from lumina_core.io import check_replaceable, new_dir, remove_partial
+from lumina_core.cli.console import echo_json
+from lumina_core.errors import ConfigError, LuminaError, printable
+from lumina_core.io import check_replaceable, new_dir, remove_partial, split_lines, user_path
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -32,6 +35,11 @@ GROUPS = ("Basic", "Editing", "Sampling", "Performance", "Output")
 _BASIC_FIELDS = ("seed", "count", "steps", "guidance_scale")
 _PERFORMANCE_FIELDS = ("context_drop", "block_cache", "cfg_batching", "max_token_ratio")
 AUTO = "auto"
+MAX_STEM_CHARS = 60
+"""Characters of a prompt in a file name that is made of it."""
+MAX_PROMPT_FILE_BYTES = 2**24
+OPTIONS_OF_OTHER_PROGRAMS = " --w --h --n --d --l --s --g --ar --seed --steps --cfg --no --v --q --width --height --sd "
+"""Options that a line of a file of prompts has in other programs."""
 
 
 class GroupedOption(click.Option):
@@ -48,7 +56,32 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """Command whose help text lists the options by group."""
+    """Command whose help text lists the options by group, and whose prompt may begin with a dash."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; a text with blanks that begins with a dash and stands for no option is the prompt."""
+        takes_value = {
+            name: not param.is_flag for param in self.params if isinstance(param, click.Option) for name in param.opts
+        }
+        rest, prompts = [], []
+        for index, arg in enumerate(args):
+            is_value = index > 0 and takes_value.get(args[index - 1], False)
+            if arg == "--":
+                rest += args[index:]
+                break
+            if re.match(r"-[^\s=]*\s", arg) and not is_value:
+                prompts.append(arg)
+            else:
+                rest.append(arg)
+        if prompts and "--" not in rest:
+            rest.append("--")
+        try:
+            return super().parse_args(ctx, [*rest, *prompts])
+        except click.UsageError as error:
+            behind = rest[rest.index("--") + 1 :] if "--" in rest else []
+            if any(word.startswith("--") for word in behind):
+                error.message += ". Give the options first, then --, then the prompt; nothing behind -- is an option"
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per group."""
@@ -160,7 +193,14 @@ def _is_tuple(info: FieldInfo) -> bool:
     return any(getattr(kind, "__origin__", None) is tuple for kind in (info.annotation, *get_args(info.annotation)))
 
 
-def output_paths(out: Path, total: int, is_folder: bool, suffixes: Sequence[str], option: str = "--out") -> list[Path]:
+def output_paths(
+    out: Path,
+    total: int,
+    is_folder: bool,
+    suffixes: Sequence[str],
+    option: str = "--out",
+    overwrite: bool = True,
+) -> list[Path]:
     """Return the path of each result.
 
     A folder has 00000.png and so on, several results of one file name heart-0.png and so on. Nothing is written:
@@ -172,9 +212,11 @@ def output_paths(out: Path, total: int, is_folder: bool, suffixes: Sequence[str]
         is_folder: whether `out` is a folder, whatever its name.
         suffixes: suffixes that can be written, with the dot, the default first; empty: any.
         option: name of the option, for messages.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        ConfigError: a path is not writable, or is no file (a device, a pipe, a folder), or `out` has another suffix.
+        ConfigError: a path is not writable, exists, or is no file (a device, a pipe, a folder), or `out` has another
+            suffix.
     """
     if "\0" in str(out):
         raise ConfigError(f"{option}: got a null character in {str(out)!r}, expected a path without one.")
@@ -184,7 +226,7 @@ def output_paths(out: Path, total: int, is_folder: bool, suffixes: Sequence[str]
             if out.exists() and not out.is_dir():
                 raise ConfigError(f"{option}: got the file {out}, expected a folder for several results.")
             _check_writable(out if out.is_dir() else out.parent, option)
-            return _replaceable([out / f"{index:05d}{suffix}" for index in range(total)])
+            return _replaceable([out / f"{index:05d}{suffix}" for index in range(total)], option, overwrite)
         if out.is_dir():
             raise ConfigError(f"{option}: got the folder {out}, expected a file, for example {out / f'result{suffix}'}")
         if suffix and out.suffix and out.suffix.lower() not in suffixes:
@@ -192,17 +234,46 @@ def output_paths(out: Path, total: int, is_folder: bool, suffixes: Sequence[str]
             raise ConfigError(f"{option}: got {out.name}, expected {allowed}, for example {out.stem}{suffix}")
         _check_writable(out.parent, option)
         named = [out.with_name(f"{out.stem}-{index}{out.suffix}") for index in range(total)]
-        return _replaceable([out] if total == 1 else named)
+        return _replaceable([out] if total == 1 else named, option, overwrite)
     except OSError as error:  # a name that is too long, a folder that may not be entered
         path = error.filename or out
         raise ConfigError(f"{option}: cannot write {path} ({error.strerror}). Choose another path.") from error
 
 
-def _replaceable(paths: list[Path]) -> list[Path]:
+def _replaceable(paths: list[Path], option: str, overwrite: bool) -> list[Path]:
     """Return paths of files, new or to be replaced; OSError if one is something else."""
     for path in paths:
         check_replaceable(path)
+    check_new(paths, option, overwrite)
     return paths
+
+
+def check_new(paths: Sequence[Path], option: str, overwrite: bool) -> None:
+    """Raise ConfigError if a file exists and must not be replaced."""
+    existing = [] if overwrite else [path for path in paths if path.exists()]
+    if existing:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise ConfigError(
+            f"{option}: got {existing[0]}{more}, which exists already, expected a new name. Choose another one, or "
+            "give --overwrite."
+        )
+
+
+def check_inputs_kept(inputs: Sequence[Path], outputs: Sequence[Path], option: str = "--out") -> None:
+    """Raise ConfigError if an output is one of the inputs, under whatever name."""
+    for path in outputs:
+        if path.exists() and any(other.exists() and other.samefile(path) for other in inputs):
+            raise ConfigError(f"{option}: got {path}, an input of the command, expected another file.")
+
+
+def default_path(text: str, suffix: str) -> Path:
+    """Return a path in the working folder that does not exist, made of the words of a prompt: a-red-heart.png."""
+    words = re.findall(r"[^\W_]+", printable(text))
+    stem = "-".join(words).lower()[:MAX_STEM_CHARS].strip("-") or "result"
+    while len(stem.encode()) > 4 * MAX_STEM_CHARS:
+        stem = stem[:-1]
+    names = (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}" for number in itertools.count(1))
+    return next(Path(name) for name in names if not os.path.lexists(name))
 
 
 @contextmanager
@@ -230,7 +301,11 @@ def _check_writable(folder: Path, option: str) -> None:
 
 
 def sidecar_paths(
-    task: GenerationTask, values: Mapping[str, str | None], result_paths: Sequence[Path], is_folder: bool
+    task: GenerationTask,
+    values: Mapping[str, str | None],
+    result_paths: Sequence[Path],
+    is_folder: bool,
+    overwrite: bool = True,
 ) -> dict[str, list[Path]]:
     """Return the paths of the sidecar files of each requested kind: a file, a folder for several, or `auto`.
 
@@ -242,8 +317,10 @@ def sidecar_paths(
         value = values.get(kind)
         if value == AUTO:
             paths[kind] = [path.with_suffix(suffix) for path in result_paths]
+            check_new(paths[kind], f"--{kind}", overwrite)
         elif value is not None:
-            paths[kind] = output_paths(Path(value), len(result_paths), is_folder, (suffix,), f"--{kind}")
+            is_dir = is_folder or value.endswith(("/", os.sep))
+            paths[kind] = output_paths(user_path(value), len(result_paths), is_dir, (suffix,), f"--{kind}", overwrite)
         if set(paths.get(kind, ())) & set(result_paths):
             raise ConfigError(f"--{kind}: got {value}, the path of a result, expected another path.")
         if kind in paths:
@@ -323,11 +400,14 @@ def _make_options(
     own_fields = [field for field in fields if field not in Request.model_fields and field != prompt_field]
     ordered = [*own_fields, *_BASIC_FIELDS, *(field for field in Request.model_fields if field not in _BASIC_FIELDS)]
     path, noun = click.Path(path_type=Path), prompt_field or "request"
-    out_help = "File to write, or a folder for several results.  [required]"
+    suffixes = f" Formats: {', '.join(task.suffixes)}." if len(task.suffixes) > 1 else ""
+    out_help = f"File to write, or a folder for several results.{suffixes}  [default: a name made from the prompt]"
+    overwrite_help = "Replace files that exist.  [default: off]"
     prompts_help = f"File with one {noun} per line, each with its own seeds; --out is a folder.  [default: none]"
     preview_help = "Write a preview every N steps, to NAME-steps/003 and so on for NAME.  [default: none]"
     return [
-        GroupedOption(["--out"], "Basic", type=path, required=True, metavar="PATH", help=out_help),
+        # a text, since a path loses the slash at its end
+        GroupedOption(["--out"], "Basic", metavar="PATH", help=out_help),
         *(field_option(field, fields[field], task.editing_fields) for field in ordered),
         GroupedOption(
             ["--model"], "Basic", metavar="MODEL", help="Model folder, or one of `lumina models`.  [default: built in]"
@@ -350,6 +430,7 @@ def _make_options(
             )
             for kind, (_, text) in task.sidecars.items()
         ),
+        GroupedOption(["--overwrite"], "Output", is_flag=True, help=overwrite_help),
         GroupedOption(["--preview"], "Output", type=click.IntRange(min=1), metavar="N", help=preview_help),
         GroupedOption(
             ["--json", "as_json"],
@@ -363,16 +444,26 @@ def _make_options(
 def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, values: dict[str, Any]) -> None:
     from lumina_core.sampling.pipeline import Pipeline
 
-    out, prompts_file, preview = (values.pop(key) for key in ("out", "prompts_file", "preview"))
+    out, prompts_file, preview, overwrite = (values.pop(key) for key in ("out", "prompts_file", "preview", "overwrite"))
     model, as_json, loras = values.pop("model"), values.pop("as_json"), values.pop("loras")
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device", "compile")}
     sidecar_values = {kind: values.pop(f"sidecar_{kind}") for kind in task.sidecars}
     fields = {field: value for field, value in values.items() if value is not None and value != ()}
     with option_names_in_errors([*values, *load_options, "model"]):
         lines = _read_prompts(prompts_file, prompt_field, fields)
+        is_folder = lines is not None or (out is not None and out.endswith(("/", os.sep)))
         requests = _make_requests(task.Request, prompt_field, fields, lines)  # type: ignore[arg-type]
-        paths = output_paths(out, len(requests), lines is not None, task.suffixes)
-        sidecars = sidecar_paths(task, sidecar_values, paths, lines is not None)  # type: ignore[arg-type]
+        if out is None:
+            suffix = "" if lines is not None else next(iter(task.suffixes), "")
+            out = str(default_path(str(fields.get(prompt_field or "", "") or Path(prompts_file or "").stem), suffix))
+        paths = output_paths(user_path(out), len(requests), is_folder, task.suffixes, overwrite=overwrite)
+        sidecars = sidecar_paths(task, sidecar_values, paths, is_folder, overwrite)  # type: ignore[arg-type]
+        outputs = [*paths, *(path for kind_paths in sidecars.values() for path in kind_paths)]
+        check_inputs_kept(_input_files(values, prompts_file, loras), outputs)
+        if preview is not None:
+            check_new([steps_dir(path) for path in paths], "--preview", overwrite)
+        if sys.stderr.isatty():
+            click.echo(f"opening the model {model or '(built in)'} ...", err=True)
         start = time.perf_counter()
         pipeline = Pipeline.from_pretrained(model, task=task_name, **load_options)
         load_loras(pipeline, loras)
@@ -386,11 +477,11 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
         "generation_seconds": round(time.perf_counter() - loaded, 3),
         "load_seconds": round(loaded - start, 3),
     }
-    outputs = []
+    files = []
     for index, path in enumerate(paths):
         previews = {} if preview is None else {"preview": str(steps_dir(path))}
-        outputs.append({"path": str(path), **{kind: str(p[index]) for kind, p in sidecars.items()}, **previews})
-    click.echo(json.dumps({**_summary(outputs, results), **seconds}, ensure_ascii=False))
+        files.append({"path": str(path), **{kind: str(p[index]) for kind, p in sidecars.items()}, **previews})
+    echo_json({**_summary(files, results), **seconds})
 
 
 @contextmanager
@@ -408,24 +499,63 @@ def option_names_in_errors(fields: Sequence[str]) -> Iterator[None]:
         raise type(error)(message) from error
 
 
-def _read_prompts(path: Path | None, prompt_field: str | None, fields: dict[str, Any]) -> list[str] | None:
+def _input_files(values: Mapping[str, Any], prompts_file: Path | None, loras: Sequence[str]) -> list[Path]:
+    """Return the files that the values of options name."""
+    texts = [value for value in (*values.values(), *loras, prompts_file) if isinstance(value, str | Path)]
+    files = []
+    for text in texts:
+        with suppress(OSError, ValueError):  # a prompt is no path
+            if user_path(text).is_file():
+                files.append(user_path(text))
+    return files
+
+
+def _read_prompts(path: Path | None, prompt_field: str | None, fields: dict[str, Any]) -> list[tuple[int, str]] | None:
     if (path is None) == (prompt_field is not None and fields.get(prompt_field) is None):
         raise click.UsageError(f"give either {(prompt_field or 'request').upper()} or --{prompt_field}s FILE")
-    if path is None:
-        return None
+    return None if path is None else read_prompt_file(path, prompt_field or "request")
+
+
+def read_prompt_file(path: Path, noun: str = "prompt") -> list[tuple[int, str]]:
+    """Read the prompts of a file with their line numbers; lines that are empty or begin with # or ; are left out.
+
+    Args:
+        path: a UTF-8 file with one prompt per line; lines end at CR or LF.
+        noun: what a line holds, for messages.
+
+    Raises:
+        ConfigError: the file is missing, no plain file, too large, not UTF-8, or has no prompt or options in a line.
+    """
+    path = user_path(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: got no plain file, expected a text file of one {noun} per line.")
+        if path.stat().st_size > MAX_PROMPT_FILE_BYTES:
+            raise ConfigError(f"{path}: got {path.stat().st_size} bytes, expected at most {MAX_PROMPT_FILE_BYTES}.")
+        text = path.read_text(encoding="utf-8-sig", errors="strict")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    if not any(lines):
-        raise ConfigError(f"{path}: got no line, expected one {prompt_field} per line.")
-    return [line for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(split_lines(text), start=1)]
+    lines = [(number, line) for number, line in lines if line and line[0] not in "#;"]
+    for number, line in lines:
+        option = re.search(r"(?:^|\s)(--?[a-zA-Z][\w-]*)(?:\s|=|$)", line)
+        if option is not None and (line.startswith("--") or f" {option[1]} " in OPTIONS_OF_OTHER_PROGRAMS):
+            raise ConfigError(
+                f"{path}: line {number}: got the option {option[1]}, expected a {noun} alone. Give options to the "
+                "command; they apply to all lines."
+            )
+    if not lines:
+        raise ConfigError(f"{path}: got no line, expected one {noun} per line.")
+    return lines
 
 
 def _make_requests(
-    request_type: type[Request], prompt_field: str | None, fields: dict[str, Any], lines: list[str] | None
+    request_type: type[Request],
+    prompt_field: str | None,
+    fields: dict[str, Any],
+    lines: list[tuple[int, str]] | None,
 ) -> list[Request]:
     """Return one request per result: the k-th result has the seed + k, and each line has its own seeds."""
     if lines is None or prompt_field is None:
@@ -433,8 +563,8 @@ def _make_requests(
     else:
         seed, count = int(fields.get("seed", 0)), int(fields.get(request_type.results_field, 1))
         requests = [
-            request_type.read({**fields, prompt_field: line, "seed": seed + k * count}, f"line {k + 1}")
-            for k, line in enumerate(lines)
+            request_type.read({**fields, prompt_field: line, "seed": seed + k * count}, f"line {number}")
+            for k, (number, line) in enumerate(lines)
         ]
     return [one for request in requests for one in request.per_result()]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import os
 import sys
 import time
@@ -43,6 +45,13 @@ MODULES = {
 
 class LuminaGroup(click.Group):
     """Group of all commands: lists them from the registry, and imports a command's module when the command runs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; without any, print the help."""
+        if not args:  # click 8.2 and later raise an error of the whole help text
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands: those of plugins, then the built-in ones."""
@@ -119,6 +128,7 @@ def lumina(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit; an error is printed in one line, with a non-zero status."""
+    _accept_any_text()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     status = run(arguments, debug)
@@ -126,6 +136,27 @@ def main() -> None:
     _leave_threads(status)
     _run_exit_functions(status)
     sys.exit(status)
+
+
+def _accept_any_text() -> None:
+    """Print every text, whatever the encoding of the terminal: letters that it lacks are replaced.
+
+    Names of files may hold bytes that are no UTF-8; they are printed as these bytes.
+    """
+
+    def replace(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        text = error.object[error.start : error.end]
+        if all("\udc80" <= letter <= "\udcff" for letter in text):
+            return bytes(ord(letter) - 0xDC00 for letter in text), error.end
+        return "?" * len(text), error.end
+
+    codecs.register_error("lumina", replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError, ValueError):
+                stream.reconfigure(errors="lumina")
 
 
 def _close_stdout() -> None:
@@ -191,6 +222,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
         )
     except (click.Abort, KeyboardInterrupt):
         return _print_error("stopped", 130)
+    except click.NoSuchOption as error:
+        return _print_error(_one_line(_unknown_option(error)), 2, debug)
     except click.ClickException as error:
         return _print_error(_one_line(error.format_message()), 2, debug)
     except BrokenPipeError:
@@ -217,6 +250,19 @@ def _print_error(message: str, status: int, debug: bool = False) -> int:
         traceback.print_exc()
     click.echo(f"Error: {message}" if status != 130 else message, err=True)
     return status
+
+
+def _unknown_option(error: click.NoSuchOption) -> str:
+    """Return the message about an unknown option, with the option of this command that was probably meant."""
+    names: dict[str, str] = {}
+    for parameter in error.ctx.command.get_params(error.ctx) if error.ctx else ():
+        if isinstance(parameter, click.Option):
+            names |= {name.lstrip("-").replace("-", "_"): name for name in (*parameter.opts, *parameter.secondary_opts)}
+    hint = suggest(error.option_name.lstrip("-").replace("-", "_"), names)
+    for plain, name in names.items():
+        hint = hint.replace(f"'{plain}'", f"'{name}'")
+    end = f" See: {error.ctx.command_path} --help" if error.ctx else ""
+    return f"No such option: {error.option_name}{hint or '.'}{end}"
 
 
 def _one_line(text: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lumina_core.cli.console import echo_json
 from lumina_core.errors import printable
 
 if TYPE_CHECKING:
@@ -27,11 +27,7 @@ def models(folder: Path | None, as_json: bool) -> None:
     registry = load_plugins()
     entries_by_group = {"models": registry.models(), "recipes": registry.recipes()}
     if as_json:
-        click.echo(
-            json.dumps(
-                {group: {n: e.summary for n, e in entries.items()} for group, entries in entries_by_group.items()}
-            )
-        )
+        echo_json({group: {n: e.summary for n, e in entries.items()} for group, entries in entries_by_group.items()})
         return
     for group, entries in entries_by_group.items():
         click.echo(f"{group}:")
@@ -54,7 +50,7 @@ def _describe(folder: Path, registry: Registry, as_json: bool) -> None:
             if checkpoint_format
             else {"plugins": plugins}
         )
-        click.echo(json.dumps({**header, "recipe": recipe.to_dict()}))
+        echo_json({**header, "recipe": recipe.to_dict()})
         return
     plugin_versions = ", ".join(f"{name} {version}" for name, version in plugins.items())
     lines = [f"checkpoint format {checkpoint_format}" if checkpoint_format else f"saved with {plugin_versions}"]

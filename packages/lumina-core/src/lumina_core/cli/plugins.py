@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from lumina_core.cli.console import echo_json
 from lumina_core.errors import PluginError, printable, suggest
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import NON_COMPONENT_TYPES, Registration, Registry
@@ -31,7 +31,7 @@ def plugins(name: str | None, as_json: bool) -> None:
         )
     selected = names if name is None else [name]
     if as_json:
-        click.echo(json.dumps(_to_json(registry, selected), ensure_ascii=False))
+        echo_json(_to_json(registry, selected))
         return
     for plugin in selected:
         if plugin in registry.sources:

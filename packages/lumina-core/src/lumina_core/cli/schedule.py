@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from lumina_core.cli.console import progress_bar
+from lumina_core.cli.console import echo_json, progress_bar
 from lumina_core.errors import ConfigError, LuminaError
 
 if TYPE_CHECKING:
@@ -145,13 +144,9 @@ def _fields_from_file(pipeline: Pipeline, path: Path) -> list[dict[str, object]]
         raise ConfigError(
             f"--requests: got {path}, expected none: requests of this model have no prompt. Omit the option."
         )
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--requests: cannot read {path} ({error}). Give a UTF-8 text file.") from error
-    if not any(lines):
-        raise ConfigError(f"--requests: got no line in {path}, expected one {prompt_field} per line.")
-    return [{prompt_field: line} for line in lines if line]
+    from lumina_core.cli.generate import read_prompt_file
+
+    return [{prompt_field: line} for _, line in read_prompt_file(path, prompt_field)]
 
 
 def _fields_from_dataset(pipeline: Pipeline, count: int, seed: int) -> list[dict[str, object]]:
@@ -174,7 +169,7 @@ def _fields_from_dataset(pipeline: Pipeline, count: int, seed: int) -> list[dict
 def _print_schedule(name: str, values: list[float], as_json: bool) -> None:
     """Print a schedule as JSON, or as a line with a mark at each time and one line per step."""
     if as_json:
-        click.echo(json.dumps({"schedule": name, "steps": len(values) - 1, "values": values}))
+        echo_json({"schedule": name, "steps": len(values) - 1, "values": values})
         return
     marks = [" "] * (CHART_WIDTH + 1)
     for value in values:

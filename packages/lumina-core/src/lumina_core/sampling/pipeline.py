@@ -6,6 +6,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lumina_core.data.words import count_words, read_words, unknown_words_note
 from lumina_core.device import parse_device, resolve_dtype, supported_dtype
 from lumina_core.errors import ConfigError, LuminaError, suggest
 from lumina_core.model import Model
@@ -121,6 +123,8 @@ class Pipeline:
         self.placement = placement or Placement(model.device, model.dtype)
         self._guide_models: dict[tuple[str, torch.dtype], Model] = {}
         self._wide_model: Model | None = None
+        self._folder: Path | None = None
+        self._words: dict[str, None] | None = None
         self._lock = threading.RLock()
         self._loras: LoraStack | None = None
         self._lora_metadata: list[dict[str, Any]] = []
@@ -184,7 +188,9 @@ class Pipeline:
             # CUDA graphs save the launches of many small kernels, which dominate at small sizes
             is_graph = placement.device.type == "cuda" and not placement.offload
             model.backbone.compile(**({"mode": "reduce-overhead"} if is_graph else {}))
-        return cls(placement.apply(model), registry, placement)
+        pipeline = cls(placement.apply(model), registry, placement)
+        pipeline._folder = folder
+        return pipeline
 
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Pipeline:
         """Move the model to a device, or convert its weights to a dtype; return the pipeline itself.
@@ -402,7 +408,56 @@ class Pipeline:
                         dropped = conditioners[field].truncated_text(text)
                         notes.append(f"{field}: the text is too long for this model; ignored: '{dropped[:40]}'")
         warning = size_warning(self.model, request)
+        notes += self._guidance_notes(request)
+        notes += self._word_notes(request)
         return [*notes, *([] if warning is None else [warning]), *task.notes(request)]
+
+    def _word_notes(self, request: Request) -> list[str]:
+        """Return a warning about words of the prompt that no training caption has, if the model says its words."""
+        texts = [
+            (field, text)
+            for field, values in self.model.generation_task.conditions(request).items()
+            for text in values
+            if isinstance(text, str)
+        ]
+        if texts and self._words is None:
+            self._words = dict.fromkeys(self._read_words())
+        notes = [(field, unknown_words_note(text, self._words or {})) for field, text in texts if self._words]
+        return [f"{field}: {note}" for field, note in notes if note]
+
+    def _read_words(self) -> list[str]:
+        """Return the words that the model folder holds, else those of the data set, if it needs no files of a user."""
+        words = [] if self._folder is None else read_words(self._folder)
+        spec = self.model.recipe.dataset
+        if words or spec is None or any(isinstance(v, str) and ("/" in v or "\\" in v) for v in spec.options.values()):
+            return words
+        if {"folder", "table", "source", "dataset"} & spec.options.keys():
+            return words
+        from lumina_core.model import build_dataset
+
+        with suppress(LuminaError):
+            dataset = build_dataset(self.model.recipe, self.registry)
+            for field in self.model.conditioners_by_field:
+                return count_words(text for text in dataset.values(field) if isinstance(text, str))
+        return words
+
+    def _guidance_notes(self, request: Request) -> list[str]:
+        """Return warnings about settings that have no effect at the guidance scale of a request."""
+        scale = self.model.recipe.sampling.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        if scale == 0:
+            return [
+                "guidance_scale: at 0 the prompt has no effect; 1 is without guidance, larger follows the prompt more"
+            ]
+        negative = [name for name in type(request).model_fields if name.startswith("negative_")]
+        unused = [name for name in negative if getattr(request, name) is not None]
+        if scale == 1:
+            names = ("guidance", "guidance_interval", "guidance_rescale", "guide_model")
+            unused += [name for name in names if getattr(request, name) is not None]
+            reason = "at guidance_scale 1, which is without guidance. Set a larger one"
+        else:
+            unused = unused if request.guide_model is not None else []
+            reason = "with guide_model, which replaces it"
+        return [f"{name}: has no effect {reason}" for name in unused]
 
     def _make_requests(
         self,

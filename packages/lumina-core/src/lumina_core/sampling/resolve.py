@@ -262,7 +262,9 @@ def round_up_size(model: Model, size: Size) -> Size:
 
 MAX_TOKEN_RATIO = 64
 """Largest number of tokens over that of training, unless the request allows more: eight times the side of an image."""
-WARN_TOKEN_RATIO = 4
+ADVISE_TOKEN_RATIO = 4
+"""Number of tokens over that of training above which a warning advises to scale positions, unless they are."""
+WARN_TOKEN_RATIO = 1
 """Number of tokens over that of training above which there is a warning."""
 
 
@@ -292,10 +294,11 @@ def check_size(model: Model, request: Request, size: Size) -> None:
 
 
 def size_warning(model: Model, request: Request) -> str | None:
-    """Return a warning if the requested size is much larger than in training; None: no warning."""
+    """Return a warning if the requested size is larger than in training; None: no warning."""
     size = model.generation_task.size(request)
     counts = _token_counts(model, size)
-    if counts is None:
+    is_refused = not model.generation_task.pads_to_valid_size and round_up_size(model, size) != size
+    if counts is None or is_refused:
         return None
     tokens, train_tokens = counts
     needed = estimate_memory(model, tokens, size)
@@ -305,7 +308,10 @@ def size_warning(model: Model, request: Request) -> str | None:
     if not is_noteworthy or needed > (available_memory(model.device) or math.inf):
         return None  # a size that is refused needs no warning
     is_unscaled = request.rope_scaling is None and model.recipe.sampling.rope_scaling is None
-    advice = "; positions are not scaled: set rope_scaling, or request a smaller size" if is_unscaled else ""
+    trained = model.task.format_size(model.generation_task.train_size() or ())
+    advice = f"; results are best at {trained}"
+    if is_unscaled and tokens > ADVISE_TOKEN_RATIO * train_tokens:
+        advice += "; positions are not scaled: set rope_scaling, or request a smaller size"
     ratio = tokens / train_tokens
     ratio_text = f"{ratio:.3g}" if ratio < MAX_TOKEN_RATIO else f"{ratio:.0f}"
     memory_text = f", and needs about {_format_bytes(needed)} of memory" if ratio > MAX_TOKEN_RATIO else ""

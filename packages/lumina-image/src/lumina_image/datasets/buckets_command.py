@@ -34,7 +34,7 @@ def buckets(
     config, dataset = load_dataset(recipe, settings)
     report = bucket_report(dataset, config.training.global_batch_size)
     if as_json:
-        click.echo(json.dumps(report, ensure_ascii=False))
+        click.echo(json.dumps(report))
         return
     from rich.console import Console
     from rich.table import Table
