@@ -79,9 +79,10 @@ class GroupedCommand(click.Command):
             return super().parse_args(ctx, [*rest, *prompts])
         except click.UsageError as error:
             behind = rest[rest.index("--") + 1 :] if "--" in rest else []
-            if any(word.startswith("--") for word in behind):
-                error.message += ". Give the options first, then --, then the prompt; nothing behind -- is an option"
-            raise
+            if not any(word.startswith("--") for word in behind):
+                raise
+            hint = "Give the options first, then --, then the prompt; nothing behind -- is an option"
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per group."""
