@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy, deepcopy
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
 
 from lumina_core.errors import ConfigError, suggest
 
@@ -22,6 +23,23 @@ MAX_DEPTH = 32
 MAX_NODES = 100_000
 """Largest number of values in YAML; an alias counts as all values that it stands for."""
 
+MAX_INT, MAX_SIZE, MAX_COUNT = 2**53, 2**20, 2**24
+"""Largest integer, number of channels (names that end in _SIZE_ENDINGS), and batch or number of classes."""
+_MAX_BY_NAME = {
+    "num_layers": 1024, "num_workers": 1024, "ffn_dim_multiplier": 64, "steps": 10**9, "warmup_steps": 10**9,
+    "global_batch_size": MAX_COUNT, "gradient_accumulation_steps": MAX_COUNT, "num_classes": MAX_COUNT,
+}  # fmt: skip
+_SIZE_ENDINGS = (
+    "hidden_size",
+    "intermediate_size",
+    "_dim",
+    "channels",
+    "num_heads",
+    "num_kv_heads",
+    "num_latents",
+    "multiple_of",
+)
+
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
@@ -31,6 +49,19 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Config:
+        """Refuse numbers beyond any use, before something of that size is built; fields may have lower bounds."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            for number in numbers:
+                if isinstance(number, int) and abs(number) > _largest(name):
+                    raise ValueError(f"{name}: got {number}, expected at most {_largest(name)}")
+                if isinstance(number, float) and abs(number) > _MAX_BY_NAME.get(name, math.inf):
+                    raise ValueError(f"{name}: got {number:g}, expected at most {_MAX_BY_NAME[name]}")
+        return self
 
     @classmethod
     def read(cls: type[ConfigT], values: Mapping[str, Any], source: str) -> ConfigT:
@@ -51,6 +82,13 @@ class Config(BaseModel):
     def child_options(self) -> Mapping[str, Any]:
         """Return options that this config decides for the components named in it (widths of a backbone)."""
         return {}
+
+
+def _largest(name: str) -> int:
+    """Return the largest absolute value of a field with an integer."""
+    if name == "seed":  # has its own bound
+        return 2**64
+    return _MAX_BY_NAME.get(name, MAX_SIZE if name.endswith(_SIZE_ENDINGS) else MAX_INT)
 
 
 class ComponentSpec(BaseModel):

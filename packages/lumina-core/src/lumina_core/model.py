@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lumina_core.checkpoint.lazy_tensors import init_empty_weights
 from lumina_core.conditioning.ops import condition_to, join
 from lumina_core.config import ComponentSpec, Config
-from lumina_core.errors import ConfigError, PluginError, ShapeError
+from lumina_core.device import available_memory
+from lumina_core.errors import ConfigError, LuminaError, PluginError, ShapeError
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import (
@@ -59,6 +60,9 @@ class Model(nn.Module):
         self.backbone: Backbone | None = components["backbone"]
         self.head: Head | None = components["head"]
         self.objective: Objective = components["objective"]
+        reserved = next((field for field in conditioners if hasattr(nn.ModuleDict, field)), None)
+        if reserved is not None:
+            raise ConfigError(f"conditioners: got the field '{reserved}', which is reserved. Choose another name.")
         self.conditioners = nn.ModuleDict({n: c for n, c in conditioners.items() if isinstance(c, nn.Module)})
         self._conditioners_by_field: dict[str, Conditioner] = dict(conditioners)
         self._exec_device: torch.device | None = None
@@ -220,6 +224,9 @@ def build_model(recipe: Recipe, registry: ComponentRegistry | None = None) -> Mo
         ConfigError: a component does not accept its options.
     """
     registry = load_plugins() if registry is None else registry
+    if (recipe.backbone is None) != (recipe.head is None):
+        missing = "head" if recipe.head is None else "backbone"
+        raise ConfigError(f"{missing}: got none, expected one: backbone and head go together, or a recipe has neither.")
     autoencoder = build_component(registry, "autoencoder", recipe.autoencoder)
     tokenizer = build_component(registry, "tokenizer", recipe.tokenizer, channels=autoencoder.channels)
     conditioners = {spec.field: build_component(registry, "conditioner", spec) for spec in recipe.conditioners}
@@ -255,16 +262,26 @@ def build_model(recipe: Recipe, registry: ComponentRegistry | None = None) -> Mo
 
 
 def check_pretrained(recipe: Recipe, registry: ComponentRegistry) -> None:
-    """Check that the pretrained weights of a recipe exist, before anything large is built.
+    """Check that the pretrained weights of a recipe exist and that the model fits the memory, before it is built.
 
     Raises:
         CheckpointError: some are missing; the message names the option for a folder.
+        ConfigError: the weights alone need more memory than there is.
     """
     specs = [("autoencoder", recipe.autoencoder), *(("conditioner", spec) for spec in recipe.conditioners)]
     for component_type, spec in specs:
         with init_empty_weights():
             component = build_component(registry, component_type, spec)
         component.check_available()
+    with init_empty_weights():
+        model = build_model(recipe, registry)
+    needed = sum(tensor.numel() for tensor in model.parameters()) * torch.float32.itemsize
+    available = available_memory(torch.device("cpu"))
+    if available is not None and needed > available and recipe.training.parallel == "ddp":
+        needed_text, free_text = (f"{size / 2**30:,.1f} GiB" for size in (needed, available))
+        raise ConfigError(
+            f"the model needs {needed_text} for its weights, and {free_text} are free. Choose smaller sizes."
+        )
 
 
 def build_dataset(recipe: Recipe, registry: ComponentRegistry | None = None) -> Dataset:
@@ -305,8 +322,16 @@ def build_component(registry: ComponentRegistry, component_type: str, spec: Comp
     options.pop("field", None)  # of a conditioner's spec
     config = config_type.read(options, f"{component_type} {spec.type}")
     children = list(_child_components(registry, config))
-    with registry.guarded_component(component_type, spec.type) if isinstance(registry, Registry) else nullcontext():
-        built = component(config, *children)
+    try:
+        with registry.guarded_component(component_type, spec.type) if isinstance(registry, Registry) else nullcontext():
+            built = component(config, *children)
+    except LuminaError:
+        raise
+    except Exception as error:  # torch raises many types for sizes that do not fit together or into the memory
+        reason = " ".join(str(error).split())[:300] or "no message"
+        raise ConfigError(
+            f"{component_type} {spec.type} cannot be built with its options ({type(error).__name__}: {reason})."
+        ) from error
     base = BASE_CLASSES.get(component_type)
     if base is not None and not isinstance(built, base):
         raise PluginError(

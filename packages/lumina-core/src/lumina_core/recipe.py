@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, field_validator
@@ -41,7 +41,9 @@ _FILE_SUFFIXES = {".yaml", ".yml", ".json"}
 class ConditionerSpec(ComponentSpec):
     """A conditioner, and the field of an example that it encodes."""
 
-    field: str = Field(description="field of the example, for instance `caption`")
+    field: str = Field(
+        pattern=r"^[^\W\d]\w{0,63}$", description="field of the example, one word, for instance `caption`"
+    )
 
 
 class SamplingConfig(Config):
@@ -88,6 +90,13 @@ class SamplingConfig(Config):
         None, ge=2, description="tokens in training, for proportional attention; None: no scaling of attention"
     )
 
+    @field_validator("guidance_interval")
+    @classmethod
+    def _check_interval(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 <= value[0] < value[1] <= 1:
+            raise ValueError(f"got {value[0]:g}, {value[1]:g}, expected 0 <= first < last <= 1")
+        return value
+
 
 class AdapterConfig(Config):
     """Low-rank adapter of a frozen model: LoRA (arXiv 2106.09685) or DoRA (arXiv 2402.09353), by the library peft."""
@@ -113,6 +122,9 @@ class AdapterConfig(Config):
     )
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingConfig(Config):
     """Training settings. Defaults are the published ones if there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
 
@@ -125,7 +137,7 @@ class TrainingConfig(Config):
         {}, description="other peak learning rates of AdamW, by a substring of parameter names: {embedding: 1e-2}"
     )
     muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="betas of AdamW")
+    betas: tuple[_Beta, _Beta] = Field((0.9, 0.95), description="betas of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of matrices; norms, gates and biases have none")
     warmup_steps: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
     lr_decay: Literal["constant", "cosine", "linear"] = Field(
@@ -202,6 +214,15 @@ class Recipe(Config):
     objective: ComponentSpec = Field(description="batch -> loss")
     sampling: SamplingConfig = Field(SamplingConfig(), description="sampling defaults")
     training: TrainingConfig = Field(TrainingConfig(), description="training settings")
+
+    @field_validator("conditioners")
+    @classmethod
+    def _check_fields(cls, value: tuple[ConditionerSpec, ...]) -> tuple[ConditionerSpec, ...]:
+        fields = [spec.field for spec in value]
+        twice = next((field for field in fields if fields.count(field) > 1), None)
+        if twice is not None:
+            raise ValueError(f"got two conditioners of the field '{twice}', expected one per field")
+        return value
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Recipe:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lumina_core.config import ComponentSpec, parse_component
+from lumina_core.device import available_memory
 from lumina_core.errors import ConfigError
 from lumina_core.flow.schedules import validate_schedule
 from lumina_core.flow.solvers import as_solver, steps_for_nfe
@@ -334,45 +333,6 @@ def estimate_memory(model: Model, tokens: int, size: Size) -> int:
     """
     hidden_size = getattr(getattr(model.backbone, "config", None), "hidden_size", 0)
     return 4 * (32 * tokens * hidden_size + 64 * prod(size))
-
-
-def available_memory(device: torch.device, cgroup_root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes of memory that are free on a device, within the limits of its control group; None: unknown."""
-    if device.type == "cuda":
-        # memory that torch has reserved and does not use is free as well
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    limits = [limit for limit in (_system_memory(), _cgroup_memory(cgroup_root)) if limit is not None]
-    return min(limits) if limits else None
-
-
-def _system_memory() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return None
-
-
-def _cgroup_memory(root: Path) -> int | None:
-    """Return what the memory controller (version 2, else 1) leaves, page cache counted as free; None: no limit."""
-    names = (("memory.max", "memory.current", "memory.stat"),
-             ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"))  # fmt: skip
-    for limit_name, usage_name, stat_name in names:
-        try:
-            limit = int((root / limit_name).read_text(encoding="ascii"))
-            usage = int((root / usage_name).read_text(encoding="ascii"))
-            stat = dict(line.split() for line in (root / stat_name).read_text(encoding="ascii").splitlines())
-        except (OSError, ValueError):  # no such file, or `max`: no limit
-            continue
-        cache = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-        return max(0, limit - usage + cache)
-    return None
 
 
 def _token_counts(model: Model, size: Size) -> tuple[int, int] | None:

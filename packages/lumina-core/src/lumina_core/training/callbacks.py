@@ -197,10 +197,13 @@ class CheckpointCallback(TrainCallback):
             trainer.save()
 
 
-def check_samples(model: Model, registry: Registry) -> list[Request]:
+def check_samples(model: Model, registry: Registry, encode: bool = True) -> list[Request]:
     """Return the requests of `training.sample_requests`, after a check of all that sampling will need of them.
 
     The sampling defaults of the recipe are checked without requests too, since the model is made for sampling.
+
+    Args:
+        encode: whether the conditions of the requests are encoded, which needs the weights.
 
     Raises:
         ConfigError, PluginError: a request has an unknown field, a value out of range (also a class that the model does
@@ -224,7 +227,7 @@ def check_samples(model: Model, registry: Registry) -> list[Request]:
             for item in expand_requests(model.generation_task, [request]):
                 empty_tokens(model, item.size, 1)
                 with torch.no_grad():
-                    for values in (item.conditions, item.negative_conditions):
+                    for values in (item.conditions, item.negative_conditions) if encode else ():
                         model.encode_condition(values, 1)
         except LuminaError as error:
             raise type(error)(f"{name}: {error}") from error
@@ -243,14 +246,12 @@ class SampleCallback(TrainCallback):
     blocks are gathered for all processes at once, each process computes all of them.
 
     Args:
-        trainer: its recipe's requests are checked here, before the first step.
-
-    Raises:
-        ConfigError, PluginError: a request has an unknown field, a value out of range, or an unknown component.
+        trainer: its recipe's requests are checked here, before the first step, see `check_samples`.
+        encode: whether the weights are loaded, so that the prompts can be encoded.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.requests = check_samples(trainer.model, trainer.registry)
+    def __init__(self, trainer: Trainer, encode: bool = True) -> None:
+        self.requests = check_samples(trainer.model, trainer.registry, encode)
         self.all_processes = trainer.process.world_size > 1
 
     def on_train_start(self, trainer: Trainer) -> None:

@@ -69,10 +69,10 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
         recipe, _ = use_base_model(recipe, (), registry)
     model, _ = build_training_model(recipe, registry)
     check_data_sizes(model, dataset)
-    check_samples(model, registry)
     if recipe.training.adapter is None:
         fit_conditioners(model, dataset)
         freeze(model, recipe.training.freeze)
+    check_samples(model, registry)
     raw_batch = StepDataset.of_model(dataset, model)[
         make_sampler(dataset, recipe.training.seed).step_keys(0, NUM_EXAMPLES)
     ]

@@ -24,7 +24,7 @@ from lumina_core.adapters.lora import Lora, extract_lora, has_adapter
 from lumina_core.adapters.source import ADAPTER_DIR
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
-from lumina_core.device import autocast
+from lumina_core.device import autocast, available_memory
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
 from lumina_core.model import Model, build_dataset, build_model, check_pretrained
@@ -42,6 +42,7 @@ from lumina_core.training.callbacks import (
     SampleCallback,
     StepMetrics,
     TrainCallback,
+    check_samples,
 )
 from lumina_core.training.checkpoint import (
     delete_old_checkpoints,
@@ -142,7 +143,8 @@ class Trainer:
             torch.manual_seed(self.recipe.training.seed)
             self.model, self.base_sha256 = build_training_model(self.recipe, self.registry)
             check_data_sizes(self.model, self.dataset)
-            StepDataset.of_model(self.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
+            example = StepDataset.of_model(self.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
+            _check_batch_memory(self.recipe.training, self.process, example)
             if checkpoint is not None and self.is_sharded:
                 pass  # each process loads its part below
             elif checkpoint is not None:
@@ -156,7 +158,11 @@ class Trainer:
                 self.model.objective.set_negatives(negative_tokens(self.model, self.dataset))
             if not has_adapter(self.model):
                 freeze(self.model, self.recipe.training.freeze)
-            own = [MetricLogger(self.out), CheckpointCallback(), SampleCallback(self)]
+            own = [
+                MetricLogger(self.out),
+                CheckpointCallback(),
+                SampleCallback(self, checkpoint is None or not self.is_sharded),
+            ]
             self.callbacks: list[TrainCallback] = [*own, *callbacks]
             self._loss_module = LossModule(self.model, self.recipe.training, self.process)
             self.parallel_module = parallelize(self._loss_module, self.recipe.training, self.process)
@@ -649,6 +655,17 @@ def parallelize(loss_module: LossModule, training: TrainingConfig, process: Proc
     return distributed.shard_module(
         loss_module, blocks, process, distributed.ShardOptions(size, param_dtype), frozen, methods
     )
+
+
+def _check_batch_memory(training: TrainingConfig, process: ProcessInfo, example: RawBatch) -> None:
+    """Raise ConfigError if the examples of one step do not fit the memory: reading them would not end."""
+    needed = training.global_batch_size // process.world_size * sum(item.nbytes for item in example.data)
+    available = available_memory(torch.device("cpu"))
+    if available is not None and needed > available:
+        raise ConfigError(
+            f"training.global_batch_size: got {training.global_batch_size}, whose examples need {needed / 2**30:,.0f} "
+            f"GiB in each process, expected at most {available / 2**30:,.0f} GiB, which are free."
+        )
 
 
 def fit_conditioners(model: Model, dataset: Dataset, copied: set[str] | frozenset[str] = frozenset()) -> None:
