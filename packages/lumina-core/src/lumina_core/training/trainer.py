@@ -42,7 +42,6 @@ from lumina_core.training.callbacks import (
     SampleCallback,
     StepMetrics,
     TrainCallback,
-    check_samples,
 )
 from lumina_core.training.checkpoint import (
     delete_old_checkpoints,
