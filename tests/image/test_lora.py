@@ -196,7 +196,7 @@ def test_files_of_four_programs_hold_the_same_bits(tiny_folder, tmp_path, regist
     write_lora(current, tmp_path / "again", model, registry)
     first, last = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("peft", "again"))
     assert first.keys() == last.keys() and all(torch.equal(first[key], last[key]) for key in first)
-    assert (current.base_model, current.base_sha256) == (lora.base_model, lora.base_sha256)
+    assert (current.base_model, current.base_hash) == (lora.base_model, lora.base_hash)
     configs = [(tmp_path / name / "adapter_config.json").read_text() for name in ("peft", "again")]
     assert configs[0] == configs[1]
     kohya = load_file(tmp_path / "kohya.safetensors")
@@ -259,7 +259,7 @@ def test_a_lora_of_another_base_is_refused(tiny_folder, tmp_path, registry):
     with pytest.raises(CheckpointError, match=r"got a LoRA of tiny \(sha256 .* expected one of this model"):
         Pipeline(other, registry).load_lora(tmp_path / "lora")
     half = load_model(tiny_folder, dtype=torch.bfloat16)  # the same model in another dtype is the same base
-    assert base_hash(half) == base_hash(load_model(tiny_folder))
+    assert base_hash(half).sha256 == base_hash(load_model(tiny_folder)).sha256
 
 
 def test_a_lora_of_another_width_is_refused(tiny_folder, tmp_path, registry):
@@ -407,3 +407,39 @@ def test_the_command_line_converts_a_lora(lumina, tiny_folder, tmp_path, registr
         assert message in lumina("convert", file, tmp_path / "new", *options).err
         assert not (tmp_path / "new").exists()
     assert "--base: got" in lumina("convert", tiny_folder, tmp_path / "new", "--base", tiny_folder).err
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"offload": True}], ids=str)
+def test_a_lora_works_in_other_dtypes_and_with_offload(tiny_folder, tmp_path, registry, method, options):
+    write_lora(random_lora(tiny_folder, method), tmp_path / "lora", load_model(tiny_folder), registry)
+    expected = Pipeline.from_pretrained(tiny_folder)
+    expected.load_lora(tmp_path / "lora")
+    pipe = Pipeline.from_pretrained(tiny_folder, **options)
+    pipe.load_lora(tmp_path / "lora")
+    target = pixels(expected)
+    assert (pixels(pipe) - target).std() <= (0.0 if "offload" in options else 0.05 * target.std())
+    pipe.fuse()
+    assert (pixels(pipe) - target).std() <= 0.05 * target.std()
+
+
+def test_a_lora_is_not_written_where_it_cannot_be(tiny_folder, tmp_path, registry):
+    lora, model = random_lora(tiny_folder), load_model(tiny_folder)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        write_lora(lora, tmp_path / "file" / "lora.safetensors", model, registry, "kohya")
+    with pytest.raises(ConfigError, match="expected a folder: peft's format has two files"):
+        write_lora(lora, tmp_path / "file", model, registry)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10" * 40)
+    with pytest.raises(CheckpointError, match="expected safetensors"):
+        read_lora(tmp_path / "cut.safetensors", model, registry)
+
+
+def test_a_layer_without_one_of_its_matrices_is_named(tiny_folder, tmp_path, registry):
+    model = load_model(tiny_folder)
+    write_lora(random_lora(tiny_folder), tmp_path / "lora.safetensors", model, registry, "comfyui")
+    tensors = load_file(tmp_path / "lora.safetensors")
+    del tensors["diffusion_model.layers.1.feed_forward.w2.lora_A.weight"]
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.raises(CheckpointError, match=r"layers\.1\.feed_forward\.w2: got no A"):
+        read_lora(tmp_path / "lora.safetensors", model, registry)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lumina_core.adapters.lora import add_adapter, base_hash
+from lumina_core.adapters.lora import BaseHash, add_adapter, base_hash
 from lumina_core.device import resolve_dtype
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model import Model
@@ -47,7 +47,7 @@ def use_base_model(recipe: Recipe, init: Sequence[str | Path], registry: Registr
     return Recipe.model_validate({**values, "base_model": name}), messages
 
 
-def build_adapted_model(recipe: Recipe, registry: Registry) -> tuple[Model, str]:
+def build_adapted_model(recipe: Recipe, registry: Registry) -> tuple[Model, BaseHash]:
     """Load the base model of a recipe and add a new adapter; returns the model and the hash of the base.
 
     Raises:
@@ -58,9 +58,9 @@ def build_adapted_model(recipe: Recipe, registry: Registry) -> tuple[Model, str]
     adapter = recipe.training.adapter
     assert adapter is not None and recipe.base_model is not None  # see `use_base_model`
     model = load_model(recipe.base_model, registry, recipe=recipe)
-    sha256 = base_hash(model)
+    found = base_hash(model)
     add_adapter(model, adapter)
-    return model, sha256
+    return model, found
 
 
 def compute_dtype(training: TrainingConfig, device: torch.device) -> torch.dtype:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina_core.adapters.lora import Lora, LoraWeights, linear_layers
+from lumina_core.adapters.lora import BaseHash, Lora, LoraWeights, linear_layers
 from lumina_core.adapters.names import LayerNames, LayerPart
 from lumina_core.adapters.source import CONFIG_FILE, WEIGHTS_FILE, find_file
 from lumina_core.checkpoint.lazy_tensors import read_tensor
@@ -28,7 +28,7 @@ from lumina_core.io import atomic_dir, atomic_file, new_dir
 from lumina_core.model import Model
 from lumina_core.plugins.registry import Registry
 
-BASE_KEY, HASH_KEY = "base_model", "base_sha256"
+BASE_KEY, HASH_KEYS = "base_model", ("base_sha256", "base_sha256_float16")
 """Header entries of the safetensors file."""
 _DIFFUSERS_METADATA = "lora_adapter_metadata"
 _KINDS = {
@@ -94,7 +94,7 @@ def read_lora(path: str | Path, model: Model, registry: Registry, strict: bool =
         by_layer.setdefault(part.layer, {})[part] = adapters[part]
     layers = {layer: names.native(by_layer[layer]) for layer in linear_layers(model) if layer in by_layer}
     base_model = metadata.get(BASE_KEY) or str(config.get("base_model_name_or_path") or "")
-    return Lora(layers, base_model, metadata.get(HASH_KEY, ""))
+    return Lora(layers, base_model, BaseHash(*(metadata.get(key, "") for key in HASH_KEYS)))
 
 
 def write_lora(lora: Lora, path: Path, model: Model, registry: Registry, file_format: str = "peft") -> Path:
@@ -111,7 +111,8 @@ def write_lora(lora: Lora, path: Path, model: Model, registry: Registry, file_fo
         ConfigError: the format is unknown, or the path is of another kind.
         CheckpointError: the path cannot be written.
     """
-    metadata = {"format": "pt"} | {k: v for k, v in ((BASE_KEY, lora.base_model), (HASH_KEY, lora.base_sha256)) if v}
+    stated = {BASE_KEY: lora.base_model, **dict(zip(HASH_KEYS, lora.base_hash, strict=True))}
+    metadata = {"format": "pt"} | {key: value for key, value in stated.items() if value}
     names = LayerNames(model, registry)
     file_format = _resolve_format(file_format, names.formats)
     try:

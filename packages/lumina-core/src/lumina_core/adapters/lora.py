@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,21 @@ HASHED_VALUES = 4096
 """Values of each tensor that the hash of a base reads."""
 MIN_QUANTIZED_BLOCK = 64
 """Sides of a matrix are multiples of it where bitsandbytes stores 4 bits."""
+
+
+class BaseHash(NamedTuple):
+    """SHA-256 of the model that a LoRA is for, see `base_hash`.
+
+    Attributes:
+        sha256: of its weights, rounded to bfloat16.
+        float16: of its weights, rounded to float16 and then to bfloat16: that of a copy in float16.
+    """
+
+    sha256: str
+    float16: str
+
+
+NO_HASH = BaseHash("", "")
 
 
 @dataclass(frozen=True)
@@ -61,12 +76,12 @@ class Lora:
     Attributes:
         layers: adapter of each layer, by its name in the model: `backbone.blocks.0.attention.qkv`.
         base_model: name or folder of the model that it was trained on; empty: not stated.
-        base_sha256: `base_hash` of that model; empty: not stated.
+        base_hash: of that model; empty: not stated.
     """
 
     layers: Mapping[str, LoraWeights]
     base_model: str = ""
-    base_sha256: str = ""
+    base_hash: BaseHash = NO_HASH
 
 
 @dataclass(frozen=True)
@@ -89,19 +104,20 @@ class Target:
         return min(self.shape[1], sum(stop - start for start, stop in self.rows) or self.shape[0])
 
 
-def base_hash(model: nn.Module) -> str:
-    """Return a SHA-256 of the names, shapes and values of backbone and head, without adapters.
+def base_hash(model: nn.Module) -> BaseHash:
+    """Return SHA-256 of the names, shapes and values of backbone and head, without adapters.
 
-    Up to `HASHED_VALUES` evenly spaced values of each tensor count, rounded to bfloat16, so that a float32 model and
-    its bfloat16 copy have the same hash, and large models are hashed in a second.
+    Up to `HASHED_VALUES` evenly spaced values of each tensor count, so that large models are hashed in a second. They
+    are rounded, so that copies of a model in bfloat16 and float16 are recognized.
     """
-    digest = hashlib.sha256()
+    digest, float16 = hashlib.sha256(), hashlib.sha256()
     for name, tensor in sorted(_base_tensors(model)):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
         values = tensor.detach().flatten()
-        values = values[:: max(1, -(-len(values) // HASHED_VALUES))].to("cpu", torch.bfloat16)
-        digest.update(values.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        values = values[:: max(1, -(-len(values) // HASHED_VALUES))].cpu().contiguous()
+        for one, rounded in ((digest, values), (float16, values.half())):
+            one.update(f"{name} {tuple(tensor.shape)}".encode())
+            one.update(rounded.bfloat16().view(torch.uint8).numpy().tobytes())
+    return BaseHash(digest.hexdigest(), float16.hexdigest())
 
 
 def _base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -388,7 +404,7 @@ class LoraStack:
 
     model: Model
     weights: dict[str, float] = field(default_factory=dict)
-    _base_sha256: str = ""
+    _base_hash: BaseHash = NO_HASH
 
     def add(self, lora: Lora, weight: float = 1.0, source: str = "lora") -> str:
         """Add a LoRA with a weight; returns its name.
@@ -397,8 +413,9 @@ class LoraStack:
             CheckpointError: it was trained on another model, or a layer has another shape.
             PluginError: peft is not installed.
         """
-        self._base_sha256 = self._base_sha256 or base_hash(self.model)
-        check_base(self.model, lora, self._base_sha256, source)
+        if self._base_hash == NO_HASH:  # once: fused LoRAs change the weights
+            self._base_hash = base_hash(self.model)
+        check_base(self.model, lora, self._base_hash.sha256, source)
         peft = require("peft", INSTALL_EXTRA, "a LoRA")
         name = f"lora_{len(self.weights)}"
         sizes = {path: (one.rank, one.alpha) for path, one in lora.layers.items()}
@@ -453,10 +470,10 @@ def check_base(model: nn.Module, lora: Lora, sha256: str, source: str) -> None:
     Raises:
         CheckpointError: the LoRA was trained on other weights, or a layer is missing or of another shape.
     """
-    if lora.base_sha256 and lora.base_sha256 != sha256:
+    if lora.base_hash != NO_HASH and sha256 not in lora.base_hash:
         raise CheckpointError(
-            f"{source}: got a LoRA of {lora.base_model or 'another model'} (sha256 {lora.base_sha256[:12]}), expected "
-            f"one of this model (sha256 {sha256[:12]}). Open the model that it was trained on."
+            f"{source}: got a LoRA of {lora.base_model or 'another model'} (sha256 {lora.base_hash.sha256[:12]}), "
+            f"expected one of this model (sha256 {sha256[:12]}). Open the model that it was trained on."
         )
     layers = linear_layers(model)
     for path, one in lora.layers.items():

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from lumina_core.adapters.base import build_adapted_model, compute_dtype, use_base_model
 from lumina_core.adapters.files import write_lora
-from lumina_core.adapters.lora import Lora, extract_lora, has_adapter
+from lumina_core.adapters.lora import NO_HASH, BaseHash, Lora, extract_lora, has_adapter
 from lumina_core.adapters.source import ADAPTER_DIR
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
@@ -101,7 +101,7 @@ class Trainer:
         step: number of steps so far.
         model, ema, optimizers: state of the training.
         messages: what `init` copied, one line per model; what differs from the run that is resumed.
-        base_sha256: hash of the model that an adapter is trained on; empty without an adapter.
+        base_hash: hash of the model that an adapter is trained on; empty without an adapter.
 
     Raises:
         ConfigError: the recipe, a field of the data or the batch size does not fit; `out` is a file, is in use by
@@ -123,7 +123,7 @@ class Trainer:
     ) -> None:
         self.registry = load_plugins() if registry is None else registry
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, registry=self.registry)
-        self.out, self.step, self.messages, self.base_sha256 = Path(out), 0, list[str](), ""
+        self.out, self.step, self.messages, self.base_hash = Path(out), 0, list[str](), NO_HASH
         if self.recipe.training.adapter is not None:
             self.recipe, self.messages = use_base_model(self.recipe, init, self.registry)
         self._lock: RunLock | None = None
@@ -140,14 +140,14 @@ class Trainer:
             check_pretrained(self.recipe, self.registry)
             self.dataset = build_dataset(self.recipe, self.registry) if dataset is None else as_dataset(dataset)
             torch.manual_seed(self.recipe.training.seed)
-            self.model, self.base_sha256 = build_training_model(self.recipe, self.registry)
+            self.model, self.base_hash = build_training_model(self.recipe, self.registry)
             check_data_sizes(self.model, self.dataset)
             example = StepDataset.of_model(self.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
             _check_batch_memory(self.recipe.training, self.process, example)
             if checkpoint is not None and self.is_sharded:
                 pass  # each process loads its part below
             elif checkpoint is not None:
-                load_weights(checkpoint, self.model, self.base_sha256)
+                load_weights(checkpoint, self.model, self.base_hash.sha256)
             elif not has_adapter(self.model):
                 self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
             # a sharded model moves to the device block by block
@@ -276,7 +276,7 @@ class Trainer:
             return folder
         if not self.process.is_main:
             return folder
-        save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry, self.base_sha256)
+        save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry, self.base_hash.sha256)
         if has_adapter(self.model):
             self._save_adapter()
         delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
@@ -316,7 +316,7 @@ class Trainer:
         """Write the averaged weights of the adapter to lora/, in peft's format; returns this folder."""
         folder = self.out / ADAPTER_DIR
         layers = extract_lora(self.model, self.ema.weights)
-        lora = Lora(layers, self.recipe.base_model or "", self.base_sha256)
+        lora = Lora(layers, self.recipe.base_model or "", self.base_hash)
         write_lora(lora, folder, self.model, self.registry)
         return folder
 
@@ -546,14 +546,14 @@ class RunLock:
         self._lock.release()
 
 
-def build_training_model(recipe: Recipe, registry: Registry) -> tuple[Model, str]:
+def build_training_model(recipe: Recipe, registry: Registry) -> tuple[Model, BaseHash]:
     """Build the model of a recipe; with `training.adapter` its base model with a new adapter, and the base's hash.
 
     Raises:
         LuminaError: a component is not available, or the adapter does not fit the base model.
     """
     return (
-        (build_model(recipe, registry), "")
+        (build_model(recipe, registry), NO_HASH)
         if recipe.training.adapter is None
         else build_adapted_model(recipe, registry)
     )
