@@ -54,13 +54,16 @@ def classes(data: Path, early: Path, model: Path, out: Path) -> None:
     for name, folder in (("step 50", early), ("trained", model)):
         pipe = Pipeline.from_pretrained(folder)
         rows[name] = pipe(labels, seed=1).images
-    real = [Image.open(sorted((data / names[label]).glob("*.png"))[index % 2]).convert("RGB") for index, label in enumerate(labels)]
+    files = [sorted((data / name).glob("*.png"))[:2] for name in names]
+    real = [Image.open(file).convert("RGB") for pair in files for file in pair]
     sheet({**rows, "real": real}, out)
     print(", ".join(names))
 
 
 def sounds(data: Path, model: Path, out: Path) -> None:
-    from lumina_audio.audio_io import read_audio
+    import soundfile
+    import torch
+
     from lumina_audio.plot import save_grid
 
     files = sorted(data.glob("*.txt"))
@@ -71,7 +74,7 @@ def sounds(data: Path, model: Path, out: Path) -> None:
         pipe = Pipeline.from_pretrained("audio.instruments" if name is None else name)
         rows += [result.data for result in pipe(prompts, seed=1)]
     rate = 16000
-    rows += [read_audio(path.with_suffix(".wav"), rate)[0] for path in chosen]
+    rows += [torch.from_numpy(soundfile.read(path.with_suffix(".wav"))[0]).float()[None] for path in chosen]
     save_grid(rows, rate, out, columns=6)
     print(", ".join(prompts))
 
