@@ -98,6 +98,7 @@ class Signals(Dataset):
         count: int = 7
         mixed: bool = False
         weighted: bool = False
+        length: int = LENGTH
 
     def __init__(self, config):
         self.config = config
@@ -108,7 +109,7 @@ class Signals(Dataset):
     def get(self, index, rng):
         time.sleep(float(os.environ.get("TOY_DELAY", "0")))
         label = index % LABELS
-        length = LENGTH - index % 3 if self.config.mixed else LENGTH
+        length = self.config.length - index % 3 if self.config.mixed else self.config.length
         moments = torch.arange(float(length))
         phase = rng.random()
         signal = torch.stack([torch.sin(moments * (label + 1) + phase), torch.cos(moments + phase)])

@@ -40,7 +40,8 @@ def train(out, toy_recipe=None, **kwargs):
 
 def rows(out):
     with (out / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        durations = {"step_seconds", "samples_per_second"}
+        durations = {"step_seconds", "samples_per_second", "tokens_per_second", "mfu"}
+        durations |= {"memory_bytes", "data_seconds", "seconds_left"}
         return [{key: value for key, value in row.items() if key not in durations} for row in csv.DictReader(file)]
 
 

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from lumina_core.config import (
     ComponentSpec,
@@ -125,10 +125,24 @@ class AdapterConfig(Config):
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class StageConfig(Config):
+    """A stage of a training: some steps with data, batch size and learning rate of their own."""
+
+    steps: int = Field(ge=1, description="optimizer steps of the stage")
+    global_batch_size: int | None = Field(None, ge=1, description="examples per step; None: that of the training")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; None: that of the training")
+    dataset: dict[str, Any] = Field(
+        {}, description="options of the data set that differ from the recipe's: {image_size: 256}"
+    )
+
+
 class TrainingConfig(Config):
     """Training settings. Defaults are the published ones if there are any (AdamW, 1e-4, clip 2.0, EMA 0.9999)."""
 
-    steps: int = Field(1000, ge=1, description="optimizer steps")
+    steps: int = Field(1000, ge=1, description="optimizer steps; with `stages` their sum")
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="consecutive stages, such as sizes of images: [{steps: 9000, dataset: {image_size: 256}}, ...]"
+    )
     global_batch_size: int = Field(64, ge=1, description="examples per step, over all processes and micro-batches")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per step in each process")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for hidden matrices, AdamW for the rest")
@@ -185,12 +199,29 @@ class TrainingConfig(Config):
     shard_frozen: bool = Field(
         False, description="divide frozen weights over the processes too; they are gathered for each step"
     )
+    peak_tflops: float | None = Field(
+        None, gt=0, description="peak of a device in 10^12 operations per second, for `mfu`; None: of known GPUs"
+    )
     num_workers: int = Field(0, ge=0, description="processes that read examples")
     seed: int = Field(0, ge=0, lt=2**62, description="seed of initial weights, order, times, noise, crops and captions")
     checkpoint_interval: int = Field(500, ge=1, description="steps between checkpoints")
     keep_latest_k: int = Field(2, ge=1, description="number of latest checkpoints to keep")
     sample_interval: int = Field(500, ge=0, description="steps between grids of samples; 0: none")
     sample_requests: tuple[dict[str, Any], ...] = Field((), description="requests of the grid of samples")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sum_steps(cls, values: Any) -> Any:
+        """Set `steps` to the sum of the stages."""
+        stages = values.get("stages") if isinstance(values, Mapping) else None
+        if not isinstance(stages, (list, tuple)) or not stages:
+            return values
+        counts: list[Any] = [one.get("steps") if isinstance(one, Mapping) else vars(one).get("steps") for one in stages]
+        if not all(isinstance(one, int) for one in counts):  # reported with the name of the stage
+            return values
+        if values.get("steps", sum(counts)) != sum(counts):
+            raise ValueError(f"steps: got {values['steps']}, expected {sum(counts)}, the sum of the stages; remove it")
+        return {**values, "steps": sum(counts)}
 
 
 class Recipe(Config):

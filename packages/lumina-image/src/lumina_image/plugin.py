@@ -82,6 +82,7 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
         ("600m_imagenet", "the paper's 600M size, class-conditional"),
         ("2b", "the paper's 2B size, full attention"),
         ("2b_gqa", "the paper's 2B size as released, grouped queries"),
+        ("2b_stages", "the paper's 2B size, trained on images of 256, 512, then 1024 pixels"),
         ("3b", "the paper's 3B size"),
         ("7b", "the paper's 7B size"),
     ):

@@ -40,8 +40,14 @@ class StepMetrics:
         grad_norm: norm of the gradient before clipping.
         lr: learning rate of AdamW, overrides aside.
         step_seconds: duration of the step in this process, without reading the batch.
-        samples_per_second: examples of all processes per second of `step_seconds`.
+        samples_per_second, tokens_per_second: examples and their tokens, with padding, of all processes per second of
+            `step_seconds`.
         terms: further terms of the loss, by name.
+        mfu: operations of the backbone (see `throughput.forward_flops`, three times) per second, over the peak of all
+            devices; None if the peak is unknown (`training.peak_tflops`).
+        memory_bytes: the most memory that this process has used, on a GPU that of torch.
+        data_seconds: time that this process waited for the batch.
+        seconds_left: prediction of the time until the last step.
     """
 
     step: int
@@ -51,11 +57,19 @@ class StepMetrics:
     step_seconds: float
     samples_per_second: float
     terms: dict[str, float]
+    tokens_per_second: float = 0.0
+    mfu: float | None = None
+    memory_bytes: int = 0
+    data_seconds: float = 0.0
+    seconds_left: float = 0.0
 
     def as_row(self) -> dict[str, float]:
         """Return the columns of metrics.csv; terms stand behind the others."""
-        names = ("step", "loss", "grad_norm", "step_seconds", "lr", "samples_per_second")
-        return {**{name: vars(self)[name] for name in names}, **self.terms}
+        names = (
+            "step", "loss", "grad_norm", "step_seconds", "lr", "samples_per_second", "tokens_per_second", "mfu",
+            "memory_bytes", "data_seconds", "seconds_left",
+        )  # fmt: skip
+        return {**{name: vars(self)[name] for name in names if vars(self)[name] is not None}, **self.terms}
 
 
 class TrainCallback:

@@ -82,7 +82,7 @@ class EpochSampler:
         epoch, offset = divmod(position, len(self._cumulative_weights))
         if epoch != self._epoch:
             self._epoch, self._indices = epoch, self._shuffle_epoch(epoch)
-        return SampleKey(int(self._indices[offset]), _derive_seed(self._seed, epoch, offset))
+        return SampleKey(int(self._indices[offset]), derive_seed(self._seed, epoch, offset))
 
     def _shuffle_epoch(self, epoch: int) -> np.ndarray:
         generator = np.random.default_rng([self._seed, epoch])
@@ -153,7 +153,7 @@ class BucketSampler(EpochSampler):
             leftover += bucket[full:]
         batches += [leftover[k : k + batch_size] for k in range(0, len(leftover), batch_size)]
         if len(buckets) > 1:
-            random.Random(_derive_seed(self._seed, -1, window)).shuffle(batches)
+            random.Random(derive_seed(self._seed, -1, window)).shuffle(batches)
         return batches
 
 
@@ -166,7 +166,8 @@ def make_sampler(dataset: Dataset, seed: int) -> EpochSampler:
     return EpochSampler(weights, seed, read_groups)
 
 
-def _derive_seed(seed: int, epoch: int, position: int) -> int:
+def derive_seed(seed: int, epoch: int, position: int) -> int:
+    """Return a seed for a position of an epoch; negative epochs are other uses."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

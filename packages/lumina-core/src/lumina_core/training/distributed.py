@@ -95,8 +95,9 @@ def _join_group(backend: str) -> None:
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, world_size = next(rendezvous("env://"))
-    prefix = f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    dist.init_process_group(backend, store=dist.PrefixStore(prefix, store), rank=rank, world_size=world_size)
+    name = f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    prefixed = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world_size)
 
 
 def _parse_device(name: str) -> torch.device:

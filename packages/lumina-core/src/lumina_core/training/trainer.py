@@ -27,7 +27,7 @@ from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.device import autocast, available_memory
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
-from lumina_core.model import Model, build_dataset, build_model, check_pretrained
+from lumina_core.model import Model, build_model, check_pretrained
 from lumina_core.model_dir import find_model, matching_weights, open_model_dir, read_model_config, save_model
 from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.loader import load_plugins
@@ -63,6 +63,15 @@ from lumina_core.training.dataloader import (
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import EMA, build_optimizers, lr_factor, trained_buffers
 from lumina_core.training.sharded_checkpoint import ShardedCheckpointer, export_checkpoint
+from lumina_core.training.stages import Stage, build_stages, stage_batch_sizes
+from lumina_core.training.throughput import (
+    BACKWARD_FACTOR,
+    StepUsage,
+    TimeLeft,
+    UsageCounter,
+    memory_bytes,
+    peak_flops,
+)
 from lumina_core.types import Condition, Tokens
 
 if TYPE_CHECKING:
@@ -138,12 +147,15 @@ class Trainer:
             distributed.wait_for_main(True, self.process)
             checkpoint = self._find_checkpoint(resume)
             check_pretrained(self.recipe, self.registry)
-            self.dataset = build_dataset(self.recipe, self.registry) if dataset is None else as_dataset(dataset)
+            given = None if dataset is None else as_dataset(dataset)
+            self.stages = build_stages(self.recipe, self.registry, given)
+            self.dataset = self.stages[0].dataset
             torch.manual_seed(self.recipe.training.seed)
             self.model, self.base_hash = build_training_model(self.recipe, self.registry)
-            check_data_sizes(self.model, self.dataset)
-            example = StepDataset.of_model(self.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
-            _check_batch_memory(self.recipe.training, self.process, example)
+            for stage in self.stages:
+                check_data_sizes(self.model, stage.dataset)
+                example = StepDataset.of_model(stage.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
+                _check_batch_memory(stage.global_batch_size, self.process, example)
             if checkpoint is not None and self.is_sharded:
                 pass  # each process loads its part below
             elif checkpoint is not None:
@@ -157,6 +169,7 @@ class Trainer:
                 self.model.objective.set_negatives(negative_tokens(self.model, self.dataset))
             if not has_adapter(self.model):
                 freeze(self.model, self.recipe.training.freeze)
+            self._data_seconds, self._time_left = 0.0, TimeLeft()
             own = [
                 MetricLogger(self.out),
                 CheckpointCallback(),
@@ -164,6 +177,7 @@ class Trainer:
             ]
             self.callbacks: list[TrainCallback] = [*own, *callbacks]
             self._loss_module = LossModule(self.model, self.recipe.training, self.process)
+            self._peak = peak_flops(self.process.device, self._loss_module.dtype, self.recipe.training.peak_tflops)
             self.parallel_module = parallelize(self._loss_module, self.recipe.training, self.process)
             self.ema = EMA(self.model, self.recipe.training.ema_decay)
             self.optimizers = build_optimizers(self.model, self.recipe.training)
@@ -220,8 +234,8 @@ class Trainer:
             LuminaError: the loss or the gradient is not finite, or a spike, and the setting is to stop; the weights are
                 unchanged, and the message names the first layer with an output that is not finite.
         """
-        start_time, training = time.perf_counter(), self.recipe.training
-        factor = lr_factor(self.step, training)
+        start_time, training, stage = time.perf_counter(), self.recipe.training, self.stage
+        factor = lr_factor(self.step, training) * stage.lr / training.lr
         self.optimizers.set_lr_factor(factor)
         loss, terms, grad_norm = self._compute_gradients(batch)
         reason = self._anomalies.reason(float(loss), float(grad_norm))
@@ -237,23 +251,45 @@ class Trainer:
         if reason is None:
             self.ema.update(self.model, self.step)
         self.step += 1
+        usage = self._loss_module.take_usage()
         seconds = time.perf_counter() - start_time
+        data_seconds, self._data_seconds = self._data_seconds, 0.0
         return StepMetrics(
             self.step, float(loss), float(grad_norm), training.lr * factor, seconds,
-            training.global_batch_size / seconds, {name: float(value) for name, value in terms.items()},
+            stage.global_batch_size / seconds, {name: float(value) for name, value in terms.items()},
+            # all processes have as many items, and shares of them that are nearly as long
+            usage.tokens * self.process.world_size / seconds,
+            None if self._peak is None else BACKWARD_FACTOR * usage.flops / seconds / self._peak,
+            memory_bytes(self.process.device), data_seconds,
+            self._time_left.update(seconds + data_seconds, training.steps - self.step),
         )  # fmt: skip
 
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next step; after the last step, the last one."""
+        return next((stage for stage in self.stages if self.step < stage.stop), self.stages[-1])
+
     def batches(self) -> Iterator[RawBatch]:
-        """Read this process's share of the batches of all steps that remain."""
-        training = self.recipe.training
-        order, rank, world_size = make_sampler(self.dataset, training.seed), self.process.rank, self.process.world_size
+        """Read this process's share of the batches of all steps that remain, stage by stage."""
+        for stage in self.stages:
+            if self.step < stage.stop:
+                yield from self._stage_batches(stage, self.step)
+
+    def _stage_batches(self, stage: Stage, first_step: int) -> Iterator[RawBatch]:
+        order, rank, world_size = make_sampler(stage.dataset, stage.seed), self.process.rank, self.process.world_size
         sampler = (
-            order.step_keys(step, training.global_batch_size)[rank::world_size]
-            for step in range(self.step, training.steps)
+            # the items of a batch stand in the order of their sizes: every process gets some of each
+            order.step_keys(step, stage.global_batch_size)[rank::world_size]
+            for step in range(first_step - stage.start, stage.stop - stage.start)
         )
         # batch_size=None: an item of StepDataset is already a batch
-        dataset = StepDataset.of_model(self.dataset, self.model)
-        return iter(DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=training.num_workers))
+        dataset = StepDataset.of_model(stage.dataset, self.model)
+        loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.recipe.training.num_workers)
+        batches, start_time = iter(loader), time.perf_counter()
+        while (batch := next(batches, None)) is not None:
+            self._data_seconds = time.perf_counter() - start_time
+            yield batch
+            start_time = time.perf_counter()
 
     def save(self) -> Path:
         """Write a checkpoint, atomically, and delete all but the latest `keep_latest_k`; call in all processes.
@@ -560,11 +596,12 @@ def build_training_model(recipe: Recipe, registry: Registry) -> tuple[Model, Bas
 
 
 def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
-    if training.global_batch_size % process.world_size:
-        raise ConfigError(
-            f"training.global_batch_size: got {training.global_batch_size} for {process.world_size} processes, "
-            f"expected a multiple of {process.world_size}."
-        )
+    for index, size in enumerate(stage_batch_sizes(training)):
+        if size % process.world_size:
+            name = f"training.stages[{index}].global_batch_size" if training.stages else "training.global_batch_size"
+            raise ConfigError(
+                f"{name}: got {size} for {process.world_size} processes, expected a multiple of {process.world_size}."
+            )
     if training.adapter is not None and training.parallel != "ddp":
         raise ConfigError(
             f"training.parallel: got {training.parallel} with an adapter, expected ddp: gradients and averages of an "
@@ -656,13 +693,13 @@ def parallelize(loss_module: LossModule, training: TrainingConfig, process: Proc
     )
 
 
-def _check_batch_memory(training: TrainingConfig, process: ProcessInfo, example: RawBatch) -> None:
+def _check_batch_memory(batch_size: int, process: ProcessInfo, example: RawBatch) -> None:
     """Raise ConfigError if the examples of one step do not fit the memory: reading them would not end."""
-    needed = training.global_batch_size // process.world_size * sum(item.nbytes for item in example.data)
+    needed = batch_size // process.world_size * sum(item.nbytes for item in example.data)
     available = available_memory(torch.device("cpu"))
     if available is not None and needed > available:
         raise ConfigError(
-            f"training.global_batch_size: got {training.global_batch_size}, whose examples need {needed / 2**30:,.0f} "
+            f"training.global_batch_size: got {batch_size}, whose examples need {needed / 2**30:,.0f} "
             f"GiB in each process, expected at most {available / 2**30:,.0f} GiB, which are free."
         )
 
@@ -708,11 +745,12 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.cond_dropout, self.device = model, training.cond_dropout, process.device
         self.dtype = compute_dtype(training, process.device)
+        self._backbone = UsageCounter(model.backbone)
         self.conditioners_by_field: Mapping[str, Conditioner] = model.conditioners_by_field
         self.latent_cache: LatentCache | None = None
         if training.cache_latents or any(one.cacheable for one in model.conditioners_by_field.values()):
             self._add_cache(training)
-        self.process, self._used_weights = process, dict[str, bool]()
+        self.process, self._used_weights, self._usage = process, dict[str, bool](), StepUsage()
         self.is_compiled = training.compile and (training.parallel == "ddp" or process.world_size == 1)
         """Whether the forward pass runs compiled as a whole; may be set to False between steps."""
         self._compiled_predict = CompiledPredict(model.predict, process.device) if self.is_compiled else model.predict
@@ -739,6 +777,11 @@ class LossModule(nn.Module):
         Without this, a process whose items have no dropped conditions would wait for the others forever.
         """
         self._used_weights = dict.fromkeys(optional_weights(self.model), False)
+
+    def take_usage(self) -> StepUsage:
+        """Return what forward passes have processed since the last call."""
+        usage, self._usage = self._usage, StepUsage()
+        return usage
 
     def clear_unused_grads(self) -> None:
         """Delete the gradients of weights that no process used in this step, so that optimizers skip them."""
@@ -769,6 +812,7 @@ class LossModule(nn.Module):
             batch = collate(
                 self.model, raw_batch, generators, self.cond_dropout, self.conditioners_by_field, self.latent_cache
             )
+            self._usage.add(self._backbone.count(batch))
             predict = self._compiled_predict if self.is_compiled and not eager else self.model.predict
             loss = self.model.objective.loss(predict, batch, generators)
         return loss.total, loss.terms
