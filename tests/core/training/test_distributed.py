@@ -91,7 +91,7 @@ def test_two_processes_give_the_losses_of_one_also_if_sampling_takes_long(tmp_pa
 @needs_distributed
 def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "init_distributed", lambda device: ProcessInfo(0, 2, torch.device("cpu")))
-    monkeypatch.setattr(trainer_module, "build_dataset", lambda *_: pytest.fail("a data set was built"))
+    monkeypatch.setattr(trainer_module, "build_stages", lambda *_: pytest.fail("a data set was built"))
     monkeypatch.setattr(trainer_module, "build_model", lambda *_: pytest.fail("a model was built"))
     with pytest.raises(ConfigError, match="global_batch_size: got 5 for 2 processes, expected a multiple of 2"):
         make_trainer(tmp_path / "run", recipe(global_batch_size=5))

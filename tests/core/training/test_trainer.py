@@ -413,8 +413,8 @@ def test_a_dataset_that_yields_other_fields_is_one_clear_error(tmp_path):
 
 def test_the_folder_is_locked_before_it_is_searched_for_a_checkpoint(tmp_path, monkeypatch):
     calls = []
-    for name in ("RunLock", "latest_checkpoint", "check_pretrained", "build_dataset", "build_model"):
+    for name in ("RunLock", "latest_checkpoint", "check_pretrained", "build_stages", "build_model"):
         real = getattr(trainer_module, name)
         monkeypatch.setattr(trainer_module, name, lambda *args, n=name, f=real: calls.append(n) or f(*args))
     make_trainer(tmp_path).close()
-    assert calls == ["RunLock", "latest_checkpoint", "check_pretrained", "build_dataset", "build_model"]
+    assert calls == ["RunLock", "latest_checkpoint", "check_pretrained", "build_stages", "build_model"]
