@@ -39,3 +39,16 @@ def test_only_rows_of_encoded_classes_have_gradients():
     made.encode([1, 1]).pooled.sum().backward()
     assert made.table.weight.grad[1].tolist() == [2.0] * 6
     assert not bool(made.table.weight.grad[[0, 2, 3, 4]].any())
+
+
+def test_a_class_is_asked_for_by_name_whatever_its_capitals():
+    config = ClassLabelConditioner.Config(num_classes=3, hidden_size=4, class_names=("red_square", "Triangle"))
+    conditioner = ClassLabelConditioner(config)
+    rows = conditioner.encode(["red square", "triangle", 1, 0]).pooled
+    assert torch.equal(rows[0], rows[3]) and torch.equal(rows[1], rows[2])
+    with pytest.raises(ConfigError, match="did you mean 'Triangle'"):
+        conditioner.encode(["triangel"])
+    with pytest.raises(ConfigError, match="expected an integer from 0 to 2"):
+        ClassLabelConditioner(ClassLabelConditioner.Config(num_classes=3, hidden_size=4)).encode(["triangle"])
+    with pytest.raises(ConfigError, match="num_classes: got 1, expected at least 2"):
+        ClassLabelConditioner(ClassLabelConditioner.Config(num_classes=1, class_names=("a", "b")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 from core.toy import LENGTH, Words, recipe, registry, values
 
 from lumina_core.errors import CheckpointError, ConfigError, PluginError
@@ -67,3 +68,13 @@ def test_it_counts_truncated_values(monkeypatch):
     monkeypatch.setattr(Words, "truncated_text", lambda self, value: value[4:], raising=False)
     (line,) = dry_run(recipe("word"), registry()).truncation_notes
     assert line == "1 of 3 values of 'word' are truncated; cut off: 'le'"
+
+
+def test_one_tensor_under_two_names_is_refused_before_the_training(tmp_path):
+    from lumina_core.training.trainer import check_untied
+
+    module = torch.nn.ModuleDict({"table": torch.nn.Embedding(8, 4), "out": torch.nn.Linear(4, 8, bias=False)})
+    check_untied(module)
+    module["out"].weight = module["table"].weight
+    with pytest.raises(ConfigError, match=r"one tensor under two names, table\.weight and out\.weight"):
+        check_untied(module)

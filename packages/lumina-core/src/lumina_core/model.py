@@ -284,6 +284,33 @@ def check_pretrained(recipe: Recipe, registry: ComponentRegistry) -> None:
         )
 
 
+def with_class_names(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return a recipe whose class conditioners have the names of the data set's classes, so that a model keeps them.
+
+    Raises:
+        ConfigError: the data set has other classes than the recipe, or more than the conditioner.
+    """
+    specs = []
+    for spec in recipe.conditioners:
+        names = tuple(dataset.class_names(spec.field)) if spec.type == "core.class_label" else ()
+        known = tuple(spec.options.get("class_names", ()))
+        if known and names and known != names:
+            new = [name for name in names if name not in known] or list(names)
+            raise ConfigError(
+                f"conditioners.{spec.field}.class_names: got {len(names)} classes in the data set ({new[0]} ...), "
+                f"expected the {len(known)} of the recipe in their order: {', '.join(known[:8])}. A class keeps its "
+                "number."
+            )
+        count = spec.options.get("num_classes", len(names))
+        if names and isinstance(count, int) and count < len(names):
+            raise ConfigError(
+                f"conditioners.{spec.field}.num_classes: got {count}, expected at least {len(names)}, the classes of "
+                f"the data set: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+            )
+        specs.append(spec.model_copy(update={"class_names": list(names)}) if names and not known else spec)
+    return recipe.model_copy(update={"conditioners": tuple(specs)})
+
+
 def build_dataset(recipe: Recipe, registry: ComponentRegistry | None = None) -> Dataset:
     """Build the data set of a recipe.
 

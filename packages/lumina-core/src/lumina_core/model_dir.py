@@ -27,7 +27,9 @@ from lumina_core.checkpoint.lazy_tensors import (
     check_finite,
     init_empty_weights,
     num_bytes,
+    prefix_note,
     read_tensor,
+    strip_wrappers,
 )
 from lumina_core.checkpoint.safetensors_io import (
     MAX_SHARD_BYTES,
@@ -39,7 +41,7 @@ from lumina_core.checkpoint.safetensors_io import (
 from lumina_core.checkpoint.sharded import is_sharded_dir, open_averages
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError, suggest
-from lumina_core.io import atomic_dir, restore_dir
+from lumina_core.io import atomic_dir, describe_content, restore_dir, user_path
 from lumina_core.model import Model, build_component, build_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
@@ -170,13 +172,17 @@ def open_model_dir(folder: Path, registry: Registry) -> LoadedDir:
     out, folder = folder, resolve_model_dir(folder)
     recipe, plugins = read_model_config(folder)
     config = _read_config(folder / CONFIG_FILE)
+    weights, prefix = strip_wrappers(_open_best_weights(folder))
     passed_over = [one for one in list_checkpoints(out) if checkpoint_step(one) > checkpoint_step(folder) >= 0]
     return LoadedDir(
         folder,
         recipe,
-        _open_best_weights(folder),
+        weights,
         plugins,
-        notes=tuple(f"{one.name} is damaged; opened {folder.name} instead" for one in passed_over),
+        notes=(
+            *(f"{one.name} is damaged; opened {folder.name} instead" for one in passed_over),
+            *prefix_note(prefix),
+        ),
         dtype=config.get("dtype"),
         extra_tensors=open_weights(folder, EXTRA_STEM) if has_weights(folder, EXTRA_STEM) else {},
         source_metadata=config.get("source_metadata", {}),
@@ -381,8 +387,9 @@ def find_model(name_or_folder: str | Path, registry: Registry, task: str | None 
     if "\0" not in name and len(name) < MAX_NAME_CHARS:
         with suppress(OSError):
             restore_dir(Path(name_or_folder))
-    if _is_dir(name_or_folder):
-        yield Path(name_or_folder)
+    model_path = _model_path(name_or_folder)
+    if _is_dir(model_path):
+        yield model_path
         return
     names = f"Installed models: {', '.join(installed) or 'none'}"
     if name in models:
@@ -391,6 +398,23 @@ def find_model(name_or_folder: str | Path, registry: Registry, task: str | None 
         f"model: got '{name[:MAX_SHOWN_CHARS]}', expected a model folder or the name of an installed model"
         f"{suggest(name, installed) or '.'} {names}"
     )
+
+
+def _model_path(name_or_folder: str | Path) -> Path:
+    """Return the folder that a path means: itself, or the folder of config.json or of the weights that it names.
+
+    Raises:
+        CheckpointError: the path is another file.
+    """
+    path = user_path(name_or_folder)
+    try:
+        if not path.is_file():
+            return path
+    except (OSError, ValueError):  # too long a name; a NUL in it
+        return path
+    if path.name == CONFIG_FILE or path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
+        return path.parent
+    raise CheckpointError(f"model: got the file {path}, expected a model folder. Name the folder that it lies in.")
 
 
 def _is_dir(path: str | Path) -> bool:
@@ -457,7 +481,11 @@ def _parse_config(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        content = describe_content(text[:64].encode())
+        if content:
+            raise ValueError(f"it is {content}")
+        return dict(json.loads(text))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _unreadable(path, error) from error
 

@@ -487,6 +487,10 @@ class Dataset(ABC):
             "Implement `values` in the data set."
         )
 
+    def class_names(self, field: str) -> Sequence[str]:
+        """Return the names of the classes whose indices a field has, in their order; empty: it has no classes."""
+        return ()
+
     def weight(self, index: int) -> float:
         """Return the relative frequency of an example, > 0. The default is 1: every example is equally frequent."""
         return 1.0

@@ -256,7 +256,22 @@ class TextToImageRequest(ImageSizeRequest):
 class ClassToImageRequest(ImageSizeRequest):
     """Request for images of a class."""
 
-    label: int = Field(ge=0, title="LABEL", description="index of the class, from 0", examples=["207"])
+    label: int | str = Field(
+        title="LABEL",
+        description="index of the class, from 0, or its name if the model has names",
+        examples=["207"],
+    )
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _parse_label(cls, value: Any) -> Any:
+        if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            raise ValueError("expected an index from 0")
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("expected the index or the name of a class")
+        return value
 
 
 def _size_text(size: tuple[int, ...]) -> str:

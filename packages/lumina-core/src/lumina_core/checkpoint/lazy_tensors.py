@@ -195,6 +195,30 @@ def cast_weights(weights: Weights, dtype: torch.dtype | None) -> Weights:
     }
 
 
+WRAPPER_PREFIXES = (
+    "_orig_mod.", "module.", "model.diffusion_model.", "diffusion_model.", "_fsdp_wrapped_module.", "ema_model.",
+    "state_dict.", "model.",
+)  # fmt: skip
+"""What torch.compile, data parallel training and other programs put before every name."""
+
+
+def strip_wrappers(weights: Weights) -> tuple[Weights, str]:
+    """Return weights without the prefix that wrappers of a training put before every name, and this prefix."""
+    taken_off = ""
+    while weights:
+        prefix = next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in weights)), "")
+        if not prefix:
+            break
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+        taken_off += prefix
+    return weights, taken_off
+
+
+def prefix_note(prefix: str) -> tuple[str, ...]:
+    """Return the remark about a prefix that was taken off; empty without one."""
+    return (f"the prefix '{prefix}' was taken off all names of tensors",) if prefix else ()
+
+
 @dataclass(frozen=True)
 class LoadedCheckpoint:
     """A model in a foreign folder, before anything is built or read.

@@ -21,6 +21,7 @@ from lumina_core.checkpoint.lazy_tensors import (
     read_tensor,
 )
 from lumina_core.errors import CheckpointError
+from lumina_core.io import describe_content
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9
@@ -82,7 +83,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         file: Any = safe_open(path, "pt")
         views = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        reason = describe_content(path) or " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: got a truncated or invalid file ({reason}), expected safetensors. Download or save it again."
         ) from error

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor
 from lumina_core.errors import CheckpointError
+from lumina_core.io import describe_content
 
 _MADV_DONTNEED = 4
 _PLAIN_TYPES = (str, int, float, bool, type(None))
@@ -112,6 +113,9 @@ def namespace_bytes(values: Mapping[str, Any]) -> bytes:
 def _load_restricted(path: Path, allowed: list[Any]) -> Any:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    content = "" if zipfile.is_zipfile(path) else describe_content(path)
+    if content:
+        raise CheckpointError(f"{path}: got {content}, expected tensors and plain values.")
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle protocol that torch does not write

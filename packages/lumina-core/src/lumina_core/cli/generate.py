@@ -123,7 +123,7 @@ def field_option(field: str, info: FieldInfo, editing: Container[str] = ()) -> G
 
     is_shared = field in Request.model_fields
     plain = {kind for kind in (info.annotation, *get_args(info.annotation)) if kind in (int, float, str)}
-    value_type = str if _is_tuple(info) else next((kind for kind in (float, int, str) if kind in plain), str)
+    value_type = str if _is_tuple(info) else next((kind for kind in (str, float, int) if kind in plain), str)
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     aliases: Sequence[str] = extra.get("aliases", ())  # type: ignore[assignment]
     default = extra.get(

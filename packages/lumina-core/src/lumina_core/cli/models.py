@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example:  lumina models runs/emoji/model")
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, metavar="[MODEL]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def models(folder: Path | None, as_json: bool) -> None:
-    """List installed models and recipes; with FOLDER, the components of that model."""
+def models(folder: str | None, as_json: bool) -> None:
+    """List installed models and recipes; with MODEL, a folder or a name, the components of that model."""
     from lumina_core.plugins.loader import load_plugins
 
     if folder is not None:
-        _describe(folder, load_plugins(), as_json)
+        from lumina_core.model_dir import find_model
+
+        with find_model(folder, load_plugins()) as path:
+            _describe(path, load_plugins(), as_json)
         return
     registry = load_plugins()
     entries_by_group = {"models": registry.models(), "recipes": registry.recipes()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,10 +12,10 @@ import torch
 
 from lumina_core.adapters.base import use_base_model
 from lumina_core.errors import LuminaError
-from lumina_core.model import Model, build_dataset, check_pretrained
+from lumina_core.model import Model, build_dataset, check_pretrained, with_class_names
 from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.registry import Registry
-from lumina_core.protocols import Dataset
+from lumina_core.protocols import Dataset, GenerationTask
 from lumina_core.recipe import Recipe
 from lumina_core.training.callbacks import check_samples
 from lumina_core.training.dataloader import StepDataset, check_data_sizes, encode_to_tokens, make_sampler
@@ -42,7 +43,7 @@ class DryRunReport:
         loss: loss of the step.
         memory_bytes: estimated memory of the training.
         step_seconds: duration of the step.
-        truncation_notes: one line per conditioner that truncates values.
+        truncation_notes: one line per conditioner that truncates values, or property of the data that requests lack.
     """
 
     components: tuple[tuple[str, str], ...]
@@ -65,6 +66,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
     """
     check_pretrained(recipe, registry)
     dataset = build_dataset(recipe, registry)
+    recipe = with_class_names(recipe, dataset)
     if recipe.training.adapter is not None:
         recipe, _ = use_base_model(recipe, (), registry)
     model, _ = build_training_model(recipe, registry)
@@ -93,7 +95,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
         loss=float(loss.detach()),
         memory_bytes=estimate_memory(model, recipe, tokens.values.shape[1]),
         step_seconds=step_seconds,
-        truncation_notes=tuple(truncation_notes(model, dataset)),
+        truncation_notes=(*truncation_notes(model, dataset), *fit_notes(model, dataset)),
     )
 
 
@@ -106,6 +108,28 @@ def truncation_notes(model: Model, dataset: Dataset) -> Iterator[str]:
             if truncated:
                 share = f"{len(truncated)} of {len(values)} values of '{field}'"
                 yield f"{share} are truncated; cut off: '{truncated[0][:40]}'"
+
+
+def fit_notes(model: Model, dataset: Dataset) -> Iterator[str]:
+    """Yield a line per property of the data that requests of the task do not have: a condition, or the size."""
+    task = model.task
+    if not isinstance(task, GenerationTask):
+        return
+    with suppress(LuminaError, LookupError):  # an example may not be described by a request
+        fields = dataset.get(0, random.Random(0))
+        request = task.Request.read(dict(task.request_for(fields)), "example")
+        never = sorted(set(model.conditioners_by_field) - set(task.conditions(request)))
+        if never:
+            yield (
+                f"no request of {model.recipe.task.type} has a value for the conditioner '{never[0]}': samples never "
+                "use it; choose another task, or remove the conditioner"
+            )
+    train_size, sizes = task.train_size(), list(dataset.sizes())
+    if train_size is not None and sizes and tuple(train_size) not in map(tuple, sizes):
+        yield (
+            f"the data have the size {task.format_size(sizes[0])}{' ...' if len(sizes) > 1 else ''}, and requests get "
+            f"{task.format_size(train_size)} unless they have one: set the same in task and dataset"
+        )
 
 
 def count_parameters(model: Model) -> dict[str, int]:

@@ -27,7 +27,7 @@ from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.device import autocast, available_memory
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
-from lumina_core.model import Model, build_model, check_pretrained
+from lumina_core.model import Model, build_model, check_pretrained, with_class_names
 from lumina_core.model_dir import find_model, matching_weights, open_model_dir, read_model_config, save_model
 from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.loader import load_plugins
@@ -150,6 +150,9 @@ class Trainer:
             given = None if dataset is None else as_dataset(dataset)
             self.stages = build_stages(self.recipe, self.registry, given)
             self.dataset = self.stages[0].dataset
+            self.recipe = with_class_names(self.recipe, self.dataset)
+            if checkpoint is not None:
+                self.messages += compare_recipes(read_model_config(checkpoint)[0], self.recipe)
             torch.manual_seed(self.recipe.training.seed)
             self.model, self.base_hash = build_training_model(self.recipe, self.registry)
             for stage in self.stages:
@@ -460,8 +463,6 @@ class Trainer:
             self.messages.append(f"{folder.name} is damaged; resumed from {checkpoint.name} instead ({reason})")
             if self.process.is_main:  # out of the way, so that it does not count as the latest one
                 folder.rename(folder.with_name(f"damaged-{folder.name}-{time.time_ns()}"))
-        previous, _ = read_model_config(checkpoint)
-        self.messages += compare_recipes(previous, self.recipe)
         return checkpoint
 
     def _init_weights(self, init: Sequence[str | Path]) -> None:
@@ -588,11 +589,28 @@ def build_training_model(recipe: Recipe, registry: Registry) -> tuple[Model, Bas
     Raises:
         LuminaError: a component is not available, or the adapter does not fit the base model.
     """
-    return (
-        (build_model(recipe, registry), NO_HASH)
-        if recipe.training.adapter is None
-        else build_adapted_model(recipe, registry)
-    )
+    if recipe.training.adapter is not None:
+        return build_adapted_model(recipe, registry)
+    model = build_model(recipe, registry)
+    check_untied(model)
+    return model, NO_HASH
+
+
+def check_untied(model: nn.Module) -> None:
+    """Check that no tensor has two names: a file of weights holds each once, and training would count it twice.
+
+    Raises:
+        ConfigError: a tensor has two names.
+    """
+    names: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        first = names.setdefault(id(tensor), name)
+        if first != name:
+            raise ConfigError(
+                f"model: got one tensor under two names, {first} and {name}, expected a name for each. Make it a "
+                "member of one module, and pass it to the other when it computes."
+            )
 
 
 def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:

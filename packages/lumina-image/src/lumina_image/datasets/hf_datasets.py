@@ -44,6 +44,11 @@ class HuggingFaceDataset(ImageDataset):
         index_dir = user_path(config.index_dir) if config.index_dir else source.index_dir()
         super().__init__(COMPONENT, config, source, index_dir)
 
+    def class_names(self, field: str) -> Sequence[str]:
+        """Return the names of a class column."""
+        source = self._source
+        return source.names_of(field) if isinstance(source, HuggingFaceSource) else ()
+
 
 class HuggingFaceSource(Source):
     """Rows of a data set; references are (row,)."""
@@ -97,6 +102,10 @@ class HuggingFaceSource(Source):
         if field not in self._config.extra_columns:
             return None
         return range(len(self._class_names[field])) if field in self._class_names else list(self._data.unique(field))
+
+    def names_of(self, field: str) -> Sequence[str]:
+        """Return the names of the classes of a column; empty if it has none."""
+        return self._class_names.get(field, ()) if field in self._config.extra_columns else ()
 
     def index_dir(self) -> Path | None:
         """Return the folder of the index with the library's files; None for a data set in memory."""

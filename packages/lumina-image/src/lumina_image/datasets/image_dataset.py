@@ -266,6 +266,10 @@ class ClassFolderDataset(ImageDataset):
         source = FolderSource(root, entries, CLASS_FOLDER_ADVICE, len(self.classes))
         super().__init__("image.class_folder", config, source)
 
+    def class_names(self, field: str) -> Sequence[str]:
+        """Return the names of the subfolders for `label`."""
+        return self.classes if field == "label" else ()
+
     def _class_captions(self, name: str) -> Captions:
         configured = self.config.class_captions.get(name, name.replace("_", " "))
         texts = (configured,) if isinstance(configured, str) else configured or (name,)

@@ -15,7 +15,9 @@ from lumina_core.checkpoint.lazy_tensors import (
     LazyTensor,
     LoadedCheckpoint,
     Weights,
+    prefix_note,
     read_tensor,
+    strip_wrappers,
 )
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.checkpoint.torch_pickle import namespace_bytes, open_torch_pickle, read_namespace
@@ -66,12 +68,15 @@ class AlphaVLLMFormat(CheckpointFormat):
         model_args = read_namespace(folder / ARGS_FILE) if (folder / ARGS_FILE).is_file() else {}
         files = _find_weight_files(folder)
         where = str(files[0] if len(files) == 1 else folder)
-        original = merge_shards([_open_weights(file) for file in files], where)
+        shards, prefixes = zip(*(strip_wrappers(_open_weights(file)) for file in files), strict=True)
+        where += f" (without the prefix '{prefixes[0]}')" if prefixes[0] else ""
+        original = merge_shards(shards, where)
         config = infer_config(original, model_args, where)
         weights = ADAPTER.from_foreign(original, config, where)
         extra_tensors = {PAD_TOKEN: weights.pop(PAD_TOKEN)} if PAD_TOKEN in weights else {}
         source_metadata = {"checkpoint_format": FORMAT_NAME, "model_args": model_args}
-        return LoadedCheckpoint(_recipe(config, model_args, folder), weights, extra_tensors, source_metadata)
+        recipe = _recipe(config, model_args, folder)
+        return LoadedCheckpoint(recipe, weights, extra_tensors, source_metadata, notes=prefix_note(prefixes[0]))
 
     def export(self, model: LoadedCheckpoint) -> ExportPlan:
         """Plan a folder with one file of weights and the arguments.

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, Weights
+from lumina_core.checkpoint.lazy_tensors import (
+    ExportPlan,
+    LoadedCheckpoint,
+    Weights,
+    prefix_note,
+    strip_wrappers,
+)
 from lumina_core.checkpoint.safetensors_io import has_weights, open_safetensors, open_shards, open_weights
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.errors import CheckpointError
@@ -58,7 +64,8 @@ class DiffusersFormat(CheckpointFormat):
         settings = _read_json(model_dir / "config.json")
         _check_class(model_dir / "config.json", settings, (MODEL_CLASS,))
         config = ADAPTER.config_from(settings, str(model_dir / "config.json"))
-        weights = ADAPTER.from_foreign(_open_weights(model_dir), config, str(model_dir))
+        foreign, prefix = strip_wrappers(_open_weights(model_dir))
+        weights = ADAPTER.from_foreign(foreign, config, str(model_dir))
         extra_tensors = {PAD_TOKEN: weights.pop(PAD_TOKEN)} if PAD_TOKEN in weights else {}
         scheduler = _read_json(folder / SCHEDULER_FILE, required=False) if index else {}
         native_keys = {*ADAPTER.config_to(config), METADATA_KEY}
@@ -75,6 +82,7 @@ class DiffusersFormat(CheckpointFormat):
             extra_tensors,
             source_metadata,
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            notes=prefix_note(prefix),
         )
 
     def export(self, model: LoadedCheckpoint) -> ExportPlan:
