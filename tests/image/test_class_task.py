@@ -48,7 +48,9 @@ def folder(tmp_path_factory):
 
 def test_a_class_is_requested_by_its_index(lumina, folder, tmp_path):
     def pixels(label):
-        done = lumina("class", label, "--model", folder, "--out", tmp_path / f"{label}.png", "--size", "16x16")
+        done = lumina(
+            "class", label, "--model", folder, "--out", tmp_path / f"{label}.png", "--size", "16x16", "--overwrite"
+        )
         assert done.status == 0, done.err
         return Image.open(tmp_path / f"{label}.png").tobytes()
 

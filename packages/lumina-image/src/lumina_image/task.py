@@ -294,7 +294,7 @@ class ClassToImage(ImageTask):
 
     Request = ClassToImageRequest
 
-    def conditions(self, request: ClassToImageRequest) -> Mapping[str, Sequence[int]]:
+    def conditions(self, request: ClassToImageRequest) -> Mapping[str, Sequence[int | str]]:
         """Return the class for the conditioner `label`."""
         return {"label": [request.label]}
 
