@@ -159,12 +159,7 @@ class Trainer:
                 check_data_sizes(self.model, stage.dataset)
                 example = StepDataset.of_model(stage.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
                 _check_batch_memory(stage.global_batch_size, self.process, example)
-            if checkpoint is not None and self.is_sharded:
-                pass  # each process loads its part below
-            elif checkpoint is not None:
-                load_weights(checkpoint, self.model, self.base_hash.sha256)
-            elif not has_adapter(self.model):
-                self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
+            self._load_weights(checkpoint, init)
             # a sharded model moves to the device block by block
             if not self.is_sharded or isinstance(self.model.objective, SupportsNegatives):
                 self.model.to(self.process.device)
@@ -388,7 +383,8 @@ class Trainer:
         if self.process.is_main:
             keys: Sequence[SampleKey] = batch.keys
             if self.process.world_size > 1:  # a process has a share of the batch only
-                keys = make_sampler(self.dataset, training.seed).step_keys(self.step, training.global_batch_size)
+                sampler = make_sampler(self.stage.dataset, self.stage.seed)
+                keys = sampler.step_keys(self.step - self.stage.start, self.stage.global_batch_size)
             indices = [key.index for key in keys]
             write_anomaly(self.out, self.step + 1, reason, action, loss, grad_norm, indices)
         if action == "skip":
@@ -464,6 +460,14 @@ class Trainer:
             if self.process.is_main:  # out of the way, so that it does not count as the latest one
                 folder.rename(folder.with_name(f"damaged-{folder.name}-{time.time_ns()}"))
         return checkpoint
+
+    def _load_weights(self, checkpoint: Path | None, init: Sequence[str | Path]) -> None:
+        """Load the weights of a checkpoint, or copy those of other models; an adapter's base is loaded already."""
+        if checkpoint is not None:
+            if not self.is_sharded:  # of a sharded model, each process loads its part later
+                load_weights(checkpoint, self.model, self.base_hash.sha256)
+        elif not has_adapter(self.model):
+            self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
 
     def _init_weights(self, init: Sequence[str | Path]) -> None:
         """Copy weights of other models, then fit the conditioners that are still new to the data set."""
