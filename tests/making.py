@@ -42,6 +42,7 @@ def make_model(recipe: str, folder: Path, registry: Registry) -> Path:
 
     from lumina_core.model import build_model
     from lumina_core.model_dir import save_model
+    from lumina_core.protocols import SupportsFit
     from lumina_core.recipe import Recipe
 
     torch.manual_seed(0)
@@ -50,6 +51,7 @@ def make_model(recipe: str, folder: Path, registry: Registry) -> Path:
         for weight in model.parameters():  # heads and gates are initially zero, so that text would have no effect
             weight.add_(0.1 * torch.randn_like(weight))
     for conditioner in model.conditioners_by_field.values():
-        conditioner.fit(CAPTIONS)
+        if isinstance(conditioner, SupportsFit):
+            conditioner.fit(CAPTIONS)
     save_model(model, folder, registry)
     return folder

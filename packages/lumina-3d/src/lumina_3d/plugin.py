@@ -71,7 +71,10 @@ def _register_views(components: ComponentRegistrations) -> None:
 @hookimpl
 def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
     """Register the recipes of the package."""
-    points = {"points": "built-in model: point clouds of any count from prompts"}
+    points = {
+        "points": "built-in model: point clouds of any count from prompts",
+        "points_tiny": "very small model that trains in a minute on a CPU",
+    }
     views: dict[str, str] = {}
     for name, summary in {**points, **views}.items():
         recipes.add(f"3d.{name}", f"lumina_3d:recipes/{name}.yaml", summary)

@@ -102,7 +102,8 @@ def _read_arrays(path: Path) -> tuple[FloatArray, NDArray[np.int64] | None, Floa
 def _vertex_normals(loaded: Any, faces: Any) -> FloatArray | None:
     """Return the normals (N, 3) that a file of points stores, or None."""
     raw = getattr(loaded, "metadata", {}).get("_ply_raw", {}).get("vertex", {}).get("data") if faces is None else None
-    names = getattr(getattr(raw, "dtype", None), "names", None) or ()
+    # trimesh keeps a structured array of a binary file, and a dict of columns of a text file
+    names = raw.keys() if isinstance(raw, dict) else getattr(getattr(raw, "dtype", None), "names", None) or ()
     if raw is None or not {"nx", "ny", "nz"} <= set(names):
         return None
     return np.stack([np.asarray(raw[name], dtype=np.float64).reshape(-1) for name in ("nx", "ny", "nz")], axis=1)

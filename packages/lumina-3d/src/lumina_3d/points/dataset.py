@@ -96,10 +96,10 @@ class FamilyClouds(Dataset):
         return ((self.config.count,),)
 
     def eval_set(self) -> EvalSet:
-        """Return the evaluation set of shapes in one split."""
+        """Return the evaluation set of new shapes."""
         from lumina_3d.points.eval_set import FamilyEvalSet
 
-        return FamilyEvalSet(self)
+        return FamilyEvalSet(self.config.families, self.config.seed)
 
     def _make_shape(self, index: int) -> Shape:
         families = self.config.families
