@@ -77,11 +77,14 @@ def _mistake_of_lumina(words: list[str], partly: bool = False) -> str | None:
 
 
 def _try_values(name: str, values: dict) -> None:
-    if name in ("train", "check") and values["recipe"].startswith(("audio.", "core.", "image.")):
+    if name in ("train", "check") and values["recipe"].startswith(("3d.", "audio.", "core.", "image.")):
         Recipe.load(values["recipe"], values["settings"])
     entry = load_plugins().commands().get(name)
     if entry is not None and entry.component_type == "task":
-        given = {field: value for field, value in values.items() if field in Request.model_fields and value is not None}
+        module, _, attribute = entry.target.partition(":")
+        own = getattr(importlib.import_module(module), attribute).Request.model_fields
+        shared = {field for field, info in Request.model_fields.items() if own[field].metadata == info.metadata}
+        given = {field: value for field, value in values.items() if field in shared and value is not None}
         Request.read(given, "the page")  # what a task adds may name files, which are not here
 
 

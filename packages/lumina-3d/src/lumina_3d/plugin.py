@@ -88,3 +88,9 @@ def lumina_register_commands(commands: CommandRegistrations) -> None:
 @hookimpl
 def lumina_register_models(models: ModelRegistrations) -> None:
     """Register the built-in models."""
+    models.add(
+        "3d.points",
+        "lumina_3d:models/points",
+        "point clouds of any count from prompts",
+        task="3d.text_to_points",
+    )

@@ -61,7 +61,7 @@ class FamilyEvalSet(EvalSet):
 
     def indices(self, split: str) -> Sequence[int]:
         """Return the indices of a split."""
-        start = SPLITS.index(split) * self._split_size  # type: ignore[arg-type]
+        start = SPLITS.index(split) * self._split_size
         return range(start, start + self._split_size)
 
     def groups(self, index: int) -> Mapping[str, str]:
