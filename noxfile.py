@@ -78,6 +78,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """800 bad inputs of a seed, 60 kills of trainings, ten races for a folder, compiled training of all recipes."""
+    install(session, *TEST_TOOLS, packages=WITH_EXTRAS)
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    session.run("pytest", "-n", "auto", "tests/fuzz", *session.posargs, env={"LUMINA_FUZZ": "800", **one_thread})
+    session.run("python", "tests/kills.py", "--kills", "60", "--races", "10", env=one_thread)
+
+
+@nox.session
 @nox.parametrize("package", PACKAGES)
 def alone(session: nox.Session, package: str) -> None:
     """Each package with the core only: what it needs beyond that would be missing here."""

@@ -18,6 +18,7 @@ from lumina_core.model_dir import (
     WEIGHTS_FILE,
     LoadedDir,
     atomic_model_dir,
+    check_fits,
     check_dtype,
     config_bytes,
     dominant_dtype,
@@ -83,6 +84,7 @@ def plan_conversion(source: Path, registry: Registry, options: ConvertOptions = 
     loaded = open_model_dir(source, registry)
     if options.dtype is None:
         check_dtype(loaded)
+    check_fits(loaded, registry)
     target_format = _target_format(loaded, registry, options.format)
     values = loaded.recipe.to_dict()
     for override in options.overrides:

@@ -350,6 +350,19 @@ def check_dtype(loaded: LoadedDir) -> None:
         )
 
 
+def check_fits(loaded: LoadedDir, registry: Registry) -> None:
+    """Raise CheckpointError if the weights of a folder of this project do not fit its recipe.
+
+    Without the plugins of its components, which a conversion does not need, nothing is checked.
+    """
+    if loaded.format:
+        return
+    with suppress(PluginError):
+        mismatch = describe_mismatch(_build_empty(loaded, registry), loaded.weights)
+        if mismatch:
+            raise CheckpointError(f"{loaded.folder} does not fit its recipe: {mismatch}")
+
+
 def describe_mismatch(model: Model, weights: Mapping[str, compare.HasShape]) -> str:
     """Describe weights that are missing, unexpected or of another shape than those of a model; empty: they match."""
     expected = {n: None if _has_variable_length(n) else tuple(t.shape) for n, t in model.state_dict().items()}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 THREAD_SECONDS = 3.0
 """Time that a command waits at its end for threads of plugins."""
+MAX_LINE_CHARS = 1200
+"""Characters of an error on the terminal; a longer message loses its middle."""
 EXIT_SECONDS = 10.0
 """Time that functions at exit may take."""
 SUMMARIES = {
@@ -266,7 +268,8 @@ def _unknown_option(error: click.NoSuchOption) -> str:
 
 
 def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= MAX_LINE_CHARS else f"{line[: MAX_LINE_CHARS // 2]} ... {line[-MAX_LINE_CHARS // 2 :]}"
 
 
 def _load_command(module: str, name: str) -> click.Command:

@@ -95,7 +95,8 @@ def load_or_build_index(
     index = _read_index(file, state)
     if index is None:
         index = _build_index(source, measure, validate_first)
-        _save_index(index, file, state)
+        if len(index):  # a source without items is an error, which leaves nothing behind
+            _save_index(index, file, state)
     return index
 
 
