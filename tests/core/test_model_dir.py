@@ -226,7 +226,7 @@ def test_a_missing_plugin_is_named_with_the_versions_that_the_model_was_saved_wi
     with pytest.raises(PluginError) as error:
         load_model(folder, registry_of())
     message = str(error.value)
-    assert "no plugin called 'toy' is installed. Install it with: pip install lumina-toy" in message
+    assert "no plugin called 'toy' is installed. Install its package" in message
     assert "was saved with lumina-toy 0.1.0, lumina-core" in message
     assert message.endswith(". Install the same versions: pip install 'lumina-toy==0.1.0')")
 

@@ -160,7 +160,7 @@ WRONG = [
     (("cat", "--solver", "midpont"), "solver: got 'midpont', expected an installed solver; did you mean 'midpoint'?"),
     (
         ("cat", "--solver", "motion.step"),
-        "no plugin called 'motion' is installed. Install it with: pip install lumina-motion",
+        "no plugin called 'motion' is installed. Install its package",
     ),
     (("cat", "--schedule", "shft"), "did you mean 'shift"),
     (

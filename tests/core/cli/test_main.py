@@ -101,7 +101,7 @@ def test_debug_shows_the_traceback_and_the_line(capsys):
         (("check", "toy.small", "--set", "sampling.steps=0"), "sampling.steps: got 0, expected a value greater than"),
         (("check", "toy.small", "--set", "schema_version=9"), "got schema version 9, expected 2"),
         (("check", "toy.small"), "dataset: got none, expected a data set"),
-        (("models", "nowhere"), "model: got nowhere, expected an existing model folder"),
+        (("models", "nowhere"), "model: got 'nowhere', expected a model folder or the name of an installed model"),
         (("plugins", "tyo"), "plugin: got 'tyo', expected an installed plugin; did you mean 'toy'?"),
     ],
 )

@@ -75,7 +75,7 @@ def test_an_unknown_name_is_reported_with_the_nearest(registry, component_type, 
 
 
 def test_a_missing_plugin_is_reported_with_what_to_install(registry):
-    with pytest.raises(PluginError, match=r"no plugin called 'motion' is installed.*pip install lumina-motion"):
+    with pytest.raises(PluginError, match=r"no plugin called 'motion' is installed.*Install its package"):
         registry.find("tokenizer", "motion.joints")
 
 

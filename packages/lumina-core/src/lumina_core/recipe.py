@@ -118,7 +118,7 @@ class AdapterConfig(Config):
     base_dtype: Literal["float32", "bfloat16", "int8", "int4"] = Field(
         "float32",
         description="storage of the frozen blocks; bfloat16 and int4 compute in bfloat16; int8 (torchao) and int4 "
-        "(bitsandbytes): pip install 'lumina-core[quantize]'",
+        "(bitsandbytes)",
     )
 
 
@@ -366,7 +366,7 @@ def check_schema_version(values: Mapping[str, Any], source: str) -> None:
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise ConfigError(
             f"{source}: got schema version {version}, expected {SCHEMA_VERSION}. "
-            "Install a newer lumina-core: pip install -U lumina-core"
+            "Install a newer lumina-core (git pull, if it is a clone)."
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lumina_core.errors import PluginError
+from lumina_core.errors import PluginError, install_command
 from lumina_core.io import atomic_file
 
 FloatArray = NDArray[np.float64]
@@ -84,7 +84,7 @@ def write_html(points: FloatArray, path: Path, title: str = "") -> None:
 def check_plotly() -> None:
     """Raise PluginError if plotly is not installed."""
     if importlib.util.find_spec("plotly") is None:
-        raise PluginError("html: got no plotly, expected it. Install it: pip install 'lumina-3d[plot]'.")
+        raise PluginError(f"html: got no plotly, expected it. Install it: {install_command('lumina-3d[plot]')}")
 
 
 def draw_grid(clouds: Sequence[FloatArray], path: Path, columns: int = 8) -> Path:

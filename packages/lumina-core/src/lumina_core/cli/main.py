@@ -222,8 +222,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _print_error(
             f"the plugin '{plugin}' tried to end the program ({_one_line(error_text(error))})", 1, debug
         )
-    except (click.Abort, KeyboardInterrupt):
-        return _print_error("stopped", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
+        return _print_error(_one_line(str(cause or "")) or "stopped", 130)
     except click.NoSuchOption as error:
         return _print_error(_one_line(_unknown_option(error)), 2, debug)
     except click.ClickException as error:

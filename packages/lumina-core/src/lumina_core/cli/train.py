@@ -49,7 +49,7 @@ SET_OPTION = click.option(
 @click.option(
     "--profile", type=click.IntRange(min=1), metavar="STEPS", help="Profile so many steps, after the first three."
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="No progress bar, and no lines of progress.")
 def train(
     recipe: str,
     out: Path,
@@ -68,7 +68,7 @@ def train(
     """
     from lumina_core.plugins.loader import load_plugins
     from lumina_core.recipe import Recipe
-    from lumina_core.training.callbacks import ProgressBar
+    from lumina_core.training.callbacks import ProgressBar, print_line
     from lumina_core.training.tracking import ProfileCallback, TrackerCallback
     from lumina_core.training.trainer import Trainer
 
@@ -89,10 +89,10 @@ def train(
         registry=registry,
     )
     for message in trainer.messages if trainer.process.is_main else ():
-        click.echo(message)
+        print_line(message)
     model_dir = trainer.train()
     if trainer.process.is_main:
-        click.echo(f"the {'model' if trainer.recipe.training.adapter is None else 'adapter'} is in {model_dir}")
+        print_line(f"the {'model' if trainer.recipe.training.adapter is None else 'adapter'} is in {model_dir}")
 
 
 @click.command(epilog="Example:  lumina check image.emoji --set backbone.hidden_size=384")

@@ -309,7 +309,7 @@ class TransformersConditioner(nn.Module, Conditioner):
         mean_pooled: bool = Field(True, description="the pooled vector is the mean of the context")
         hidden_size: int | None = Field(None, ge=1, description="width of the context; None: as the source states")
         quantize: Literal["none", "int8", "int4"] = Field(
-            "none", description="bits of the weights of linear layers (pip install 'lumina-core[quantize]')"
+            "none", description="bits of the weights of linear layers, by torchao or bitsandbytes"
         )
         unload_after_use: bool = Field(False, description="free the network's memory after each batch of texts")
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lumina_core.config import Config as Settings
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, install_command
 from lumina_core.types import Tokens
 
 
@@ -81,7 +81,7 @@ def _assign(noise: Tensor, data: Tensor) -> Tensor:
     except ImportError as error:
         raise ConfigError(
             "coupling core.optimal_transport: got no scipy, expected it. Install it: "
-            "pip install 'lumina-core[optimal-transport]'."
+            + install_command("lumina-core[optimal-transport]")
         ) from error
     # the cost is |data - noise|^2; its squared norms are the same in every assignment
     cost = -(data.double() @ noise.double().T)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
-from lumina_core.errors import ConfigError, PluginError
+from lumina_core.errors import ConfigError, PluginError, install_command
 from lumina_core.flow.path import DiffusionForm, GVPPath, LinearPath, VPPath, compute_diffusion, convert_prediction
 from lumina_core.protocols import NoiseFn, Solver, SolverStep, Velocity
 
@@ -384,7 +384,8 @@ def _load_odeint() -> Any:
         from torchdiffeq import odeint
     except ImportError as error:
         raise PluginError(
-            "solver: adaptive solvers need torchdiffeq, which is not installed: pip install 'lumina-core[adaptive]'"
+            "solver: adaptive solvers need torchdiffeq, which is not installed: "
+            + install_command("lumina-core[adaptive]")
         ) from error
     return odeint
 

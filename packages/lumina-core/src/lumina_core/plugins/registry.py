@@ -396,7 +396,8 @@ class Registry:
         if dot and plugin not in self.sources and not suggest(plugin, self.sources, cutoff=0.85):
             return (
                 f"this uses {component_type} '{name}', and no plugin called '{plugin}' is installed. "
-                f"Install it with: pip install lumina-{plugin}, or register it with lumina_core.register"
+                f"Install its package (of this project: pip install -e packages/lumina-{plugin} in a clone), or "
+                "register it with lumina_core.register"
             )
         names = candidates if dot else {full_name.rpartition(".")[2] for full_name in candidates}
         hint = suggest(name, names) or f"; available: {', '.join(candidates) or 'none'}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
+import time
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from lumina_core.model import Model
     from lumina_core.plugins.registry import Registry
     from lumina_core.training.trainer import Trainer
+
+LINE_SECONDS = 30.0
+"""Time between two lines of progress in a file."""
 
 
 @dataclass(frozen=True)
@@ -179,24 +186,54 @@ def _make_tensorboard_writer(folder: Path, step: int) -> Any:
 
 
 class ProgressBar(TrainCallback):
-    """Progress bar on the terminal."""
+    """Progress bar on the terminal; a line now and then if the output goes elsewhere, to a file or a pipe.
 
-    def __init__(self) -> None:
-        columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")]
-        self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+    A training goes on if nobody reads its output any more.
+
+    Args:
+        line_seconds: time between two lines.
+    """
+
+    def __init__(self, line_seconds: float = LINE_SECONDS) -> None:
+        self._line_seconds, self._next_line = line_seconds, 0.0
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")]
+            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Show the bar."""
-        self._task = self._bar.add_task("", total=trainer.recipe.training.steps, completed=trainer.step)
-        self._bar.start()
+        if self._bar is not None:
+            self._task = self._bar.add_task("", total=trainer.recipe.training.steps, completed=trainer.step)
+            self._bar.start()
 
     def on_step_end(self, trainer: Trainer, metrics: StepMetrics) -> None:
-        """Advance the bar."""
-        self._bar.update(self._task, completed=metrics.step, description=f"loss {metrics.loss:.4f}")
+        """Advance the bar, or print a line if one is due."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=metrics.step, description=f"loss {metrics.loss:.4f}")
+            return
+        total = trainer.recipe.training.steps
+        if time.monotonic() >= self._next_line or metrics.step == total:
+            self._next_line = time.monotonic() + self._line_seconds
+            left = timedelta(seconds=round(metrics.step_seconds * (total - metrics.step)))
+            print_line(
+                f"step {metrics.step}/{total}  loss {metrics.loss:.4f}  lr {metrics.lr:.3g}  "
+                f"{metrics.step_seconds:.3g} s a step  {left} left"
+            )
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Stop the bar."""
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def print_line(text: str) -> None:
+    """Print a line to stdout; if its reader has gone, print no more."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class CheckpointCallback(TrainCallback):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,6 +81,12 @@ if TYPE_CHECKING:
 
 LOCK_FILE = ".lumina.lock"
 """File in the folder of a training that is locked while the training runs."""
+
+
+class InterruptedTraining(KeyboardInterrupt):
+    """A signal has ended a training after a step; the message says how to go on."""
+
+
 MAX_NEGATIVE_EXAMPLES = 4096
 """Most examples that an objective gets as negatives before a training."""
 
@@ -137,6 +145,7 @@ class Trainer:
             self.recipe, self.messages = use_base_model(self.recipe, init, self.registry)
         self._lock: RunLock | None = None
         self._stopped, self._saved_step, self._is_alone = False, -1, False
+        self._signal = 0
         self._checkpointer: ShardedCheckpointer | None = None
         self.process = distributed.init_distributed(device)
         with self._closed_on_error():
@@ -150,9 +159,7 @@ class Trainer:
             given = None if dataset is None else as_dataset(dataset)
             self.stages = build_stages(self.recipe, self.registry, given)
             self.dataset = self.stages[0].dataset
-            self.recipe = with_class_names(self.recipe, self.dataset)
-            if checkpoint is not None:
-                self.messages += compare_recipes(read_model_config(checkpoint)[0], self.recipe)
+            self._complete_recipe(checkpoint)
             torch.manual_seed(self.recipe.training.seed)
             self.model, self.base_hash = build_training_model(self.recipe, self.registry)
             for stage in self.stages:
@@ -193,12 +200,15 @@ class Trainer:
         Returns:
             The folder of the model, or of the adapter; it has the averaged weights.
 
+        SIGINT (Ctrl-C) and SIGTERM end the training after the current step, with a checkpoint; a second one at once.
+
         Raises:
             CheckpointError: a checkpoint cannot be written.
             LuminaError: the loss or the gradient is not finite, a file cannot be written, or a callback returned a
                 value.
+            InterruptedTraining: a signal has ended the training; its checkpoint is written.
         """
-        with self._closed_on_error():
+        with self._closed_on_error(), self._stop_on_signals():
             if self.process.is_main:
                 delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
                 with atomic_file(self.out / "recipe.yaml") as partial:
@@ -218,9 +228,38 @@ class Trainer:
                 self._complete()
             finally:
                 self._call("on_train_end")
+            if distributed.broadcast_object(self._signal, self.process) and self.step < self.recipe.training.steps:
+                raise InterruptedTraining(
+                    f"stopped after step {self.step}; the checkpoint is {self._checkpoint_dir()}. To go on: the same "
+                    "command with --resume"
+                )
             model_dir = self.save_model()
         self.close()
         return model_dir
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Stop after the current step if SIGINT or SIGTERM arrives, and at once if a second one does."""
+        if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+            yield
+            return
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def handle(number: int, frame: Any) -> None:
+            if self._signal:
+                for other, handler in previous.items():
+                    signal.signal(other, handler)
+                raise KeyboardInterrupt
+            self._signal = number
+            self.stop()
+
+        for number in previous:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def train_step(self, batch: RawBatch) -> StepMetrics:
         """Take one optimizer step on this process's share of a batch, and update the averaged weights.
@@ -468,6 +507,12 @@ class Trainer:
                 load_weights(checkpoint, self.model, self.base_hash.sha256)
         elif not has_adapter(self.model):
             self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
+
+    def _complete_recipe(self, checkpoint: Path | None) -> None:
+        """Put the class names of the data set into the recipe, and compare it with that of a checkpoint."""
+        self.recipe = with_class_names(self.recipe, self.dataset)
+        if checkpoint is not None:
+            self.messages += compare_recipes(read_model_config(checkpoint)[0], self.recipe)
 
     def _init_weights(self, init: Sequence[str | Path]) -> None:
         """Copy weights of other models, then fit the conditioners that are still new to the data set."""

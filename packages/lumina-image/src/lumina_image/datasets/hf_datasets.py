@@ -11,7 +11,7 @@ from pydantic import Field
 from lumina_core.config import suggest_or_list
 from lumina_core.data.captions import Captions
 from lumina_core.data.source import INDEX_DIR, FileOrBytes, Item, ItemRef, SkippedItem, Source
-from lumina_core.errors import ConfigError, PluginError, UnusableError
+from lumina_core.errors import ConfigError, PluginError, UnusableError, install_command
 from lumina_core.io import user_path
 from lumina_image.datasets.image_dataset import CropConfig, ImageDataset
 from lumina_image.datasets.row_parsing import ColumnConfig, RowParser
@@ -131,7 +131,7 @@ def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise PluginError(f"{COMPONENT} needs datasets. Install it with: pip install 'lumina-image[shards]'") from error
+        raise PluginError(f"{COMPONENT} needs datasets: {install_command('lumina-image[shards]')}") from error
     return datasets
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lumina_core.data.captions import Captions
 from lumina_core.data.source import FileOrBytes, Item, ItemRef, Shards, SkippedItem, Source
-from lumina_core.errors import PluginError, UnusableError
+from lumina_core.errors import PluginError, UnusableError, install_command
 from lumina_image.datasets.image_dataset import ImageDataset, ShardConfig
 from lumina_image.datasets.row_parsing import ColumnConfig, RowParser
 from lumina_image.image_io import ImageError
@@ -164,7 +164,7 @@ def _import_pyarrow() -> Any:
     try:
         import pyarrow.parquet as module
     except ImportError as error:
-        raise PluginError(f"{COMPONENT} needs pyarrow. Install it with: pip install 'lumina-image[shards]'") from error
+        raise PluginError(f"{COMPONENT} needs pyarrow: {install_command('lumina-image[shards]')}") from error
     return module
 
 

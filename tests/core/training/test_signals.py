@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM save; a file gets lines of progress; nobody needs to read them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from core import toy
+
+from lumina_core.training.callbacks import ProgressBar
+from lumina_core.training.trainer import Trainer
+
+RUN = Path(__file__).parents[1] / "toy_run.py"
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    path = out / "metrics.csv"
+    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
+
+
+def start(recipe: Path, out: Path, *more: str, **how) -> subprocess.Popen:
+    command = [sys.executable, str(RUN), "train", str(recipe), "--out", str(out), *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **{"stdout": subprocess.PIPE, **how})
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_DELAY", "0.02")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(toy.values(steps=100000, checkpoint_interval=50000)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(recipe, tmp_path, number):
+    process = start(recipe, tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while len(rows(tmp_path / "run")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(rows(tmp_path / "run")[-1]["step"])
+    assert process.returncode == 130 and checkpoint.name == f"step-{step:08d}"
+    assert f"stopped after step {step}" in err and "--resume" in err and "Traceback" not in err
+    assert out.startswith("step 1/100000  loss ")
+    done = start(recipe, tmp_path / "run", "--resume", "--set", f"training.steps={step + 2}")
+    done.communicate(timeout=120)
+    assert done.returncode == 0 and [int(row["step"]) for row in rows(tmp_path / "run")] == [*range(1, step + 3)]
+
+
+def test_a_training_ends_with_its_model_though_nobody_reads_its_output(recipe, tmp_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = start(recipe, tmp_path / "run", "--set", "training.steps=3", stdout=write_end)
+    os.close(write_end)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_file_gets_a_line_now_and_then_and_one_at_the_end(tmp_path, capsys):
+    with Trainer(toy.recipe(steps=5), tmp_path, callbacks=[ProgressBar(1000.0)], registry=toy.registry()) as trainer:
+        trainer.train()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/5", "5/5"] and "s a step" in lines[0] and "left" in lines[0]
