@@ -102,7 +102,7 @@ def test_title_is_the_prompt_stored_in_the_file(matplotlib, lumina, tmp_path):
         lumina("spectrogram", tmp_path / f"{name}.wav", "--out", tmp_path / f"{name}.png")
     first, same, other = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert first == same != other
-    lumina("spectrogram", tmp_path / "c.wav", "--title", "a trumpet")
+    lumina("spectrogram", tmp_path / "c.wav", "--title", "a trumpet", "--overwrite")
     assert (tmp_path / "c.png").read_bytes() == first
 
 
@@ -120,3 +120,20 @@ def test_command_rejects_bad_input_in_one_line(lumina, tmp_path, monkeypatch, ar
     soundfile.write("s.wav", np.zeros(100), 16000)
     done = lumina("spectrogram", *arguments)
     assert done.status == 2 and message in done.err and done.err.count("\n") == 1
+
+
+def test_letters_without_a_font_are_left_out_and_others_are_drawn(matplotlib):
+    from lumina_audio.plot import _drawable_title
+
+    text, families = _drawable_title("eine Flöte, флейта, Größe")
+    assert text == "eine Flöte, флейта, Größe" and families == []
+    text, families = _drawable_title("x\U0010ffff\ue0ff")
+    assert text == "x"
+
+
+def test_command_replaces_no_file_unasked(matplotlib, lumina, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
+    (tmp_path / "a.png").write_text("mine")
+    done = lumina("spectrogram", tmp_path / "a.wav")
+    assert done.status == 2 and "--overwrite" in done.err and (tmp_path / "a.png").read_text() == "mine"
+    assert lumina("spectrogram", tmp_path / "a.wav", "--overwrite").status == 0

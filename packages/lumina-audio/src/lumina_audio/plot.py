@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-from lumina_core.errors import ConfigError, LuminaError
-from lumina_core.io import atomic_file, new_dir
+from lumina_core.errors import ConfigError, LuminaError, printable
+from lumina_core.io import atomic_file, new_dir, user_path
 from lumina_core.pretrained import require
 
 INSTALL_EXTRA = "lumina-audio[plot]"
@@ -80,7 +81,8 @@ def plot_spectrogram(waveform: Tensor, sample_rate: int, path: Path, title: str 
     mono = torch.nan_to_num(waveform.detach().float().cpu()).mean(dim=0)
     wave_axes.plot(np.linspace(0, duration, len(mono)), mono.numpy(), linewidth=0.5)
     wave_axes.set_axis_off()
-    wave_axes.set_title(_shorten(title), loc="left", parse_math=False)
+    text, family = _drawable_title(_shorten(title))
+    wave_axes.set_title(text, loc="left", parse_math=False, **({"family": family} if family else {}))
     unused_axes.set_axis_off()
     decibels = mel_decibels(waveform, sample_rate, max(1, waveform.shape[-1] // 800))
     max_db = max(MIN_REFERENCE_DB, float(decibels.max()))
@@ -128,14 +130,18 @@ def save_grid(waveforms: Sequence[Tensor], sample_rate: int, path: Path, columns
 @click.command(epilog="Example:  lumina spectrogram trumpet.wav --out trumpet.png")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.png", help="PNG file.  [default: FILE with .png]")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @click.option("--title", metavar="TEXT", help="Text above the plot.  [default: prompt of the file, or its name]")
-def spectrogram(file: Path, out: Path | None, title: str | None) -> None:
+def spectrogram(file: Path, out: Path | None, overwrite: bool, title: str | None) -> None:
     """Plot the waveform and the mel spectrogram of an audio file (wav, flac, ogg ...)."""
     from lumina_audio.audio_io import AudioError, read_audio, read_header
 
-    target = file.with_suffix(".png") if out is None else out
+    file = user_path(file)
+    target = file.with_suffix(".png") if out is None else user_path(out)
     if target.suffix.lower() != ".png":
         raise ConfigError(f"--out: got {target.name}, expected a .png file. Try {target.stem}.png.")
+    if target.exists() and not overwrite:
+        raise ConfigError(f"--out: got {target}, which exists already. Choose another one, or give --overwrite.")
     try:
         sample_rate = read_header(file).sample_rate
         clip = read_audio(file, sample_rate)
@@ -159,8 +165,41 @@ def _default_title(file: Path) -> str:
         return file.name
 
 
+_FONTS_OF_MANY_LETTERS = (
+    "Noto Sans CJK", "Noto Sans", "Source Han", "WenQuanYi", "Droid Sans Fallback", "Arial Unicode", "Hiragino",
+    "PingFang", "Microsoft YaHei", "Yu Gothic", "Malgun", "Noto Emoji", "Symbola", "Segoe UI",
+)  # fmt: skip
+"""Beginnings of the names of fonts that may have letters which the default font lacks."""
+
+
+def _drawable_title(title: str) -> tuple[str, list[str]]:
+    """Return a title that fonts of the system can draw, and these fonts; letters without a font are left out.
+
+    A letter with an accent that no font has loses the accent.
+    """
+    manager = require("matplotlib.font_manager", INSTALL_EXTRA, "a spectrogram plot")
+    default = manager.findfont(manager.FontProperties(family=["sans-serif"]))
+    missing = set(title) - set(map(chr, _letters_of(default)))
+    families = ["sans-serif"]
+    for font in manager.fontManager.ttflist if missing else ():
+        if font.name.startswith(_FONTS_OF_MANY_LETTERS) and font.name not in families:
+            found = missing & set(map(chr, _letters_of(font.fname)))
+            if found:
+                families.append(font.name)
+                missing -= found
+    plain = {letter: unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() for letter in missing}
+    text = "".join(plain.get(letter, letter) for letter in title)
+    return " ".join(text.split()).strip(" ,;"), families if len(families) > 1 else []
+
+
+@functools.lru_cache(maxsize=64)
+def _letters_of(file: str) -> frozenset[int]:
+    font = require("matplotlib.ft2font", INSTALL_EXTRA, "a spectrogram plot").FT2Font(file)
+    return frozenset(font.get_charmap())
+
+
 def _shorten(title: str, max_length: int = 90) -> str:
-    line = " ".join(title.split())
+    line = printable(" ".join(title.split()))
     return line if len(line) <= max_length else line[: max_length - 1].rstrip() + "…"
 
 

@@ -428,17 +428,30 @@ def _with_components(values: dict[str, Any], registry: Registry) -> dict[str, An
     return merge_configs({key: model_values[key] for key in MODEL_KEYS if key in model_values}, values)
 
 
+def recipe_text(name: str, registry: Registry) -> str:
+    """Return the text of an installed recipe, with its comments, or of a recipe file.
+
+    Raises:
+        PluginError: the recipe of a plugin cannot be read.
+        ConfigError: the file cannot be read.
+    """
+    installed = registry.recipes()
+    if name not in installed:
+        read_file(user_path(name))
+        return user_path(name).read_text(encoding="utf-8-sig")
+    package, _, path = installed[name].target.partition(":")
+    try:
+        return (files(package) / path).read_text(encoding="utf-8")
+    except (OSError, ImportError, TypeError, UnicodeDecodeError) as error:
+        raise PluginError(
+            f"recipe {name}: cannot read {installed[name].target} ({error}). Reinstall its plugin."
+        ) from error
+
+
 def _read_source(name: str, registry: Registry) -> dict[str, Any]:
     installed = registry.recipes()
     if name in installed:
-        package, _, path = installed[name].target.partition(":")
-        try:
-            text = (files(package) / path).read_text(encoding="utf-8")
-        except (OSError, ImportError, TypeError, UnicodeDecodeError) as error:
-            raise PluginError(
-                f"recipe {name}: cannot read {installed[name].target} ({error}). Reinstall its plugin."
-            ) from error
-        return read_text(text, f"recipe {name}")
+        return read_text(recipe_text(name, registry), f"recipe {name}")
     if Path(name).suffix.lower() in _FILE_SUFFIXES:
         return read_file(user_path(name))
     if reason := registry.missing_reason(name.partition(".")[0]):

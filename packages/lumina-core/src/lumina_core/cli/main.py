@@ -37,11 +37,12 @@ SUMMARIES = {
     "plot": "Plot the metrics of a training.",
     "schedule": "Print a schedule of times, or fit one to a model.",
     "models": "List models and recipes, or describe a model folder.",
+    "recipe": "Print an installed recipe, also for a folder of your own.",
     "plugins": "List plugins and components, and why a plugin was not loaded.",
 }
 MODULES = {
     "train": "train", "check": "train", "evaluate": "evaluate", "convert": "convert", "plot": "plot",
-    "schedule": "schedule", "models": "models", "plugins": "plugins",
+    "schedule": "schedule", "models": "models", "recipe": "recipe", "plugins": "plugins",
 }  # fmt: skip
 
 

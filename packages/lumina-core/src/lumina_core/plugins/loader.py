@@ -33,7 +33,7 @@ from lumina_core.plugins.registry import (
 )
 
 ENTRY_POINT_GROUP = "lumina"
-BUILT_IN_COMMANDS = ("train", "check", "evaluate", "convert", "plot", "schedule", "models", "plugins")
+BUILT_IN_COMMANDS = ("train", "check", "evaluate", "convert", "plot", "schedule", "models", "recipe", "plugins")
 ComponentT = TypeVar("ComponentT", bound=Callable[..., Any])
 
 _process_components: dict[tuple[str, str], tuple[Any, str]] = {}
