@@ -82,7 +82,15 @@ def fuzz(session: nox.Session) -> None:
     """800 bad inputs of a seed, 60 kills of trainings, ten races for a folder, compiled training of all recipes."""
     install(session, *TEST_TOOLS, packages=WITH_EXTRAS)
     one_thread = {"OMP_NUM_THREADS": "1"}
-    session.run("pytest", "-n", "auto", "tests/fuzz", *session.posargs, env={"LUMINA_FUZZ": "800", **one_thread})
+    session.run(
+        "pytest",
+        "-n",
+        "auto",
+        "tests/fuzz",
+        "tests/test_compiled_training.py",
+        *session.posargs,
+        env={"LUMINA_FUZZ": "800", **one_thread},
+    )
     session.run("python", "tests/kills.py", "--kills", "60", "--races", "10", env=one_thread)
 
 

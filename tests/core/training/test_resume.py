@@ -84,7 +84,11 @@ def test_a_resumed_training_cannot_change_what_its_state_depends_on(tmp_path, ch
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [(("objective", "prediction"), "data"), (("backbone", "rope_theta"), 99.0), (("conditioners", 0, "cacheable"), True)],
+    [
+        (("objective", "prediction"), "data"),
+        (("backbone", "rope_theta"), 99.0),
+        (("conditioners", 0, "cacheable"), True),
+    ],
 )
 def test_a_resumed_training_cannot_change_its_components(tmp_path, path, value):
     toy_recipe = interrupted(tmp_path)

@@ -122,6 +122,19 @@ class Model(nn.Module):
         """
         return condition_to(encode_conditions(self._conditioners_by_field, values, batch), self.device, self.dtype)
 
+    def encode_data(self, data: Tensor) -> Tensor:
+        """Return the latent of data, computed in the dtype of the autoencoder's weights, if it has any."""
+        return self.autoencoder.encode(self._as_autoencoder(data))
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """Return the data of a latent, computed in the dtype of the autoencoder's weights, if it has any."""
+        return self.autoencoder.decode(self._as_autoencoder(latent))
+
+    def _as_autoencoder(self, x: Tensor) -> Tensor:
+        module = self.autoencoder if isinstance(self.autoencoder, nn.Module) else None
+        weights = () if module is None else module.parameters()
+        return x.to(next((weight.dtype for weight in weights if weight.is_floating_point()), x.dtype))
+
     def null_condition(self, batch: int) -> Condition:
         """Return the null condition of all conditioners."""
         return self.encode_condition({}, batch)

@@ -55,7 +55,7 @@ def predict_data(
     """
     task = model.task
     assert isinstance(task, PredictionTask)  # the callers have checked it
-    latents = [model.autoencoder.encode(item[None].to(model.device)) for item in data]
+    latents = [model.encode_data(item[None].to(model.device)) for item in data]
     items = [model.tokenizer.patchify(latent) for latent in latents]
     items = [tokens.with_values(tokens.values.to(model.dtype)) for tokens in items]
     if not model.conditioners_by_field:

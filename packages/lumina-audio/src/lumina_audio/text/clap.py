@@ -203,7 +203,12 @@ class ClapTextEncoder(nn.Module, Conditioner):
         dtype = self.config.resolve_dtype(folder, device)
         try:
             network, report = library.ClapTextModelWithProjection.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
             )
         except Exception as error:  # transformers raises errors of many types
             reason = " ".join(str(error).split())[:300]

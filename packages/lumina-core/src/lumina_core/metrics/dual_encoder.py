@@ -83,9 +83,13 @@ class DualEncoder(TextFeatureExtractor):
 def _load(encoder: type[DualEncoder], folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     library = require("transformers", INSTALL_TARGET, encoder.component)
     with _checkpoint_errors(encoder.title, folder):
-        model = getattr(library, encoder.model_class).from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        tokenizer = library.AutoTokenizer.from_pretrained(folder)
-        processor = getattr(library, encoder.processor_class).from_pretrained(folder)
+        model = getattr(library, encoder.model_class).from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        processor = getattr(library, encoder.processor_class).from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     if not hasattr(model, encoder.projection_attr):
         raise CheckpointError(f"{folder} holds no {encoder.title}")
     return model.eval().requires_grad_(False).to(device), tokenizer, processor

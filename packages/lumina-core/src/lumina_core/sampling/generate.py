@@ -81,13 +81,13 @@ class BatchSizes:
     def decode(self, model: Model, tokens: Tokens) -> Tensor:
         """Decode tokens to data (B, channels, ...) as large as the largest result, zeros behind smaller ones."""
         if self.uniform:
-            return self._crop(model.autoencoder.decode(model.tokenizer.unpatchify(tokens)))
+            return self._crop(model.decode_latent(model.tokenizer.unpatchify(tokens)))
         items = tokens.items()
         decoded: dict[int, Tensor] = {}
         for size in dict.fromkeys(self.padded):
             rows = [row for row, padded_size in enumerate(self.padded) if padded_size == size]
             latent = model.tokenizer.unpatchify(stack_tokens([items[row] for row in rows]))
-            decoded |= zip(rows, model.autoencoder.decode(latent), strict=True)
+            decoded |= zip(rows, model.decode_latent(latent), strict=True)
         return self._crop(_pad_items([decoded[row] for row in range(len(items))]))
 
     def items(self, data: Tensor) -> list[Tensor]:

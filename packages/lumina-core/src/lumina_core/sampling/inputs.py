@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumina_core.conditioning.ops import batch_size, combine_regions, condition_to, mean_pool, select, stack
 from lumina_core.errors import ConfigError, ShapeError
@@ -358,10 +358,8 @@ def init_state(model: Model, init_data: InitData | None, size: Size, schedule: T
 
 
 def _encode_tokens(model: Model, data: Tensor, noise: Tensor) -> Tensor:
-    module = model.autoencoder if isinstance(model.autoencoder, nn.Module) else nn.Module()
-    dtype = next((parameter.dtype for parameter in module.parameters()), torch.float32)
     with model.onload("autoencoder"):
-        latent = model.autoencoder.encode(data.to(model.device, dtype)).float()
+        latent = model.encode_data(data.to(model.device, torch.float32)).float()
     values = model.tokenizer.patchify(latent).values
     if len(values) == 1:
         values = values.expand(len(noise), -1, -1)

@@ -131,7 +131,7 @@ def velocity_of_requests(
 
 def _encode_tokens(model: Model, data: Tensor, tokens: Tokens) -> Tensor:
     with model.onload("autoencoder"):
-        latent = model.autoencoder.encode(data.to(model.device, model.dtype)).float()
+        latent = model.encode_data(data.to(model.device, model.dtype)).float()
     values = model.tokenizer.patchify(latent).values
     check_values(values, tokens.values.shape, "data")
     return values

@@ -371,7 +371,7 @@ class Pipeline:
     def decode(self, tokens: Tokens) -> Tensor:
         """Decode tokens of one size to data (B, channels, ...), float32 on the CPU."""
         with self.model.onload("autoencoder"):
-            return self.model.autoencoder.decode(self.model.tokenizer.unpatchify(tokens)).float().cpu()
+            return self.model.decode_latent(self.model.tokenizer.unpatchify(tokens)).float().cpu()
 
     def invert(self, data: Tensor, **options: Any) -> Any:
         """Return the noise of data (B, channels, ...) in [-1, 1] under a request, as an `Inversion`.

@@ -1,0 +1,62 @@
+"""Ten steps of each recipe, compiled and eager, have equal losses and gradients: one here, all by `nox -s fuzz`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from lumina_core.errors import LuminaError
+from lumina_core.plugins.loader import load_plugins
+from lumina_core.recipe import Recipe
+from lumina_core.training.trainer import Trainer
+
+STEPS = 10
+SMALL = (
+    "training.steps=10", "training.global_batch_size=2", "training.warmup_steps=0", "training.sample_requests=[]",
+    "training.cache_latents=false", "training.seed=1",
+)  # fmt: skip
+ALL = bool(os.environ.get("LUMINA_FUZZ"))
+FIRST = ["image.tiny"]
+
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler")
+
+
+def recipes():
+    return list(load_plugins().recipes()) if ALL else FIRST
+
+
+def small_recipe(name, precision, **training):
+    """Return a recipe with two blocks, compiled with plain products, as `auto` trains on a CPU."""
+    values = Recipe.load(name, SMALL).to_dict(False)
+    if values["backbone"] is None:
+        pytest.skip("trains no backbone")
+    values["backbone"] |= {"num_layers": 2, "attn_backend": "matmul"}
+    values["training"] |= {"mixed_precision": precision, **training}
+    if values["dataset"] is None:
+        pytest.skip("has no data set of its own")
+    return Recipe.read(values, name)
+
+
+def run(recipe, out):
+    """Return losses and norms of the gradients of all steps."""
+    with Trainer(recipe, out, device="cpu") as trainer:
+        metrics = [trainer.train_step(batch) for batch in trainer.batches()]
+        assert trainer._loss_module.is_compiled == recipe.training.compile  # no fallback to eager
+    return torch.tensor([[one.loss, one.grad_norm] for one in metrics])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"] if ALL else ["bfloat16"])
+@pytest.mark.parametrize("name", recipes())
+def test_compiled_and_eager_training_agree(name, precision, tmp_path):
+    try:
+        eager = run(small_recipe(name, precision, compile=False), tmp_path / "eager")
+        compiled = run(small_recipe(name, precision, compile=True), tmp_path / "compiled")
+    except LuminaError as error:
+        if any(word in str(error) for word in ("source", "dataset", "memory", "folder", "base_model", "pip install")):
+            pytest.skip(f"needs files of its own: {error}")
+        raise
+    assert eager.isfinite().all() and len(eager) == STEPS
+    torch.testing.assert_close(compiled, eager, rtol=0.05 if precision == "bfloat16" else 1e-3, atol=1e-3)
