@@ -38,10 +38,10 @@ def style(data: Path, lora: Path, out: Path) -> None:
     names = sorted(data.glob("*.txt"))
     chosen = [names[round(index)] for index in np.linspace(40, len(names) - 40, NUM_NAMES)]
     prompts = [path.read_text(encoding="utf-8").strip() for path in chosen]
-    pipe = Pipeline.from_pretrained("image.emoji")
+    pipe = Pipeline.from_pretrained("image.emoji_latent")
     before = pipe(prompts, seed=1).images
-    pipe.load_lora(lora)
-    after = pipe(prompts, seed=1).images
+    pipe.load_lora(lora, 0.7)
+    after = pipe(prompts, seed=1, guidance_scale=1.2).images
     real = [Image.open(path.with_suffix(".png")).convert("RGB") for path in chosen]
     sheet({"before": before, "after": after, "Twemoji": real}, out)
     print(", ".join(prompts))

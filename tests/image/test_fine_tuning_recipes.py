@@ -54,13 +54,13 @@ def test_more_classes_than_the_recipe_has_are_refused(classes, tmp_path, registr
 
 def test_a_lora_recipe_takes_the_components_of_its_base_and_keeps_its_own_settings_of_speed(classes, registry):
     recipe = small("image.lora", classes, registry=registry)
-    used, messages = use_base_model(recipe, ["image.emoji_latent"], registry)
-    latent = read_model_recipe("image.emoji_latent", registry)
-    assert used.autoencoder == latent.autoencoder and used.base_model == "image.emoji_latent"
-    assert used.backbone.options == latent.backbone.options | {"gradient_checkpointing": True}
+    used, messages = use_base_model(recipe, ["image.emoji"], registry)
+    base = read_model_recipe("image.emoji", registry)
+    assert used.autoencoder == base.autoencoder and used.base_model == "image.emoji"
+    assert used.backbone.options == base.backbone.options | {"gradient_checkpointing": True}
     assert used.training.adapter == recipe.training.adapter
     (message,) = messages
-    assert "autoencoder" in message and "as in image.emoji_latent" in message
+    assert "autoencoder" in message and "as in image.emoji" in message
     assert use_base_model(recipe, [], registry)[1] == []
 
 

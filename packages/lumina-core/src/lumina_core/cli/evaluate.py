@@ -12,9 +12,10 @@ import click
 from lumina_core.cli.console import echo_json, multi_progress
 from lumina_core.cli.generate import (
     device_options,
-    load_loras,
     lora_option,
+    model_of_loras,
     option_names_in_errors,
+    parse_loras,
     request_options,
     with_options,
 )
@@ -88,8 +89,11 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
         return
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
     with option_names_in_errors(list(load_options)):
+        loras = parse_loras(values.pop("loras"))
+        model = model or model_of_loras(loras)
         pipeline = Pipeline.from_pretrained(model, **load_options)
-        load_loras(pipeline, values.pop("loras"))
+        for path, weight in loras:
+            pipeline.load_lora(path, weight)
     settings = _request_fields(values.pop("fields"))
     arguments = ("dataset", "languages", "split", "samples_per_prompt", "seed", "batch_size", "out", "resume", "cache")
     kwargs = {key: values.pop(key) for key in arguments}

@@ -156,18 +156,18 @@ def device_options() -> list[click.Parameter]:
 
 
 def lora_option() -> click.Parameter:
-    """Return the option for LoRAs, see `load_loras`."""
-    text = "LoRA to add, a folder or a .safetensors file, with a factor; repeatable.  [default: none]"
+    """Return the option for LoRAs, see `parse_loras`."""
+    text = "LoRA to add, a folder or a .safetensors file; repeatable. Its base is then the model.  [default: none]"
     return GroupedOption(["--lora", "loras"], "Basic", multiple=True, metavar="FILE[:WEIGHT]", help=text)
 
 
-def load_loras(pipeline: Pipeline, loras: Sequence[str]) -> None:
-    """Load LoRAs given as FILE or FILE:WEIGHT.
+def parse_loras(loras: Sequence[str]) -> list[tuple[str, float]]:
+    """Parse LoRAs given as FILE or FILE:WEIGHT.
 
     Raises:
         ConfigError: a weight is not a finite number.
-        CheckpointError: a file is missing, or does not fit the model.
     """
+    parsed = []
     for lora in loras:
         path, separator, text = lora.rpartition(":")
         # a path may hold a colon: C:\\loras\\style
@@ -179,7 +179,21 @@ def load_loras(pipeline: Pipeline, loras: Sequence[str]) -> None:
                 raise ValueError
         except ValueError:
             raise ConfigError(f"--lora: got weight '{text}', expected a number, for example {path}:0.8") from None
-        pipeline.load_lora(path, weight)
+        parsed.append((path, weight))
+    return parsed
+
+
+def model_of_loras(loras: Sequence[tuple[str, float]]) -> str | None:
+    """Return the model that the first LoRA names; None: there is none, or it names none.
+
+    Raises:
+        CheckpointError: its file is missing or damaged.
+    """
+    if not loras:
+        return None
+    from lumina_core.adapters.files import stated_base
+
+    return stated_base(loras[0][0]) or None
 
 
 def _help_text(text: str, default: Any) -> str:
@@ -446,7 +460,7 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
     from lumina_core.sampling.pipeline import Pipeline
 
     out, prompts_file, preview, overwrite = (values.pop(key) for key in ("out", "prompts_file", "preview", "overwrite"))
-    model, as_json, loras = values.pop("model"), values.pop("as_json"), values.pop("loras")
+    model, as_json, loras = values.pop("model"), values.pop("as_json"), parse_loras(values.pop("loras"))
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device", "compile")}
     sidecar_values = {kind: values.pop(f"sidecar_{kind}") for kind in task.sidecars}
     fields = {field: value for field, value in values.items() if value is not None and value != ()}
@@ -460,14 +474,16 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
         paths = output_paths(user_path(out), len(requests), is_folder, task.suffixes, overwrite=overwrite)
         sidecars = sidecar_paths(task, sidecar_values, paths, is_folder, overwrite)  # type: ignore[arg-type]
         outputs = [*paths, *(path for kind_paths in sidecars.values() for path in kind_paths)]
-        check_inputs_kept(_input_files(values, prompts_file, loras), outputs)
+        check_inputs_kept(_input_files([*values.values(), prompts_file, *(lora for lora, _ in loras)]), outputs)
         if preview is not None:
             check_new([steps_dir(path) for path in paths], "--preview", overwrite)
+        model = model or model_of_loras(loras)
         if sys.stderr.isatty():
             click.echo(f"opening the model {model or '(built in)'} ...", err=True)
         start = time.perf_counter()
         pipeline = Pipeline.from_pretrained(model, task=task_name, **load_options)
-        load_loras(pipeline, loras)
+        for lora, weight in loras:
+            pipeline.load_lora(lora, weight)
         loaded = time.perf_counter()
         with _one_line_warnings():
             results = _generate(pipeline, requests, paths, preview, sidecars, show_progress=lines is not None)
@@ -500,11 +516,10 @@ def option_names_in_errors(fields: Sequence[str]) -> Iterator[None]:
         raise type(error)(message) from error
 
 
-def _input_files(values: Mapping[str, Any], prompts_file: Path | None, loras: Sequence[str]) -> list[Path]:
+def _input_files(values: Sequence[Any]) -> list[Path]:
     """Return the files that the values of options name."""
-    texts = [value for value in (*values.values(), *loras, prompts_file) if isinstance(value, str | Path)]
     files = []
-    for text in texts:
+    for text in (value for value in values if isinstance(value, str | Path)):
         with suppress(OSError, ValueError):  # a prompt is no path
             if user_path(text).is_file():
                 files.append(user_path(text))
