@@ -289,6 +289,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("metric", "3d.point_class"): Try(
         {"feature_extractor": {"count": 16}}, Sample(clouds(), {"fields": [{"label": 0}, {"label": 1}]})
     ),
+    ("task", "3d.class_to_points"): Try(sample={"label": "table", "count": 12}),
     ("task", "3d.text_to_points"): [
         Try(sample={"prompt": "a chair", "count": 12, "negative_prompt": "a table"}),
         Try(sample={"prompt": "a chair", "count": 12, "partial": clouds()[0].T[:4]}),

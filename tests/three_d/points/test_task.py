@@ -8,12 +8,15 @@ import os
 import numpy as np
 import pytest
 import torch
+from making import registry_of
 from PIL import Image
 
 from lumina_3d.points.cloud_io import read_cloud
 from lumina_3d.points.memory import check_memory, needed_bytes
-from lumina_3d.points.task import TextToPoints
+from lumina_3d.points.task import ClassToPoints, TextToPoints
 from lumina_core.errors import ConfigError
+from lumina_core.model import build_model
+from lumina_core.recipe import Recipe
 
 FAST = ("--steps", 2)
 
@@ -169,3 +172,20 @@ def test_evaluation_compares_with_real_clouds(lumina, tiny_points, tmp_path):
     scores = json.loads(done.out.strip().splitlines()[-1])["scores"]
     assert scores["3d.point_sets"]["1-NNA-CD"]["value"] >= 0.5  # a model without training
     assert scores["3d.point_attributes"]["attributes of real clouds"]["value"] >= 0.98
+
+
+def test_a_class_is_requested_by_name_or_index():
+    task = ClassToPoints(ClassToPoints.Config())
+    by_name, by_index = (task.conditions(task.Request(label=label)) for label in ("table", "1"))
+    assert by_name == by_index == {"label": [1]}
+    assert task.request_for({"label": 1, "count": 99}) == {"label": "1", "count": 99}
+    with pytest.raises(ConfigError, match=r"label: got 'tabel'.*table"):
+        task.conditions(task.Request(label="tabel"))
+    with pytest.raises(ConfigError, match="below 10"):
+        task.conditions(task.Request(label="10"))
+
+
+def test_the_recipe_of_classes_builds():
+    registry = registry_of("3d")
+    model = build_model(Recipe.load("3d.points_class", registry=registry), registry)
+    assert isinstance(model.task, ClassToPoints) and set(model.conditioners_by_field) == {"label", "partial"}

@@ -47,6 +47,12 @@ def _register_points(components: ComponentRegistrations) -> None:
     components.dataset("3d.family_clouds", f"{package}.dataset:FamilyClouds", "built in: parametric families")
     components.dataset("3d.cloud_folder", f"{package}.dataset:CloudFolder", "folder of clouds and meshes by class")
     components.task("3d.text_to_points", f"{package}.task:TextToPoints", "Point clouds of a prompt.", command="points")
+    components.task(
+        "3d.class_to_points",
+        f"{package}.task:ClassToPoints",
+        "Point clouds of a class.",
+        command="cloud",
+    )
     for name, target, summary in (
         ("linear", "LinearFeatures", "coordinates alone"),
         ("fourier", "FourierFeatures", "sines and cosines, the same for any count"),
@@ -73,6 +79,7 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
     """Register the recipes of the package."""
     points = {
         "points": "built-in model: point clouds of any count from prompts",
+        "points_class": "class-conditional point clouds, as the paper's on ShapeNet",
         "points_tiny": "very small model that trains in a minute on a CPU",
     }
     views: dict[str, str] = {}

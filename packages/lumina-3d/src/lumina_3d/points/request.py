@@ -74,15 +74,11 @@ PartialField = Annotated[
 ]
 
 
-class PointsRequest(Request):
-    """Prompt, number of points, and given points of a cloud to complete."""
+class CloudRequest(Request):
+    """Number of points, and given points of a cloud to complete."""
 
     results_field: ClassVar[str] = "clouds"
 
-    prompt: str = Field(max_length=20000, description="text that describes the object")
-    negative_prompt: str | None = Field(
-        None, max_length=20000, description="content to avoid, used by classifier-free guidance"
-    )
     count: int = Field(2048, ge=1, le=MAX_COUNT, description="number of points")
     clouds: int = Field(1, ge=1, le=1024, description="number of results, with the seeds SEED, SEED + 1 and so on")
     partial: PartialField | None = Field(
@@ -92,3 +88,18 @@ class PointsRequest(Request):
     )
     normals: bool = Field(False, description="store normals, estimated by local principal components")
     ascii: bool = Field(False, description="write PLY as text")
+
+
+class PointsRequest(CloudRequest):
+    """Prompt, number of points, and given points."""
+
+    prompt: str = Field(max_length=20000, description="text that describes the object")
+    negative_prompt: str | None = Field(
+        None, max_length=20000, description="content to avoid, used by classifier-free guidance"
+    )
+
+
+class ClassPointsRequest(CloudRequest):
+    """Class, number of points, and given points."""
+
+    label: str = Field(min_length=1, max_length=200, description="name or index of a class of the model")

@@ -1,4 +1,4 @@
-"""Task text-to-points: request -> conditions, count and given points; result -> file and pictures."""
+"""Tasks text-to-points and class-to-points: request -> conditions and given points; result -> file and pictures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lumina_3d.families.shapes import FAMILIES
 from lumina_3d.points.cloud_io import WRITE_FORMATS, Cloud, encode_cloud, estimate_normals
 from lumina_3d.points.memory import check_memory
 from lumina_3d.points.pictures import check_plotly, draw_grid, write_gif, write_html, write_strip
-from lumina_3d.points.request import PointsRequest
+from lumina_3d.points.request import ClassPointsRequest, CloudRequest, PointsRequest
 from lumina_core.config import Config as Settings
+from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import GenerationTask
 from lumina_core.types import GenerationOutput, InitData, Size
@@ -30,10 +32,9 @@ class PointsOutput(GenerationOutput):
         return self.values
 
 
-class TextToPoints(GenerationTask):
-    """Task of models that generate point clouds from text, and complete partial clouds."""
+class CloudTask(GenerationTask):
+    """Base class of tasks that generate point clouds, and complete partial clouds."""
 
-    Request = PointsRequest
     data_field = "points"
     suffixes = WRITE_FORMATS
     Output = PointsOutput
@@ -44,24 +45,16 @@ class TextToPoints(GenerationTask):
         "turn": (".gif", "GIF file in which the cloud turns; auto: the name of the result."),
         "html": (".html", "page on which the cloud can be turned (plotly); auto: the name of the result."),
     }
-    examples = (
-        '"an office chair" --count 4096 --out chair.ply',
-        '"a round table on a pedestal" --count 8192 --out table.ply --strip auto --html auto',
-        '"a car" --partial half.ply --count 2048 --out car.npz',
-        "--prompts prompts.txt --out clouds --turn auto",
-    )
 
     class Config(Settings):
         """Number of points of training."""
 
         train_count: int = Field(256, ge=1, description="points per cloud in training")
-        chunk_size: int = Field(4096, ge=1, description="that of the backbone, for the estimate of memory")
-        hidden_size: int = Field(192, ge=1, description="that of the backbone, for the estimate of memory")
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def size(self, request: PointsRequest) -> Size:
+    def size(self, request: CloudRequest) -> Size:
         """Return (count,).
 
         Raises:
@@ -79,17 +72,11 @@ class TextToPoints(GenerationTask):
         """Format a number of points."""
         return f"{size[0]} points"
 
-    def conditions(self, request: PointsRequest) -> Mapping[str, Sequence[Any]]:
-        """Return the prompt as `caption`, and the given points as `partial`."""
-        partial = {} if request.partial is None else {"partial": [request.partial.points]}
-        return {"caption": [request.prompt], **partial}
+    def partial_conditions(self, request: CloudRequest) -> Mapping[str, Sequence[Any]]:
+        """Return the given points as `partial`, for both halves of guidance; empty without given points."""
+        return {} if request.partial is None else {"partial": [request.partial.points]}
 
-    def negative_conditions(self, request: PointsRequest) -> Mapping[str, Sequence[Any]]:
-        """Return the negative prompt as `caption`, and the given points: guidance concerns the text alone."""
-        partial = {} if request.partial is None else {"partial": [request.partial.points]}
-        return partial if request.negative_prompt is None else {"caption": [request.negative_prompt], **partial}
-
-    def init_data(self, request: PointsRequest) -> InitData | None:
+    def init_data(self, request: CloudRequest) -> InitData | None:
         """Return the given points, which are preserved exactly, as the last points of the cloud."""
         if request.partial is None:
             return None
@@ -98,18 +85,11 @@ class TextToPoints(GenerationTask):
         data[:, count - len(points) :], keep[count - len(points) :] = points.T, 1
         return InitData(data, strength=1.0, keep_mask=keep)
 
-    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a request whose prompt is the caption of an example.
+    def eval_count(self, fields: Mapping[str, Any]) -> int:
+        """Return the number of points that the fields of an example ask for, or that of training."""
+        return fields["count"] if isinstance(fields.get("count"), int) else self.config.train_count
 
-        Raises:
-            ConfigError: the example has no caption.
-        """
-        if not isinstance(fields.get("caption"), str):
-            raise ConfigError(f"example: got the fields {', '.join(fields) or 'none'}, expected a caption")
-        count = fields["count"] if isinstance(fields.get("count"), int) else self.config.train_count
-        return {"prompt": fields["caption"], "count": count}
-
-    def notes(self, request: PointsRequest) -> list[str]:
+    def notes(self, request: CloudRequest) -> list[str]:
         """Return a warning for fewer points than in training, with which the model has no experience."""
         if request.count >= self.config.train_count:
             return []
@@ -153,6 +133,80 @@ class TextToPoints(GenerationTask):
     def save_grid(self, items: Sequence[Tensor], folder: Path, name: str) -> Path:
         """Save pictures of several clouds as one PNG image."""
         return draw_grid([_to_array(item) for item in items], folder / f"{name}.png")
+
+
+class TextToPoints(CloudTask):
+    """Task of models that generate point clouds from text."""
+
+    Request = PointsRequest
+    examples = (
+        '"an office chair" --count 4096 --out chair.ply',
+        '"a round table on a pedestal" --count 8192 --out table.ply --strip auto --html auto',
+        '"a car" --partial half.ply --count 2048 --out car.npz',
+        "--prompts prompts.txt --out clouds --turn auto",
+    )
+
+    def conditions(self, request: PointsRequest) -> Mapping[str, Sequence[Any]]:
+        """Return the prompt as `caption`, and the given points as `partial`."""
+        return {"caption": [request.prompt], **self.partial_conditions(request)}
+
+    def negative_conditions(self, request: PointsRequest) -> Mapping[str, Sequence[Any]]:
+        """Return the negative prompt as `caption`, and the given points: guidance concerns the text alone."""
+        partial = self.partial_conditions(request)
+        return partial if request.negative_prompt is None else {"caption": [request.negative_prompt], **partial}
+
+    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a request whose prompt is the caption of an example.
+
+        Raises:
+            ConfigError: the example has no caption.
+        """
+        if not isinstance(fields.get("caption"), str):
+            raise ConfigError(f"example: got the fields {', '.join(fields) or 'none'}, expected a caption")
+        return {"prompt": fields["caption"], "count": self.eval_count(fields)}
+
+
+class ClassToPoints(CloudTask):
+    """Task of models that generate point clouds of a class."""
+
+    Request = ClassPointsRequest
+    examples = ("chair --count 4096 --out chair.ply", "3 --clouds 4 --out clouds")
+
+    class Config(CloudTask.Config):
+        """Number of points of training, and names of the classes."""
+
+        classes: tuple[str, ...] = Field(FAMILIES, min_length=1, description="names of the classes, in their order")
+
+    config: Config
+
+    def conditions(self, request: ClassPointsRequest) -> Mapping[str, Sequence[Any]]:
+        """Return the index of the class as `label`, and the given points as `partial`.
+
+        Raises:
+            ConfigError: the model has no such class.
+        """
+        classes, label = self.config.classes, request.label
+        if label not in classes and not (label.isdecimal() and int(label) < len(classes)):
+            raise ConfigError(
+                f"label: got {label!r}, expected an index below {len(classes)}, or a class"
+                f"{suggest_or_list(label, classes)}"
+            )
+        index = classes.index(label) if label in classes else int(label)
+        return {"label": [index], **self.partial_conditions(request)}
+
+    def negative_conditions(self, request: ClassPointsRequest) -> Mapping[str, Sequence[Any]]:
+        """Return the given points: guidance concerns the class alone."""
+        return self.partial_conditions(request)
+
+    def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a request for the class of an example.
+
+        Raises:
+            ConfigError: the example has no label.
+        """
+        if not isinstance(fields.get("label"), int):
+            raise ConfigError(f"example: got the fields {', '.join(fields) or 'none'}, expected a label")
+        return {"label": str(fields["label"]), "count": self.eval_count(fields)}
 
 
 def _to_array(item: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
