@@ -96,15 +96,14 @@ def describe(row: dict[str, Any]) -> str:
 def write_explanation(model: Any, image: Any, folder: Path, path: Path) -> Path:
     """Write the overlay of an image's map of relevance, as `<name>-explained.png`; returns its path."""
     from lumina_core.errors import ConfigError
-    from lumina_core.io import atomic_file
+    from lumina_core.io import atomic_file, new_dir
     from lumina_recog.explain import explain_image, overlay
     from lumina_recog.image_io import to_pil
 
     relevance = explain_image(model, image)
     target = folder / f"{path.stem}-explained.png"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as partial:
+        with new_dir(folder), atomic_file(target) as partial:
             to_pil(overlay(image, relevance)).save(partial, "PNG")
     except OSError as error:
         raise ConfigError(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lumina_core.errors import ConfigError
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, new_dir
 from lumina_core.protocols import Dataset
 
 SIZE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -218,7 +218,6 @@ def _stretched(image: Tensor, ratio: tuple[int, int]) -> tuple[int, int]:
 
 def write_report(report: Mapping[str, Any], confusion: Tensor, names: Sequence[str], out: Path) -> None:
     """Write report.md (tables), confusion.csv and, if matplotlib is installed, sizes.png (curves) to a folder."""
-    out.mkdir(parents=True, exist_ok=True)
     columns = list(report["scores"])
     rows = [("own size", report["scores"])]
     rows += [(f"size x {row['factor']:g}", row) for row in report["sizes"] if row["factor"] != 1]
@@ -227,7 +226,7 @@ def write_report(report: Mapping[str, Any], confusion: Tensor, names: Sequence[s
     ]
     lines = [f"| images | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     lines += [f"| {name} | {' | '.join(_cell(row[column]) for column in columns)} |" for name, row in rows]
-    with atomic_file(out / "report.md") as partial:
+    with new_dir(out), atomic_file(out / "report.md") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = io.StringIO()
     writer = csv.writer(text)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lumina_core.errors import PluginError, install_command
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, new_dir
 
 FloatArray = NDArray[np.float64]
 ELEVATION = 20.0
@@ -89,8 +89,8 @@ def check_plotly() -> None:
 
 def draw_grid(clouds: Sequence[FloatArray], path: Path, columns: int = 8) -> Path:
     """Write a PNG with pictures of several clouds, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _save(_paste([draw_cloud(points) for points in clouds], min(columns, len(clouds))), path)
+    with new_dir(path.parent):
+        _save(_paste([draw_cloud(points) for points in clouds], min(columns, len(clouds))), path)
     return path
 
 
