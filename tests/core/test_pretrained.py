@@ -7,9 +7,11 @@ import json
 import os
 
 import pytest
+import torch
 
 from lumina_core import pretrained
-from lumina_core.pretrained import digest
+from lumina_core.errors import CheckpointError
+from lumina_core.pretrained import FrozenModule, digest
 
 
 @pytest.fixture
@@ -74,3 +76,10 @@ def test_without_a_writable_cache_digests_are_the_same(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "file"))
     assert digest(make(tmp_path / "a")) == digest(tmp_path / "a")
+
+
+def test_a_frozen_network_with_nan_is_refused_when_it_is_loaded():
+    network = torch.nn.Linear(2, 2)
+    network.weight.data[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match="the weight weight holds NaN or Inf"):
+        FrozenModule(lambda device: network).network()

@@ -7,8 +7,10 @@ import csv
 import pytest
 from core.toy import recipe
 from core.training.test_trainer import StopBy, make_trainer, rows, train, weights_are_equal
+from safetensors.torch import save_file
 
 from lumina_core.errors import CheckpointError, ConfigError
+from lumina_core.model_dir import read_weights
 from lumina_core.training.trainer import LOCK_FILE
 
 SETTINGS = {"steps": 8, "checkpoint_interval": 2, "keep_latest_k": 3}
@@ -151,3 +153,12 @@ def test_new_parents_of_a_refused_training_are_deleted(tmp_path):
     with pytest.raises(ConfigError, match="dataset: got none"):
         make_trainer(tmp_path / "a" / "b", recipe("word").model_copy(update={"dataset": None}))
     assert not (tmp_path / "a").exists()
+
+
+def test_weights_with_nan_are_not_begun_from(tmp_path):
+    model = train(tmp_path / "first", recipe("word", steps=1))
+    weights = read_weights(model / "model.safetensors")
+    weights["backbone.embed.weight"][0, 0] = float("nan")
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"backbone\.embed\.weight holds NaN or Inf"):
+        make_trainer(tmp_path / "second", recipe("word"), init=[model])

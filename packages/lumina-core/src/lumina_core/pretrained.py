@@ -20,6 +20,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lumina_core.checkpoint.lazy_tensors import check_finite
 from lumina_core.config import Config
 from lumina_core.device import supported_dtype
 from lumina_core.errors import CheckpointError, PluginError, install_command
@@ -100,7 +101,12 @@ class FrozenModule(nn.Module):
         with torch.inference_mode(False), torch.device("cpu"):  # independent of the mode and device of the first caller
             if not self._networks:
                 with suppress_logs():
-                    self._networks.append(self._load(self.device).eval().requires_grad_(False))
+                    network = self._load(self.device).eval().requires_grad_(False)
+                for name, weight in network.named_parameters():
+                    # float16 may have overflowed by the cast, which its users notice and repair
+                    if weight.dtype != torch.float16 or bool(weight.isnan().any()):
+                        check_finite(weight, name, type(network).__name__)
+                self._networks.append(network)
             self._current_device = self.device
             return self._networks[0].to(self._current_device)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from lumina_core.adapters.lora import BaseHash, Lora, LoraWeights, linear_layers
 from lumina_core.adapters.names import LayerNames, LayerPart
 from lumina_core.adapters.source import CONFIG_FILE, WEIGHTS_FILE, find_file
-from lumina_core.checkpoint.lazy_tensors import read_tensor
+from lumina_core.checkpoint.lazy_tensors import check_finite, read_tensor
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.config import suggest_or_list
 from lumina_core.errors import CheckpointError, ConfigError
@@ -64,6 +64,8 @@ def read_lora(path: str | Path, model: Model, registry: Registry, strict: bool =
     """
     file, config = find_file(Path(path))
     tensors = {name: read_tensor(tensor) for name, tensor in open_safetensors(file).items()}
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, str(file))
     metadata = _read_metadata(file)
     names, unmatched = LayerNames(model, registry), list[str]()
     parts: dict[LayerPart, dict[str, Tensor]] = {}

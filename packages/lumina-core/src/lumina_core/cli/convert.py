@@ -9,7 +9,7 @@ import click
 
 from lumina_core.adapters.source import is_lora
 from lumina_core.cli.console import echo_json, progress_bar
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, printable
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,7 +56,7 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
     plan = plan_conversion(source, load_plugins(), convert_options)
     export_plan, dry_run = plan.export_plan, options["dry_run"]
     for note in export_plan.notes:
-        click.echo(f"Note: {note}", err=True)
+        click.echo(printable(f"Note: {note}"), err=True)
     if not dry_run:
         with progress_bar("converting", plan.num_bytes, in_bytes=True) as advance:
             execute(plan, destination, options["max_shard_size"] * 10**6, advance)
@@ -81,7 +81,7 @@ def convert(source: Path, destination: Path, **options: Any) -> None:
     size = f"{plan.num_tensors} tensors, {plan.num_bytes / 1e6:,.1f} MB"
     click.echo(f"{plan.source_format} -> {plan.target_format}: {size}")
     for name in [*files, *copied]:
-        click.echo(f"  {name}")
+        click.echo(printable(f"  {name}"))
     click.echo("nothing was written (--dry-run)" if dry_run else f"the model is in {destination}")
 
 
@@ -108,5 +108,5 @@ def _convert_lora(source: Path, destination: Path, base: str | None, options: di
         content["written"] = None if dry_run else str(destination)
         echo_json(content)
         return
-    click.echo(f"a LoRA of {len(lora.layers)} layers of {base} -> {file_format}")
+    click.echo(printable(f"a LoRA of {len(lora.layers)} layers of {base} -> {file_format}"))
     click.echo("nothing was written (--dry-run)" if dry_run else f"the LoRA is in {destination}")

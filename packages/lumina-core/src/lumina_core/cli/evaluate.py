@@ -20,7 +20,7 @@ from lumina_core.cli.generate import (
     with_options,
 )
 from lumina_core.config import apply_override, suggest_or_list
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, printable
 from lumina_core.recipe import takes_text
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
                 f"--out: cannot write to {out} ({error.strerror or error}). Choose another folder."
             ) from error
     for note in report["notes"]:
-        click.echo(f"Note: {note}", err=True)
+        click.echo(printable(f"Note: {note}"), err=True)
     if as_json:
         echo_json(report)
         return

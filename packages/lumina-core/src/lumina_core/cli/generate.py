@@ -595,7 +595,7 @@ def _generate(
 ) -> list[Result]:
     """Generate and save the results, each batch as soon as it is finished."""
     for note in dict.fromkeys(note for request in requests for note in pipeline.notes(request)):
-        click.echo(f"Note: {note}", err=True)
+        click.echo(printable(f"Note: {note}"), err=True)
     for folder in {path.parent for path in paths}:
         remove_partial(folder)  # of commands that were killed
     callback = preview_callback(pipeline, requests, paths, preview)
@@ -627,7 +627,7 @@ def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
 def _one_line_warnings() -> Iterator[None]:
     """Print a warning as one line, without its position in the code."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest: click.echo(f"Warning: {message}", err=True)
+        warnings.showwarning = lambda message, *rest: click.echo(printable(f"Warning: {message}"), err=True)
         yield
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from lumina_core.errors import printable
+
 SET_OPTION = click.option(
     "--set",
     "settings",
@@ -107,12 +109,12 @@ def check(recipe: str, settings: tuple[str, ...]) -> None:
     registry = load_plugins()
     report = dry_run(Recipe.load(recipe, settings, registry), registry)
     for component_type, name in report.components:
-        click.echo(f"{component_type:12} {name}")
+        click.echo(printable(f"{component_type:12} {name}"))
     for name, count in report.parameters.items():
-        click.echo(f"{name:24} {count:>13,} parameters")
+        click.echo(printable(f"{name:24} {count:>13,} parameters"))
     click.echo(f"{'trained':24} {report.trainable_parameters:>13,}")
     for line in report.truncation_notes:
-        click.echo(f"Note: {line}", err=True)
+        click.echo(printable(f"Note: {line}"), err=True)
     click.echo(f"examples {report.examples}, each {report.data_shape} -> tokens {report.token_shape}")
     click.echo(
         f"memory about {report.memory_bytes / 2**30:.2f} GiB; "

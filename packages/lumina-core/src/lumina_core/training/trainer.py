@@ -24,7 +24,7 @@ from lumina_core.adapters.base import build_adapted_model, compute_dtype, use_ba
 from lumina_core.adapters.files import write_lora
 from lumina_core.adapters.lora import NO_HASH, BaseHash, Lora, extract_lora, has_adapter
 from lumina_core.adapters.source import ADAPTER_DIR
-from lumina_core.checkpoint.lazy_tensors import read_tensor
+from lumina_core.checkpoint.lazy_tensors import check_finite, read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.device import autocast, available_memory
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
@@ -521,6 +521,8 @@ class Trainer:
             with find_model(folder, self.registry) as path:
                 fitting = matching_weights(self.model, open_model_dir(path, self.registry).weights)
                 weights = {name: read_tensor(tensor) for name, tensor in fitting.items()}
+                for name, weight in weights.items():
+                    check_finite(weight, name, str(folder))
             if not weights:
                 raise ConfigError(
                     f"init: got {folder}, none of whose weights fits the recipe by name and shape. Choose a model of a "
