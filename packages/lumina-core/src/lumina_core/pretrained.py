@@ -103,6 +103,8 @@ class FrozenModule(nn.Module):
                 with suppress_logs():
                     network = self._load(self.device).eval().requires_grad_(False)
                 for name, weight in network.named_parameters():
+                    if type(weight.data) is not Tensor:  # quantized
+                        continue
                     # float16 may have overflowed by the cast, which its users notice and repair
                     if weight.dtype != torch.float16 or bool(weight.isnan().any()):
                         check_finite(weight, name, type(network).__name__)
