@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 
 import numpy as np
 import pytest
@@ -178,3 +179,22 @@ def test_any_damage_raises_audio_errors_only():
                 read_audio(bytes(data), RATE)
             except AudioError as error:
                 assert "\n" not in str(error)
+
+
+def test_what_replaces_a_broken_sound_does_not_depend_on_what_was_read_before(tmp_path):
+    for number in range(3):
+        samples = tone(4, 200 + 100 * number)[:, 0] if number != 1 else np.full(4 * RATE, np.nan)
+        (tmp_path / f"{number}.wav").write_bytes(encode(samples, "WAV", "FLOAT"))
+        (tmp_path / f"{number}.txt").write_text("".join(f"tone {number} {word}\n" for word in "abc"))
+
+    def folder():
+        options = {"folder": str(tmp_path), "duration": 1, "validate_first": 0, "crop": "random"}
+        return FolderDataset(FolderDataset.Config.read(options, "test"))
+
+    used, fresh = folder(), folder()
+    for seed in range(4):
+        used.get(1, random.Random(seed))
+    for seed in range(6):
+        a, b = used.get(1, random.Random(seed)), fresh.get(1, random.Random(seed))
+        assert a["caption"] == b["caption"] and torch.equal(a["audio"], b["audio"])
+        fresh = folder()

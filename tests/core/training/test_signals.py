@@ -14,6 +14,7 @@ import pytest
 import yaml
 from core import toy
 
+from lumina_core.errors import ConfigError
 from lumina_core.training.callbacks import ProgressBar
 from lumina_core.training.trainer import Trainer
 
@@ -71,3 +72,23 @@ def test_a_file_gets_a_line_now_and_then_and_one_at_the_end(tmp_path, capsys):
         trainer.train()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["1/5", "5/5"] and "s a step" in lines[0] and "left" in lines[0]
+
+
+def test_a_folder_with_files_of_somebody_else_is_refused_and_stays(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("three years of work")
+    (tmp_path / "recipe.yaml").write_text("bread: flour")
+    with pytest.raises(ConfigError, match=r"which has model, recipe\.yaml of something else"):
+        Trainer(toy.recipe(steps=2), tmp_path, registry=toy.registry())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "recipe.yaml", "thesis.txt"]
+
+
+def test_weights_to_begin_from_and_resume_are_refused_together(tmp_path):
+    with Trainer(toy.recipe(steps=2, checkpoint_interval=1), tmp_path / "run", registry=toy.registry()) as trainer:
+        trainer.train()
+    with pytest.raises(ConfigError, match="init: got it together with resume"):
+        Trainer(toy.recipe(steps=4), tmp_path / "run", resume=True, init=["nowhere"], registry=toy.registry())
+    with Trainer(toy.recipe(steps=1), tmp_path / "run", resume=True, registry=toy.registry()) as trainer:
+        assert any("the run is at step 2 already" in message for message in trainer.messages)
+        trainer.train()
+    assert "steps: 2" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")

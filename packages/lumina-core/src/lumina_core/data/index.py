@@ -226,13 +226,16 @@ class IndexedDataset(Dataset):
     def _get_item(self, index: int, field: str, rng: random.Random, decode: DecodeItem) -> Example:
         """Read an item: its decoded data under `field`, `caption`, `file`, and the further fields of the source.
 
-        A damaged item is skipped from then on; the next readable one replaces it.
+        The next readable item replaces a damaged one. It depends on the index and the random numbers alone, not on what
+        this process has met before, so that a resumed training reads the same.
 
         Raises:
             ConfigError: no item can be read any more.
         """
+        state = rng.getstate()
         for position in itertools.chain(range(index, len(self)), range(index)):
-            example = None if position in self._damaged else self._read_item(position, field, rng, decode)
+            rng.setstate(state)
+            example = self._read_item(position, field, rng, decode)
             if example is not None:
                 return example
         raise ConfigError(
@@ -246,8 +249,9 @@ class IndexedDataset(Dataset):
             captions, extra_fields = self._source.captions(ref), self._source.extra_fields(ref)
             data = decode(self._source.fetch(ref), number)
         except UnusableError as error:
-            self._damaged.add(index)
-            self.skipped.append(SkippedItem(name, str(error)))
-            logger.warning("skipped from now on: %s (%s); %d skipped in all", printable(name), error, len(self.skipped))
+            if index not in self._damaged:
+                self._damaged.add(index)
+                self.skipped.append(SkippedItem(name, str(error)))
+                logger.warning("skipped: %s (%s); %d skipped in all", printable(name), error, len(self.skipped))
             return None
         return {field: data, "caption": sample_caption(captions, rng), "file": name, **extra_fields}

@@ -30,7 +30,14 @@ from lumina_core.device import autocast, available_memory
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
 from lumina_core.model import Model, build_model, check_pretrained, with_class_names
-from lumina_core.model_dir import find_model, matching_weights, open_model_dir, read_model_config, save_model
+from lumina_core.model_dir import (
+    checkpoint_step,
+    find_model,
+    matching_weights,
+    open_model_dir,
+    read_model_config,
+    save_model,
+)
 from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
@@ -154,6 +161,10 @@ class Trainer:
             if self.process.is_main:
                 self._lock = RunLock(self.out)
             distributed.wait_for_main(True, self.process)
+            if init and resume is True and self.recipe.training.adapter is None:
+                raise ConfigError(
+                    "init: got it together with resume, expected one of them. A resumed training has its weights."
+                )
             checkpoint = self._find_checkpoint(resume)
             check_pretrained(self.recipe, self.registry)
             given = None if dataset is None else as_dataset(dataset)
@@ -211,8 +222,9 @@ class Trainer:
         with self._closed_on_error(), self._stop_on_signals():
             if self.process.is_main:
                 delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
-                with atomic_file(self.out / "recipe.yaml") as partial:
-                    partial.write_text(self.recipe.to_yaml(), encoding="utf-8")
+                if self.step < self.recipe.training.steps:
+                    with atomic_file(self.out / "recipe.yaml") as partial:
+                        partial.write_text(self.recipe.to_yaml(), encoding="utf-8")
             try:
                 self._call("on_train_start")
                 distributed.wait_for_main(True, self.process)  # which may have drawn samples
@@ -511,8 +523,15 @@ class Trainer:
     def _complete_recipe(self, checkpoint: Path | None) -> None:
         """Put the class names of the data set into the recipe, and compare it with that of a checkpoint."""
         self.recipe = with_class_names(self.recipe, self.dataset)
-        if checkpoint is not None:
-            self.messages += compare_recipes(read_model_config(checkpoint)[0], self.recipe)
+        if checkpoint is None:
+            return
+        self.messages += compare_recipes(read_model_config(checkpoint)[0], self.recipe)
+        step = checkpoint_step(checkpoint)
+        if step >= self.recipe.training.steps:
+            self.messages.append(
+                f"the run is at step {step} already, and training.steps is {self.recipe.training.steps}: nothing is "
+                "trained"
+            )
 
     def _init_weights(self, init: Sequence[str | Path]) -> None:
         """Copy weights of other models, then fit the conditioners that are still new to the data set."""
@@ -596,6 +615,10 @@ class Trainer:
             self._call("on_checkpoint", folder)
 
 
+RUN_NAMES = ("model", "lora", "checkpoints", "samples", "tensorboard", "metrics.csv", "recipe.yaml", "anomalies.jsonl")
+"""Names that a training writes in its folder."""
+
+
 class RunLock:
     """Lock of a training's folder. The operating system releases it if the process ends.
 
@@ -611,6 +634,13 @@ class RunLock:
         self._new_dirs = [one for one in (out, *out.parents) if not one.exists()]
         out.mkdir(parents=True, exist_ok=True)
         self._path = out / LOCK_FILE
+        # a lock file is left behind by every training; without one, such names are of somebody else
+        foreign = [] if self._path.exists() else [name for name in RUN_NAMES if (out / name).exists()]
+        if foreign and latest_checkpoint(out) is None:
+            raise ConfigError(
+                f"out: got {out}, which has {', '.join(foreign)} of something else, expected a new folder or that of a "
+                "training. Nothing was changed. Choose another folder."
+            )
         if self._path.is_symlink():
             raise ConfigError(f"out: got {out}, whose {LOCK_FILE} is a link, expected a file of a training. Delete it.")
         self._lock = FileLock(self._path)

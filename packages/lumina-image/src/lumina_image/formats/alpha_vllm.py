@@ -21,7 +21,7 @@ from lumina_core.checkpoint.lazy_tensors import (
 )
 from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.checkpoint.torch_pickle import namespace_bytes, open_torch_pickle, read_namespace
-from lumina_core.errors import CheckpointError
+from lumina_core.errors import CheckpointError, LuminaError
 from lumina_core.protocols import CheckpointFormat
 from lumina_image.formats.next_dit import PAD_TOKEN, NextDiTAdapter, PublishedConfig, infer_config, pad_token
 from lumina_image.formats.recipes import make_recipe, network_weights, published_config
@@ -70,9 +70,13 @@ class AlphaVLLMFormat(CheckpointFormat):
         where = str(files[0] if len(files) == 1 else folder)
         shards, prefixes = zip(*(strip_wrappers(_open_weights(file)) for file in files), strict=True)
         where += f" (without the prefix '{prefixes[0]}')" if prefixes[0] else ""
-        original = merge_shards(shards, where)
-        config = infer_config(original, model_args, where)
-        weights = ADAPTER.from_foreign(original, config, where)
+        try:
+            original = merge_shards(shards, where)
+            config = infer_config(original, model_args, where)
+            weights = ADAPTER.from_foreign(original, config, where)
+        except LuminaError as error:
+            note = "".join(f" ({one})" for one in prefix_note(prefixes[0]) if prefixes[0] not in str(error))
+            raise type(error)(f"{error}{note}") from error
         extra_tensors = {PAD_TOKEN: weights.pop(PAD_TOKEN)} if PAD_TOKEN in weights else {}
         source_metadata = {"checkpoint_format": FORMAT_NAME, "model_args": model_args}
         recipe = _recipe(config, model_args, folder)
