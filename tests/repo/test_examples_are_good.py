@@ -32,6 +32,7 @@ OTHER_INPUTS = (
     "--prompts",
 )
 """Options with which the result depends on more than the prompt and the built-in model."""
+OTHER_ARGUMENTS = {"init_image", "variation_of", "inputs", "duration"}
 SEEDS = (0, 1)
 ARTICLES = ("a ", "an ", "the ")
 
