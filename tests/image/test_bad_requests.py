@@ -169,8 +169,9 @@ def test_a_model_folder_that_is_wrong_is_one_clear_line(lumina, tiny_folder, tmp
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_file_for_a_model_is_one_clear_line(lumina, tiny_folder, tmp_path):
-    one_line(lumina("image", "cat", "--model", tiny_folder / "config.json", "--out", tmp_path / "x.png"), "expected a")
+def test_a_file_for_a_model_is_one_clear_line(lumina, tmp_path):
+    (tmp_path / "model.txt").write_text("no model")
+    one_line(lumina("image", "cat", "--model", tmp_path / "model.txt", "--out", tmp_path / "x.png"), "expected a")
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(ask, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ def test_previews_are_written_at_the_interval_to_a_folder_next_to_the_result(lum
     assert sorted(path.name for path in (tmp_path / "made-steps").iterdir()) == ["002.json", "004.json"]
     assert [item["preview"] for item in json.loads(done.out)["items"]] == [str(tmp_path / "made-steps")]
     expected = out.read_bytes()
-    lumina(*arguments)
+    assert lumina(*arguments, "--overwrite").status == 0
     assert out.read_bytes() == expected
 
 

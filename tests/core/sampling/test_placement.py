@@ -135,5 +135,5 @@ def test_an_unavailable_dtype_or_device_is_one_clear_line(lumina, toy_folder, tm
 
 def test_the_command_has_options_for_dtype_offload_and_the_device_of_the_text_encoder(lumina, toy_folder, tmp_path):
     for options in (("--dtype", "auto"), ("--offload",), ("--text-device", "cpu", "--dtype", "bfloat16")):
-        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", *options)
+        done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", "--overwrite", *options)
         assert (done.status, done.err) == (0, "")

@@ -25,6 +25,6 @@ def run_points(lumina, tiny_points):
     """Run `lumina points` with the tiny model."""
 
     def run(*arguments):
-        return lumina("points", *arguments, "--model", tiny_points)
+        return lumina("points", *arguments, "--model", tiny_points, "--overwrite")
 
     return run
