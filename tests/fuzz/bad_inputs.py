@@ -661,7 +661,6 @@ def bad_arguments(rng: random.Random) -> Case:
             ("train", "image.tiny", "--out", "{dir}/run", "--device", "gpu"),
             ("train", "image.tiny", "--out", "/dev/null"),
             ("train", "image.tiny", "--out", "{dir}/run", "--init", "{dir}/none"),
-            ("train", "image.tiny", "--out", "{dir}/run", "--init", "audio.instruments"),
             ("", ""),
             ("image", "\x1b[31m", "--model", "\x1b[2J", "--out", "{dir}/x.png"),
             ("train", "image.tiny", "--out", ""),
