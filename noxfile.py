@@ -141,6 +141,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def distributed(session: nox.Session) -> None:
+    """Exits and kills of trainings of two processes, repeated: some minutes; --exits N --kills N."""
+    install(session, packages=("lumina-core",))
+    session.run("python", "tests/core/repeat_distributed.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """The oldest versions that the packages claim to work with, of everything light."""
     install(session, "-r", "lowest.txt", "pytest>=8", "hypothesis>=6.100")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lumina_core.errors import printable
+
+if TYPE_CHECKING:
+    from lumina_core.plugins.registry import Registry
+    from lumina_core.recipe import Recipe
 
 SET_OPTION = click.option(
     "--set",
@@ -100,13 +105,23 @@ def train(
 @click.command(epilog="Example:  lumina check image.emoji --set backbone.hidden_size=384")
 @click.argument("recipe")
 @SET_OPTION
-def check(recipe: str, settings: tuple[str, ...]) -> None:
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compute what N GPUs hold with each kind of parallelism instead; needs no data and no pretrained weights.",
+)
+@click.option("--memory", default="80GB", show_default=True, metavar="SIZE", help="Memory of a GPU, with --devices.")
+def check(recipe: str, settings: tuple[str, ...], devices: int | None, memory: str) -> None:
     """Check RECIPE without training: components, shapes, parameter counts, memory, one step."""
     from lumina_core.plugins.loader import load_plugins
     from lumina_core.recipe import Recipe
     from lumina_core.training.dry_run import dry_run
 
     registry = load_plugins()
+    if devices is not None:
+        _print_plans(Recipe.load(recipe, settings, registry), registry, devices, memory)
+        return
     report = dry_run(Recipe.load(recipe, settings, registry), registry)
     for component_type, name in report.components:
         click.echo(printable(f"{component_type:12} {name}"))
@@ -120,3 +135,35 @@ def check(recipe: str, settings: tuple[str, ...]) -> None:
         f"memory about {report.memory_bytes / 2**30:.2f} GiB; "
         f"one step of a small batch: loss {report.loss:.4f}, {report.step_seconds:.2f} s"
     )
+
+
+def _print_plans(recipe: Recipe, registry: Registry, devices: int, memory: str) -> None:
+    """Print a table of the memory of each way to train a recipe on some devices, and the way to take."""
+    from lumina_core.training.memory import parse_bytes, plan_devices, recommended_plan
+
+    model, plans = plan_devices(recipe, registry, devices, parse_bytes(memory))
+    share = max(recipe.training.global_batch_size // devices, 1)
+    click.echo(
+        f"GB of a device: weights {model.weights / 1e9:.1f}, gradients {model.gradients / 1e9:.1f}, optimizer "
+        f"{model.optimizer / 1e9:.1f}, averages {model.ema / 1e9:.1f} in all; {devices} x {memory}"
+    )
+    click.echo("parallel  recompute  weights  gradients  optimizer  averages  activations (1 item)  most items")
+    for plan in plans:
+        one = plan.one_item
+        cells = (one.weights, one.gradients, one.optimizer, one.ema, one.activations)
+        widths = (7, 9, 9, 8, 20)
+        columns = "  ".join(f"{value / 1e9:{width}.1f}" for value, width in zip(cells, widths, strict=True))
+        most = str(plan.items) if plan.items else "does not fit"
+        click.echo(f"{plan.parallel:8}  {'yes' if plan.checkpointing else 'no':9}  {columns}  {most:>10}")
+    best = recommended_plan(plans, share)
+    if best is None:
+        click.echo("nothing fits: take more or larger GPUs, or smaller data")
+        return
+    items = min(best.items, share)
+    steps = -(-share // items)
+    recompute = "" if recipe.backbone is None else f"backbone.gradient_checkpointing={str(best.checkpointing).lower()} "
+    click.echo(
+        f"take: training.parallel={best.parallel} {recompute}training.gradient_accumulation_steps={steps} for "
+        f"global_batch_size {recipe.training.global_batch_size}: {items} items in a micro-batch"
+    )
+    click.echo("Frozen encoders and autoencoders are not counted; the step runs without torch.compile.")

@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
 
 def _orthogonalize(params: Sequence[Tensor], updates: Sequence[Tensor]) -> Sequence[Tensor]:
     """Orthogonalize updates of matrices of one shape; of sharded matrices, this process's rows."""
-    if type(params[0]) in (Tensor, nn.Parameter):
+    if local_tensor(params[0]) is params[0]:
         return list(zeropower_via_newtonschulz(torch.stack(list(updates))))
     return transform_matrices(updates, params[0], zeropower_via_newtonschulz)
 
