@@ -26,6 +26,7 @@ from lumina_core.protocols import (
     Head,
     Objective,
     ProbPath,
+    SupportsReferences,
     Task,
     Tokenizer,
 )
@@ -243,6 +244,9 @@ def build_model(recipe: Recipe, registry: ComponentRegistry | None = None) -> Mo
     autoencoder = build_component(registry, "autoencoder", recipe.autoencoder)
     tokenizer = build_component(registry, "tokenizer", recipe.tokenizer, channels=autoencoder.channels)
     conditioners = {spec.field: build_component(registry, "conditioner", spec) for spec in recipe.conditioners}
+    for conditioner in conditioners.values():
+        if isinstance(conditioner, SupportsReferences):
+            conditioner.set_codec(autoencoder, tokenizer)
     backbone = head = None
     if recipe.backbone is not None and recipe.head is not None:
         context_dims = [c.cross_attention_dim for c in conditioners.values() if c.cross_attention_dim]

@@ -132,7 +132,8 @@ class Autoencoder(Component, ABC):
 class Conditioner(Component, ABC):
     """Base class of conditioners: values of one field -> Condition.
 
-    One that learns from the values of the data set (a vocabulary) also has `fit`, see `SupportsFit`.
+    One that learns from the values of the data set (a vocabulary) also has `fit`, see `SupportsFit`; one that makes
+    reference tokens from data has `set_codec`, see `SupportsReferences`.
 
     Attributes:
         cross_attention_dim: width of the context; 0 for none.
@@ -189,6 +190,15 @@ class SupportsFit(Protocol):
 
     def fit(self, values: Sequence[Any]) -> None:
         """Read all values; called once, at the start of a new training."""
+        ...
+
+
+@runtime_checkable
+class SupportsReferences(Protocol):
+    """A conditioner that makes reference tokens from data, by the model's own autoencoder and tokenizer."""
+
+    def set_codec(self, autoencoder: Autoencoder, tokenizer: Tokenizer) -> None:
+        """Store the model's components; called once, when the model is built. Their weights stay the model's."""
         ...
 
 

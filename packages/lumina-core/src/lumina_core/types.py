@@ -36,7 +36,8 @@ class Tokens:
 
     Attributes:
         values: (B, N, D); zero where the mask is False.
-        positions: (B, N, 3) float, in token units of the training resolution; axis 0 is time, view or x.
+        positions: (B, N, 3 or more) float, in token units of the training resolution; axis 0 is time, view or x. Numbers
+            beyond the third are further coordinates, which some position encodings read (`Condition.token_positions`).
         sizes: for each of the B items the sizes that are needed to turn it back into a latent.
         mask: (B, N) bool, True for real tokens; None if all tokens are real: then no mask is made anywhere.
     """
@@ -111,6 +112,10 @@ class Condition:
             weight of each region's cross-attention at each token. None: one context for all tokens.
         token_condition: (B, N, K) added to the token embeddings by a zero-initialized projection (camera rays, control
             signals, flags of known tokens); zeros are the same as None.
+        reference_condition: (B, R, K) the token condition of the reference tokens; zeros are the same as None.
+        token_positions: (B, N, 3 or more) float32, of any dtype of the model: the first three numbers are added to the
+            positions of the tokens, the others are further coordinates (the camera of a view), which some position
+            encodings read. Reference tokens have theirs in their own positions. Zeros are the same as None.
     """
 
     context: Tensor | None = None
@@ -119,6 +124,8 @@ class Condition:
     reference: Tokens | None = None
     region_weights: Tensor | None = None
     token_condition: Tensor | None = None
+    reference_condition: Tensor | None = None
+    token_positions: Tensor | None = None
 
 
 @dataclass(frozen=True)

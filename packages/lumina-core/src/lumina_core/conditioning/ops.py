@@ -18,11 +18,15 @@ def join(conditions: Sequence[Condition]) -> Condition:
     Contexts are concatenated along their entries, pooled and token conditions along their width.
 
     Raises:
-        ShapeError: two have reference tokens, contexts differ in width, or one with regions meets another context.
+        ShapeError: two have reference tokens or token positions, contexts differ in width, or one with regions meets
+            another context.
     """
     if len(conditions) == 1:
         return conditions[0]
     references = [c.reference for c in conditions if c.reference is not None]
+    positions = [c.token_positions for c in conditions if c.token_positions is not None]
+    if len(positions) > 1:
+        raise ShapeError(f"conditioners: got {len(positions)} with token positions, expected at most 1")
     with_context = [c for c in conditions if c.context is not None]
     widths = {_context(c).shape[-1] for c in with_context}
     if len(references) > 1 or len(widths) > 1:
@@ -40,6 +44,10 @@ def join(conditions: Sequence[Condition]) -> Condition:
         reference=references[0] if references else None,
         region_weights=with_context[0].region_weights if with_context else None,
         token_condition=_cat([c.token_condition for c in conditions if c.token_condition is not None], dim=-1),
+        reference_condition=_cat(
+            [c.reference_condition for c in conditions if c.reference_condition is not None], dim=-1
+        ),
+        token_positions=positions[0] if positions else None,
     )
 
 
@@ -69,7 +77,9 @@ def stack(conditions: Sequence[Condition]) -> Condition:
         pooled=_cat(pooled),
         reference=_stack_references(conditions),
         region_weights=_cat([c.region_weights for c in with_context if c.region_weights is not None]),
-        token_condition=_stack_token_conditions(conditions),
+        token_condition=_stack_per_token(conditions, [c.token_condition for c in conditions]),
+        reference_condition=_stack_per_token(conditions, [c.reference_condition for c in conditions]),
+        token_positions=_stack_per_token(conditions, [c.token_positions for c in conditions]),
     )
 
 
@@ -96,12 +106,15 @@ def repeat(condition: Condition, times: int) -> Condition:
 
 
 def condition_to(condition: Condition, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
-    """Move a condition to a device and a dtype; masks keep theirs."""
-    return _map(
+    """Move a condition to a device and a dtype; masks and positions keep theirs."""
+    moved = _map(
         condition,
         lambda x: x.to(device, dtype if x.is_floating_point() else None),
         lambda tokens: tokens.to(device, dtype),
     )
+    if condition.token_positions is None:
+        return moved
+    return replace(moved, token_positions=condition.token_positions.to(device))
 
 
 def combine_regions(
@@ -167,22 +180,23 @@ def _stack_references(conditions: Sequence[Condition]) -> Tokens | None:
     references = []
     for condition in conditions:
         batch, width = batch_size(condition), some.values.shape[2]
-        empty = Tokens(some.values.new_zeros(batch, 0, width), some.positions.new_zeros(batch, 0, 3), ((),) * batch)
+        empty = Tokens(some.values.new_zeros(batch, 0, width), some.positions.new_zeros(batch, 0, some.positions.shape[2]), ((),) * batch)
         references.append(condition.reference or empty)
     return stack_tokens(references)
 
 
-def _stack_token_conditions(conditions: Sequence[Condition]) -> Tensor | None:
-    tensors = [c.token_condition for c in conditions if c.token_condition is not None]
+def _stack_per_token(conditions: Sequence[Condition], values: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack one field (B, N, K) of all conditions; zeros where it is None, and behind shorter ones."""
+    tensors = [value for value in values if value is not None]
     if not tensors:
         return None
     length, width = max(tensor.shape[1] for tensor in tensors), tensors[0].shape[2]
     return torch.cat(
         [
-            tensors[0].new_zeros(batch_size(c), length, width)
-            if c.token_condition is None
-            else pad_to_length(c.token_condition, length)
-            for c in conditions
+            tensors[0].new_zeros(batch_size(condition), length, width)
+            if value is None
+            else pad_to_length(value, length)
+            for condition, value in zip(conditions, values, strict=True)
         ]
     )
 

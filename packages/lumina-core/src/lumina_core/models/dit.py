@@ -90,7 +90,7 @@ class BlockInputs:
         cross_kvs: keys and values of the context per block; in training one `ContextInput` for all blocks; or empty.
         pooled: (B, A) embedded pooled condition, or None.
         token_condition: (B, N, C) projected token condition, or None.
-        reference: (B, R, C) embedded reference tokens, or None.
+        reference: (B, R, C) embedded reference tokens, their condition added, or None.
         scale: of the self-attention, a number or (B, 1, 1, 1); None: head_dim ** -0.5.
         pooled_attention: for blocks that average keys and values; one for all blocks, one per block, or empty.
         dropped_blocks: for each block whether it averages keys and values; empty: no block does.
@@ -349,6 +349,9 @@ class DiTBackbone(Component, nn.Module):
             pooled = self.pooled_embed(pooled)
         if token_condition is not None and self.token_condition_embed is not None:
             token_condition = self.token_condition_embed(token_condition)
+        embedded = None if reference is None else self.embed(reference.values)
+        if embedded is not None and condition.reference_condition is not None and self.token_condition_embed is not None:
+            embedded = embedded + self.token_condition_embed(condition.reference_condition)
         blocks: Iterator[Any] = iter(self.blocks)
         context, region_weights = condition.context, _joined_region_weights(condition)
         cross_kvs: tuple[CrossAttentionKV | ContextInput, ...] = ()
@@ -357,12 +360,12 @@ class DiTBackbone(Component, nn.Module):
         elif context is not None:
             cross_kvs = tuple(block.project_kv(context, condition.context_mask, region_weights) for block in blocks)
         return BlockInputs(
-            encoding=self._encode(_joined_positions(tokens, reference), mask, freqs),
+            encoding=self._encode(_joined_positions(tokens, condition), mask, freqs),
             mask=None if mask is None else mask[:, None, None],
             cross_kvs=cross_kvs,
             pooled=pooled,
             token_condition=token_condition,
-            reference=None if reference is None else self.embed(reference.values),
+            reference=embedded,
             scale=scale,
         )
 
@@ -371,7 +374,7 @@ class DiTBackbone(Component, nn.Module):
     ) -> BlockInputs:
         """Return `precomputed` with other rotary frequencies: all that a new time changes under rope scaling."""
         mask = _token_mask(precomputed.mask)
-        encoding = self._encode(_joined_positions(tokens, condition.reference), mask, freqs)
+        encoding = self._encode(_joined_positions(tokens, condition), mask, freqs)
         if precomputed.pooled_attention:
             first = precomputed.pooled_attention[0]
             precomputed = self.with_context_drop(precomputed, first.pool, freqs, first.scale)
@@ -382,7 +385,12 @@ class DiTBackbone(Component, nn.Module):
         from lumina_core.models.context_drop import make_token_pool  # needed by few requests
 
         mask, reference = joined_mask(tokens, condition.reference), condition.reference
-        positions, mask = _joined_positions(tokens, reference).cpu(), None if mask is None else mask.cpu()
+        positions, mask = _joined_positions(tokens, condition).cpu(), None if mask is None else mask.cpu()
+        if positions.shape[2] > 3:
+            raise ShapeError(
+                f"context_drop: got tokens with {positions.shape[2] - 3} further coordinates, expected none. Leave out "
+                "context_drop."
+            )
         num_unpooled = 0 if reference is None else reference.values.shape[1]
         pool = make_token_pool(self._encoded_positions(positions, mask), mask, window, num_unpooled)
         return pool.to(tokens.values.device)
@@ -496,11 +504,14 @@ class DiTBackbone(Component, nn.Module):
             ("context", condition.context, (batch, None, config.cross_attention_dim)),
             ("pooled condition", condition.pooled, (batch, config.pooled_dim)),
             ("token condition", condition.token_condition, (batch, length, config.token_condition_dim)),
+            ("reference condition", condition.reference_condition, (batch, None, config.token_condition_dim)),
         ):
             if tensor is not None and not shape[-1]:
                 raise ShapeError(f"{name}: got {tuple(tensor.shape)}, expected none: this backbone takes no {name}")
             if tensor is not None:
                 check_shape(tensor, shape, name)
+        if condition.token_positions is not None:
+            check_shape(condition.token_positions, (batch, length, None), "token positions")
 
 
 def _token_mask(mask: AttentionMask) -> Tensor | None:
@@ -550,8 +561,22 @@ def _joined_region_weights(condition: Condition) -> Tensor | None:
     return torch.cat([weights, uniform], dim=2)
 
 
-def _joined_positions(tokens: Tokens, reference: Tokens | None) -> Tensor:
-    return tokens.positions if reference is None else torch.cat([tokens.positions, reference.positions], dim=1)
+def _joined_positions(tokens: Tokens, condition: Condition) -> Tensor:
+    """Return (B, N + R, 3 or more) positions of tokens and reference tokens; missing further coordinates are zero."""
+    positions, added = tokens.positions, condition.token_positions
+    if added is not None:
+        width = max(positions.shape[2], added.shape[2])
+        positions = _widen(positions, width) + _widen(added, width)
+    if condition.reference is None:
+        return positions
+    reference = condition.reference.positions
+    width = max(positions.shape[2], reference.shape[2])
+    return torch.cat([_widen(positions, width), _widen(reference, width)], dim=1)
+
+
+def _widen(positions: Tensor, width: int) -> Tensor:
+    missing = width - positions.shape[2]
+    return F.pad(positions, (0, missing)) if missing else positions
 
 
 def _check_config(config: DiTConfig, modulation_dim: int) -> None:

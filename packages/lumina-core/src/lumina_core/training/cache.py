@@ -293,7 +293,7 @@ def _without_padding(row: Condition) -> Condition:
 
 def _condition_to_tensors(condition: Condition) -> NamedTensors:
     reference = condition.reference
-    names = ("context", "context_mask", "pooled", "token_condition")
+    names = ("context", "context_mask", "pooled", "token_condition", "reference_condition", "token_positions")
     tensors: dict[str, Tensor | None] = {name: vars(condition)[name] for name in names}
     if reference is not None:
         tensors |= {"reference.values": reference.values, "reference.positions": reference.positions}
@@ -314,4 +314,6 @@ def _condition_from_tensors(tensors: NamedTensors) -> Condition:
         tensors.get("pooled"),
         reference,
         token_condition=tensors.get("token_condition"),
+        reference_condition=tensors.get("reference_condition"),
+        token_positions=tensors.get("token_positions"),
     )
