@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 @hookimpl
 def lumina_register_component_types(component_types: ComponentTypeRegistrations) -> None:
-    """Register the component types of the package."""
+    """Register the component types `coordinate_features` and `camera`."""
     component_types.add(
         "coordinate_features",
         "lumina_3d.points.coordinates:CoordinateFeatures",
         "lumina_3d.points.contract_check:check_coordinate_features",
         "coordinates of points -> features",
+    )
+    component_types.add(
+        "camera",
+        "lumina_3d.views.camera_encoding:CameraEncoding",
+        "lumina_3d.views.contract_check:check_camera",
+        "cameras of views -> features of tokens",
     )
 
 
@@ -72,6 +78,18 @@ def _register_points(components: ComponentRegistrations) -> None:
 
 def _register_views(components: ComponentRegistrations) -> None:
     """Register the components of views."""
+    package = "lumina_3d.views"
+    components.task("3d.views", f"{package}.task:Views", "Views of one object.", command="views")
+    components.tokenizer("3d.view_patchify", f"{package}.tokenizer:ViewPatchify", "square patches of several views")
+    components.autoencoder("3d.per_view", f"{package}.tokenizer:PerViewAutoencoder", "one of pictures, view by view")
+    components.conditioner("3d.views", f"{package}.conditioner:ViewConditioner", "cameras and given pictures")
+    module = f"{package}.camera_encoding"
+    components.camera("3d.coordinates", f"{module}:NoFeatures", "none: the position encoding reads the cameras")
+    components.camera("3d.relative_angles", f"{module}:RelativeAngles", "azimuth, elevation and radius, as the paper")
+    components.camera("3d.plucker", f"{module}:PluckerRays", "rays in the frame of the reference view")
+    module = f"{package}.position_encoding"
+    components.position_encoding("3d.prope", f"{module}:Prope", "projective attention (PRoPE) on the view's channels")
+    components.position_encoding("3d.urope", f"{module}:Urope", "positions in the view of the query (URoPE)")
 
 
 @hookimpl
@@ -82,7 +100,7 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
         "points_class": "class-conditional point clouds, as the paper's on ShapeNet",
         "points_tiny": "very small model that trains in a minute on a CPU",
     }
-    views: dict[str, str] = {}
+    views = {"views": "the built-in model of views: 1 to 4 of 64 px, from text and pictures"}
     for name, summary in {**points, **views}.items():
         recipes.add(f"3d.{name}", f"lumina_3d:recipes/{name}.yaml", summary)
 

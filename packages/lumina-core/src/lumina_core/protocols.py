@@ -237,7 +237,13 @@ class AttentionTransform:
 
     A position encoding returns subclasses. Rotary embedding transforms queries and keys; an encoding of camera poses
     (PRoPE) transforms values and outputs too. All tensors are (B, N, heads, head_dim).
+
+    Attributes:
+        query_groups: number of equal runs of consecutive queries for which the keys differ (views whose tokens see a
+            key at another position each); `key` then returns (B, query_groups, N, heads, head_dim). 1: no groups.
     """
+
+    query_groups: int = 1
 
     def query(self, q: Tensor, overwrite: bool = False) -> Tensor:
         """Transform queries; `overwrite`: q is not used elsewhere and may be written to."""
@@ -246,6 +252,10 @@ class AttentionTransform:
     def key(self, k: Tensor) -> Tensor:
         """Transform keys."""
         return k
+
+    def cross_query(self, q: Tensor, encoded: Tensor) -> Tensor:
+        """Return the queries of the cross-attention, from queries before and after `query`: by default the latter."""
+        return encoded
 
     def value(self, v: Tensor) -> Tensor:
         """Transform values."""

@@ -135,7 +135,8 @@ class ViewConditioner(Conditioner):
         flags = torch.stack([torch.zeros_like(cameras.known), cameras.known], dim=-1)
         flags[:, num_targets:, 0] = 1
         per_token = flags[:, :, None].expand(-1, -1, per_view, -1).flatten(1, 2)
-        condition = torch.cat([per_token, features], dim=-1)
+        # a single view has nothing to compare its camera with: it looks as to a picture model
+        condition = torch.cat([per_token, features], dim=-1) * float(count > 1)
         offsets = positions.to(cameras.known) - torch.cat(
             [torch.arange(num_targets), torch.zeros(count - num_targets)]
         ).to(cameras.known)

@@ -1,4 +1,4 @@
-"""Position encodings that read cameras: PRoPE, on the view's channels of a head."""
+"""Position encodings that read cameras, on the view's channels of a head: PRoPE and URoPE."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ class CameraTransform(AttentionTransform):
     def key(self, k: Tensor) -> Tensor:
         """Map k to D^-1 k, after the rotation."""
         return self._apply(self._rotated(k, False), self.of_key)
+
+    def cross_query(self, q: Tensor, encoded: Tensor) -> Tensor:
+        """Return rotated queries without a camera: texts have none, and a change of world must not change them."""
+        return self._rotated(q, True)
 
     def value(self, v: Tensor) -> Tensor:
         """Map v to D^-1 v."""
@@ -158,6 +162,140 @@ def projection_matrices(coordinates: Tensor, unit: float) -> tuple[Tensor, Tenso
     to_camera = torch.cat([torch.cat([back, -(back @ position)], dim=-1), last], dim=-2)
     safe = torch.where(focal == 0, torch.ones_like(focal), focal)
     return focal[..., None] * to_camera, to_world / safe[..., None, :]
+
+
+@dataclass(frozen=True)
+class ReprojectedKeys(AttentionTransform):
+    """Rotary embedding in which a key has another position for the queries of each view.
+
+    Attributes:
+        rope: rotary embedding of `rope_start` and all further channels.
+        rope_start: number of channels with positions in the view of the query.
+        of_query: rotary embedding of these channels of the queries, at their own positions.
+        of_key: (cos, sin), each (B, views, N, heads, rope_start / 2), of these channels of the keys.
+        query_groups: number of views.
+    """
+
+    rope: AttentionTransform
+    rope_start: int
+    of_query: AttentionTransform
+    of_key: tuple[Tensor, Tensor]
+    query_groups: int = 1
+
+    def query(self, q: Tensor, overwrite: bool = False) -> Tensor:
+        """Rotate queries by their own positions."""
+        first = self.of_query.query(q[..., : self.rope_start])
+        return torch.cat([first, self.rope.query(q[..., self.rope_start :])], dim=-1)
+
+    def key(self, k: Tensor) -> Tensor:
+        """Rotate keys by their positions in each view: (B, N, heads, head_dim) -> (B, views, N, heads, head_dim)."""
+        cos, sin = self.of_key
+        pairs = k[:, None, ..., : self.rope_start].float().unflatten(-1, (-1, 2))
+        real, imaginary = pairs[..., 0], pairs[..., 1]
+        turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
+        rest = self.rope.key(k[..., self.rope_start :])[:, None].expand(-1, self.query_groups, -1, -1, -1)
+        keys = torch.cat([turned.flatten(-2).to(k.dtype), rest], dim=-1)
+        return keys if self.query_groups > 1 else keys[:, 0]
+
+
+class Urope(nn.Module):
+    """Rotary positions in the view of the query (URoPE, arXiv 2604.18747), on the view's channels of a head.
+
+    The centre of a key's patch is lifted to a depth, and projected into the view of the query; there it has ordinary
+    rotary positions of row and column. Each group of heads has one depth. Within a view the position is the key's own.
+    Depths are counted from the point that the optical axes of the views pass nearest to, so that a change of world
+    coordinates changes nothing. Without cameras the view's channels have the key's own row and column. No weights.
+    """
+
+    class Config(PositionEncodingConfig):
+        """How the axes share a head, and the depths."""
+
+        axes_dim: tuple[int, int, int] = Field(description="channels of a head for view, row and column; the view's "
+                                               "hold row and column in the view of the query")  # fmt: skip
+        rows: int = Field(8, ge=1, description="rows of patches of a view")
+        columns: int = Field(8, ge=1, description="columns of patches of a view")
+        depths: tuple[float, ...] = Field(
+            (-0.4, -0.13, 0.13, 0.4), min_length=1, description="depths behind the centre, in sides of the object"
+        )
+        theta: float = Field(10000.0, gt=1, description="base of the rotary frequencies")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.theta = config, config.theta
+        check_axes_dim(config.axes_dim, config.head_dim, "blocks")
+        if config.axes_dim[0] % 4 or not config.axes_dim[0]:
+            raise ConfigError(f"3d.urope axes_dim: got {config.axes_dim[0]} for the view, expected a multiple of 4")
+        if config.num_heads % len(config.depths):
+            raise ConfigError(
+                f"3d.urope depths: got {len(config.depths)}, expected a number that divides {config.num_heads} heads"
+            )
+
+    def frequencies(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """Return the frequencies of each axis, (axis_dim / 2,) float64."""
+        return frequencies(self.config.axes_dim, self.theta, device)
+
+    def forward(self, positions: Tensor, freqs: Sequence[Tensor]) -> tuple[AttentionTransform, ...]:
+        """Return one transform for all blocks; see `protocols.PositionEncoding`.
+
+        Args:
+            positions: (B, N, 3), or (B, N, 3 + COORDINATES) with cameras, the tokens of a view next to each other.
+            freqs: of each axis.
+        """
+        config, view_dim = self.config, self.config.axes_dim[0]
+        rope = rope_from_positions(positions, (freqs[0][..., :0], *freqs[1:]), "blocks")
+        half = frequencies((0, view_dim // 2, view_dim - view_dim // 2), self.theta, positions.device)
+        of_query = rope_from_positions(positions, half, "blocks")
+        per_view = config.rows * config.columns
+        if positions.shape[1] % per_view:
+            raise ConfigError(
+                f"3d.urope: got {positions.shape[1]} tokens, expected a multiple of {per_view}, the patches of a view"
+            )
+        views = positions.shape[1] // per_view
+        own = positions[:, None, :, None, 1:3].expand(-1, views, -1, len(config.depths), -1)
+        if positions.shape[2] > 3:
+            own = self._reprojected(positions, views, own)
+        angles = torch.cat([own[..., axis : axis + 1] * half[axis + 1].to(own) for axis in range(2)], dim=-1)
+        angles = angles.repeat_interleave(config.num_heads // len(config.depths), dim=3)
+        return (ReprojectedKeys(rope, view_dim, of_query, (angles.cos(), angles.sin()), views),)
+
+    def _reprojected(self, positions: Tensor, views: int, own: Tensor) -> Tensor:
+        """Return the rows and columns (B, views, N, depths, 2) of patches in each view."""
+        config, per_view = self.config, self.config.rows * self.config.columns
+        coordinates = positions[..., 3:].float()
+        per_camera = coordinates[:, ::per_view]
+        pose = per_camera[..., 1:13].unflatten(-1, (3, 4))
+        focal, known = per_camera[..., 13:15], per_camera[..., 0] > 0.5
+        forward = -pose[..., :3, 2]
+        distance = ((_nearest_point(pose[..., 3], forward)[:, None] - pose[..., 3]) * forward).sum(dim=-1)
+        depth = (distance[..., None] + distance.new_tensor(config.depths)).clamp_min(0.1)
+        depth = depth.repeat_interleave(per_view, dim=1)
+        safe = torch.where(coordinates[..., 13:15] == 0, torch.ones_like(coordinates[..., 13:15]), coordinates[..., 13:15])
+        local = torch.nn.functional.pad(coordinates[..., 15:17] / safe, (0, 1), value=-1.0)
+        token_pose = coordinates[..., 1:13].unflatten(-1, (3, 4))
+        ray = (token_pose[..., :3] @ local[..., None])[..., 0]
+        points = token_pose[..., None, :, 3] + depth[..., None] * ray[..., None, :]  # (B, N, depths, 3)
+        relative = points[:, None] - pose[:, :, None, None, :, 3]
+        seen = relative @ pose[:, :, None, :, :3]
+        picture = seen[..., :2] / (-seen[..., 2:]).clamp_min(0.1) * focal[:, :, None, None]
+        picture = picture.clamp(-4, 4)
+        row = (1 - picture[..., 1]) / 2 * config.rows - 0.5
+        column = (1 + picture[..., 0]) / 2 * config.columns - 0.5
+        both_known = (known[:, :, None] & known.repeat_interleave(per_view, dim=1)[:, None])[..., None, None]
+        same = torch.eye(views, dtype=torch.bool, device=positions.device).repeat_interleave(per_view, dim=1)
+        keep_own = ~both_known | same[None, :, :, None, None]
+        return torch.where(keep_own, own, torch.stack([row, column], dim=-1).to(own))
+
+
+def _nearest_point(origins: Tensor, directions: Tensor) -> Tensor:
+    """Return the points (B, 3) that lines (B, V, 3) pass nearest to, in the sense of least squares."""
+    mean = origins.mean(dim=1, keepdim=True)
+    across = torch.eye(3, device=origins.device) - directions[..., :, None] * directions[..., None, :]
+    right = (across @ (origins - mean)[..., None]).sum(dim=1)
+    # the small multiple of the identity keeps the mean of the cameras for parallel axes
+    matrix = across.sum(dim=1) + 1e-4 * torch.eye(3, device=origins.device)
+    with torch.autocast(origins.device.type, enabled=False):
+        solution = torch.linalg.solve(matrix.float(), right.float())
+    return solution[..., 0] + mean[:, 0]
 
 
 def _view_rotation(view: Tensor, freqs: Tensor, groups: int) -> Tensor:

@@ -71,6 +71,8 @@ def surface_of(mesh: Any) -> Surface:
     Raises:
         ConfigError: the mesh has no faces or its vertices are not finite.
     """
+    if not hasattr(mesh, "visual"):
+        return Surface(mesh.vertices, mesh.faces, np.asarray(mesh.face_colors, dtype=np.float64) / 255)
     vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
     if not len(faces) or not np.isfinite(vertices).all():
         raise ConfigError(f"mesh: got {len(faces)} faces and {len(vertices)} vertices, expected faces of finite vertices")

@@ -283,14 +283,20 @@ class Attention(nn.Module):
         else:
             q, k, v = self._project_pooled(x, pooled_attention)
             mask, scale, key_encoding = pooled_attention.pool.bias, pooled_attention.scale, pooled_attention.encoding
-        q = encoding.query(self.q_norm(q).unflatten(-1, (self.num_heads, -1)), self._owns_queries)
+        normed_q = self.q_norm(q).unflatten(-1, (self.num_heads, -1))
+        q = encoding.query(normed_q, self._owns_queries)
+        cross_q = None if cross_kv is None else encoding.cross_query(normed_q, q).transpose(1, 2)
         k = key_encoding.key(k.unflatten(-1, (self.num_kv_heads, -1)))
         v = key_encoding.value(v.unflatten(-1, (self.num_kv_heads, -1)))
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        attn_out = sdpa(q, k, v, mask, default_scale if scale is None else scale, self.attn_backend)
-        attn_out = encoding.output(attn_out.transpose(1, 2)).transpose(1, 2)
-        if cross_kv is not None:
-            cross_out = self._cross_attention(q, cross_kv, default_scale)
+        scale = default_scale if scale is None else scale
+        if encoding.query_groups > 1:
+            attn_out = self._grouped_attention(q, k, v, mask, scale, encoding.query_groups)
+        else:
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            attn_out = sdpa(q, k, v, mask, scale, self.attn_backend).transpose(1, 2)
+        attn_out = encoding.output(attn_out).transpose(1, 2)
+        if cross_kv is not None and cross_q is not None:
+            cross_out = self._cross_attention(cross_q, cross_kv, default_scale)
             gate = self.gate.tanh()[:, None, None].to(cross_out.dtype)
             if cpu_kernels.is_active(attn_out):
                 attn_out = attn_out.addcmul_(cross_out, gate)
@@ -298,6 +304,22 @@ class Attention(nn.Module):
                 attn_out = attn_out + cross_out * gate
         output: Tensor = self.out(attn_out.transpose(1, 2).flatten(2))
         return output
+
+    def _grouped_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | Tensor, groups: int
+    ) -> Tensor:
+        """Attend with other keys for each run of queries: q, v (B, N, H, d) and k (B, groups, N, H, d) -> as q."""
+        batch = len(q)
+
+        def repeat(x: Tensor) -> Tensor:
+            return x[:, None].expand(-1, groups, *x.shape[1:]).flatten(0, 1)
+
+        rows = q.unflatten(1, (groups, -1)).flatten(0, 1).transpose(1, 2)
+        keys, values = k.flatten(0, 1).transpose(1, 2), repeat(v).transpose(1, 2)
+        mask = mask if mask is None or len(mask) != batch else repeat(mask)
+        scale = repeat(scale) if isinstance(scale, Tensor) and len(scale) == batch else scale
+        attn_out = sdpa(rows, keys, values, mask, scale, self.attn_backend)
+        return attn_out.transpose(1, 2).unflatten(0, (batch, groups)).flatten(1, 2)
 
     @property
     def _owns_queries(self) -> bool:
