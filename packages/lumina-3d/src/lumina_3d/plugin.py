@@ -83,6 +83,9 @@ def _register_views(components: ComponentRegistrations) -> None:
     components.tokenizer("3d.view_patchify", f"{package}.tokenizer:ViewPatchify", "square patches of several views")
     components.autoencoder("3d.per_view", f"{package}.tokenizer:PerViewAutoencoder", "one of pictures, view by view")
     components.conditioner("3d.views", f"{package}.conditioner:ViewConditioner", "cameras and given pictures")
+    module = f"{package}.dataset"
+    components.dataset("3d.family_views", f"{module}:FamilyViews", "built in: views of the parametric families")
+    components.dataset("3d.stored_views", f"{module}:StoredViews", "rendered objects: folders, or tar files")
     module = f"{package}.camera_encoding"
     components.camera("3d.coordinates", f"{module}:NoFeatures", "none: the position encoding reads the cameras")
     components.camera("3d.relative_angles", f"{module}:RelativeAngles", "azimuth, elevation and radius, as the paper")
@@ -108,6 +111,9 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
 @hookimpl
 def lumina_register_commands(commands: CommandRegistrations) -> None:
     """Register the commands of the package besides those of its tasks."""
+    module = "lumina_3d.views.commands"
+    commands.add("cameras", f"{module}:cameras", "Show, convert and draw cameras.")
+    commands.add("render", f"{module}:render", "Render meshes to a data set of views.")
 
 
 @hookimpl

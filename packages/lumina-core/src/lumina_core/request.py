@@ -27,6 +27,8 @@ class Request(Config):
 
     results_field: ClassVar[str] = "count"
     """Field with the number of results. A task whose data has a count of its own (points) names another one."""
+    optional_argument: ClassVar[str | None] = None
+    """Field that is the argument of the command, and of a pipeline's call, though it may be left out."""
 
     seed: int = Field(0, ge=0, lt=2**62, description="seed; the same seed, model and request give the same result")
     count: int = Field(1, ge=1, le=1024, description="number of results, with the seeds SEED, SEED + 1 and so on")
@@ -109,6 +111,12 @@ class Request(Config):
         description="schedule of times: uniform, shift or rational (more steps near noise), sigmoid, fitted (to this "
         "model), custom:values=[0,0.3,1]",
     )
+
+    @classmethod
+    def argument_field(cls) -> str | None:
+        """Return the field that is the argument of the command: the required one, or `optional_argument`."""
+        required = next((name for name, info in cls.model_fields.items() if info.is_required()), None)
+        return required or cls.optional_argument
 
     @property
     def num_results(self) -> int:

@@ -383,13 +383,15 @@ def make_task_command(name: str, task_name: str, summary: str) -> click.Command:
 
     task: type[GenerationTask] = load_plugins().find("task", task_name)
     fields: dict[str, FieldInfo] = task.Request.model_fields
-    prompt_field = next((field for field, info in fields.items() if info.is_required()), None)
+    prompt_field = task.Request.argument_field()  # type: ignore[attr-defined]
     argument_help, example = "", '"a red heart"'
     if prompt_field is not None:
         info = fields[prompt_field]
         example = str(info.examples[0]) if info.examples else example
         text = info.description or "the prompt"
         argument_help = f"{prompt_field.upper()}: {text}. Give it, or a file of them with --{prompt_field}s."
+        if not info.is_required():
+            argument_help = f"{prompt_field.upper()}: {text}. A file of them: --{prompt_field}s."
     lines = task.examples or (f"{example} --out heart.png --seed 1",)
     return GroupedCommand(
         name,
@@ -465,7 +467,8 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
     sidecar_values = {kind: values.pop(f"sidecar_{kind}") for kind in task.sidecars}
     fields = {field: value for field, value in values.items() if value is not None and value != ()}
     with option_names_in_errors([*values, *load_options, "model"]):
-        lines = _read_prompts(prompts_file, prompt_field, fields)
+        is_required = prompt_field is not None and task.Request.model_fields[prompt_field].is_required()
+        lines = _read_prompts(prompts_file, prompt_field, fields, is_required)
         is_folder = lines is not None or (out is not None and out.endswith(("/", os.sep)))
         requests = _make_requests(task.Request, prompt_field, fields, lines)  # type: ignore[arg-type]
         if out is None:
@@ -526,8 +529,11 @@ def _input_files(values: Sequence[Any]) -> list[Path]:
     return files
 
 
-def _read_prompts(path: Path | None, prompt_field: str | None, fields: dict[str, Any]) -> list[tuple[int, str]] | None:
-    if (path is None) == (prompt_field is not None and fields.get(prompt_field) is None):
+def _read_prompts(
+    path: Path | None, prompt_field: str | None, fields: dict[str, Any], is_required: bool
+) -> list[tuple[int, str]] | None:
+    is_given = prompt_field is None or fields.get(prompt_field) is not None
+    if (path is not None and is_given) or (path is None and not is_given and is_required):
         raise click.UsageError(f"give either {(prompt_field or 'request').upper()} or --{prompt_field}s FILE")
     return None if path is None else read_prompt_file(path, prompt_field or "request")
 

@@ -479,7 +479,7 @@ class Pipeline:
                 )
             return prompts
         _check_options(options, fields)
-        prompt_field = next((name for name, info in fields.items() if info.is_required()), None)
+        prompt_field = request_type.argument_field()
         if inputs.cond is not None:
             text_fields = [name for name, info in fields.items() if info.is_required() and info.annotation is str]
             options = {**dict.fromkeys(text_fields, "(precomputed)"), **options}

@@ -1,0 +1,163 @@
+"""Builder of data sets of views: meshes and parametric shapes -> tar files of pictures with cameras."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lumina_3d.views.cameras import Camera, orbit
+from lumina_3d.views.rendering import Renderer, Surface, normalized, surface_of
+from lumina_3d.views.scenes import DEFAULT_FOV, radius_for, random_cameras, random_rig
+from lumina_3d.views.store import object_files, write_shard
+from lumina_core.errors import ConfigError
+
+MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
+
+
+def build_shards(
+    meshes: Sequence[Path],
+    families: Sequence[str],
+    objects: int,
+    views: int,
+    size: int,
+    samples: int,
+    is_random: bool,
+    elevation: float,
+    depth: bool,
+    per_shard: int,
+    seed: int,
+    out: Path,
+) -> dict[str, Any]:
+    """Render meshes or families to tar files in a folder; see `lumina render` for the arguments.
+
+    Returns:
+        Numbers of objects and pictures, the tar files, and the skipped files with the reason.
+
+    Raises:
+        ConfigError: there is nothing to render, or the folder is not empty.
+    """
+    if bool(meshes) == bool(families):
+        raise ConfigError("meshes: got neither files nor --family, or both; expected one of them")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out: got {out}, which exists and is not an empty folder, expected a new one")
+    sources = _shapes(families, objects, seed) if families else _meshes(meshes)
+    skipped: dict[str, str] = {}
+    shard: dict[str, dict[str, bytes]] = {}
+    shards, count, pictures = [], 0, 0
+    for name, load, caption in sources:
+        try:
+            renderer = Renderer(load())
+        except Exception as error:  # loaders of foreign files raise many types of errors
+            skipped[name] = " ".join(str(error).split())[:200] or type(error).__name__
+            continue
+        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        cameras = _cameras(rng, views, is_random, elevation)
+        renders = renderer(cameras, size, samples=samples)
+        extra = {"depth.npz": _arrays(depth=renders.depth, normals=renders.normals)} if depth else {}
+        if not shards:
+            out.mkdir(parents=True, exist_ok=True)
+        shard[name] = object_files(renders.rgba, cameras, caption, extra)
+        count, pictures = count + 1, pictures + len(cameras)
+        if len(shard) == per_shard:
+            shards.append(_flush(out, len(shards), shard))
+    if shard:
+        shards.append(_flush(out, len(shards), shard))
+    if not count:
+        reason = next(iter(skipped.values()), "no mesh was found")
+        raise ConfigError(f"meshes: got none that can be rendered, expected {', '.join(MESH_SUFFIXES)} ({reason})")
+    return {"objects": count, "pictures": pictures, "shards": [str(path) for path in shards], "skipped": skipped}
+
+
+def load_surface(path: Path) -> Surface:
+    """Read a mesh file as a surface, centred, its longest side 1; parts of a scene are joined with their colours.
+
+    Files with +y up (glTF, OBJ) are turned so that +z is up and their front, +z, faces +x.
+
+    Raises:
+        ConfigError: the file has no usable faces.
+    """
+    import trimesh
+
+    loaded = trimesh.load(str(path), process=False)
+    parts = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
+    surfaces = [surface_of(part) for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+    if not surfaces:
+        raise ConfigError(f"{path.name}: got no faces, expected a mesh")
+    surface = normalized(_joined(surfaces))
+    if path.suffix.lower() not in (".obj", ".glb", ".gltf"):
+        return surface
+    # (x, y, z) with +y up and the front +z -> (z, x, y)
+    return Surface(
+        surface.vertices[:, [2, 0, 1]], surface.faces, surface.face_colors, surface.corner_uv, surface.texture
+    )
+
+
+def _joined(surfaces: Sequence[Surface]) -> Surface:
+    """Join surfaces; textures become one colour per face, at its middle."""
+    if len(surfaces) == 1:
+        return surfaces[0]
+    vertices, faces, colors, offset = [], [], [], 0
+    for surface in surfaces:
+        third = np.full(len(surface.faces), 1 / 3)
+        colors.append(surface.colors(np.arange(len(surface.faces)), third, third))
+        vertices.append(surface.vertices)
+        faces.append(surface.faces + offset)
+        offset += len(surface.vertices)
+    return Surface(np.concatenate(vertices), np.concatenate(faces), np.concatenate(colors))
+
+
+def _cameras(rng: np.random.Generator, views: int, is_random: bool, elevation: float) -> list[Camera]:
+    if is_random:
+        return random_cameras(random_rig(rng), views, rng)
+    return orbit(views, elevation, radius_for(DEFAULT_FOV), DEFAULT_FOV)
+
+
+def _shapes(families: Sequence[str], objects: int, seed: int) -> Iterator[tuple[str, Any, str]]:
+    from lumina_3d.families.captions import full_caption
+    from lumina_3d.families.shapes import FAMILIES, make_shape
+    from lumina_core.config import suggest_or_list
+
+    names = FAMILIES if "all" in families else families
+    for name in names:
+        if name not in FAMILIES:
+            raise ConfigError(f"--family: got {name!r}, expected all or some{suggest_or_list(name, FAMILIES)}")
+    for number in range(objects):
+        for name in names:
+            shape = make_shape(name, number, seed=seed)
+            yield f"{name}-{number:05d}", lambda shape=shape: shape.mesh, full_caption(shape)
+
+
+def _meshes(paths: Sequence[Path]) -> Iterator[tuple[str, Any, str]]:
+    files: list[tuple[str, Path]] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in MESH_SUFFIXES)
+            files += [(file.relative_to(path).with_suffix("").as_posix().replace("/", "-"), file) for file in found]
+        elif path.is_file():
+            files.append((path.stem, path))
+        else:
+            raise ConfigError(f"meshes: got {path}, which does not exist, expected a file or a folder")
+    seen: dict[str, int] = {}
+    for name, file in files:
+        seen[name] = seen.get(name, 0) + 1
+        text = file.with_suffix(".txt")
+        caption = text.read_text(encoding="utf-8").strip() if text.is_file() else file.stem.replace("_", " ")
+        yield name if seen[name] == 1 else f"{name}-{seen[name]}", lambda file=file: load_surface(file), caption
+
+
+def _flush(out: Path, number: int, shard: dict[str, dict[str, bytes]]) -> Path:
+    path = out / f"views-{number:05d}.tar"
+    write_shard(path, shard)
+    shard.clear()
+    return path
+
+
+def _arrays(**arrays: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **{name: value.astype(np.float16) for name, value in arrays.items()})
+    return content.getvalue()
