@@ -104,6 +104,13 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
         "points_tiny": "very small model that trains in a minute on a CPU",
     }
     views = {"views": "the built-in model of views: 1 to 4 of 64 px, from text and pictures"}
+    views = {
+        "views": "the built-in model of views: 1 to 4 of 64 px, from text and pictures",
+        "views_from_emoji": "views that begin from the weights of image.emoji",
+        "views_600m_256": "the paper's 600M size, first stage: 4 views of 256 px",
+        "views_600m_512": "the paper's 600M size, second stage: 4 views of 512 px",
+        "views_600m_512_8": "the paper's 600M size, third stage: 8 views of 512 px",
+    }
     for name, summary in {**points, **views}.items():
         recipes.add(f"3d.{name}", f"lumina_3d:recipes/{name}.yaml", summary)
 

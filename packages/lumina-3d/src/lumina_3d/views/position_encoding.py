@@ -266,7 +266,7 @@ class Urope(nn.Module):
         pose = per_camera[..., 1:13].unflatten(-1, (3, 4))
         focal, known = per_camera[..., 13:15], per_camera[..., 0] > 0.5
         forward = -pose[..., :3, 2]
-        distance = ((_nearest_point(pose[..., 3], forward)[:, None] - pose[..., 3]) * forward).sum(dim=-1)
+        distance = ((_nearest_point(pose[..., 3], forward, known)[:, None] - pose[..., 3]) * forward).sum(dim=-1)
         depth = (distance[..., None] + distance.new_tensor(config.depths)).clamp_min(0.1)
         depth = depth.repeat_interleave(per_view, dim=1)
         safe = torch.where(coordinates[..., 13:15] == 0, torch.ones_like(coordinates[..., 13:15]), coordinates[..., 13:15])
@@ -286,13 +286,15 @@ class Urope(nn.Module):
         return torch.where(keep_own, own, torch.stack([row, column], dim=-1).to(own))
 
 
-def _nearest_point(origins: Tensor, directions: Tensor) -> Tensor:
-    """Return the points (B, 3) that lines (B, V, 3) pass nearest to, in the sense of least squares."""
-    mean = origins.mean(dim=1, keepdim=True)
-    across = torch.eye(3, device=origins.device) - directions[..., :, None] * directions[..., None, :]
+def _nearest_point(origins: Tensor, directions: Tensor, known: Tensor) -> Tensor:
+    """Return the points (B, 3) that known lines (B, V, 3) pass nearest to, in the sense of least squares."""
+    weights = known[..., None].to(origins)
+    mean = (origins * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp_min(1)
+    identity = torch.eye(3, device=origins.device)
+    across = (identity - directions[..., :, None] * directions[..., None, :]) * weights[..., None]
     right = (across @ (origins - mean)[..., None]).sum(dim=1)
     # the small multiple of the identity keeps the mean of the cameras for parallel axes
-    matrix = across.sum(dim=1) + 1e-4 * torch.eye(3, device=origins.device)
+    matrix = across.sum(dim=1) + 1e-4 * identity
     with torch.autocast(origins.device.type, enabled=False):
         solution = torch.linalg.solve(matrix.float(), right.float())
     return solution[..., 0] + mean[:, 0]

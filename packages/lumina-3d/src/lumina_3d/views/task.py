@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -68,6 +68,7 @@ class Views(GenerationTask):
 
         image_size: int = Field(64, ge=8, description="side of a view in pixels")
         num_views: int = Field(4, ge=1, description="largest number of generated views in training")
+        channels: Literal[3, 4] = Field(4, description="4: colours over white and alpha; 3: colours over white")
         fov_range: tuple[float, float] = Field(FOV_RANGE, description="vertical FOV in degrees of training")
         elevation_range: tuple[float, float] = Field(ELEVATION_RANGE, description="elevation in degrees of training")
 
@@ -192,7 +193,8 @@ class Views(GenerationTask):
         return folder / f"{name}.png"
 
     def _inputs(self, request: ViewsRequest) -> ViewInputs:
-        pictures = tuple(picture.data(self.config.image_size) for picture in request.image or ())
+        size, channels = self.config.image_size, self.config.channels
+        pictures = tuple(picture.data(size)[:channels] for picture in request.image or ())
         return ViewInputs(tuple(request.view_cameras()), pictures, tuple(request.picture_cameras()))
 
 
