@@ -131,7 +131,8 @@ class ViewConditioner(Conditioner):
         cameras = (targets if given is None else targets.cat(given)).with_common_knowledge()
         batch, count = cameras.known.shape
         num_targets, per_view = targets.known.shape[1], rows * columns
-        features = self.camera.features(cameras, num_targets if given is not None else 0, rows, columns)
+        with torch.autocast(cameras.known.device.type, enabled=False):  # geometry needs float32
+            features = self.camera.features(cameras, num_targets if given is not None else 0, rows, columns)
         flags = torch.stack([torch.zeros_like(cameras.known), cameras.known], dim=-1)
         flags[:, num_targets:, 0] = 1
         per_token = flags[:, :, None].expand(-1, -1, per_view, -1).flatten(1, 2)

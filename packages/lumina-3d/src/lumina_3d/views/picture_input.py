@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,8 +120,9 @@ def _of_rgba(rgba: npt.NDArray[np.uint8], name: str, background: str = "alpha") 
 def remove_background(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
     """Return RGBA (H, W, 4) of a picture (H, W, 3) on a plain background; None if the border is not of one colour.
 
-    The background is what is connected to the border and has its colour. Pixels at the edge of the object get the alpha
-    that explains them as a mixture of the background and of the object beside them.
+    The background is what has the colour of the border, also within the object (a hole under an arm rest): an object
+    that is painted in exactly this colour gets holes, and needs a file with transparency. Pixels at the edge get the
+    alpha that explains them as a mixture of the background and of the object beside them.
     """
     pixels: Pixels = rgb.astype(np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -131,19 +133,16 @@ def remove_background(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | Non
     if len(plain) < 0.6 * len(border) or float(plain.std(axis=0).max()) > MAX_BORDER_DEVIATION:
         return None
     tolerance = max(MIN_TOLERANCE, 3.5 * float(plain.std(axis=0).max()))
-    similar = np.abs(pixels - color).max(axis=2) <= tolerance
-    outside = _connected_to_border(similar)
-    alpha, clean = np.where(outside, 0.0, 1.0), pixels.copy()
+    outside = np.abs(pixels - color).max(axis=2) <= tolerance
     beside = _dilated(outside) & ~outside
-    inner = ~outside & ~beside
-    neighbours, count = _neighbour_mean(pixels, inner)
-    edge = beside & (count > 0)
-    direction = neighbours - color
+    neighbour = _object_color(pixels, color, ~outside & ~beside)
+    direction = neighbour - color
     length = (direction**2).sum(axis=2)
     share = ((pixels - color) * direction).sum(axis=2) / np.where(length < 1, 1.0, length)
-    usable = edge & (length > 100)
+    usable = beside & (length > 100)
+    alpha, clean = np.where(outside, 0.0, 1.0), pixels.copy()
     alpha[usable] = share[usable].clip(0, 1)
-    clean[usable] = neighbours[usable]
+    clean[usable] = neighbour[usable]
     clean[outside] = 0
     return np.concatenate([clean, alpha[..., None] * 255], axis=2).round().clip(0, 255).astype(np.uint8)
 
@@ -166,25 +165,30 @@ def resize_rgba(rgba: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]
     return square.round().clip(0, 255).astype(np.uint8)
 
 
-def _connected_to_border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    from scipy import ndimage
-
-    labels, _ = ndimage.label(mask)
-    edges = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    return np.asarray(np.isin(labels, edges[edges > 0]))
-
-
 def _dilated(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    from scipy import ndimage
-
-    return np.asarray(ndimage.binary_dilation(mask, np.ones((3, 3), dtype=bool)))
+    return np.asarray(np.stack([part for part in _neighbours(mask, False)]).any(axis=0))
 
 
-def _neighbour_mean(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> tuple[Pixels, Pixels]:
-    """Return the mean colour (H, W, 3) of the masked pixels among the 8 neighbours, and their number (H, W)."""
-    from scipy import ndimage
+def _object_color(pixels: Pixels, background: Pixels, inner: npt.NDArray[np.bool_]) -> Pixels:
+    """Return for each pixel the colour of the object beside it (H, W, 3).
 
-    kernel = np.ones((3, 3))
-    count = ndimage.convolve(mask.astype(np.float64), kernel, mode="constant")
-    sums = [ndimage.convolve(pixels[..., k] * mask, kernel, mode="constant") for k in range(3)]
-    return np.stack(sums, axis=-1) / np.where(count == 0, 1, count)[..., None], count
+    That is the mean of the inner pixels among the 8 neighbours; where there is none (a part one or two pixels wide),
+    the colour among the pixel and its neighbours that differs most from the background.
+    """
+    neighbours = np.stack(list(_neighbours(pixels, background)))
+    weights = np.stack(list(_neighbours(inner, False)))[..., None]
+    count = weights.sum(axis=0)
+    mean = (neighbours * weights).sum(axis=0) / np.where(count == 0, 1, count)
+    distance = ((neighbours - background) ** 2).sum(axis=-1)
+    farthest = np.take_along_axis(neighbours, distance.argmax(axis=0)[None, ..., None], axis=0)[0]
+    return np.asarray(np.where(count > 0, mean, farthest))
+
+
+def _neighbours(array: npt.NDArray[Any], outside: Any) -> Iterator[npt.NDArray[Any]]:
+    """Yield an array (H, W, ...) shifted by -1, 0 and 1 along both axes; `outside` stands beyond the border."""
+    padded = np.empty((array.shape[0] + 2, array.shape[1] + 2, *array.shape[2:]), dtype=array.dtype)
+    padded[...] = outside
+    padded[1:-1, 1:-1] = array
+    for row in range(3):
+        for column in range(3):
+            yield padded[row : row + array.shape[0], column : column + array.shape[1]]

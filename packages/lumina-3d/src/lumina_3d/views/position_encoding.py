@@ -159,7 +159,9 @@ def projection_matrices(coordinates: Tensor, unit: float) -> tuple[Tensor, Tenso
     last = pose.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*pose.shape[:-2], 1, 4)
     to_world = torch.cat([torch.cat([rotation, position], dim=-1), last], dim=-2)
     back = rotation.transpose(-1, -2)
-    to_camera = torch.cat([torch.cat([back, -(back @ position)], dim=-1), last], dim=-2)
+    # a sum of products: a matrix product would be half precision under autocast
+    origin = -(rotation * position).sum(dim=-2)[..., None]
+    to_camera = torch.cat([torch.cat([back, origin], dim=-1), last], dim=-2)
     safe = torch.where(focal == 0, torch.ones_like(focal), focal)
     return focal[..., None] * to_camera, to_world / safe[..., None, :]
 
@@ -272,10 +274,11 @@ class Urope(nn.Module):
         safe = torch.where(coordinates[..., 13:15] == 0, torch.ones_like(coordinates[..., 13:15]), coordinates[..., 13:15])
         local = torch.nn.functional.pad(coordinates[..., 15:17] / safe, (0, 1), value=-1.0)
         token_pose = coordinates[..., 1:13].unflatten(-1, (3, 4))
-        ray = (token_pose[..., :3] @ local[..., None])[..., 0]
+        ray = (token_pose[..., :3] * local[..., None, :]).sum(dim=-1)
         points = token_pose[..., None, :, 3] + depth[..., None] * ray[..., None, :]  # (B, N, depths, 3)
         relative = points[:, None] - pose[:, :, None, None, :, 3]
-        seen = relative @ pose[:, :, None, :, :3]
+        rotation = pose[:, :, None, None, :, :3]
+        seen = torch.stack([(relative * rotation[..., axis]).sum(dim=-1) for axis in range(3)], dim=-1)
         picture = seen[..., :2] / (-seen[..., 2:]).clamp_min(0.1) * focal[:, :, None, None]
         picture = picture.clamp(-4, 4)
         row = (1 - picture[..., 1]) / 2 * config.rows - 0.5
@@ -292,7 +295,7 @@ def _nearest_point(origins: Tensor, directions: Tensor, known: Tensor) -> Tensor
     mean = (origins * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp_min(1)
     identity = torch.eye(3, device=origins.device)
     across = (identity - directions[..., :, None] * directions[..., None, :]) * weights[..., None]
-    right = (across @ (origins - mean)[..., None]).sum(dim=1)
+    right = (across * (origins - mean)[..., None, :]).sum(dim=(1, 3))[..., None]
     # the small multiple of the identity keeps the mean of the cameras for parallel axes
     matrix = across.sum(dim=1) + 1e-4 * identity
     with torch.autocast(origins.device.type, enabled=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ SKY, KEY = 0.2, 0.3
 """Shares of a light from above, and of one from the front, left and above."""
 KEY_DIRECTION = np.array([0.62, 0.48, 0.62])
 _BLOCK_RAYS = 1 << 19
+_embree_process: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Renderer:
     def __init__(self, surface: Any, shaded: bool = True) -> None:
         self.surface = surface if isinstance(surface, Surface) else surface_of(surface)
         self.shaded = shaded
+        _check_process()
         try:
             from embreex import rtcore_scene
             from embreex.mesh_construction import TriangleMesh
@@ -178,6 +181,15 @@ class Renderer:
             np.round(rgba * 255).astype(np.uint8),
             depth.reshape(shape).min(axis=(2, 4)).astype(np.float32),
             (summed / np.where(length == 0, 1.0, length)).astype(np.float32),
+        )
+
+
+def _check_process() -> None:
+    """Raise ConfigError in a process that was forked after embree ran in its parent: its threads are missing here."""
+    if _embree_process.setdefault("id", os.getpid()) != os.getpid():
+        raise ConfigError(
+            "rendering: got a process that was forked after embree ran, expected a new one, where embree would never "
+            "return. Set training.num_workers to 0, or render first: lumina render"
         )
 
 

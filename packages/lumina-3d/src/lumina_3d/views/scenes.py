@@ -25,7 +25,7 @@ ELEVATION_RANGE = (-5.0, 50.0)
 """Elevation in degrees of training."""
 HELD_OUT_RIGS = ((45.0, 50.0), (0.63, 0.72))
 """FOV and fill that no training rig has together: for a test of pairs that were never seen."""
-DEFAULT_FOV, DEFAULT_FILL = 40.0, 0.6
+DEFAULT_FOV, DEFAULT_FILL = 40.0, 0.68
 NEAR = 0.3
 """Radius that is added to that of a far object of the same size, in sides of the object."""
 
