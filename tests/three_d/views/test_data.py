@@ -12,10 +12,10 @@ from PIL import Image
 
 from lumina_3d.families.shapes import make_shape
 from lumina_3d.views.builder import load_surface
+from lumina_3d.views.camera_encoding import CameraBatch
 from lumina_3d.views.cameras import look_at, to_opencv
 from lumina_3d.views.dataset import FamilyViews, StoredViews
 from lumina_3d.views.metrics import hull_consistency, psnr, silhouettes
-from lumina_3d.views.camera_encoding import CameraBatch
 from lumina_3d.views.rendering import Renderer
 from lumina_3d.views.scenes import HELD_OUT_RIGS, NEAR, radius_for, random_rig, render_views, to_views
 

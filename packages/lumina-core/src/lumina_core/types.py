@@ -36,8 +36,9 @@ class Tokens:
 
     Attributes:
         values: (B, N, D); zero where the mask is False.
-        positions: (B, N, 3 or more) float, in token units of the training resolution; axis 0 is time, view or x. Numbers
-            beyond the third are further coordinates, which some position encodings read (`Condition.token_positions`).
+        positions: (B, N, 3 or more) float, in token units of the training resolution; axis 0 is time, view or x.
+            Numbers beyond the third are further coordinates, which some position encodings read, see
+            `Condition.token_positions`.
         sizes: for each of the B items the sizes that are needed to turn it back into a latent.
         mask: (B, N) bool, True for real tokens; None if all tokens are real: then no mask is made anywhere.
     """

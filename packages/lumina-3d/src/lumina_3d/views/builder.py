@@ -48,7 +48,8 @@ def build_shards(
     sources = _shapes(families, objects, seed) if families else _meshes(meshes)
     skipped: dict[str, str] = {}
     shard: dict[str, dict[str, bytes]] = {}
-    shards, count, pictures = [], 0, 0
+    shards: list[Path] = []
+    count = pictures = 0
     for name, load, caption in sources:
         try:
             renderer = Renderer(load())
@@ -159,5 +160,6 @@ def _flush(out: Path, number: int, shard: dict[str, dict[str, bytes]]) -> Path:
 
 def _arrays(**arrays: np.ndarray[Any, np.dtype[Any]]) -> bytes:
     content = io.BytesIO()
-    np.savez_compressed(content, **{name: value.astype(np.float16) for name, value in arrays.items()})
+    halved: dict[str, Any] = {name: value.astype(np.float16) for name, value in arrays.items()}
+    np.savez_compressed(content, **halved)
     return content.getvalue()

@@ -196,14 +196,14 @@ def intrinsics(camera: Camera, rows: int, columns: int) -> Array:
 
 def to_opencv(camera: Camera) -> Array:
     """Return the (4, 4) world-to-camera matrix of OpenCV and COLMAP (+x right, +y down, looks along +z)."""
-    return np.linalg.inv(camera.pose @ _FLIP_YZ)
+    return np.asarray(np.linalg.inv(camera.pose @ _FLIP_YZ), dtype=np.float64)
 
 
 def from_opencv(world_to_camera: Array, fov: float, aspect: float = 1.0) -> Camera:
     """Return the camera of an OpenCV or COLMAP world-to-camera matrix, (3, 4) or (4, 4)."""
     matrix = np.eye(4)
     matrix[:3] = np.asarray(world_to_camera, dtype=np.float64)[:3]
-    return Camera(np.linalg.inv(matrix) @ _FLIP_YZ, fov, aspect)
+    return Camera(np.asarray(np.linalg.inv(matrix) @ _FLIP_YZ, dtype=np.float64), fov, aspect)
 
 
 def from_colmap(quaternion: Sequence[float], translation: Sequence[float], fov: float, aspect: float = 1.0) -> Camera:

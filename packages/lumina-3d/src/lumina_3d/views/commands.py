@@ -23,12 +23,16 @@ CONVENTIONS = ("opengl", "opencv", "colmap", "zero123")
 @click.option("--start", type=float, default=0.0, help="Azimuth of the first camera in degrees.  [default: 0]")
 @click.option("--fov", type=float, default=40.0, help="Vertical field of view in degrees.  [default: 40]")
 @click.option("--radius", type=float, default=None, help="Distance to the centre.  [default: by the FOV]")
-@click.option("--size", type=click.IntRange(1, 65536), default=64, help="Side of the pictures in pixels.  [default: 64]")
+@click.option(
+    "--size", type=click.IntRange(1, 65536), default=64, help="Side of the pictures in pixels.  [default: 64]"
+)
 @click.option("--read", "source", type=click.Path(path_type=Path), help="transforms.json to read instead of an orbit.")
 @click.option(
     "--convention", type=click.Choice(("opengl", "opencv")), default="opengl", help="Of --read.  [default: opengl]"
 )
-@click.option("--to", "target", type=click.Choice(CONVENTIONS), default="opengl", help="Of the output.  [default: opengl]")
+@click.option(
+    "--to", "target", type=click.Choice(CONVENTIONS), default="opengl", help="Of the output.  [default: opengl]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file to write: transforms.json, or --to's matrices.")
 @click.option("--draw", type=click.Path(path_type=Path), help="PNG file to draw the cameras to, from above and aside.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -49,12 +53,11 @@ def cameras(
     """Show the cameras of an orbit or of a file, and the convention; convert and draw them."""
     from lumina_3d.views.cameras import CONVENTION, orbit
     from lumina_3d.views.scenes import radius_for
-    from lumina_core.cli.generate import output_paths
     from lumina_core.io import atomic_file
 
     for path, suffix in ((out, ".json"), (draw, ".png")):
         if path is not None:
-            output_paths(path, 1, False, (suffix,), "--out" if path is out else "--draw")
+            _check_output(path, suffix, "--out" if path is out else "--draw")
     if not 0 < fov < 180:
         raise ConfigError(f"--fov: got {fov:g}, expected degrees between 0 and 180")
     listed = (
@@ -83,6 +86,14 @@ def cameras(
             f"{x:.3f} {y:.3f} {z:.3f}"
         )
     click.echo("".join(f"{path}\n" for path in (out, draw) if path is not None), nl=False)
+
+
+def _check_output(path: Path, suffix: str, option: str) -> None:
+    """Raise ConfigError unless a file with this suffix can be written."""
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"{option}: got {path.name}, expected a name that ends with {suffix}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{option}: got {path}, expected a file in a folder that exists")
 
 
 def _read_cameras(path: Path, convention: str) -> list[Camera]:
@@ -166,4 +177,6 @@ def render(
         return
     for name, reason in report["skipped"].items():
         click.echo(f"skipped {name}: {reason}", err=True)
-    click.echo(f"{report['objects']} objects, {report['pictures']} pictures in {len(report['shards'])} tar files: {out}")
+    click.echo(
+        f"{report['objects']} objects, {report['pictures']} pictures in {len(report['shards'])} tar files: {out}"
+    )

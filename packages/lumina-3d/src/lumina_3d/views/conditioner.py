@@ -129,7 +129,7 @@ class ViewConditioner(Conditioner):
         """
         rows, columns = self._grid()
         cameras = (targets if given is None else targets.cat(given)).with_common_knowledge()
-        batch, count = cameras.known.shape
+        count = cameras.known.shape[1]
         num_targets, per_view = targets.known.shape[1], rows * columns
         with torch.autocast(cameras.known.device.type, enabled=False):  # geometry needs float32
             features = self.camera.features(cameras, num_targets if given is not None else 0, rows, columns)

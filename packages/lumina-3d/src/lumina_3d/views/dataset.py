@@ -33,9 +33,7 @@ class ViewsConfig(Settings):
     image_size: int = Field(64, ge=8, description="side of a view in pixels")
     channels: Literal[3, 4] = Field(4, description="4: colours over white and alpha; 3: colours over white")
     num_views: tuple[int, ...] = Field((1, 2, 4, 4, 4), min_length=1, description="numbers of generated views, drawn")
-    num_given: tuple[int, ...] = Field(
-        (0, 1, 1, 1, 2, 3), min_length=1, description="numbers of given pictures, drawn"
-    )
+    num_given: tuple[int, ...] = Field((0, 1, 1, 1, 2, 3), min_length=1, description="numbers of given pictures, drawn")
     caption_dropout: float = Field(0.12, ge=0, le=1, description="share of captions left out without given pictures")
     caption_dropout_given: float = Field(0.5, ge=0, le=1, description="share of captions left out with given pictures")
     pose_dropout: float = Field(0.04, ge=0, le=1, description="share of examples whose cameras are not known")

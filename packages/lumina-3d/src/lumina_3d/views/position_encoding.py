@@ -88,8 +88,8 @@ class Prope(nn.Module):
         camera_dim: int | None = Field(
             None,
             ge=4,
-            description="first channels of a head that carry the cameras, besides their rotation, where the view has no "
-            "channels of its own (weights of a picture model); None: a third of the head",
+            description="first channels of a head that carry the cameras, besides their rotation, where the view "
+            "has no channels of its own (weights of a picture model); None: a third of the head",
         )
         layout: Literal["interleaved", "blocks"] = Field(
             "blocks", description="interleaved: channel pairs take the axes in turn, as in the published weights"
@@ -126,7 +126,8 @@ class Prope(nn.Module):
         """
         if positions.shape[2] not in (3, 3 + COORDINATES):
             raise ConfigError(
-                f"3d.prope: got positions of {positions.shape[2]} numbers, expected 3, or {3 + COORDINATES} with cameras"
+                f"3d.prope: got positions of {positions.shape[2]} numbers, expected 3, or {3 + COORDINATES} with "
+                "cameras"
             )
         if positions.shape[2] == 3:
             return (rope_from_positions(positions, freqs, self.config.layout),)
@@ -271,7 +272,9 @@ class Urope(nn.Module):
         distance = ((_nearest_point(pose[..., 3], forward, known)[:, None] - pose[..., 3]) * forward).sum(dim=-1)
         depth = (distance[..., None] + distance.new_tensor(config.depths)).clamp_min(0.1)
         depth = depth.repeat_interleave(per_view, dim=1)
-        safe = torch.where(coordinates[..., 13:15] == 0, torch.ones_like(coordinates[..., 13:15]), coordinates[..., 13:15])
+        safe = torch.where(
+            coordinates[..., 13:15] == 0, torch.ones_like(coordinates[..., 13:15]), coordinates[..., 13:15]
+        )
         local = torch.nn.functional.pad(coordinates[..., 15:17] / safe, (0, 1), value=-1.0)
         token_pose = coordinates[..., 1:13].unflatten(-1, (3, 4))
         ray = (token_pose[..., :3] * local[..., None, :]).sum(dim=-1)
@@ -300,7 +303,8 @@ def _nearest_point(origins: Tensor, directions: Tensor, known: Tensor) -> Tensor
     matrix = across.sum(dim=1) + 1e-4 * identity
     with torch.autocast(origins.device.type, enabled=False):
         solution = torch.linalg.solve(matrix.float(), right.float())
-    return solution[..., 0] + mean[:, 0]
+    nearest: Tensor = solution[..., 0] + mean[:, 0]
+    return nearest
 
 
 def _view_rotation(view: Tensor, freqs: Tensor, groups: int) -> Tensor:

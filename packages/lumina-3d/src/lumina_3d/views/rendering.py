@@ -77,7 +77,9 @@ def surface_of(mesh: Any) -> Surface:
         return Surface(mesh.vertices, mesh.faces, np.asarray(mesh.face_colors, dtype=np.float64) / 255)
     vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
     if not len(faces) or not np.isfinite(vertices).all():
-        raise ConfigError(f"mesh: got {len(faces)} faces and {len(vertices)} vertices, expected faces of finite vertices")
+        raise ConfigError(
+            f"mesh: got {len(faces)} faces and {len(vertices)} vertices, expected faces of finite vertices"
+        )
     visual = mesh.visual
     if getattr(visual, "kind", None) == "texture":
         uv, image = getattr(visual, "uv", None), _texture_image(visual.material)

@@ -52,9 +52,7 @@ class ViewsRequest(Request):
     image_elevation: tuple[float, ...] | None = Field(
         None, title="A,B,...", description="elevation of each given picture in degrees; default: elevation"
     )
-    elevation: float = Field(
-        20.0, ge=-MAX_ELEVATION, le=MAX_ELEVATION, description="elevation of the views in degrees"
-    )
+    elevation: float = Field(20.0, ge=-MAX_ELEVATION, le=MAX_ELEVATION, description="elevation of the views in degrees")
     azimuths: tuple[float, ...] | None = Field(
         None, title="A,B,...", description="azimuth of each view in degrees, counter-clockwise seen from above"
     )
@@ -120,7 +118,9 @@ class ViewsRequest(Request):
             raise ValueError(f"image_azimuth: got none for {count} pictures, expected the azimuth of each")
         for angle in self.image_elevation or ():
             if abs(angle) > MAX_ELEVATION:
-                raise ValueError(f"image_elevation: got {angle:g}, expected -{MAX_ELEVATION} to {MAX_ELEVATION} degrees")
+                raise ValueError(
+                    f"image_elevation: got {angle:g}, expected -{MAX_ELEVATION} to {MAX_ELEVATION} degrees"
+                )
         if self.azimuths is not None and (self.cameras is not None or self.views not in (None, len(self.azimuths))):
             raise ValueError("azimuths: got cameras, or views of another number, too; expected one of them")
         if self.cameras is not None and self.views not in (None, len(self.cameras)):

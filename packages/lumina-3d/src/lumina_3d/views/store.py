@@ -108,7 +108,7 @@ class ViewStore:
         for name in self._names(item):
             matrix = np.eye(4)
             matrix[:3] = np.load(io.BytesIO(item.read(f"{PurePosixPath(name).stem}.npy")), allow_pickle=False)[:3]
-            cameras.append(Camera(np.linalg.inv(matrix), self.fov))
+            cameras.append(Camera(np.asarray(np.linalg.inv(matrix), dtype=np.float64), self.fov))
         if not cameras:
             raise ConfigError(f"{item.name}: got pictures without cameras, expected transforms.json or .npy files")
         return cameras

@@ -127,7 +127,8 @@ class Views(GenerationTask):
             near, far = (radius_for(camera.fov, fill) for fill in FILL_RANGE)
             if not near - 0.01 <= camera.radius <= far + 0.01:
                 notes.append(
-                    f"radius: got {camera.radius:.3g}, and the model was trained on {near:.3g} to {far:.3g} with this FOV"
+                    f"radius: got {camera.radius:.3g}, and the model was trained on {near:.3g} to {far:.3g} with "
+                    "this FOV"
                 )
         return notes
 

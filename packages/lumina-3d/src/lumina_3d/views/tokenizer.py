@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -139,9 +138,5 @@ def composite(rgba: Tensor, background: float = 1.0) -> Tensor:
     The colours of generated RGBA views are those over white, as in training.
     """
     rgb, alpha = rgba[:3], (rgba[3:4] + 1) / 2
-    return rgb + (1 - alpha) * (background - 1.0)
-
-
-def downsample(views: Tensor, factor: int) -> Tensor:
-    """Average blocks of pixels of views (C, V, H, W)."""
-    return F.avg_pool3d(views, (1, factor, factor))
+    shown: Tensor = rgb + (1 - alpha) * (background - 1.0)
+    return shown

@@ -180,7 +180,11 @@ def _stack_references(conditions: Sequence[Condition]) -> Tokens | None:
     references = []
     for condition in conditions:
         batch, width = batch_size(condition), some.values.shape[2]
-        empty = Tokens(some.values.new_zeros(batch, 0, width), some.positions.new_zeros(batch, 0, some.positions.shape[2]), ((),) * batch)
+        empty = Tokens(
+            some.values.new_zeros(batch, 0, width),
+            some.positions.new_zeros(batch, 0, some.positions.shape[2]),
+            ((),) * batch,
+        )
         references.append(condition.reference or empty)
     return stack_tokens(references)
 

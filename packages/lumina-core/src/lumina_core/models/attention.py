@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lumina_core.errors import ShapeError
 from lumina_core.models import cpu_kernels
 from lumina_core.models.layers import Linear, split_linear
 from lumina_core.protocols import AttentionTransform
@@ -306,20 +307,24 @@ class Attention(nn.Module):
         return output
 
     def _grouped_attention(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | Tensor, groups: int
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Segments | None, scale: float | Tensor, groups: int
     ) -> Tensor:
         """Attend with other keys for each run of queries: q, v (B, N, H, d) and k (B, groups, N, H, d) -> as q."""
+        if isinstance(mask, Segments):
+            raise ShapeError("position_encoding: got packed sequences, expected a batch, for keys that differ by query")
         batch = len(q)
 
         def repeat(x: Tensor) -> Tensor:
-            return x[:, None].expand(-1, groups, *x.shape[1:]).flatten(0, 1)
+            repeated: Tensor = x[:, None].expand(-1, groups, *x.shape[1:]).flatten(0, 1)
+            return repeated
 
         rows = q.unflatten(1, (groups, -1)).flatten(0, 1).transpose(1, 2)
         keys, values = k.flatten(0, 1).transpose(1, 2), repeat(v).transpose(1, 2)
         mask = mask if mask is None or len(mask) != batch else repeat(mask)
         scale = repeat(scale) if isinstance(scale, Tensor) and len(scale) == batch else scale
         attn_out = sdpa(rows, keys, values, mask, scale, self.attn_backend)
-        return attn_out.transpose(1, 2).unflatten(0, (batch, groups)).flatten(1, 2)
+        joined: Tensor = attn_out.transpose(1, 2).unflatten(0, (batch, groups)).flatten(1, 2)
+        return joined
 
     @property
     def _owns_queries(self) -> bool:

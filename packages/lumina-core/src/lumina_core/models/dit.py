@@ -350,8 +350,9 @@ class DiTBackbone(Component, nn.Module):
         if token_condition is not None and self.token_condition_embed is not None:
             token_condition = self.token_condition_embed(token_condition)
         embedded = None if reference is None else self.embed(reference.values)
-        if embedded is not None and condition.reference_condition is not None and self.token_condition_embed is not None:
-            embedded = embedded + self.token_condition_embed(condition.reference_condition)
+        reference_condition = condition.reference_condition
+        if embedded is not None and reference_condition is not None and self.token_condition_embed is not None:
+            embedded = embedded + self.token_condition_embed(reference_condition)
         blocks: Iterator[Any] = iter(self.blocks)
         context, region_weights = condition.context, _joined_region_weights(condition)
         cross_kvs: tuple[CrossAttentionKV | ContextInput, ...] = ()
