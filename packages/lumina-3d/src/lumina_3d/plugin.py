@@ -103,7 +103,6 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
         "points_class": "class-conditional point clouds, as the paper's on ShapeNet",
         "points_tiny": "very small model that trains in a minute on a CPU",
     }
-    views = {"views": "the built-in model of views: 1 to 4 of 64 px, from text and pictures"}
     views = {
         "views": "the built-in model of views: 1 to 4 of 64 px, from text and pictures",
         "views_from_emoji": "views that begin from the weights of image.emoji",
@@ -131,4 +130,10 @@ def lumina_register_models(models: ModelRegistrations) -> None:
         "lumina_3d:models/points",
         "point clouds of any count from prompts",
         task="3d.text_to_points",
+    )
+    models.add(
+        "3d.views",
+        "lumina_3d:models/views",
+        "views of one object, 64 px, from prompts and pictures; undertrained",
+        task="3d.views",
     )

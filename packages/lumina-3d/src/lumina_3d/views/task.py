@@ -69,6 +69,7 @@ class Views(GenerationTask):
         image_size: int = Field(64, ge=8, description="side of a view in pixels")
         num_views: int = Field(4, ge=1, description="largest number of generated views in training")
         channels: Literal[3, 4] = Field(4, description="4: colours over white and alpha; 3: colours over white")
+        notice: str = Field("", description="what a user has to know of the model, shown with every request")
         fov_range: tuple[float, float] = Field(FOV_RANGE, description="vertical FOV in degrees of training")
         elevation_range: tuple[float, float] = Field(ELEVATION_RANGE, description="elevation in degrees of training")
 
@@ -109,7 +110,8 @@ class Views(GenerationTask):
 
     def notes(self, request: ViewsRequest) -> list[str]:
         """Return warnings: more views, or other lenses and heights than in training, and backgrounds that stayed."""
-        notes = [
+        notes = [self.config.notice] if self.config.notice else []
+        notes += [
             f"{picture.name or 'image'}: the border is not of one colour, so that the background was kept; give a "
             "picture with transparency or on a plain background"
             for picture in request.image or ()

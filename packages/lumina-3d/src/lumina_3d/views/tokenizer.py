@@ -129,7 +129,8 @@ class PerViewAutoencoder(nn.Module, Autoencoder):
         assert callable(function)
         batch = data.shape[0]
         flat: Tensor = function(data.transpose(1, 2).flatten(0, 1))
-        return flat.unflatten(0, (batch, -1)).transpose(1, 2)
+        views: Tensor = flat.unflatten(0, (batch, -1)).transpose(1, 2)
+        return views
 
 
 def composite(rgba: Tensor, background: float = 1.0) -> Tensor:

@@ -1,0 +1,140 @@
+"""Measure a model of views on held-out shapes of the parametric families: silhouettes, PSNR, sharpness, poses, hulls.
+
+    python benchmarks/benchmark_views.py --model 3d.views --per-family 1 --out views.json
+
+One picture is given, and views at 45 to 315 degrees from it are compared with true renders; beside them stand copies of
+the given picture and the mean picture of the class at the same pose. Needs embreex.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lumina_3d.families.captions import full_caption
+from lumina_3d.families.shapes import FAMILIES, make_shape
+from lumina_3d.views.camera_encoding import CameraBatch
+from lumina_3d.views.cameras import Camera
+from lumina_3d.views.metrics import (
+    gradient_energy,
+    hull_consistency,
+    nearest_render,
+    psnr,
+    silhouette_iou,
+    silhouettes,
+)
+from lumina_3d.views.request import ViewsRequest
+from lumina_3d.views.scenes import held_out_rig, random_rig, render_views, to_views
+from lumina_core import Pipeline
+
+STEP = 5
+"""Degrees between the true renders among which poses are read back."""
+TARGETS = tuple(range(45, 360, 45))
+SYMMETRIC = {"table", "lamp", "shelf", "mug", "vase"}
+
+
+def main() -> None:
+    """Generate, measure, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="3d.views", help="name or folder")
+    parser.add_argument("--per-family", type=int, default=1, help="shapes of each family")
+    parser.add_argument("--split", default="test", choices=("test", "held_out"), help="held_out: unseen attributes")
+    parser.add_argument("--unseen-rig", action="store_true", help="pairs of FOV and radius that training left out")
+    parser.add_argument("--guidance-scale", type=float, default=None)
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None, help="JSON file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    pipe = Pipeline.from_pretrained(args.model, task="3d.views")
+    options = {k: v for k, v in (("guidance_scale", args.guidance_scale), ("steps", args.steps)) if v is not None}
+    scenes = [
+        make_scene(name, number, args.split, args.unseen_rig) for number in range(args.per_family) for name in FAMILIES
+    ]
+    truth = torch.stack([scene["renders"][[turn // STEP for turn in TARGETS]] for scene in scenes])
+    given = torch.stack([scene["renders"][0] for scene in scenes])
+    generated, from_text, seconds = [], [], []
+    for scene in scenes:
+        cameras = [scene["cameras"][turn // STEP] for turn in TARGETS]
+        begin = time.perf_counter()
+        generated.append(generate(pipe, scene, cameras, image=scene["renders"][0], **options))
+        seconds.append(time.perf_counter() - begin)
+        from_text.append(generate(pipe, scene, [scene["cameras"][0], *cameras], prompt=scene["caption"], **options))
+    views = torch.stack(generated)
+    rows = {
+        "model, one given picture": scores(views, truth),
+        "copy of the given picture": scores(given[:, None].expand_as(truth), truth),
+        "mean of the class at the pose": scores(class_means(scenes, truth), truth),
+    }
+    orbit = CameraBatch.of([[scene["cameras"][turn // STEP] for turn in (0, *TARGETS)] for scene in scenes])
+    rows["model, one given picture"]["hull"] = hull(torch.cat([given[:, None], views], 1), orbit)
+    rows["model, text alone"] = {"hull": hull(torch.stack(from_text), orbit)}
+    rows["truth"] = {"hull": hull(torch.cat([given[:, None], truth], 1), orbit)}
+    rows["model, one given picture"] |= poses(scenes, views)
+    result = {"shapes": len(scenes), "seconds of 7 views": float(np.median(seconds)), "rows": rows}
+    for name, row in rows.items():
+        print(f"{name:32}", "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    print(f"{len(scenes)} shapes, {result['seconds of 7 views']:.2f} s for 7 views")
+    if args.out is not None:
+        args.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def make_scene(family: str, number: int, split: str, unseen_rig: bool) -> dict:
+    """Render a shape every 5 degrees at an elevation of 20, from a random start."""
+    shape = make_shape(family, number, split)
+    rng = np.random.default_rng((8, number, FAMILIES.index(family)))
+    rig, start = (held_out_rig if unseen_rig else random_rig)(rng), float(rng.uniform(0, 360))
+    cameras = [rig.camera(start + turn, 20.0) for turn in range(0, 360, STEP)]
+    renders = to_views(render_views(shape.mesh, cameras, 64)).movedim(1, 0)
+    return {"family": family, "cameras": cameras, "renders": renders, "caption": full_caption(shape)}
+
+
+def generate(pipe: Pipeline, scene: dict, cameras: list[Camera], image: Tensor | None = None, **fields) -> Tensor:
+    """Return views (V, 4, 64, 64); the given picture is the scene's first render."""
+    camera = scene["cameras"][0]
+    if image is not None:
+        fields |= {"image": image, "image_azimuth": camera.azimuth, "image_elevation": camera.elevation}
+    lens = {"fov": camera.fov, "radius": camera.radius}
+    request = ViewsRequest.read({**fields, **lens, "cameras": cameras, "seed": 1}, "request")
+    return pipe([request])[0].data.movedim(1, 0)
+
+
+def scores(views: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return silhouette IoU, PSNR in dB, and gradient energy over that of the truth."""
+    return {
+        "iou": float(silhouette_iou(silhouettes(views), silhouettes(truth)).mean()),
+        "psnr": float(psnr(views, truth).mean()),
+        "sharpness": float(gradient_energy(views).mean() / gradient_energy(truth).mean()),
+    }
+
+
+def class_means(scenes: list[dict], truth: Tensor) -> Tensor:
+    """Return for each scene the mean true view of the other scenes of its class; its own if there is no other."""
+    means = []
+    for index, scene in enumerate(scenes):
+        others = [k for k, other in enumerate(scenes) if other["family"] == scene["family"] and k != index]
+        means.append(truth[others or [index]].mean(dim=0))
+    return torch.stack(means)
+
+
+def hull(views: Tensor, cameras: CameraBatch) -> float:
+    """Return the mean IoU of silhouettes with those of the hull carved from them."""
+    return float(hull_consistency(silhouettes(views), cameras).mean())
+
+
+def poses(scenes: list[dict], views: Tensor) -> dict[str, float]:
+    """Return the share of views of asymmetric objects whose nearest true render is at most 5 degrees away."""
+    rows = [index for index, scene in enumerate(scenes) if scene["family"] not in SYMMETRIC]
+    near = nearest_render(views[rows], torch.stack([scenes[index]["renders"] for index in rows])) * STEP
+    error = (near - torch.tensor(TARGETS) + 180) % 360 - 180
+    return {"pose within 5 degrees": float((error.abs() <= STEP).float().mean())}
+
+
+if __name__ == "__main__":
+    main()
