@@ -1,6 +1,6 @@
 """Measure a model of views on held-out shapes of the parametric families: silhouettes, PSNR, sharpness, poses, hulls.
 
-    python benchmarks/benchmark_views.py --model 3d.views --per-family 1 --out views.json
+    python benchmarks/views.py --model 3d.views --per-family 1 --out views.json
 
 One picture is given, and views at 45 to 315 degrees from it are compared with true renders; beside them stand copies of
 the given picture and the mean picture of the class at the same pose. Needs embreex.
