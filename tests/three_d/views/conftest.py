@@ -32,3 +32,9 @@ def tiny_views(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("views") / "model"
     save_model(model, folder, load_plugins())
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_options() -> list[str]:
+    """Changes of the recipe 3d.views that make `tiny_views`."""
+    return SMALL

@@ -54,7 +54,7 @@ def test_the_hull_of_true_views_is_the_object(box):
     center = ((torch.arange(48) + 0.5) / 48 * 2 - 1).abs() * 0.52
     inside = [center < half - side for half in (0.45, 0.25, 0.15)]
     assert bool(hull[0][inside[0]][:, inside[1]][:, :, inside[2]].all())
-    assert float(hull_consistency(masks, cameras).min()) > 0.95
+    assert float(hull_consistency(masks, cameras).min()) > 0.93
 
 
 def test_a_view_of_another_object_breaks_the_consistency(box):
