@@ -14,6 +14,7 @@ from lumina_audio.audio_io import limit_peak
 from lumina_audio.autoencoders.light_vae import LightVAE, LightVAEConfig
 from lumina_audio.autoencoders.vae import VAE, VAEConfig
 from lumina_audio.mel import MelConfig, MelSpectrogram, refine_to_mel
+from lumina_audio.vocoders.harmonics import tune_to_mel
 from lumina_audio.vocoders.loss import vocoder_loss
 from lumina_audio.vocoders.protocol import SupportsVocoderLoss, Vocoder, check_vocoder_matches
 from lumina_core.config import ComponentSpec
@@ -41,6 +42,9 @@ class MelAutoencoder(nn.Module, Autoencoder):
         kl_weight: float = Field(1e-4, ge=0, description="weight of the KL divergence from a normal distribution")
         gradient_weight: float = Field(1.0, ge=0, description="weight of errors of differences over time and frequency")
         vocoder: ComponentSpec = Field(ComponentSpec(type="audio.griffin_lim"), description="spectrogram -> waveform")
+        tune_harmonics: bool = Field(
+            False, description="synthesize harmonic sounds again at the pitch that the spectrogram shows"
+        )
         refine_steps: int = Field(
             0, ge=0, le=64, description="steps that bring the output of the vocoder closer to its spectrogram"
         )
@@ -82,7 +86,10 @@ class MelAutoencoder(nn.Module, Autoencoder):
     def decode(self, latent: Tensor) -> Tensor:
         """Map (B, channels, T) to (B, 1, T * downsample_factor) in [-1, 1], each item divided by a peak beyond 1."""
         mel = self.to_mel(latent)
-        return limit_peak(refine_to_mel(self.vocoder(mel), mel, self.mel, self.config.refine_steps))
+        waveform = self.vocoder(mel)
+        if self.config.tune_harmonics:
+            waveform = tune_to_mel(waveform.float(), mel, self.mel)
+        return limit_peak(refine_to_mel(waveform, mel, self.mel, self.config.refine_steps))
 
     def to_mel(self, latent: Tensor) -> Tensor:
         """Decode a normalized latent (B, channels, T) to natural log-mel (B, n_mels, T * downsample_factor / hop)."""
