@@ -15,6 +15,9 @@ MAX_WORDS = 50_000
 MIN_LETTERS = 4
 """Shorter words are not looked up: most are articles and prepositions."""
 MAX_UNKNOWN = 3
+MAX_LENGTH_DIFFERENCE = 3
+MAX_WORDS_WITH_EXAMPLES = 2000
+"""Number of known words up to which the most frequent ones are worth naming."""
 _WORD = re.compile(r"[^\W\d_]+")
 _WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Letters of scripts that write words without spaces between them."""
@@ -66,10 +69,12 @@ def unknown_words_note(text: str, known: Collection[str]) -> str:
         return ""
     parts = []
     for word in unknown:
-        near = difflib.get_close_matches(word, known, n=1, cutoff=0.78)
+        # of tens of thousands of words, those that can be near at all
+        candidates = [one for one in known if one[0] == word[0] and abs(len(one) - len(word)) <= MAX_LENGTH_DIFFERENCE]
+        near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.78)
         parts.append(f"'{word}'" + (f" (nearest: '{near[0]}')" if near else ""))
     note = f"in no training caption of this model: {', '.join(parts)}"
-    if all("nearest" not in part for part in parts):
+    if all("nearest" not in part for part in parts) and len(known) <= MAX_WORDS_WITH_EXAMPLES:
         examples = [word for word in known if len(word) >= MIN_LETTERS and word not in _COMMON][:6]
         note += f"; it knows words such as {', '.join(examples)}"
     return note

@@ -26,6 +26,7 @@ from lumina_core.adapters.lora import NO_HASH, BaseHash, Lora, extract_lora, has
 from lumina_core.adapters.source import ADAPTER_DIR
 from lumina_core.checkpoint.lazy_tensors import check_finite, read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
+from lumina_core.data.words import count_words, write_words
 from lumina_core.device import autocast, available_memory
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
@@ -94,6 +95,8 @@ class InterruptedTraining(KeyboardInterrupt):
     """A signal has ended a training after a step; the message says how to go on."""
 
 
+MAX_CAPTIONED_EXAMPLES = 200_000
+"""Largest data set whose captions are read for their words when its model is saved."""
 MAX_NEGATIVE_EXAMPLES = 4096
 """Most examples that an objective gets as negatives before a training."""
 
@@ -394,8 +397,21 @@ class Trainer:
         self.model.load_state_dict(self.ema.state_dict(self.model))
         if self.process.is_main and not self.is_sharded:
             save_model(self.model, model_dir, self.registry)
+            self._save_words(model_dir)
         distributed.wait_for_main(True, self.process)
         return model_dir
+
+    def _save_words(self, folder: Path) -> None:
+        """Write the words of the captions to a model folder, for notes about prompts that it cannot know."""
+        if len(self.dataset) > MAX_CAPTIONED_EXAMPLES:
+            return
+        texts: list[str] = []
+        for field in self.model.conditioners_by_field:
+            with contextlib.suppress(LuminaError):  # not every data set can list its values
+                texts += [value for value in self.dataset.values(field) if isinstance(value, str)]
+        if texts:
+            with contextlib.suppress(OSError):  # the model itself is complete
+                write_words(folder, count_words(texts))
 
     def _save_adapter(self) -> Path:
         """Write the averaged weights of the adapter to lora/, in peft's format; returns this folder."""
