@@ -84,7 +84,8 @@ def fetch(name: str, digest: str, cache: Path) -> Path:
     """Return the .tgz of a package in the cache, downloaded if missing; exits if its SHA-256 differs."""
     cache.mkdir(parents=True, exist_ok=True)
     (cache / ".gitignore").write_text("*\n", encoding="utf-8")
-    path = cache / f"{name.replace('@', '-')}.tgz"
+    # npm's name of the file: @scope/name@version -> scope-name-version
+    path = cache / f"{name.lstrip('@').replace('/', '-').replace('@', '-')}.tgz"
     if not path.exists():
         subprocess.run(["npm", "pack", name, "--silent", "--pack-destination", str(cache)], check=True)
     found = hashlib.sha256(path.read_bytes()).hexdigest()

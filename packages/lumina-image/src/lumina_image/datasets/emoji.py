@@ -17,7 +17,7 @@ from lumina_core.config import Config as Settings
 from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import Dataset, EvalSet, Example
-from lumina_image.datasets import emoji_data
+from lumina_image.datasets import colors, emoji_data
 from lumina_image.datasets.emoji_data import EmojiRecord
 from lumina_image.image_io import to_tensor
 
@@ -78,12 +78,22 @@ def _variant_type(record: EmojiRecord) -> str:
     return "two tones" if len(record["skin"]) > 1 else "one tone"
 
 
+OBJECT_GROUPS = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
+"""Unicode groups whose emoji may change their color."""
+
 MAX_KEYWORD_EMOJI = 8
 """Largest number of base emoji with a keyword that is a caption by itself; `flag`, for example, has more."""
 
 
+STYLE_NAMES: dict[str, tuple[str, ...]] = {
+    "noto": ("noto style", "in noto style", "noto"),
+    "fluent": ("fluent style", "in fluent style", "fluent", "flat", "flat style", "in flat style"),
+}
+"""Words at the end of a caption that name a drawing style."""
+
+
 class EmojiDataset(Dataset):
-    """Data set of emoji; each draw has one of the captions of the emoji."""
+    """Data set of emoji; each draw has one of the captions, drawing styles and, for some objects, colors of the emoji."""
 
     class Config(Settings):
         """Images, captions and their frequencies."""
@@ -103,6 +113,18 @@ class EmojiDataset(Dataset):
         variant_weight: float = Field(
             0.35, gt=0, le=10, description="sampling weight of an emoji with skin tone; others have 1"
         )
+        styles: tuple[Literal["noto", "fluent"], ...] = Field(
+            ("noto",), min_length=1, description="drawing styles; an emoji without a second one has the first"
+        )
+        style_word_prob: float = Field(
+            0.5, ge=0, le=1, description="share of captions that name the style, if there are two: `cat, fluent style`"
+        )
+        second_style_prob: float = Field(
+            0.35, ge=0, le=1, description="share of the second style among captions that name none"
+        )
+        color_prob: float = Field(
+            0.0, ge=0, le=1, description="share of draws of an object of one hue that change its color: `a green cat`"
+        )
 
     def __init__(self, config: Config) -> None:
         available = emoji_data.languages()
@@ -118,7 +140,7 @@ class EmojiDataset(Dataset):
         held_out_values = {"train": (False,), "held_out": (True,), "all": (False, True)}[config.split]
         self._labels = [label for label, record in enumerate(all_records) if record["left_out"] in held_out_values]
         self._records = [all_records[label] for label in self._labels]
-        self._pixels: NDArray[np.uint8] | None = None
+        self._pixels: dict[str, NDArray[np.uint8]] = {}
         self._distinctive_keyword_cache: dict[str, frozenset[str]] = {}
 
     def __len__(self) -> int:
@@ -126,12 +148,17 @@ class EmojiDataset(Dataset):
 
     def get(self, index: int, rng: random.Random) -> Example:
         """Return `image` (3, image_size, image_size) in [-1, 1], `caption`, and `label`, the index among all emoji."""
-        image = to_tensor(self.images()[index])
-        return {
-            "image": image,
-            "caption": self._sample_caption(self._records[index], rng),
-            "label": self._labels[index],
-        }
+        style, caption = self.config.styles[0], None
+        if len(self.config.styles) > 1 or self.config.color_prob:
+            style, style_word = self._sample_style(index, rng)
+            image = self.images(style)[index]
+            recolored = self._sample_color(index, image, rng) if rng.random() < self.config.color_prob else None
+            if recolored is not None:
+                image, caption = recolored
+            caption = (caption or self._sample_caption(self._records[index], rng)) + style_word
+        else:
+            image, caption = self.images(style)[index], self._sample_caption(self._records[index], rng)
+        return {"image": to_tensor(image), "caption": caption, "label": self._labels[index]}
 
     def values(self, field: str) -> Sequence[Any]:
         """Return the values of `caption` (every name and keyword once; captions join them by `, `) or `label`.
@@ -151,11 +178,15 @@ class EmojiDataset(Dataset):
         """Return the sampling weight: `variant_weight` for an emoji with skin tone, else 1."""
         return 1.0 if self._records[index]["skin"] is None else self.config.variant_weight
 
-    def images(self) -> NDArray[np.uint8]:
-        """Return all images of the split, (N, image_size, image_size, 3) uint8, read-only; decoded once."""
-        if self._pixels is None:
-            self._pixels = emoji_data.load_resized_images(self.config.image_size)[self._labels]
-        return self._pixels
+    def images(self, style: str = "noto") -> NDArray[np.uint8]:
+        """Return all images of the split in a style, (N, image_size, image_size, 3) uint8, read-only; decoded once."""
+        if style not in self._pixels:
+            size = self.config.image_size
+            if style == "noto":
+                self._pixels[style] = emoji_data.load_resized_images(size)[self._labels]
+            else:
+                self._pixels[style] = emoji_data.resize(emoji_data.load_fluent_images()[0], size)[self._labels]
+        return self._pixels[style]
 
     def records(self) -> Sequence[EmojiRecord]:
         """Return the record of each image; see `lumina_image.datasets.emoji_data.load_records`."""
@@ -168,6 +199,37 @@ class EmojiDataset(Dataset):
     def captions(self, index: int) -> Mapping[str, Mapping[str, Any]]:
         """Return {language: {"name": str, "keywords": [str, ...]}} for the languages of this data set."""
         return {language: self._records[index]["captions"][language] for language in self.languages}
+
+    def _sample_style(self, index: int, rng: random.Random) -> tuple[str, str]:
+        """Return a style that the emoji has, and the end of the caption that names it, or an empty one."""
+        styles = [style for style in self.config.styles if style == "noto" or self._has_fluent(index)] or ["noto"]
+        named = len(self.config.styles) > 1 and rng.random() < self.config.style_word_prob
+        if len(styles) == 1:
+            style = styles[0]
+        else:
+            style = styles[int(rng.random() < (0.5 if named else self.config.second_style_prob))]
+        return style, f", {rng.choice(STYLE_NAMES[style])}" if named else ""
+
+    def _has_fluent(self, index: int) -> bool:
+        return bool(emoji_data.load_fluent_images()[1][self._labels[index]])
+
+    def _sample_color(
+        self, index: int, image: NDArray[np.uint8], rng: random.Random
+    ) -> tuple[NDArray[np.uint8], str] | None:
+        """Return an object in another or its own color with a caption that names it; None if it has several hues."""
+        record = self._records[index]
+        name = str(record["captions"]["en"]["name"])
+        if "en" not in self.languages or record["group"] not in OBJECT_GROUPS or colors.names_color(name):
+            return None
+        variants = colors.recolor(image)
+        if not variants:
+            return None
+        color = rng.choice(sorted(variants))
+        words = [word for word in self._distinctive_keywords("en") if word in record["captions"]["en"]["keywords"]]
+        words = sorted(word for word in words if len(word) > 2 and not colors.names_color(word))
+        noun = rng.choice(words) if words and rng.random() < 0.4 else name
+        phrase = f"{color} {noun}"
+        return variants[color], _with_article(phrase, rng) if rng.random() < 0.5 else phrase
 
     def _sample_caption(self, record: EmojiRecord, rng: random.Random) -> str:
         language = self._sample_language(rng)

@@ -1,4 +1,4 @@
-"""Packaged emoji images and captions; data/emoji/card.md describes them."""
+"""Packaged emoji images and captions; data/emoji/card.md and data/fluent/card.md describe them."""
 
 from __future__ import annotations
 
@@ -36,21 +36,42 @@ def load_records() -> tuple[EmojiRecord, ...]:
 @functools.lru_cache(maxsize=1)
 def load_images() -> NDArray[np.uint8]:
     """Load all images, (N, 64, 64, 3) uint8 on white, read-only; decoded once."""
-    sheet_names = sorted(path.name for path in _data_dir().iterdir() if path.name.startswith("pictures-"))
-    cells = np.concatenate([_split_sheet((_data_dir() / name).read_bytes()) for name in sheet_names])[
-        : len(load_records())
-    ]
+    cells = _load_sheets(_data_dir())[: len(load_records())]
     cells.setflags(write=False)
     return cells
+
+
+@functools.lru_cache(maxsize=1)
+def load_fluent_images() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Load the drawings of the style Fluent in the order of the records, and which records have one.
+
+    Returns:
+        (N, 64, 64, 3) uint8 on white, blank where there is no drawing, and (N,) bool; both read-only.
+    """
+    folder = files("lumina_image") / "data" / "fluent"
+    rows = {record["code"]: row for row, record in enumerate(load_records())}
+    indices = [rows[code] for code in json.loads((folder / "codes.json").read_text(encoding="utf-8"))]
+    images = np.full((len(rows), IMAGE_SIZE, IMAGE_SIZE, 3), 255, np.uint8)
+    images[indices] = _load_sheets(folder)[: len(indices)]
+    available = np.zeros(len(rows), np.bool_)
+    available[indices] = True
+    images.setflags(write=False)
+    available.setflags(write=False)
+    return images, available
 
 
 @functools.lru_cache(maxsize=2)
 def load_resized_images(image_size: int) -> NDArray[np.uint8]:
     """Load all images, resized to (N, image_size, image_size, 3) uint8."""
-    if image_size == IMAGE_SIZE:
-        return load_images()
+    return resize(load_images(), image_size)
+
+
+def resize(images: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+    """Resize images (N, H, W, 3) to (N, image_size, image_size, 3); images of that size are returned as they are."""
+    if images.shape[1:3] == (image_size, image_size):
+        return images
     size = (image_size, image_size)
-    return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in load_images()])
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)) for image in images])
 
 
 def languages() -> tuple[str, ...]:
@@ -60,6 +81,11 @@ def languages() -> tuple[str, ...]:
 
 def _data_dir() -> Traversable:
     return files("lumina_image") / "data" / "emoji"
+
+
+def _load_sheets(folder: Traversable) -> NDArray[np.uint8]:
+    names = sorted(path.name for path in folder.iterdir() if path.name.startswith("pictures-"))
+    return np.concatenate([_split_sheet((folder / name).read_bytes()) for name in names])
 
 
 def _split_sheet(sheet: bytes) -> NDArray[np.uint8]:
