@@ -93,7 +93,7 @@ STYLE_NAMES: dict[str, tuple[str, ...]] = {
 
 
 class EmojiDataset(Dataset):
-    """Data set of emoji; each draw has one of the captions, drawing styles and, for some objects, colors of the emoji."""
+    """Data set of emoji; each draw has one of the captions and drawing styles of the emoji, and a color if it can."""
 
     class Config(Settings):
         """Images, captions and their frequencies."""
