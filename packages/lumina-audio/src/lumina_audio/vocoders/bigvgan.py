@@ -423,7 +423,7 @@ def _check_filter(tensor: LazyTensor, where: str) -> None:
     expected = half_band_filter()
     if (
         tensor.shape[-1:] != expected.shape
-        or (read_tensor(tensor, torch.float32).flatten() - expected).abs().max() > 1e-4
+        or (read_tensor(tensor, torch.float32).flatten().cpu() - expected).abs().max() > 1e-4
     ):
         raise CheckpointError(f"{where}: expected the half-band filter of BigVGAN (12 taps)")
 
