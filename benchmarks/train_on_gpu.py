@@ -134,7 +134,7 @@ class Updates:
 
     def __init__(self, groups: Sequence[tuple[list[nn.Parameter], float, bool]], decay: float = 0.999) -> None:
         self.groups = [group for group in groups if group[0]]
-        self.weights = [weight for weights, _, _ in self.groups for weight in weights]
+        self.weights: list[Tensor] = [weight for weights, _, _ in self.groups for weight in weights]
         adamw = [{"params": weights, "lr": lr, "peak": lr} for weights, lr, uses_muon in self.groups if not uses_muon]
         self.adamw = torch.optim.AdamW(adamw, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.momenta = {
@@ -471,7 +471,8 @@ def text_groups(
     excluded = text.no_muon() | {"position_embedding"}
     matrices = [weight for name, weight in named if weight.ndim == 2 and name not in excluded]
     rest = [w for n, w in named if n != "embedding.weight" and not any(w is matrix for matrix in matrices)]
-    return [(rest, lr, False), ([text.embedding.weight], embedding_lr, False), (matrices, muon_lr, True)]
+    embedding = [weight for name, weight in named if name == "embedding.weight"]
+    return [(rest, lr, False), (embedding, embedding_lr, False), (matrices, muon_lr, True)]
 
 
 def train_generator(model: Model, text: TextConditioner, batches: Batches, clock: Clock, batch: int, log: Log) -> None:

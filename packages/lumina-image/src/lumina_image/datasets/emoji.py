@@ -148,7 +148,8 @@ class EmojiDataset(Dataset):
 
     def get(self, index: int, rng: random.Random) -> Example:
         """Return `image` (3, image_size, image_size) in [-1, 1], `caption`, and `label`, the index among all emoji."""
-        style, caption = self.config.styles[0], None
+        style: str = self.config.styles[0]
+        caption: str | None = None
         if len(self.config.styles) > 1 or self.config.color_prob:
             style, style_word = self._sample_style(index, rng)
             image = self.images(style)[index]
