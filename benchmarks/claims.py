@@ -5,8 +5,8 @@
 
 The built-in picture model has 8x8 tokens, too few to show what a method does. The model in benchmarks/claims/model
 draws 384 drawings of Fluent Emoji Flat (Microsoft, MIT License) by class at 64 px, in patches of 2x2 pixels, and no
-others. `compare` generates the same classes with the same seeds by every method, at a multiple of the side, and measures
-against the true drawing at that size, rendered from its vectors:
+others. `compare` generates the same classes with the same seeds by every method, at a multiple of the side, and
+measures against the true drawing at that size, rendered from its vectors:
 
 - `rmse`: root mean square difference in 0..1 at full size, with a 95 % interval over the drawings;
 - `top1`: the share whose nearest true drawing, among all 384 at 16x16 pixels, is the right one;
