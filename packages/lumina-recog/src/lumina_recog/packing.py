@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lumina_core.errors import ShapeError
 from lumina_core.models.attention import Segments
-from lumina_core.models.dit import DiTBackbone
+from lumina_core.models.dit import BlockInputs, DiTBackbone
+from lumina_core.models.rope import MixedRope
+from lumina_core.protocols import AttentionTransform
 from lumina_core.types import Condition, Tokens
 from lumina_recog.heads import ClassificationHead
 
@@ -107,10 +109,31 @@ def _concatenate(items: Sequence[Tokens], indices: Sequence[int], min_length: in
     return Pack(Tokens(values, positions, sizes), Segments(lengths), tuple(indices))
 
 
+class BlockTransforms(Sequence[AttentionTransform]):
+    """Rotary embeddings of every block, each computed when its block asks for it, and not kept."""
+
+    def __init__(self, encoding: MixedRope, positions: Tensor, num_layers: int) -> None:
+        self._encoding, self._positions, self._num_layers = encoding, positions, num_layers
+        self._freqs = encoding.frequencies(positions.device)
+
+    def __len__(self) -> int:
+        return self._num_layers
+
+    def __getitem__(self, index: Any) -> Any:
+        freqs = tuple(axis[index : index + 1] for axis in self._freqs)
+        return self._encoding(self._positions, freqs)[0]
+
+
 def packed_states(backbone: DiTBackbone, one: Pack) -> Tensor:
     """Compute the hidden states (1, N, C) of a pack."""
-    inputs = replace(backbone.precompute(one.tokens, Condition()), mask=one.segments)
-    states: Tensor = backbone(one.tokens, None, Condition(), precomputed=inputs).hidden_states
+    encoding, condition = backbone.position_encoding, Condition()
+    if isinstance(encoding, MixedRope) and not torch.is_grad_enabled():
+        # tables of all blocks at once would take most of the memory
+        tables: Any = BlockTransforms(encoding, one.tokens.positions, backbone.num_layers)
+        inputs = BlockInputs(tables, one.segments)
+    else:
+        inputs = replace(backbone.precompute(one.tokens, condition), mask=one.segments)
+    states: Tensor = backbone(one.tokens, None, condition, precomputed=inputs).hidden_states
     return states
 
 
