@@ -196,3 +196,25 @@ def test_a_hidden_folder_is_no_class(tmp_path):
     example = dataset.get(len(dataset) - 1, random.Random(0))
     assert example["label"] == 2
     assert example["image"].shape == (3, 20, 24)
+
+
+def test_layer_decay_lowers_the_rate_from_block_to_block():
+    from lumina_core.model import build_model
+    from lumina_core.training.optim import build_optimizers, layer_depths
+
+    one = recipe(training={"lr": 1e-3, "layer_decay": 0.5})
+    model = build_model(one)
+    names = [name for name, _ in model.named_parameters()]
+    depths = layer_depths(names)
+    assert depths["head.linear.weight"] == 0
+    assert depths["backbone.blocks.1.attention.qkv.weight"] == 1
+    assert depths["backbone.blocks.0.feed_forward.up.weight"] == 2
+    assert depths["backbone.embed.weight"] == depths["backbone.position_encoding.freqs"] == 3
+    rates = {
+        id(parameter): group["lr"]
+        for optimizer in build_optimizers(model, one.training).optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(1e-3 * 0.5 ** depths[name])

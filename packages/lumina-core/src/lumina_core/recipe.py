@@ -150,6 +150,9 @@ class TrainingConfig(Config):
     lr_overrides: dict[str, float] = Field(
         {}, description="other peak learning rates of AdamW, by a substring of parameter names: {embedding: 1e-2}"
     )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor of the learning rate from each block to the one before it, for fine-tuning"
+    )
     muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon")
     betas: tuple[_Beta, _Beta] = Field((0.9, 0.95), description="betas of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of matrices; norms, gates and biases have none")

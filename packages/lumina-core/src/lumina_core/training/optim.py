@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -134,6 +135,7 @@ def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersCo
                 f"{suggest(pattern, {word for name, _ in trainable for word in name.split('.')})}."
             )
     no_weight_decay, no_muon = _declared(model, "no_weight_decay"), _declared(model, "no_muon")
+    depths = layer_depths([name for name, _ in trainable])
     embedding_ids = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[bool, float, float], list[Tensor]] = {}
     for name, parameter in trainable:
@@ -141,6 +143,7 @@ def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersCo
         is_hidden_matrix = parameter.ndim == 2 and name not in no_muon and id(parameter) not in embedding_ids
         uses_muon = training.optimizer == "muon" and is_hidden_matrix and override is None
         lr = training.muon_lr if uses_muon else training.lr if override is None else override
+        lr *= training.layer_decay ** depths[name]
         decays = parameter.ndim >= 2 and name not in no_weight_decay
         groups.setdefault((uses_muon, lr, training.weight_decay if decays else 0.0), []).append(parameter)
     adamw_groups, muon_groups = (
@@ -157,6 +160,20 @@ def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersCo
     if muon_groups:
         optimizers.append(Muon(muon_groups, training.muon_lr))
     return OptimizersContainer(optimizers)
+
+
+def layer_depths(names: Sequence[str]) -> dict[str, int]:
+    """Return for each parameter the number of layers between it and the output, for `training.layer_decay`.
+
+    The head, and all that is no part of the backbone, has 0; the last block 1, the first block the number of blocks,
+    and the rest of the backbone (the embedding) one more: BEiT (arXiv 2106.08254), as timm counts them.
+    """
+    blocks = {name: int(match[1]) for name in names if (match := re.match(r"backbone\.blocks\.(\d+)\.", name))}
+    count = max(blocks.values(), default=-1) + 1
+    return {
+        name: count - blocks[name] if name in blocks else count + 1 if name.startswith("backbone.") else 0
+        for name in names
+    }
 
 
 def lr_factor(step: int, training: TrainingConfig) -> float:
