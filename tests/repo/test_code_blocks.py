@@ -18,7 +18,7 @@ from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
 from lumina_core.request import Request
 
-OURS = ("lumina_3d", "lumina_audio", "lumina_core", "lumina_image")
+OURS = ("lumina_3d", "lumina_audio", "lumina_core", "lumina_image", "lumina_recog")
 OWN_TESTS = ("hooks.md", "plugins.md")
 """Pages whose Python is tried by tests of their own."""
 
