@@ -22,7 +22,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded completely."""
-REDUCE_PIXELS = 16_000_000
+REDUCE_PIXELS = 4_000_000
 """JPEG files with more pixels are decoded at a half, a quarter or an eighth of their size, by the decoder itself."""
 MAX_JPEG_PIXELS = MAX_PIXELS * 16
 
@@ -34,7 +34,7 @@ class ImageError(UnusableError):
 def read_image(source: FileOrBytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the first frame of an image as RGB, upright by its EXIF orientation, on white.
 
-    A JPEG file of more than 16 million pixels is reduced by its decoder, so that its full size is never in memory.
+    A JPEG file of more than 4 million pixels is reduced by its decoder, so that its full size is never in memory.
 
     Args:
         source: a file or its content.

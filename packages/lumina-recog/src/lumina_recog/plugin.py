@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lumina_core.plugins.registry import (
         CommandRegistrations,
         ComponentRegistrations,
+        ModelRegistrations,
         RecipeRegistrations,
     )
 
@@ -42,6 +43,7 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
     """Register the recipes of the package."""
     for name, summary in (
         ("emoji", "the built-in model: groups and subgroups of emoji at any size"),
+        ("emoji_tiny", "Next-DiT tiny on emoji from scratch, for a GPU"),
         ("emoji_style", "the same of Noto alone, to measure a new style and new concepts"),
         ("emoji_tune", "any-resolution tuning of an emoji model"),
         ("mnist", "digits of a class folder, 28 px"),
@@ -51,6 +53,17 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
         ("imagenet_any_resolution", "the paper's tuning: 30 epochs of random sizes and shapes"),
     ):
         recipes.add(f"recog.{name}", f"lumina_recog:recipes/{name}.yaml", summary)
+
+
+@hookimpl
+def lumina_register_models(models: ModelRegistrations) -> None:
+    """Register the models of the package."""
+    models.add(
+        "recog.emoji",
+        "lumina_recog:models/emoji",
+        "groups and subgroups of emoji, 24 to 512 px",
+        task="recog.classify",
+    )
 
 
 @hookimpl

@@ -71,16 +71,25 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: 
     return total
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, group_index: Tensor | None = None) -> float:
     """Return the temperature, 0.05 to 20, with the smallest cross-entropy of logits (B, K) / temperature.
 
     Fit it on validation data, never on those that are then scored.
+
+    Args:
+        logits: (B, K).
+        labels: (B,) class indices.
+        group_index: (K,) group of each class; then the probabilities of the groups are calibrated.
     """
     low, high = -3.0, 3.0  # logarithms; the loss has one minimum (golden-section search)
     ratio = (5**0.5 - 1) / 2
 
     def loss(log_temperature: float) -> float:
-        return float(F.cross_entropy(logits.double() / torch.tensor(log_temperature).exp(), labels))
+        scaled = logits.double() / torch.tensor(log_temperature).exp()
+        if group_index is None:
+            return float(F.cross_entropy(scaled, labels))
+        sums = group_sums(scaled.softmax(dim=1).float(), group_index, int(group_index.max()) + 1)
+        return float(F.nll_loss(sums.clamp(min=1e-12).log(), group_index[labels]))
 
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)

@@ -48,6 +48,7 @@ class EmojiDataset(Dataset):
         augment: bool = Field(
             False, description="draw each emoji at a random place, scale and angle, with random colors and background"
         )
+        augment_prob: float = Field(1.0, ge=0, le=1, description="share of draws that `augment` changes")
         balance: float = Field(
             0.0, ge=0, le=1, description="0: every emoji is equally frequent, 1: every group; between: in between"
         )
@@ -85,7 +86,9 @@ class EmojiDataset(Dataset):
         style, number = self._items[index]
         size = self.size(index, rng)
         emoji = Image.fromarray(emoji_data.load_images(style)[number], "RGBA")
-        image = draw(emoji, (size[0], size[1]), rng) if self.config.augment else self._plain(emoji, (size[0], size[1]))
+        is_augmented = self.config.augment and rng.random() < self.config.augment_prob
+        shape = (size[0], size[1])
+        image = draw(emoji, shape, rng) if is_augmented else self._plain(emoji, shape)
         record = emoji_data.load_records()[number]
         return {"image": to_tensor(image), "label": self._labels[index], "key": record["key"], "style": style}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,10 +33,11 @@ class TransformConfig(Settings):
     fit: Literal["crop", "stretch", "pad"] = Field(
         "crop", description="crop the middle to the shape of the size, stretch, or pad with white"
     )
-    augment: Literal["none", "flip", "deit", "three"] = Field(
+    augment: Literal["none", "flip", "affine", "deit", "three"] = Field(
         "none",
-        description="flip: mirrored and slightly cropped images; deit: RandAugment, random crops and erasing by "
-        "timm (arXiv 2012.12877); three: 3-Augment of DeiT III by timm (arXiv 2204.07118)",
+        description="flip: mirrored and slightly cropped images; affine: slightly turned, moved and scaled, for digits "
+        "and letters; deit: RandAugment, random crops and erasing by timm (arXiv 2012.12877); three: 3-Augment of DeiT "
+        "III by timm (arXiv 2204.07118)",
     )
     erasing: float = Field(0.25, ge=0, le=1, description="probability of random erasing with `deit`")
     min_crop_area: float = Field(0.08, gt=0, le=1, description="smallest area of a random crop with `deit`, `three`")
@@ -59,7 +61,25 @@ def transform(image: Image.Image, size: tuple[int, int], config: TransformConfig
         width, height = image.size
         box = (margin[0] * width, margin[1] * height, (1 - margin[2]) * width, (1 - margin[3]) * height)
         image = image.resize(image.size, Image.Resampling.BICUBIC, box=box)
+    if config.augment == "affine":
+        image = _affine(image, rng)
     return to_tensor(fit_size(image, size, config.fit))
+
+
+def _affine(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Turn, move and scale an image a little; what comes in at the edges has the color of the first pixel."""
+    angle, scale = math.radians(rng.gauss(0, 7)), rng.uniform(0.9, 1.12)
+    x_shift, y_shift = (rng.uniform(-0.08, 0.08) * side for side in image.size)
+    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+    center_x, center_y = image.width / 2, image.height / 2
+    matrix = (
+        cos, sin, center_x - cos * (center_x + x_shift) - sin * (center_y + y_shift),
+        -sin, cos, center_y + sin * (center_x + x_shift) - cos * (center_y + y_shift),
+    )  # fmt: skip
+    edge = image.getpixel((0, 0))
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=edge if edge else 0
+    )
 
 
 def fit_size(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
