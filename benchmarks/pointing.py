@@ -1,7 +1,7 @@
 """Pointing test of `lumina classify --explain`: how much of the map lies on the emoji that was pasted somewhere?
 
-A test concept of 64 px is pasted on a random ninth of a canvas of 192 px, of one color or cluttered; by chance 0.11 of the
-map lies in its box. Prints for each block the mean mass, and the fraction of images with at least half of it in the box.
+A test concept of 64 px is pasted on a random ninth of a canvas of 192 px, of one color or cluttered; by chance 0.11 of
+the map lies in its box. Prints for each block the mean mass, and the fraction of images with at least half of it there.
 
     python benchmarks/pointing.py [--model recog.emoji] [--count 100] [--out FILE.json]
 """

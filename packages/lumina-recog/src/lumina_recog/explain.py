@@ -13,7 +13,7 @@ from lumina_core.models.dit import DiTBackbone
 from lumina_core.types import BackboneOutput, Condition, Tokens
 from lumina_recog.heads import ClassificationHead
 
-EXPLAINED_LAYER = -1
+EXPLAINED_LAYER = 0
 """Block whose output `explain_image` reads; measured by the pointing test, see docs/results/recognition.md."""
 
 Score = Callable[[Tensor], Tensor]
