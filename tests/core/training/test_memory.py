@@ -100,9 +100,12 @@ def test_a_plan_holds_more_items_on_larger_devices_and_takes_the_first_way_that_
     ]  # fmt: skip
     assert all(0 < few.items < many.items and few.total <= 4 * 10**7 for few, many in zip(small, large, strict=True))
     assert recommended_plan(large, 1) is large[0]
-    assert recommended_plan(small, 10**6) is max(small, key=lambda plan: plan.items)
-    nothing = ParallelPlan("ddp", False, DeviceMemory(1, 1, 1, 1, 1), 0, 5)
-    assert recommended_plan([nothing], 1) is None
+    one = DeviceMemory(1, 1, 1, 1, 1)
+    none, few, more, enough = (ParallelPlan("ddp", False, one, items, 5) for items in (0, 1, 3, 8))
+    assert recommended_plan([none], 1) is None
+    assert recommended_plan([none, few, more], 100) is more
+    assert recommended_plan([none, few, more, enough], 100) is enough
+    assert recommended_plan([none, few, more, enough], 1) is few
 
 
 @pytest.mark.parametrize(

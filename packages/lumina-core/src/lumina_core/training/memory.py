@@ -312,8 +312,9 @@ def plan_devices(
     dtype = torch.float32 if recipe.training.mixed_precision == "float32" else torch.bfloat16
     available = device_bytes - min(RESERVED_BYTES, device_bytes // 10)
     kinds: list[tuple[str, int | None]] = [("ddp", None)]
-    kinds += [("fsdp", None)] if devices > 1 else []
+    # of several machines, those that share a copy exchange weights within one of them
     kinds += [("hsdp", recipe.training.shard_size or 8)] if devices > 8 else []
+    kinds += [("fsdp", None)] if devices > 1 else []
     plans: list[ParallelPlan] = []
     for checkpointing in (False, True):
         (model, one), (_, three) = (
