@@ -27,7 +27,10 @@ from lumina_core.io import remove_partial
 from lumina_core.model_dir import read_weights
 
 DISK_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.copyfile")
-DURATIONS = ("step_seconds", "samples_per_second")
+DURATIONS = (
+    "step_seconds", "samples_per_second", "tokens_per_second", "mfu", "memory_bytes", "data_seconds", "seconds_left",
+)  # fmt: skip
+"""Columns of metrics.csv that are measured, and differ between two runs."""
 
 
 def count_disk_calls(action: Callable[[], object]) -> int:
