@@ -26,6 +26,9 @@ from contracts.sample_data import (
 from making import CAPTIONS
 from torch import Tensor
 
+from lumina_3d.views.cameras import orbit
+from lumina_3d.views.conditioner import ViewInputs
+from lumina_3d.views.store import object_files, write_shard
 from lumina_core.testing import Sample
 
 
@@ -40,6 +43,26 @@ def smooth(channels: int = 3, side: int = 16, count: int = 2) -> Tensor:
 def clouds(count: int = 2, points: int = 16) -> Tensor:
     """Point clouds (count, 3, points) in [-1, 1]."""
     return torch.rand(count, 3, points, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def views(count: int = 2) -> Tensor:
+    """Views (count, 4, 3, 16, 16) in [-1, 1]."""
+    return torch.rand(count, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def view_inputs() -> list[ViewInputs]:
+    """Cameras of two views, with a given picture, with two, and with none."""
+    cameras, pictures = orbit(4), views()[0].unbind(1)
+    return [ViewInputs(tuple(cameras[:2]), pictures[:n], tuple(cameras[2 : 2 + n])) for n in (1, 2, 0)]
+
+
+def stored_views(folder: Path) -> Try:
+    """Two rendered objects in a tar file."""
+    rgba = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 4), dtype=np.uint8)
+    rgba[..., 3] = 255
+    objects = {name: object_files(rgba, orbit(5), name, {}) for name in ("chair", "lamp")}
+    write_shard(folder / "views.tar", objects)
+    return Try({"folder": str(folder), "num_views": (2,), "num_given": (1,)}, Sample("views", {"fields": ("caption",)}))
 
 
 def cloud_folder(folder: Path) -> Try:
@@ -294,6 +317,20 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         Try(sample={"prompt": "a chair", "count": 12, "negative_prompt": "a table"}),
         Try(sample={"prompt": "a chair", "count": 12, "partial": clouds()[0].T[:4]}),
     ],
+    ("autoencoder", "3d.per_view"): Try(sample=views()),
+    ("conditioner", "3d.views"): Try(
+        {"image_size": 16, "camera": {"type": "3d.plucker"}},
+        Sample(view_inputs(), {"data": torch.rand(3, 256, 8) * 2 - 1}),
+    ),
+    ("dataset", "3d.family_views"): Try(
+        {"per_family": 1, "families": ("mug", "chair"), "pictures_per_shape": 7},
+        Sample("views", {"fields": ("caption",)}),
+    ),
+    ("dataset", "3d.stored_views"): stored_views,
+    ("position_encoding", "3d.prope"): [Try({"axes_dim": (4, 2, 2)}), Try({"axes_dim": (0, 4, 4), "camera_dim": 4})],
+    ("position_encoding", "3d.urope"): Try({"axes_dim": (4, 2, 2), "rows": 5, "columns": 1, "depths": (-0.1, 0.1)}),
+    ("task", "3d.views"): Try(sample={"prompt": "a chair", "views": 2}),
+    ("tokenizer", "3d.view_patchify"): Try(sample=torch.rand(2, 4, 3, 16, 8)),
     ("tokenizer", "3d.point_set"): [Try(sample=clouds()), Try({"num_anchors": 4}, clouds())],
     ("coupling", "core.optimal_transport"): [Try(), Try({"scope": "set"})],
     ("head", "core.classification"): Try({"num_classes": 5}),

@@ -15,7 +15,7 @@ from lumina_core.model import build_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
 from lumina_core.testing import check_component
-from lumina_core.types import Condition, stack_tokens
+from lumina_core.types import stack_tokens
 
 SIDE = 32
 CAMERAS = orbit(3, 20, 2.2, 40)
@@ -196,4 +196,5 @@ def test_the_conditioner_refuses_other_values_and_counts():
         ViewInputs(tuple(CAMERAS), (torch.zeros(4, SIDE, SIDE),))
     with pytest.raises(ConfigError, match="expected at least one"):
         ViewInputs(())
-    assert conditioner.null_condition(2) == Condition()
+    null = conditioner.null_condition(2).reference
+    assert null is not None and null.values.shape == (2, 0, 256)

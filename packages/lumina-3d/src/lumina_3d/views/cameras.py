@@ -33,7 +33,7 @@ MAX_ELEVATION = 89.9
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole camera.
 
@@ -62,6 +62,15 @@ class Camera:
         if not 0 < self.fov < 180:
             raise ConfigError(f"camera: got the FOV {self.fov:g}, expected degrees between 0 and 180")
         object.__setattr__(self, "pose", pose)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Camera):
+            return NotImplemented
+        same = (self.fov, self.aspect, self.known) == (other.fov, other.aspect, other.known)
+        return same and bool(np.array_equal(self.pose, other.pose))
+
+    def __hash__(self) -> int:
+        return hash((self.pose.tobytes(), self.fov, self.aspect, self.known))
 
     @property
     def position(self) -> Array:

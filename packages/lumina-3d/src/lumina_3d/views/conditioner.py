@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lumina_3d.views.camera_encoding import CameraBatch, CameraEncoding, coordinates
+from lumina_3d.views.camera_encoding import COORDINATES, CameraBatch, CameraEncoding, coordinates
 from lumina_3d.views.cameras import Camera
+from lumina_3d.views.tokenizer import PerViewAutoencoder, ViewPatchify
 from lumina_core.conditioning.ops import select, stack
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
@@ -25,7 +26,7 @@ MAX_POSITIONS = 16
 """View positions that are drawn in training: 0 to 15."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ViewInputs:
     """Cameras of one object, and its given pictures.
 
@@ -53,6 +54,15 @@ class ViewInputs:
         if self.positions is not None and len(self.positions) != count:
             raise ConfigError(f"views: got {len(self.positions)} positions, expected {count}, one per view")
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ViewInputs) or len(self.pictures) != len(other.pictures):
+            return False
+        plain = ("cameras", "picture_cameras", "positions")
+        same = all(getattr(self, name) == getattr(other, name) for name in plain)
+        return same and all(map(torch.equal, self.pictures, other.pictures))
+
+    __hash__ = None  # type: ignore[assignment]
+
     def without_pictures(self) -> ViewInputs:
         """Return the generated views alone."""
         positions = None if self.positions is None else self.positions[: len(self.cameras)]
@@ -76,7 +86,9 @@ class ViewConditioner(Conditioner):
     def __init__(self, config: Config, camera: CameraEncoding) -> None:
         self.config, self.camera = config, camera
         self.token_condition_dim = FLAGS + camera.dim
-        self._codec: tuple[Autoencoder, Tokenizer] | None = None
+        # of a conditioner without a model: the pixels themselves
+        pixels = PerViewAutoencoder(PerViewAutoencoder.Config())
+        self._codec: tuple[Autoencoder, Tokenizer] = (pixels, ViewPatchify(ViewPatchify.Config()))
 
     def set_codec(self, autoencoder: Autoencoder, tokenizer: Tokenizer) -> None:
         """Store the model's autoencoder and tokenizer, which make tokens of the given pictures."""
@@ -101,8 +113,10 @@ class ViewConditioner(Conditioner):
         return select(encoded, torch.tensor(order).argsort())
 
     def null_condition(self, batch: int) -> Condition:
-        """Return the condition without cameras and pictures: an empty one."""
-        return Condition()
+        """Return the condition without cameras and pictures: reference tokens of which there are none."""
+        width = self._codec[1].width
+        empty = Tokens(torch.zeros(batch, 0, width), torch.zeros(batch, 0, 3 + COORDINATES), ((0,),) * batch)
+        return Condition(reference=empty)
 
     def _encode_group(self, values: Sequence[ViewInputs]) -> Condition:
         """Encode items with as many generated and as many given views."""
@@ -156,7 +170,7 @@ class ViewConditioner(Conditioner):
 
     def _reference_tokens(self, pictures: Tensor, located: Tensor) -> Tokens:
         """Return the tokens of pictures (B, C, G, H, W), with positions of 3 + COORDINATES numbers."""
-        autoencoder, tokenizer = self._require_codec()
+        autoencoder, tokenizer = self._codec
         if pictures.shape[-1] != self.config.image_size or pictures.shape[-2] != self.config.image_size:
             raise ConfigError(
                 f"given picture: got {pictures.shape[-1]}x{pictures.shape[-2]}, expected {self.config.image_size}x"
@@ -174,7 +188,7 @@ class ViewConditioner(Conditioner):
 
     def _grid(self) -> tuple[int, int]:
         """Return rows and columns of the patches of a view."""
-        autoencoder, tokenizer = self._require_codec()
+        autoencoder, tokenizer = self._codec
         side = self.config.image_size
         if tokenizer.patch_size is None:
             raise ShapeError("views: got a tokenizer without even patches, expected 3d.view_patchify")
@@ -182,8 +196,3 @@ class ViewConditioner(Conditioner):
         if side % patch:
             raise ConfigError(f"3d.views image_size: got {side}, expected a multiple of {patch}")
         return side // patch, side // patch
-
-    def _require_codec(self) -> tuple[Autoencoder, Tokenizer]:
-        if self._codec is None:
-            raise ConfigError("3d.views: got no tokenizer, expected that of a model. Build the model from a recipe.")
-        return self._codec

@@ -218,6 +218,7 @@ def tiny_model(data: Tensor, **overrides: Any) -> Model:
             token_dim=tokenizer.width,
             cross_attention_dim=max(conditioner.cross_attention_dim for conditioner in conditioners.values()),
             pooled_dim=sum(conditioner.pooled_dim for conditioner in conditioners.values()),
+            token_condition_dim=sum(conditioner.token_condition_dim for conditioner in conditioners.values()),
         )
         backbone = NextDiTBackbone(config)
     head_config = VelocityHead.Config(
