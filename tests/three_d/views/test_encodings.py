@@ -9,7 +9,7 @@ from lumina_3d.views.camera_encoding import CameraBatch, coordinates
 from lumina_3d.views.cameras import Camera, look_at, orbit, project
 from lumina_3d.views.conditioner import ViewConditioner, ViewInputs
 from lumina_3d.views.position_encoding import projection_matrices
-from lumina_core.conditioning.ops import join, stack
+from lumina_core.conditioning.ops import stack
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
 from lumina_core.plugins.loader import load_plugins
@@ -144,11 +144,9 @@ def test_unknown_cameras_are_plain_rotary_positions(data):
 @pytest.mark.parametrize("encoding", ["3d.prope", "3d.urope"])
 def test_items_of_a_padded_batch_equal_single_ones(encoding, data):
     model, (x, picture) = make_model(encoding), data
-    conditioner = model.conditioners_by_field["cameras"]
-    label = model.encode_condition({"label": [1]}, 1)
     inputs = [ViewInputs(tuple(CAMERAS), (picture,), (CAMERAS[1],)), ViewInputs(tuple(CAMERAS[:2]))]
     tokens = [model.tokenizer.patchify(x), model.tokenizer.patchify(x[:, :, :2])]
-    conditions = [join([label, conditioner.encode([one])]) for one in inputs]
+    conditions = [model.encode_condition({"label": [1], "cameras": [one]}, 1) for one in inputs]
     t = torch.tensor([0.4])
     with torch.no_grad():
         singles = [model.velocity(a, t, b)[0] for a, b in zip(tokens, conditions, strict=True)]
