@@ -11,7 +11,7 @@ Of each sound:
   training clips), as a multiple of the 0.95 quantile elsewhere; above 1 a listener may hear it, and an onset of a note
   there counts too. For comparison `elsewhere` is the same at random moments, which are no borders.
 
-Writes durations.json and durations.md to --out, and the sounds as FLAC to --sounds.
+Writes durations.json and durations.txt to --out, and the sounds as FLAC to --sounds.
 
     python benchmarks/durations.py [--model DIR] [--quick] [--seed 5] [--out docs/results/instruments] [--sounds DIR]
 """
@@ -61,7 +61,7 @@ def main() -> None:
             save(pipe, sounds, args.sounds, kind)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "durations.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.out / "durations.md").write_text(table(results), encoding="utf-8")
+    (args.out / "durations.txt").write_text(table(results), encoding="utf-8")
     print(table(results))
 
 

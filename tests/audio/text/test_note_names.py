@@ -59,3 +59,10 @@ def test_task_replaces_names_if_configured():
         request = task.Request(prompt="middle C", negative_prompt="middle C")
         assert task.conditions(request)["caption"] == [caption]
         assert task.negative_conditions(request)["caption"] == [caption]
+
+
+def test_spellings_of_the_captions_are_kept_on_request():
+    known = "C4, C#4, Db4, C sharp 4, D flat 4"
+    assert normalize_note_names(known, keep_known=True) == known
+    assert normalize_note_names(known) == "C4, C#4, C#4, C#4, C#4"
+    assert normalize_note_names("middle C, bb3, B♭3", keep_known=True) == "C4, A#3, A#3"

@@ -123,7 +123,7 @@ class TextToAudio(GenerationTask):
         return {} if request.negative_prompt is None else {"caption": [self._caption(request.negative_prompt)]}
 
     def _caption(self, prompt: str) -> str:
-        return normalize_note_names(prompt) if self.config.note_names else prompt
+        return normalize_note_names(prompt, keep_known=True) if self.config.note_names else prompt
 
     def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a request whose prompt is the caption of an example.

@@ -31,6 +31,8 @@ _PATTERNS = {
     "spaced": rf"\b(?P<letter>[B-G]) (?P<octave>\d)\b{_UNIT}",
     "primes": rf"(?<![\w'′’]){_LETTER}{_SIGN}?(?P<primes>['′’]{{1,4}})(?=[\s,.;:)]|$)",
 }
+_KNOWN = re.compile(r"[A-G](?:#|b| sharp | flat )?(?:-1|\d)")
+"""Spellings of the captions, see `lumina_audio.datasets.instruments.captions.note_name`."""
 _SENSITIVE = {"spaced", "primes"}
 """Patterns for which the case of letters matters."""
 _COMPILED = {
@@ -38,18 +40,22 @@ _COMPILED = {
 }
 
 
-def normalize_note_names(text: str) -> str:
+def normalize_note_names(text: str, keep_known: bool = False) -> str:
     """Replace the names of notes in a text by letter, sharp and octave: `C#4`, where C4 is middle C.
 
     Understood: C4, c4, C 4, C₄; C#4, C♯4, C sharp 4, C-sharp 4; Db4, D♭4, D flat 4; middle C, the A above middle C,
     concert A, A440, high C, tenor C; c' and c'' (Helmholtz, lower case); C in the fourth octave; 261.6 Hz; MIDI note
     60. Notes without an octave, such as the root of `C major chord`, stay as they are.
+
+    Args:
+        text: a prompt.
+        keep_known: leave the spellings of the training captions as they are: C4, C#4, Db4, C sharp 4, D flat 4.
     """
     text = text.translate(DIGITS)
     for kind, pattern in _COMPILED.items():
         if kind == "primes" and re.search(r"(?:^|\s)['′’]\w", text):
             continue  # the text has quotation marks
-        text = pattern.sub(_replacement(kind), text)
+        text = pattern.sub(_replacement(kind, keep_known), text)
     return text
 
 
@@ -66,8 +72,10 @@ def canonical_note_name(note: int) -> str:
     return f"{SHARPS[note % 12]}{note // 12 - 1}"
 
 
-def _replacement(kind: str) -> Callable[[re.Match[str]], str]:
+def _replacement(kind: str, keep_known: bool) -> Callable[[re.Match[str]], str]:
     def replace(match: re.Match[str]) -> str:
+        if keep_known and _KNOWN.fullmatch(match.group()):
+            return match.group()
         note = _note_of(kind, match)
         return match.group() if note is None or not 0 <= note <= 127 else canonical_note_name(note)
 

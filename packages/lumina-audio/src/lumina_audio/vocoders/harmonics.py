@@ -18,8 +18,6 @@ from lumina_audio.mel import MelSpectrogram, overlap_add
 
 LOWEST_BANDS, HIGHEST_HERTZ, CENTS = 1.6, 1000.0, 12.0
 """Lowest fundamental in bands, below which partials are not resolved, highest one, and the step between candidates."""
-TUNED_HERTZ = 520.0
-"""Highest fundamental that is tuned: a comb of 31 Hz (512 samples at 16 kHz) is within 50 cents of higher ones."""
 TOP_HERTZ, NUM_PEAKS, MAX_HARMONIC = 2200.0, 24, 20
 """Highest partial, number of partials, and highest multiple that a fundamental is fitted to."""
 NEAR_BEST, MIN_SCORE, MIN_EXPLAINED = 0.88, 0.75, 0.85
@@ -84,7 +82,6 @@ def tune_to_mel(waveform: Tensor, mel: Tensor, transform: MelSpectrogram) -> Ten
         transform: computes such spectrograms.
     """
     hertz, is_harmonic = fundamental_track(mel, transform)
-    is_harmonic &= hertz < TUNED_HERTZ
     if not bool(is_harmonic.any()):
         return waveform
     hop_length = transform.config.hop_length
