@@ -281,6 +281,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
     ("feature_extractor", "audio.log_mel_frames"): Try({"num_segments": 3}, tones()),
     ("feature_extractor", "audio.panns"): panns_both_ways,
     ("feature_extractor", "audio.pitch"): Try(sample=tones()),
+    ("feature_extractor", "audio.yin"): Try(sample=tones()),
     ("feature_extractor", "audio.vggish"): lambda folder: Try(
         {"weights": str(tiny_audio_models.vggish(folder / "vggish.pth"))}, tones()
     ),

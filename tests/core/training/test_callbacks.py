@@ -24,7 +24,8 @@ def test_every_step_has_a_row_under_one_header(tmp_path):
     found = rows(tmp_path)
     assert [row["step"] for row in found] == ["1", "2", "3"]
     assert float(found[2]["loss"]) == 1.0
-    assert list(found[0]) == ["step", "loss", "grad_norm", "step_seconds", "lr", "samples_per_second"]
+    measured = ["samples_per_second", "tokens_per_second", "memory_bytes", "data_seconds", "seconds_left"]
+    assert list(found[0]) == ["step", "loss", "grad_norm", "step_seconds", "lr", *measured]
     assert (float(found[0]["lr"]), float(found[0]["samples_per_second"])) == (1e-4, 640)
 
 

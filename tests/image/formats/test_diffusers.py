@@ -113,7 +113,7 @@ def test_a_whole_folder_makes_the_same_picture_as_it_is_and_as_a_folder_of_ours_
 
 
 def test_settings_of_a_whole_folder_come_back_as_they_were(tmp_path):
-    execute(plan_conversion(TINY, REGISTRY), tmp_path / "ours")
+    execute(plan_conversion(TINY, REGISTRY, ConvertOptions(bundle=True)), tmp_path / "ours")
     execute(plan_conversion(tmp_path / "ours", REGISTRY, ConvertOptions(format="image.diffusers")), tmp_path / "theirs")
     for name in ("transformer/config.json", "scheduler/scheduler_config.json"):
         assert read_json(tmp_path / "theirs" / name) == read_json(TINY / name)
