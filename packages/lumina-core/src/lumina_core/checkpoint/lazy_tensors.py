@@ -67,7 +67,7 @@ def check_finite(value: Tensor, name: str, source: str) -> None:
     """
     if not value.dtype.is_floating_point or value.is_meta:
         return
-    # a sum is the fastest pass, and NaN and Inf stay in it; only if it is not finite, every value is looked at. In parts,
+    # a sum is the fastest pass, and NaN and Inf stay in it; if it is not finite, every value is looked at. In parts,
     # since the conversion to float32 would double the memory of a weight
     parts = value.flatten().split(CHECKED_VALUES)
     is_finite = all(
