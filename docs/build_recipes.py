@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 PAGE = Path(__file__).parent / "reference" / "recipes.md"
-OURS = ("core", "image", "audio")
+OURS = ("core", "image", "audio", "3d", "recog")
 COMPONENT_TYPES = (
     "task",
     "dataset",
