@@ -1,4 +1,4 @@
-"""Pictures of the guide of fine-tuning: what a model generates before and after, beside real examples.
+"""Pictures of the guide of fine-tuning: what a model generates before and after, next to real examples.
 
 python benchmarks/fine_tuning.py style DATA/test RUN/lora OUT.png
 python benchmarks/fine_tuning.py classes DATA RUN/checkpoints/step-00000050 RUN/model OUT.png

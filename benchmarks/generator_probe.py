@@ -1,7 +1,8 @@
 """Linear probe of a generator: which block, at which time, tells the group of an emoji best?
 
 Fits a ridge regression on the mean hidden state of Noto's training concepts and scores it on its test concepts, for 5
-blocks and 5 times, beside raw pixels (16x16 averages) and the same network with random weights. Writes a table as JSON.
+blocks and 5 times, compared with raw pixels (16x16 averages) and the same network with random weights. Writes a
+table as JSON.
 
     python benchmarks/generator_probe.py [--model image.emoji] [--every 2] [--out docs/results/recognition/probe.json]
 """

@@ -1,4 +1,4 @@
-"""Measure whether sounds stay in tune through the codec, beside Griffin-Lim.
+"""Measure whether sounds stay in tune through the codec, compared with Griffin-Lim.
 
 Codecs are those of `vocoder.py`: round trip, vocoder, and two of Griffin-Lim; the round trip also with
 `tune_harmonics`. Sounds are steady harmonic tones from

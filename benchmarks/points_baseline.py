@@ -4,7 +4,7 @@
 
 The points of a cloud are independent given a latent vector of the cloud, so any count can be sampled by construction.
 Written from the paper (sections 3 and 4, appendix A.3): a variational encoder of the cloud, a standard normal prior of
-the latent, and 100 diffusion steps with variances from 1e-4 to 0.05. Added here: the class beside the latent.
+the latent, and 100 diffusion steps with variances from 1e-4 to 0.05. Added here: the class next to the latent.
 """
 
 from __future__ import annotations

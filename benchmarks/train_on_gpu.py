@@ -99,7 +99,7 @@ SECOND_STYLE_PROB, COND_DROPOUT = 0.35, 0.1
 
 @dataclass
 class Clock:
-    """The time of one stage: its share that is gone, and the factor of the learning rate.
+    """The time of one stage: the share that has passed, and the factor of the learning rate.
 
     Args:
         end: seconds since the start of the script at which the stage ends.
@@ -118,7 +118,7 @@ class Clock:
             yield min(1.0, self.steps / 100) * (1.0 if share < 0.35 else max(0.0, (1 - share) / 0.65))
 
     def share(self) -> float:
-        """Return how much of the stage is gone."""
+        """Return the share of the stage that has passed."""
         if self.max_steps is not None:
             return self.steps / self.max_steps
         return (time.monotonic() - self.start) / max(1e-6, self.end - self.start)

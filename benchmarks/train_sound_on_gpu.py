@@ -112,7 +112,7 @@ class Stage:
 
     def __init__(self, run: Run, name: str, until: float, save: Callable[[], None] | None = None) -> None:
         self.run, self.name, self.until, self.save = run, name, until, save
-        self.start = self.said = self.saved = run.now()
+        self.start = self.printed = self.saved = run.now()
         self.steps = self.count = 0
 
     def share(self) -> float:
@@ -135,13 +135,13 @@ class Stage:
         """Count a step; log it every 15 s, and save every minute."""
         self.steps, self.count = self.steps + 1, self.count + 1
         now = self.run.now()
-        if now - self.said >= 15 or self.steps in (1, 3, 50):
+        if now - self.printed >= 15 or self.steps in (1, 3, 50):
             values = {name: round(float(value), 4) for name, value in terms().items()}
-            rate = self.count / max(1e-3, now - self.said)
+            rate = self.count / max(1e-3, now - self.printed)
             self.run.writer.writerow([round(now, 1), self.name, self.steps, round(rate, 2), json.dumps(values)])
             self.run.file.flush()
             self.run.say(self.name, self.steps, f"{rate:.1f}/s", values)
-            self.said, self.count = now, 0
+            self.printed, self.count = now, 0
         if self.save is not None and now - self.saved > 60:
             self.saved = now
             self.save()
@@ -192,7 +192,7 @@ def main() -> None:
 
 
 def assemble(folder: Path, model: Path) -> None:
-    """Write model.safetensors beside the config.json of a model folder."""
+    """Write model.safetensors next to the config.json of a model folder."""
     weights: dict[str, Tensor] = {}
     for name, prefix in (("codec", "autoencoder."), ("text", "conditioners.caption."), ("generator", "")):
         weights |= {prefix + key: tensor for key, tensor in load_file(folder / f"{name}.safetensors").items()}

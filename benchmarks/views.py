@@ -2,8 +2,8 @@
 
     python benchmarks/views.py --model 3d.views --per-family 1 --out views.json
 
-One picture is given, and views at 45 to 315 degrees from it are compared with true renders; beside them stand copies of
-the given picture and the mean picture of the class at the same pose. Needs embreex.
+One picture is given, and views at 45 to 315 degrees from it are compared with true renders, as are copies
+of the given picture and the mean picture of the class at the same pose. Needs embreex.
 """
 
 from __future__ import annotations

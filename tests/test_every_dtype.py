@@ -28,7 +28,7 @@ def generate(name, dtype):
     return pipe(prompt, seed=1, steps=2, output_type="tensor")[0].data
 
 
-@pytest.mark.filterwarnings("ignore:dtype. float16 overflows")  # what overflows is generated again, and said
+@pytest.mark.filterwarnings("ignore:dtype. float16 overflows")  # what overflows is generated again, and reported
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", generating_models())
 def test_a_model_generates_in_every_dtype(name, dtype):

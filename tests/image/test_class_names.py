@@ -1,4 +1,4 @@
-"""Names of classes: kept with the model, asked by name, and bound to their numbers when a training goes on."""
+"""Names of classes: kept with the model, requested by name, and bound to their numbers when a training goes on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shapes(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_trained_model_is_asked_by_name_and_keeps_the_numbers(shapes, tmp_path, lumina):
+def test_a_trained_model_takes_names_and_keeps_the_numbers(shapes, tmp_path, lumina):
     recipe = read_recipe(values(shapes), "test")
     with Trainer(recipe, tmp_path / "run") as trainer:
         model = trainer.train()

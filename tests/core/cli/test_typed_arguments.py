@@ -145,7 +145,7 @@ def test_the_default_path_is_made_of_the_prompt_and_is_new(lumina, toy_folder, t
     assert {"cat-0.json", "cat-1.json"} <= set(os.listdir())
 
 
-def test_settings_without_effect_are_told(lumina, toy_folder, tmp_path):
+def test_settings_without_effect_have_a_note(lumina, toy_folder, tmp_path):
     def notes(*options):
         done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "x.json", "--overwrite", *options)
         assert done.status == 0, done.err

@@ -41,7 +41,7 @@ def test_only_rows_of_encoded_classes_have_gradients():
     assert not bool(made.table.weight.grad[[0, 2, 3, 4]].any())
 
 
-def test_a_class_is_asked_for_by_name_whatever_its_capitals():
+def test_a_class_is_requested_by_name_whatever_its_capitals():
     config = ClassLabelConditioner.Config(num_classes=3, hidden_size=4, class_names=("red_square", "Triangle"))
     conditioner = ClassLabelConditioner(config)
     rows = conditioner.encode(["red square", "triangle", 1, 0]).pooled

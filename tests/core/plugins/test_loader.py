@@ -227,7 +227,7 @@ def test_the_plugins_of_this_project_come_first_and_keep_their_names(install, mo
     assert registry.conflicts["alpha"] == ["the command 'sing' belongs to the plugin 'voice'"]
 
 
-def test_a_lost_name_is_told_by_the_command(install, lumina):
+def test_the_command_reports_a_lost_name(install, lumina):
     command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
     install("a-first", "alpha = alpha_plugin", {"alpha_plugin": command})
     install("b-second", "beta = beta_plugin", {"beta_plugin": command})

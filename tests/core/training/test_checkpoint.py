@@ -117,7 +117,7 @@ def test_a_half_deleted_checkpoint_does_not_count(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000012"]
 
 
-def test_two_complete_checkpoints_are_kept_beside_a_half_deleted_one(tmp_path):
+def test_two_complete_checkpoints_are_kept_with_a_half_deleted_one(tmp_path):
     trainer = trained(tmp_path, recipe("word", keep_latest_k=2), steps=1)
     for trainer.step in (4, 8):
         trainer.save()

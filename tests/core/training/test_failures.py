@@ -37,7 +37,7 @@ def command(folder, **training):
 
 
 def run_processes(folder, environment, **training):
-    """Run two processes without torchrun, so that nobody ends one when the other fails; returns codes and outputs."""
+    """Run two processes without torchrun, so that nothing ends one when the other fails; returns codes and outputs."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(sharded_run.free_port())}
     shared |= {"OMP_NUM_THREADS": "1", **environment}
     processes = [

@@ -103,7 +103,7 @@ def test_a_resumed_training_cannot_change_its_components(tmp_path, path, value):
         make_trainer(tmp_path, type(toy_recipe).read(values, "test"), resume=True)
 
 
-def test_what_a_resumed_training_may_change_is_said(tmp_path):
+def test_what_a_resumed_training_may_change_is_reported(tmp_path):
     interrupted(tmp_path)
     changed = recipe("word", {"count": 9}, **{**SETTINGS, "lr": 0.5, "global_batch_size": 2})
     with make_trainer(tmp_path, changed, resume=True) as trainer:

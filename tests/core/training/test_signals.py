@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM save; a file gets lines of progress; nobody needs to read them."""
+"""Ctrl-C and SIGTERM save; a file gets lines of progress; no reader is needed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(recipe, tmp_path, num
     assert done.returncode == 0 and [int(row["step"]) for row in rows(tmp_path / "run")] == [*range(1, step + 3)]
 
 
-def test_a_training_ends_with_its_model_though_nobody_reads_its_output(recipe, tmp_path):
+def test_a_training_ends_with_its_model_without_a_reader_of_its_output(recipe, tmp_path):
     read_end, write_end = os.pipe()
     os.close(read_end)
     process = start(recipe, tmp_path / "run", "--set", "training.steps=3", stdout=write_end)
@@ -74,7 +74,7 @@ def test_a_file_gets_a_line_now_and_then_and_one_at_the_end(tmp_path, capsys):
     assert [line.split()[1] for line in lines] == ["1/5", "5/5"] and "s a step" in lines[0] and "left" in lines[0]
 
 
-def test_a_folder_with_files_of_somebody_else_is_refused_and_stays(tmp_path):
+def test_a_folder_with_foreign_files_is_refused_and_stays(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("three years of work")
     (tmp_path / "recipe.yaml").write_text("bread: flour")

@@ -48,7 +48,7 @@ def test_a_hidden_root_is_data(tmp_path):
     assert len(folder(items(tmp_path / ".cache" / "set", "a.png"))) == 1
 
 
-def test_the_files_that_a_mac_packs_beside_each_member_part_nothing(tmp_path):
+def test_the_files_that_a_mac_packs_next_to_each_member_part_nothing(tmp_path):
     members = {f"./{name}": data for name, data in tar_members(3).items()}
     double = {f"./._{name[2:]}": b"\x00\x05\x16\x07" for name in members}
     mixed = {n: d for pair in zip(double.items(), members.items(), strict=True) for n, d in pair}

@@ -1,4 +1,4 @@
-"""Weights as training programs and Git LFS leave them: prefixes are taken off and said, pointers are named."""
+"""Weights as training programs and Git LFS leave them: prefixes are taken off and reported, pointers are named."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "model.diffusion_model.", "module._orig_mod."])
-def test_a_prefix_of_all_names_is_taken_off_and_said(folder, tmp_path, prefix, lumina):
+def test_a_prefix_of_all_names_is_taken_off_and_reported(folder, tmp_path, prefix, lumina):
     shutil.copytree(folder, tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
     save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "m" / "model.safetensors")

@@ -53,7 +53,7 @@ def test_normals_and_text_are_written_on_request(run_points, tmp_path):
     assert normals is not None and np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
 
 
-def test_pictures_are_written_beside_the_result(run_points, tmp_path):
+def test_pictures_are_written_next_to_the_result(run_points, tmp_path):
     pytest.importorskip("plotly")
     out = tmp_path / "a.ply"
     done = run_points(
@@ -131,7 +131,7 @@ def test_more_given_points_than_points_are_refused(pipe):
         pipe("a mug", count=10, partial=np.zeros((10, 3)))
 
 
-def test_needed_memory_is_said():
+def test_needed_memory_is_reported():
     assert needed_bytes(10**6) > needed_bytes(10**3)
     with pytest.raises(ConfigError, match=r"1000000 points, which need about .* GB .* at most 1\.0 GB"):
         check_memory(10**6, available=2**30)

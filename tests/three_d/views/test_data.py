@@ -1,4 +1,4 @@
-"""Data sets of views: what is drawn, what is stored, and what is read beside Objaverse's renderings."""
+"""Data sets of views: what is drawn, what is stored, and what is read like Objaverse's renderings."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def test_examples_hold_what_their_cameras_see():
     assert torch.allclose(rendered[:, 2], inputs.pictures[0], atol=1e-6)
 
 
-def test_texts_pictures_and_poses_are_left_out_as_often_as_asked():
+def test_texts_pictures_and_poses_are_left_out_as_often_as_configured():
     config = FamilyViews.Config(
         families=("vase",), per_family=1, num_views=(1,), num_given=(0, 1), caption_dropout=0.1,
         caption_dropout_given=0.6, pose_dropout=0.3,
@@ -94,7 +94,7 @@ def test_shards_are_read_with_their_cameras_and_captions(shards):
     assert float(hull_consistency(masks, CameraBatch.of([list(inputs.cameras)])).min()) > 0.9
 
 
-def test_depth_and_normals_lie_beside_the_pictures(shards):
+def test_depth_and_normals_lie_next_to_the_pictures(shards):
     with tarfile.open(sorted(shards.iterdir())[0]) as archive:
         arrays = dict(np.load(archive.extractfile("chair-00000/depth.npz")))
         picture = np.asarray(Image.open(archive.extractfile("chair-00000/000.png")))

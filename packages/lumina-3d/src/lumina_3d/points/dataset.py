@@ -113,7 +113,7 @@ def half_space(shape: Shape, count: int, rng: np.random.Generator) -> Tensor:
     points, _ = shape.mesh.sample(6 * count, rng)
     normal = rng.normal(size=3)
     along = points @ (normal / np.linalg.norm(normal))
-    # the median plane leaves three times as many points as are asked for
+    # the median plane leaves three times as many points as are requested
     return _to_tensor(points[along >= np.median(along)][:count])
 
 
@@ -125,7 +125,7 @@ def _to_tensor(points: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Ten
 class CloudFolder(Dataset):
     """Folder of point clouds and meshes: `chair/0001.ply`; the caption is the name of the folder, or of a text file.
 
-    A file `0001.txt` beside `0001.ply` holds its caption. Each cloud is centred and scaled into [-1, 1] by the box.
+    A file `0001.txt` next to `0001.ply` holds its caption. Each cloud is centred and scaled into [-1, 1] by the box.
     """
 
     class Config(Settings):

@@ -122,7 +122,7 @@ def remove_background(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | Non
 
     The background is what has the colour of the border, also within the object (a hole under an arm rest): an object
     that is painted in exactly this colour gets holes, and needs a file with transparency. Pixels at the edge get the
-    alpha that explains them as a mixture of the background and of the object beside them.
+    alpha that explains them as a mixture of the background and of the object next to them.
     """
     pixels: Pixels = rgb.astype(np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -134,12 +134,12 @@ def remove_background(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | Non
         return None
     tolerance = max(MIN_TOLERANCE, 3.5 * float(plain.std(axis=0).max()))
     outside = np.abs(pixels - color).max(axis=2) <= tolerance
-    beside = _dilated(outside) & ~outside
-    neighbour = _object_color(pixels, color, ~outside & ~beside)
+    border = _dilated(outside) & ~outside
+    neighbour = _object_color(pixels, color, ~outside & ~border)
     direction = neighbour - color
     length = (direction**2).sum(axis=2)
     share = ((pixels - color) * direction).sum(axis=2) / np.where(length < 1, 1.0, length)
-    usable = beside & (length > 100)
+    usable = border & (length > 100)
     alpha, clean = np.where(outside, 0.0, 1.0), pixels.copy()
     alpha[usable] = share[usable].clip(0, 1)
     clean[usable] = neighbour[usable]
@@ -170,7 +170,7 @@ def _dilated(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _object_color(pixels: Pixels, background: Pixels, inner: npt.NDArray[np.bool_]) -> Pixels:
-    """Return for each pixel the colour of the object beside it (H, W, 3).
+    """Return for each pixel the colour of the object next to it (H, W, 3).
 
     That is the mean of the inner pixels among the 8 neighbours; where there is none (a part one or two pixels wide),
     the colour among the pixel and its neighbours that differs most from the background.

@@ -1,4 +1,4 @@
-"""Files of cameras: transforms.json with the keys of nerfstudio, beside RGBA pictures."""
+"""Files of cameras: transforms.json with the keys of nerfstudio, and RGBA pictures."""
 
 from __future__ import annotations
 

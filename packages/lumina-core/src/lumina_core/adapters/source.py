@@ -22,7 +22,7 @@ def is_lora(path: Path) -> bool:
 
 
 def find_file(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the file of the weights, and the content of peft's config if it is beside it.
+    """Return the file of the weights, and the content of peft's config if it lies next to it.
 
     Raises:
         CheckpointError: there is no such file, or the adapter is of another kind.

@@ -294,7 +294,7 @@ def list_classes(
 
 
 def list_class_names(root: Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[SkippedItem]]:
-    """Return the names of the folders of classes, sorted, and what lies beside them without being used."""
+    """Return the names of the folders of classes, sorted, and what lies next to them without being used."""
     names: list[str] = []
     skipped: list[SkippedItem] = []
     for path in sorted(root.iterdir()):

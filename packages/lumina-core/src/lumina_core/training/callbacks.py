@@ -188,7 +188,7 @@ def _make_tensorboard_writer(folder: Path, step: int) -> Any:
 class ProgressBar(TrainCallback):
     """Progress bar on the terminal; a line now and then if the output goes elsewhere, to a file or a pipe.
 
-    A training goes on if nobody reads its output any more.
+    A training goes on if its output is no longer read.
 
     Args:
         line_seconds: time between two lines.
@@ -228,7 +228,7 @@ class ProgressBar(TrainCallback):
 
 
 def print_line(text: str) -> None:
-    """Print a line to stdout; if its reader has gone, print no more."""
+    """Print a line to stdout; if its reader has ended, print no more."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

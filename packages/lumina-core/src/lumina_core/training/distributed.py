@@ -175,7 +175,7 @@ def claim_report(is_lost_process: bool) -> bool:
         while rank == 0 and store.add("lumina/failed", 0) < world_size and time.monotonic() < deadline:
             time.sleep(0.05)
         return reports
-    except (RuntimeError, AttributeError, ValueError):  # the store is gone, and the first process with it
+    except (RuntimeError, AttributeError, ValueError):  # the store ended with the first process
         with suppress(RuntimeError):
             shutdown(wait=False)
         return is_lost_process or rank == 0

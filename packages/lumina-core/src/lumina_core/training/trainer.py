@@ -650,7 +650,7 @@ class RunLock:
         self._new_dirs = [one for one in (out, *out.parents) if not one.exists()]
         out.mkdir(parents=True, exist_ok=True)
         self._path = out / LOCK_FILE
-        # a lock file is left behind by every training; without one, such names are of somebody else
+        # a lock file is left behind by every training; without one, such names belong to other files
         foreign = [] if self._path.exists() else [name for name in RUN_NAMES if (out / name).exists()]
         if foreign and latest_checkpoint(out) is None:
             raise ConfigError(
