@@ -36,9 +36,9 @@ def reference(count: int) -> Condition:
     return Condition(reference=Tokens(values, torch.zeros(1, count, 3), ((count,),)))
 
 
-def run(backbone: PointNextDiT, tokens: Tokens, condition: Condition = Condition()) -> torch.Tensor:  # noqa: B008
+def run(backbone: PointNextDiT, tokens: Tokens, condition: Condition | None = None) -> torch.Tensor:
     with torch.no_grad():
-        return backbone(tokens, torch.full((len(tokens.sizes),), 0.3), condition).hidden_states
+        return backbone(tokens, torch.full((len(tokens.sizes),), 0.3), condition or Condition()).hidden_states
 
 
 @pytest.mark.parametrize("count", [5, COUNT, 200])
