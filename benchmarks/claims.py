@@ -93,7 +93,11 @@ def compare(options: argparse.Namespace) -> None:
     columns = {"true drawing": truth[classes]}
     for method in options.methods or METHODS:
         for proportional in (False, True) if options.proportional_attention else (False,):
-            settings: dict[str, Any] = {"rope_scaling": method, "steps": options.steps}
+            settings: dict[str, Any] = {
+                "rope_scaling": method,
+                "steps": options.steps,
+                "guidance_scale": options.guidance_scale,
+            }
             if proportional:
                 settings["base_sequence_length"] = TRAINED_TOKENS
             start, generated = time.perf_counter(), []
@@ -109,6 +113,7 @@ def compare(options: argparse.Namespace) -> None:
             print(json.dumps(rows[-1]), flush=True)
             if options.json:
                 report = {"scale": options.scale, "count": options.count, "steps": options.steps, "rows": rows}
+                report["guidance_scale"] = options.guidance_scale
                 options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if options.sheet:
         shown = np.concatenate([np.concatenate(list(images[:8]), axis=0) for images in columns.values()], axis=1)
@@ -144,6 +149,7 @@ def main() -> int:
     comparer.add_argument("--scale", type=float, choices=SCALES, default=2.0, help="multiple of the trained side")
     comparer.add_argument("--count", type=int, default=24, help="classes")
     comparer.add_argument("--steps", type=int, default=8, help="midpoint steps")
+    comparer.add_argument("--guidance-scale", type=float, default=2.0, help="1 takes half the time")
     comparer.add_argument("--seed", type=int, default=1, help="of the classes and of the noise")
     comparer.add_argument("--dtype", default="bfloat16", help="of the network")
     comparer.add_argument("--methods", nargs="+", metavar="METHOD", help="instead of all")
