@@ -20,8 +20,7 @@ from lumina_core.flow.path import (
     sample_x_t,
     velocity_target,
 )
-from lumina_core.flow.schedules import shift_schedule
-from lumina_core.flow.time_samplers import UniformTimeSampler, inverse_shift
+from lumina_core.flow.schedules import UniformTimeSampler, inverse_shift, shift_schedule
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 
 CONVERSIONS = 0.1

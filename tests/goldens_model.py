@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, Weights
 from lumina_core.conditioning.ops import combine_regions, mean_pool, stack
-from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
-from lumina_core.flow.time_samplers import UniformTimeSampler
+from lumina_core.flow.schedules import UniformTimeSampler
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import frequencies, rope_from_positions
 from lumina_core.models.rope_scaling import SwitchScaling
-from lumina_core.sampling.velocity import GuidanceConfig
+from lumina_core.sampling.velocity import GuidanceConfig, cfg
 from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
 from lumina_image.formats.next_dit import PAD_TOKEN, NextDiTAdapter, PublishedConfig
 from lumina_image.patchify import Patchify

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from lumina_core.conditioning.class_label import ClassLabelConditioner
 from lumina_core.conditioning.ops import mean_pool
-from lumina_core.flow.guidance import cfg
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.rope import frequencies
-from lumina_core.sampling.velocity import GuidanceConfig
+from lumina_core.sampling.velocity import GuidanceConfig, cfg
 from lumina_core.types import Condition, Tokens
 from lumina_image.formats.next_dit import PAD_TOKEN, DiffusersNextDiTAdapter, NextDiTAdapter, PublishedConfig
 from lumina_image.patchify import Patchify

@@ -26,12 +26,12 @@ from lumina_audio.mel import MelConfig
 from lumina_audio.tokenizer import FramePatchify
 from lumina_audio.vocoders.bigvgan import Generator, GeneratorConfig, options_from_published, remove_weight_norm
 from lumina_core.conditioning.ops import mean_pool
-from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import sample_x_t, velocity_target
+from lumina_core.flow.schedules import UniformTimeSampler
 from lumina_core.flow.solvers import euler
-from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.models.heads import VelocityHead
+from lumina_core.sampling.velocity import cfg
 from lumina_core.types import Batch, Condition, Tokens
 
 

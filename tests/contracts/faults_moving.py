@@ -6,14 +6,13 @@ import torch
 from backbones import next_dit
 from torch import nn
 
-from lumina_core.flow.guidance import cfg
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
-from lumina_core.flow.schedules import UniformSchedule
+from lumina_core.flow.schedules import UniformSchedule, UniformTimeSampler
 from lumina_core.flow.solvers import midpoint
-from lumina_core.flow.time_samplers import UniformTimeSampler
 from lumina_core.models.heads import VelocityHead
 from lumina_core.protocols import AttentionTransform, RopeScaling, Solver
+from lumina_core.sampling.velocity import cfg
 from lumina_core.types import BackboneOutput, Condition, Tokens
 
 

@@ -11,8 +11,15 @@ import pytest
 from PIL import Image, ImageCms
 
 from lumina_core.config import Config
-from lumina_image.image_input import ImageField, MaskField, parse_image, parse_mask
-from lumina_image.image_io import ImageError, read_image, read_image_size
+from lumina_image.image_io import (
+    ImageError,
+    ImageField,
+    MaskField,
+    parse_image,
+    parse_mask,
+    read_image,
+    read_image_size,
+)
 from lumina_image.request import TextToImageRequest
 
 PIXELS = 10**7

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lumina_core.checkpoint.compare import describe_mismatch
-from lumina_core.checkpoint.lazy_tensors import InMemoryTensor
+from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, describe_mismatch
 from lumina_core.checkpoint.state_dict_adapter import (
     Concat,
     KeyMap,

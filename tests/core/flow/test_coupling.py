@@ -12,7 +12,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.flow.coupling import IndependentCoupling, OptimalTransportCoupling
 from lumina_core.flow.loss import FlowMatching, noise_like
 from lumina_core.flow.path import LinearPath
-from lumina_core.flow.time_samplers import UniformTimeSampler
+from lumina_core.flow.schedules import UniformTimeSampler
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 
 pytest.importorskip("scipy")

@@ -15,7 +15,7 @@ from lumina_core.flow.path import (
     train_time,
     velocity_target,
 )
-from lumina_core.flow.time_samplers import LogitNormalTimeSampler, UniformTimeSampler
+from lumina_core.flow.schedules import LogitNormalTimeSampler, UniformTimeSampler
 from lumina_core.types import Batch, Condition, Tokens, stack_tokens
 
 PREDICTIONS = ("velocity", "data", "noise", "score")

@@ -9,19 +9,17 @@ from hypothesis import strategies as st
 
 from lumina_core.errors import ConfigError
 from lumina_core.flow.schedules import (
+    ClampedTimeSampler,
     CustomSchedule,
+    LogitNormalTimeSampler,
+    ShiftedUniformTimeSampler,
     ShiftSchedule,
     UniformSchedule,
+    UniformTimeSampler,
+    inverse_shift,
     shift_schedule,
     truncate_schedule,
     uniform_times,
-)
-from lumina_core.flow.time_samplers import (
-    ClampedTimeSampler,
-    LogitNormalTimeSampler,
-    ShiftedUniformTimeSampler,
-    UniformTimeSampler,
-    inverse_shift,
 )
 
 STEPS, SHIFTS = st.integers(1, 400), st.floats(0.05, 50)

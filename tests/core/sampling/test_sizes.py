@@ -8,7 +8,7 @@ from core.sampling.test_generate import MODEL, generate_toy, model
 from core.toy import Identity, Make, registry
 
 from lumina_core.errors import ConfigError
-from lumina_core.flow.guidance import cfg_rescale
+from lumina_core.sampling.velocity import cfg_rescale
 
 LENGTHS = (6, 3, 9, 3)
 

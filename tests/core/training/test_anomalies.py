@@ -12,8 +12,8 @@ from core.training.test_trainer import make_trainer
 
 from lumina_core.errors import LuminaError
 from lumina_core.recipe import TrainingConfig, read_recipe
-from lumina_core.training.anomalies import MIN_STEPS, AnomalyCheck
 from lumina_core.training.callbacks import TrainCallback
+from lumina_core.training.metrics import MIN_STEPS, AnomalyCheck
 
 
 def with_training(**training):

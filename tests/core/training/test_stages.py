@@ -13,8 +13,8 @@ from lumina_core.errors import ConfigError
 from lumina_core.recipe import Recipe, read_recipe
 from lumina_core.training import distributed
 from lumina_core.training import trainer as trainer_module
+from lumina_core.training.dataloader import build_stages
 from lumina_core.training.distributed import ProcessInfo
-from lumina_core.training.stages import build_stages
 
 STAGES = [
     {"steps": 3, "global_batch_size": 6},

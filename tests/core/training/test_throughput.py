@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumina_core.models.flag_dit import FlagDiTBackbone
 from lumina_core.models.next_dit import NextDiTBackbone
-from lumina_core.training.throughput import (
+from lumina_core.training.metrics import (
     BACKWARD_FACTOR,
     TimeLeft,
     UsageCounter,

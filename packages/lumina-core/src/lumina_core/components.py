@@ -57,10 +57,10 @@ _COMPONENTS = {
         ("vp", "flow.path:VPPath", "variance-preserving diffusion, with reversed time"),
     ],
     "time_sampler": [
-        ("uniform", "flow.time_samplers:UniformTimeSampler", "uniform times"),
-        ("logit_normal", "flow.time_samplers:LogitNormalTimeSampler", "logit-normal: more times in the middle"),
-        ("shifted_uniform", "flow.time_samplers:ShiftedUniformTimeSampler", "shifted uniform: more times near data"),
-        ("clamped", "flow.time_samplers:ClampedTimeSampler", "another sampler, clamped to an interval"),
+        ("uniform", "flow.schedules:UniformTimeSampler", "uniform times"),
+        ("logit_normal", "flow.schedules:LogitNormalTimeSampler", "logit-normal: more times in the middle"),
+        ("shifted_uniform", "flow.schedules:ShiftedUniformTimeSampler", "shifted uniform: more times near data"),
+        ("clamped", "flow.schedules:ClampedTimeSampler", "another sampler, clamped to an interval"),
     ],
     "schedule": [
         ("uniform_schedule", "flow.schedules:UniformSchedule", "equal steps"),
@@ -83,7 +83,7 @@ _COMPONENTS = {
         ("dopri5", "flow.solvers:AdaptiveRungeKutta", "fifth order, adaptive steps by tolerances"),
         ("sde", "flow.solvers:SDESolver", "stochastic: Euler-Maruyama or Heun"),
     ],
-    "guidance": [("cfg", "flow.guidance:cfg", "classifier-free guidance")],
+    "guidance": [("cfg", "sampling.velocity:cfg", "classifier-free guidance")],
     "rope_scaling": [
         ("none", "models.rope_scaling:NoScaling", "the trained frequencies"),
         ("interpolation", "models.rope_scaling:PositionInterpolation", "positions scaled to the trained length"),

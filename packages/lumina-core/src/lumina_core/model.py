@@ -208,6 +208,11 @@ def empty_tokens(model: Model, size: Size, batch: int) -> Tokens:
         raise ConfigError(f"size: got {size_text}, which this model does not support: {error}{hint}") from error
 
 
+def has_adapter(model: nn.Module) -> bool:
+    """Return whether a model has an adapter of `lumina_core.adapters`."""
+    return any(".lora_A." in name for name, _ in model.named_parameters())
+
+
 def encode_conditions(
     conditioners: Mapping[str, Conditioner], values: Mapping[str, Sequence[Any]], batch: int
 ) -> Condition:

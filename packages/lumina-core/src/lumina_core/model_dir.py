@@ -16,9 +16,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lumina_core.checkpoint import compare
+from lumina_core.checkpoint import lazy_tensors
 from lumina_core.checkpoint.lazy_tensors import (
     ExportPlan,
+    HasShape,
     InMemoryTensor,
     LazyTensor,
     LoadedCheckpoint,
@@ -34,18 +35,17 @@ from lumina_core.checkpoint.lazy_tensors import (
 from lumina_core.checkpoint.safetensors_io import (
     MAX_SHARD_BYTES,
     has_weights,
+    is_sharded_dir,
     open_safetensors,
     open_weights,
     write_weights,
 )
-from lumina_core.checkpoint.sharded import is_sharded_dir, open_averages
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError, suggest
 from lumina_core.io import atomic_dir, describe_content, restore_dir, user_path
 from lumina_core.model import Model, build_component, build_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
-from lumina_core.pretrained import pretrained_files
 from lumina_core.protocols import CheckpointFormat
 from lumina_core.recipe import (
     SCHEMA_VERSION,
@@ -70,7 +70,7 @@ _COMPUTE_DTYPES = {
     torch.float8_e5m2: torch.bfloat16,
 }
 
-HasShapeT = TypeVar("HasShapeT", bound=compare.HasShape)
+HasShapeT = TypeVar("HasShapeT", bound=HasShape)
 
 
 @dataclass(frozen=True)
@@ -296,6 +296,8 @@ def _is_readable(checkpoint: Path) -> bool:
 
 def _open_best_weights(folder: Path) -> Weights:
     if is_sharded_dir(folder):
+        from lumina_core.checkpoint.sharded import open_averages
+
         return open_averages(folder)
     stem = Path(EMA_WEIGHTS_FILE if has_weights(folder, Path(EMA_WEIGHTS_FILE).stem) else WEIGHTS_FILE).stem
     if not has_weights(folder, stem):
@@ -363,10 +365,10 @@ def check_fits(loaded: LoadedDir, registry: Registry) -> None:
             raise CheckpointError(f"{loaded.folder} does not fit its recipe: {mismatch}")
 
 
-def describe_mismatch(model: Model, weights: Mapping[str, compare.HasShape]) -> str:
+def describe_mismatch(model: Model, weights: Mapping[str, HasShape]) -> str:
     """Describe weights that are missing, unexpected or of another shape than those of a model; empty: they match."""
     expected = {n: None if _has_variable_length(n) else tuple(t.shape) for n, t in model.state_dict().items()}
-    return compare.describe_mismatch(weights, expected)
+    return lazy_tensors.describe_mismatch(weights, expected)
 
 
 def matching_weights(model: Model, weights: Mapping[str, HasShapeT]) -> dict[str, HasShapeT]:
@@ -587,6 +589,8 @@ def write_export(
         on_bytes_written: called with the number of bytes after each tensor.
     """
     for name, source in plan.folders.items():
+        from lumina_core.pretrained import pretrained_files
+
         for file in pretrained_files(source):
             (folder / name / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, folder / name / file)

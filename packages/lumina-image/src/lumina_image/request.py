@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lumina_core.config import Config
 from lumina_core.request import Request
-from lumina_image.image_input import ImageField, MaskField
+from lumina_image.image_io import ImageField, MaskField
 
 MAX_SIDE = 4096
 MAX_PROMPT_CHARS = 20000

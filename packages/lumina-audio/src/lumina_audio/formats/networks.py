@@ -12,8 +12,7 @@ from torch import nn
 from lumina_audio.autoencoders.vae import VAE, VAEConfig
 from lumina_audio.formats.components import DiscreteTimeFlagDiT
 from lumina_audio.text.clap import BertConfig, ClapTextTower
-from lumina_core.checkpoint.compare import Shapes, check_tensors
-from lumina_core.checkpoint.lazy_tensors import Weights, init_empty_weights
+from lumina_core.checkpoint.lazy_tensors import Shapes, Weights, check_tensors, init_empty_weights
 from lumina_core.checkpoint.state_dict_adapter import (
     TIME_AND_CONTEXT_ROWS,
     KeyMap,

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lumina_core.checkpoint.compare import check_tensors
 from lumina_core.checkpoint.lazy_tensors import (
     LazyTensor,
     TransformedTensor,
     Weights,
+    check_tensors,
     init_empty_weights,
     read_tensor,
 )

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from lumina_core.adapters.lora import BaseHash, add_adapter, base_hash
-from lumina_core.device import resolve_dtype
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model import Model
 from lumina_core.model_dir import load_model, read_model_recipe
 from lumina_core.plugins.registry import Registry
-from lumina_core.recipe import FREE_OPTIONS, MODEL_KEYS, Recipe, TrainingConfig
+from lumina_core.recipe import FREE_OPTIONS, MODEL_KEYS, Recipe
 
 
 def use_base_model(recipe: Recipe, init: Sequence[str | Path], registry: Registry) -> tuple[Recipe, list[str]]:
@@ -61,23 +58,6 @@ def build_adapted_model(recipe: Recipe, registry: Registry) -> tuple[Model, Base
     found = base_hash(model)
     add_adapter(model, adapter)
     return model, found
-
-
-def compute_dtype(training: TrainingConfig, device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products; bfloat16 if the base of an adapter is stored in bfloat16 or in 4 bits.
-
-    Raises:
-        ConfigError: `mixed_precision` asks for float32 with such a base.
-    """
-    adapter = training.adapter
-    if adapter is None or adapter.base_dtype not in ("bfloat16", "int4"):
-        return resolve_dtype(training.mixed_precision, device)
-    if training.mixed_precision == "float32":
-        raise ConfigError(
-            f"training.adapter.base_dtype: got {adapter.base_dtype} with `mixed_precision: float32`, expected float32 "
-            "or int8. Change one of both."
-        )
-    return torch.bfloat16
 
 
 def check_resumed_base(found: str, expected: str, base_model: str) -> None:

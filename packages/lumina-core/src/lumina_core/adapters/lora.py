@@ -357,11 +357,6 @@ def adapter_layers(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
-def has_adapter(model: nn.Module) -> bool:
-    """Return whether a model has an adapter."""
-    return any(hasattr(module, "lora_A") for module in model.modules())
-
-
 def extract_lora(
     model: nn.Module, weights: Mapping[str, Tensor] | None = None, name: str = TRAINED_NAME
 ) -> dict[str, LoraWeights]:

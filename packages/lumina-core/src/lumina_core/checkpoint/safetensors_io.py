@@ -43,6 +43,12 @@ _DTYPE_NAMES = {
 }
 
 
+SHARDED_DIR, SHARDED_INDEX_FILE = "sharded", "index.json"
+"""Folder of a checkpoint whose tensors lie in parts, and its index; see `lumina_core.checkpoint.sharded`."""
+MODEL_PREFIX, EMA_PREFIX, OPTIMIZER_PREFIX = "model/", "ema/", "optimizer/"
+"""Beginnings of the names of weights, their averages, and optimizer states."""
+
+
 @dataclass(frozen=True)
 class FileTensor:
     """A tensor of a safetensors file, or some of its rows."""
@@ -88,6 +94,11 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
             f"{path}: got a truncated or invalid file ({reason}), expected safetensors. Download or save it again."
         ) from error
     return {name: FileTensor(path, name, tuple(view.shape), view.dtype, file) for name, view in views.items()}
+
+
+def is_sharded_dir(folder: Path) -> bool:
+    """Return whether a checkpoint holds tensors in parts."""
+    return (folder / SHARDED_DIR / SHARDED_INDEX_FILE).is_file()
 
 
 def open_weights(folder: Path, stem: str) -> dict[str, LazyTensor]:

@@ -17,12 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.checkpoint.lazy_tensors import LazyTensor, read_tensor
+from lumina_core.checkpoint.lazy_tensors import LazyTensor, open_prefix, read_tensor
+from lumina_core.checkpoint.safetensors_io import EMA_PREFIX, MODEL_PREFIX, SHARDED_DIR, SHARDED_INDEX_FILE
 from lumina_core.errors import CheckpointError
-
-SHARDED_DIR, INDEX_FILE = "sharded", "index.json"
-MODEL_PREFIX, EMA_PREFIX, OPTIMIZER_PREFIX = "model/", "ema/", "optimizer/"
-"""Beginnings of the names of weights, their averages, and optimizer states."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +86,6 @@ class PartitionedTensor:
         return replace(self, shape=(stop - start, *self.shape[1:]), first_row=self.first_row + start)
 
 
-def is_sharded_dir(folder: Path) -> bool:
-    """Return whether a checkpoint holds tensors in parts."""
-    return (folder / SHARDED_DIR / INDEX_FILE).is_file()
-
-
 def write_index(folder: Path, tensors: Mapping[str, Mapping[str, Any]]) -> None:
     """Write index.json of a folder of DCP files.
 
@@ -101,7 +93,7 @@ def write_index(folder: Path, tensors: Mapping[str, Mapping[str, Any]]) -> None:
         tensors: by name {"dtype": "float32", "shape": [...], "parts": [[offsets, sizes, file, start, length], ...]}.
     """
     content = {"version": 1, "tensors": tensors}
-    (folder / INDEX_FILE).write_text(json.dumps(content), encoding="utf-8")
+    (folder / SHARDED_INDEX_FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
 def open_sharded(folder: Path) -> dict[str, LazyTensor]:
@@ -112,7 +104,7 @@ def open_sharded(folder: Path) -> dict[str, LazyTensor]:
     """
     directory = folder / SHARDED_DIR
     try:
-        content = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
+        content = json.loads((directory / SHARDED_INDEX_FILE).read_text(encoding="utf-8"))
         tensors: dict[str, LazyTensor] = {}
         files: dict[str, int] = {}
         for name, entry in content["tensors"].items():
@@ -127,7 +119,7 @@ def open_sharded(folder: Path) -> dict[str, LazyTensor]:
                 raise ValueError(f"{name} has no parts or no dtype")
             tensors[name] = PartitionedTensor(tuple(entry["shape"]), dtype, tuple(parts))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{directory / INDEX_FILE} cannot be read ({error}).") from error
+        raise CheckpointError(f"{directory / SHARDED_INDEX_FILE} cannot be read ({error}).") from error
     for file, size in files.items():
         path = directory / file
         found = path.stat().st_size if path.is_file() else None
@@ -135,11 +127,6 @@ def open_sharded(folder: Path) -> dict[str, LazyTensor]:
             state = "is missing" if found is None else f"has {found} of {size} bytes"
             raise CheckpointError(f"{path} {state}: the checkpoint is incomplete. Copy the file again.")
     return tensors
-
-
-def open_prefix(tensors: Mapping[str, LazyTensor], prefix: str) -> dict[str, LazyTensor]:
-    """Return the tensors whose names begin with a prefix, by the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def open_averages(folder: Path) -> dict[str, LazyTensor]:

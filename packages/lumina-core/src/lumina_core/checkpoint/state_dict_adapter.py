@@ -15,13 +15,14 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from lumina_core.checkpoint.compare import Shapes, check_tensors
 from lumina_core.checkpoint.lazy_tensors import (
     ConcatTensor,
     InMemoryTensor,
     LazyTensor,
+    Shapes,
     TransformedTensor,
     Weights,
+    check_tensors,
     num_bytes,
     read_tensor,
 )

@@ -12,6 +12,7 @@ from lumina_core.errors import printable
 if TYPE_CHECKING:
     from lumina_core.plugins.registry import Registry
     from lumina_core.recipe import Recipe
+    from lumina_core.training.callbacks import TrainCallback
 
 SET_OPTION = click.option(
     "--set",
@@ -76,15 +77,15 @@ def train(
     from lumina_core.plugins.loader import load_plugins
     from lumina_core.recipe import Recipe
     from lumina_core.training.callbacks import ProgressBar, print_line
-    from lumina_core.training.tracking import ProfileCallback, TrackerCallback
     from lumina_core.training.trainer import Trainer
 
     registry = load_plugins()
-    callbacks = [
-        *([] if quiet else [ProgressBar()]),
-        *map(TrackerCallback, track),
-        *([] if profile is None else [ProfileCallback(profile)]),
-    ]
+    callbacks: list[TrainCallback] = [] if quiet else [ProgressBar()]
+    if track or profile is not None:
+        from lumina_core.training.tracking import ProfileCallback, TrackerCallback
+
+        callbacks += map(TrackerCallback, track)
+        callbacks += [] if profile is None else [ProfileCallback(profile)]
     trainer = Trainer(
         Recipe.load(recipe, settings, registry),
         out,

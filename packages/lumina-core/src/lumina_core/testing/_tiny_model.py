@@ -18,7 +18,7 @@ from lumina_core.config import Config as Settings
 from lumina_core.errors import ShapeError
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
-from lumina_core.flow.time_samplers import UniformTimeSampler
+from lumina_core.flow.schedules import UniformTimeSampler
 from lumina_core.model import Model
 from lumina_core.models.heads import VelocityHead
 from lumina_core.models.next_dit import NextDiTBackbone

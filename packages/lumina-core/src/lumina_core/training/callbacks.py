@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lumina_core.adapters.base import compute_dtype
 from lumina_core.device import autocast
 from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.io import atomic_file
@@ -366,10 +365,9 @@ class SampleCallback(TrainCallback):
         if not requests:
             return []
         # frozen matrices of an adapter's base, and gathered ones, may be bfloat16 between float32 ones
-        device, adapter = trainer.process.device, trainer.recipe.training.adapter
-        is_mixed = adapter is not None or trainer.is_sharded
-        dtype = compute_dtype(trainer.recipe.training, device) if is_mixed else torch.float32
-        with averaged_weights(trainer), autocast(dtype, device):
+        is_mixed = trainer.recipe.training.adapter is not None or trainer.is_sharded
+        dtype = trainer.dtype if is_mixed else torch.float32
+        with averaged_weights(trainer), autocast(dtype, trainer.process.device):
             results = Pipeline(trainer.model, trainer.registry)(list(requests))
         return [result.data for result in results]
 

@@ -13,22 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lumina_core import model_dir
-from lumina_core.adapters.base import check_resumed_base
-from lumina_core.adapters.lora import has_adapter
-from lumina_core.checkpoint import compare
-from lumina_core.checkpoint.lazy_tensors import LazyTensor, read_tensor
-from lumina_core.checkpoint.safetensors_io import open_safetensors
-from lumina_core.checkpoint.sharded import (
+from lumina_core.checkpoint import lazy_tensors
+from lumina_core.checkpoint.lazy_tensors import LazyTensor, open_prefix, read_tensor
+from lumina_core.checkpoint.safetensors_io import (
     EMA_PREFIX,
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
     is_sharded_dir,
-    open_prefix,
-    open_sharded,
+    open_safetensors,
 )
 from lumina_core.errors import CheckpointError
 from lumina_core.io import remove_dir, remove_partial
-from lumina_core.model import Model
+from lumina_core.model import Model, has_adapter
 from lumina_core.model_dir import (
     CONFIG_FILE,
     EMA_WEIGHTS_FILE,
@@ -110,11 +106,13 @@ def load_weights(folder: Path, model: Model, base_sha256: str = "") -> None:
     """
     weights = open_prefix(open_tensors(folder), MODEL_PREFIX)
     if has_adapter(model):
+        from lumina_core.adapters.base import check_resumed_base
+
         with suppress(OSError, ValueError, AttributeError):  # `load_checkpoint` reports a damaged file
             found = json.loads((folder / STATE_FILE).read_text(encoding="utf-8")).get("base_sha256", "")
             check_resumed_base(found, base_sha256, str(model.recipe.base_model))
         expected = {name: tuple(tensor.shape) for name, tensor in _saved_weights(model).items()}
-        mismatch = compare.describe_mismatch(weights, expected)
+        mismatch = lazy_tensors.describe_mismatch(weights, expected)
     else:
         mismatch = describe_mismatch(model, weights)
     if mismatch:
@@ -195,6 +193,8 @@ def open_tensors(folder: Path) -> dict[str, LazyTensor]:
         CheckpointError: a file is missing, truncated, or of another form.
     """
     if is_sharded_dir(folder):
+        from lumina_core.checkpoint.sharded import open_sharded
+
         return open_sharded(folder)
     files = {MODEL_PREFIX: WEIGHTS_FILE, EMA_PREFIX: EMA_WEIGHTS_FILE, OPTIMIZER_PREFIX: OPTIMIZER_FILE}
     return {

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-from lumina_core.adapters.base import use_base_model
 from lumina_core.errors import LuminaError
 from lumina_core.model import Model, build_dataset, check_pretrained, with_class_names
 from lumina_core.models.dit import DiTBackbone
@@ -68,6 +67,8 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
     dataset = build_dataset(recipe, registry)
     recipe = with_class_names(recipe, dataset)
     if recipe.training.adapter is not None:
+        from lumina_core.adapters.base import use_base_model
+
         recipe, _ = use_base_model(recipe, (), registry)
     model, _ = build_training_model(recipe, registry)
     check_data_sizes(model, dataset)

@@ -14,15 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lumina_core.checkpoint.safetensors_io import write_weights
-from lumina_core.checkpoint.sharded import (
+from lumina_core.checkpoint.safetensors_io import (
     EMA_PREFIX,
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
     SHARDED_DIR,
-    open_averages,
-    write_index,
+    write_weights,
 )
+from lumina_core.checkpoint.sharded import open_averages, write_index
 from lumina_core.errors import CheckpointError
 from lumina_core.model import Model
 from lumina_core.model_dir import WEIGHTS_FILE, atomic_model_dir, write_config

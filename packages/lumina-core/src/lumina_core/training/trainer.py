@@ -20,17 +20,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lumina_core.adapters.base import build_adapted_model, compute_dtype, use_base_model
-from lumina_core.adapters.files import write_lora
-from lumina_core.adapters.lora import NO_HASH, BaseHash, Lora, extract_lora, has_adapter
 from lumina_core.adapters.source import ADAPTER_DIR
 from lumina_core.checkpoint.lazy_tensors import check_finite, read_tensor
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.data.words import count_words, write_words
-from lumina_core.device import autocast, available_memory
+from lumina_core.device import autocast, available_memory, resolve_dtype
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
-from lumina_core.model import Model, build_model, check_pretrained, with_class_names
+from lumina_core.model import Model, build_model, check_pretrained, has_adapter, with_class_names
 from lumina_core.model_dir import (
     checkpoint_step,
     find_model,
@@ -45,7 +42,6 @@ from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Conditioner, Dataset, Predict, SupportsAutoencoderLoss, SupportsFit, SupportsNegatives
 from lumina_core.recipe import FREE_OPTIONS, Recipe, TrainingConfig, map_paths
 from lumina_core.training import distributed
-from lumina_core.training.anomalies import ANOMALIES_FILE, AnomalyCheck, write_anomaly
 from lumina_core.training.callbacks import (
     CheckpointCallback,
     MetricLogger,
@@ -64,28 +60,34 @@ from lumina_core.training.checkpoint import (
 from lumina_core.training.dataloader import (
     RawBatch,
     SampleKey,
+    Stage,
     StepDataset,
+    build_stages,
     check_data_sizes,
     collate,
     encode_to_tokens,
     make_sampler,
+    stage_batch_sizes,
 )
 from lumina_core.training.distributed import ProcessInfo
-from lumina_core.training.optim import EMA, build_optimizers, lr_factor, trained_buffers
-from lumina_core.training.sharded_checkpoint import ShardedCheckpointer, export_checkpoint
-from lumina_core.training.stages import Stage, build_stages, stage_batch_sizes
-from lumina_core.training.throughput import (
+from lumina_core.training.metrics import (
+    ANOMALIES_FILE,
     BACKWARD_FACTOR,
+    AnomalyCheck,
     StepUsage,
     TimeLeft,
     UsageCounter,
     memory_bytes,
     peak_flops,
+    write_anomaly,
 )
+from lumina_core.training.optim import EMA, build_optimizers, lr_factor, trained_buffers
 from lumina_core.types import Condition, Tokens
 
 if TYPE_CHECKING:
+    from lumina_core.adapters.lora import BaseHash
     from lumina_core.training.cache import LatentCache
+    from lumina_core.training.sharded_checkpoint import ShardedCheckpointer
 
 LOCK_FILE = ".lumina.lock"
 """File in the folder of a training that is locked while the training runs."""
@@ -128,7 +130,7 @@ class Trainer:
         step: number of steps so far.
         model, ema, optimizers: state of the training.
         messages: what `init` copied, one line per model; what differs from the run that is resumed.
-        base_hash: hash of the model that an adapter is trained on; empty without an adapter.
+        base_hash: hash of the model that an adapter is trained on; None without an adapter.
 
     Raises:
         ConfigError: the recipe, a field of the data or the batch size does not fit; `out` is a file, is in use by
@@ -150,8 +152,11 @@ class Trainer:
     ) -> None:
         self.registry = load_plugins() if registry is None else registry
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, registry=self.registry)
-        self.out, self.step, self.messages, self.base_hash = Path(out), 0, list[str](), NO_HASH
+        self.out, self.step, self.messages = Path(out), 0, list[str]()
+        self.base_hash: BaseHash | None = None
         if self.recipe.training.adapter is not None:
+            from lumina_core.adapters.base import use_base_model
+
             self.recipe, self.messages = use_base_model(self.recipe, init, self.registry)
         self._lock: RunLock | None = None
         self._stopped, self._saved_step, self._is_alone = False, -1, False
@@ -206,6 +211,8 @@ class Trainer:
                 self._anomalies.restore(self.out / "metrics.csv", self.step)
             self._trainable = [p for p in self.model.parameters() if p.requires_grad]
             if self.is_sharded:
+                from lumina_core.training.sharded_checkpoint import ShardedCheckpointer
+
                 self._checkpointer = ShardedCheckpointer(self.process, self.registry)
 
     def train(self) -> Path:
@@ -364,7 +371,7 @@ class Trainer:
             return folder
         if not self.process.is_main:
             return folder
-        save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry, self.base_hash.sha256)
+        save_checkpoint(folder, self.step, self.model, self.ema, self.optimizers, self.registry, self._base_sha256)
         if has_adapter(self.model):
             self._save_adapter()
         delete_old_checkpoints(self.out, self.recipe.training.keep_latest_k)
@@ -392,6 +399,8 @@ class Trainer:
                 self.save()
             self._complete()
             if self.process.is_main:
+                from lumina_core.training.sharded_checkpoint import export_checkpoint
+
                 export_checkpoint(self._checkpoint_dir(), model_dir, self.recipe, self.registry)
             distributed.wait_for_main(True, self.process)
         self.model.load_state_dict(self.ema.state_dict(self.model))
@@ -415,11 +424,18 @@ class Trainer:
 
     def _save_adapter(self) -> Path:
         """Write the averaged weights of the adapter to lora/, in peft's format; returns this folder."""
+        from lumina_core.adapters.files import write_lora
+        from lumina_core.adapters.lora import NO_HASH, Lora, extract_lora
+
         folder = self.out / ADAPTER_DIR
         layers = extract_lora(self.model, self.ema.weights)
-        lora = Lora(layers, self.recipe.base_model or "", self.base_hash)
+        lora = Lora(layers, self.recipe.base_model or "", self.base_hash or NO_HASH)
         write_lora(lora, folder, self.model, self.registry)
         return folder
+
+    @property
+    def _base_sha256(self) -> str:
+        return "" if self.base_hash is None else self.base_hash.sha256
 
     def stop(self) -> None:
         """End `train` after the current step, with a checkpoint and a model."""
@@ -532,7 +548,7 @@ class Trainer:
         """Load the weights of a checkpoint, or copy those of other models; an adapter's base is loaded already."""
         if checkpoint is not None:
             if not self.is_sharded:  # of a sharded model, each process loads its part later
-                load_weights(checkpoint, self.model, self.base_hash.sha256)
+                load_weights(checkpoint, self.model, self._base_sha256)
         elif not has_adapter(self.model):
             self._init_weights([*([self.recipe.base_model] if self.recipe.base_model else []), *init])
 
@@ -569,6 +585,11 @@ class Trainer:
             rest = f"new: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else "nothing is new"
             self.messages.append(f"copied {len(weights)} tensors of {folder}; {rest}")
         fit_conditioners(self.model, self.dataset, copied)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of matrix products."""
+        return self._loss_module.dtype
 
     @property
     def is_sharded(self) -> bool:
@@ -680,17 +701,19 @@ class RunLock:
         self._lock.release()
 
 
-def build_training_model(recipe: Recipe, registry: Registry) -> tuple[Model, BaseHash]:
+def build_training_model(recipe: Recipe, registry: Registry) -> tuple[Model, BaseHash | None]:
     """Build the model of a recipe; with `training.adapter` its base model with a new adapter, and the base's hash.
 
     Raises:
         LuminaError: a component is not available, or the adapter does not fit the base model.
     """
     if recipe.training.adapter is not None:
+        from lumina_core.adapters.base import build_adapted_model
+
         return build_adapted_model(recipe, registry)
     model = build_model(recipe, registry)
     check_untied(model)
-    return model, NO_HASH
+    return model, None
 
 
 def check_untied(model: nn.Module) -> None:
@@ -851,6 +874,23 @@ def negative_tokens(model: Model, dataset: Dataset) -> Tensor:
     indices = range(0, len(dataset), -(-len(dataset) // MAX_NEGATIVE_EXAMPLES))
     data = [dataset.get(index, SampleKey(index, index).python_rng())[model.task.data_field] for index in indices]
     return encode_to_tokens(model, data).values
+
+
+def compute_dtype(training: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Return the dtype of matrix products; bfloat16 if the base of an adapter is stored in bfloat16 or in 4 bits.
+
+    Raises:
+        ConfigError: `mixed_precision` asks for float32 with such a base.
+    """
+    adapter = training.adapter
+    if adapter is None or adapter.base_dtype not in ("bfloat16", "int4"):
+        return resolve_dtype(training.mixed_precision, device)
+    if training.mixed_precision == "float32":
+        raise ConfigError(
+            f"training.adapter.base_dtype: got {adapter.base_dtype} with `mixed_precision: float32`, expected float32 "
+            "or int8. Change one of both."
+        )
+    return torch.bfloat16
 
 
 class LossModule(nn.Module):

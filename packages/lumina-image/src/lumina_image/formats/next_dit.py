@@ -11,8 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lumina_core.checkpoint.compare import Shapes
-from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, Weights, init_empty_weights
+from lumina_core.checkpoint.lazy_tensors import InMemoryTensor, LazyTensor, Shapes, Weights, init_empty_weights
 from lumina_core.checkpoint.state_dict_adapter import (
     TIME_AND_CONTEXT_ROWS,
     KeyMap,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lumina_core.flow.guidance import cfg, cfg_rescale
-from lumina_core.sampling.velocity import GuidanceConfig
+from lumina_core.sampling.velocity import GuidanceConfig, cfg, cfg_rescale
 
 COND, UNCOND = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.randn(2, 3, 4)
 
