@@ -28,9 +28,9 @@ import torch.distributed.fsdp
 from core import toy
 from core.sharded_run import free_port
 
+from lumina_core.locate import list_checkpoints
 from lumina_core.model_dir import read_weights
 from lumina_core.recipe import read_recipe
-from lumina_core.training.checkpoint import list_checkpoints
 from lumina_core.training.trainer import Trainer
 
 TIMEOUT = 120.0

@@ -11,8 +11,9 @@ from core.training.test_trainer import make_trainer
 
 from lumina_core.errors import CheckpointError, LuminaError
 from lumina_core.io import host_id
+from lumina_core.locate import latest_checkpoint, list_checkpoints
 from lumina_core.training import checkpoint
-from lumina_core.training.checkpoint import delete_old_checkpoints, latest_checkpoint, list_checkpoints
+from lumina_core.training.checkpoint import delete_old_checkpoints
 
 
 def trained(out, toy_recipe=None, steps=3):

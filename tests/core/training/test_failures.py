@@ -16,8 +16,8 @@ from core import sharded_run, toy
 from core.toy import recipe, values
 from core.training.test_trainer import train
 
+from lumina_core.locate import list_checkpoints
 from lumina_core.model_dir import read_weights
-from lumina_core.training.checkpoint import list_checkpoints
 from lumina_core.training.distributed import describe_lost_process
 
 pytestmark = pytest.mark.skipif(

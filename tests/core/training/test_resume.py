@@ -10,8 +10,8 @@ from core.training.test_trainer import StopBy, make_trainer, rows, train, weight
 from safetensors.torch import save_file
 
 from lumina_core.errors import CheckpointError, ConfigError
+from lumina_core.locate import LOCK_FILE
 from lumina_core.model_dir import read_weights
-from lumina_core.training.trainer import LOCK_FILE
 
 SETTINGS = {"steps": 8, "checkpoint_interval": 2, "keep_latest_k": 3}
 

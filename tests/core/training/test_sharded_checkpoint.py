@@ -15,10 +15,11 @@ from lumina_core.checkpoint.lazy_tensors import read_tensor
 from lumina_core.checkpoint.sharded import PartitionedTensor, TensorPart, open_averages, open_sharded, write_index
 from lumina_core.cli.main import run
 from lumina_core.errors import CheckpointError
+from lumina_core.locate import list_checkpoints
 from lumina_core.model_dir import load_model, read_weights
 from lumina_core.plugins import loader
 from lumina_core.recipe import read_recipe
-from lumina_core.training.checkpoint import latest_readable_checkpoint, list_checkpoints
+from lumina_core.training.checkpoint import latest_readable_checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no gloo")
 

@@ -19,6 +19,7 @@ from core.toy import recipe, registry, values
 from safetensors.torch import save_file
 
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError
+from lumina_core.locate import latest_checkpoint
 from lumina_core.model_dir import load_model, read_weights
 from lumina_core.training import checkpoint
 from lumina_core.training import trainer as trainer_module
@@ -101,7 +102,7 @@ def test_a_killed_training_resumes_with_the_same_numbers(tmp_path, uninterrupted
     kill_when(
         process, lambda: (out / "metrics.csv").is_file() and len((out / "metrics.csv").read_text().splitlines()) > 6
     )
-    assert checkpoint.latest_checkpoint(out).name in {"step-00000004", "step-00000008"}
+    assert latest_checkpoint(out).name in {"step-00000004", "step-00000008"}
     train(out, resume=True)
     assert weights_are_equal(out / "model", uninterrupted / "model")
     assert rows(out) == rows(uninterrupted)
@@ -165,7 +166,7 @@ def test_resuming_with_another_architecture_is_refused_in_one_line(uninterrupted
 
 def test_a_training_leaves_a_model_of_averaged_weights(uninterrupted):
     model = load_model(uninterrupted / "model", registry())
-    averaged = read_weights(checkpoint.latest_checkpoint(uninterrupted) / "ema.safetensors")
+    averaged = read_weights(latest_checkpoint(uninterrupted) / "ema.safetensors")
     assert all(torch.equal(tensor, averaged[name]) for name, tensor in model.state_dict().items())
     assert len(rows(uninterrupted)) == 12
     assert sorted(p.name for p in (uninterrupted / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
@@ -192,7 +193,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(ConfigError, match=r"out: got the file .*file, expected a folder"):
         train(tmp_path / "file")
-    with pytest.raises(LuminaError, match=r"within: the training stopped"):
+    with pytest.raises(ConfigError, match=r"within below the file .*file, expected a folder"):
         train(tmp_path / "file" / "within")
     assert (tmp_path / "file").read_text() == "a file"
 
@@ -330,7 +331,7 @@ def test_callbacks_are_called_in_order(tmp_path):
 
 def test_a_callback_that_stops_leaves_a_checkpoint_and_a_model_of_its_step(tmp_path, uninterrupted):
     model_dir = train(tmp_path, callbacks=[StopBy(6, Trainer.stop)])
-    assert checkpoint.latest_checkpoint(tmp_path).name == "step-00000006"
+    assert latest_checkpoint(tmp_path).name == "step-00000006"
     averaged = read_weights(tmp_path / "checkpoints" / "step-00000006" / "ema.safetensors")
     assert all(torch.equal(tensor, averaged[n]) for n, tensor in read_weights(model_dir / "model.safetensors").items())
     train(tmp_path, resume=True)
@@ -413,8 +414,8 @@ def test_a_dataset_that_yields_other_fields_is_one_clear_error(tmp_path):
 
 def test_the_folder_is_locked_before_it_is_searched_for_a_checkpoint(tmp_path, monkeypatch):
     calls = []
-    for name in ("RunLock", "latest_checkpoint", "check_pretrained", "build_stages", "build_model"):
+    for name in ("RunLock", "check_run_dir", "check_pretrained", "build_stages", "build_model"):
         real = getattr(trainer_module, name)
         monkeypatch.setattr(trainer_module, name, lambda *args, n=name, f=real: calls.append(n) or f(*args))
     make_trainer(tmp_path).close()
-    assert calls == ["RunLock", "latest_checkpoint", "check_pretrained", "build_stages", "build_model"]
+    assert calls == ["RunLock", "check_run_dir", "check_run_dir", "check_pretrained", "build_stages", "build_model"]

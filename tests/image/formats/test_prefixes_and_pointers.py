@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from lumina_core.checkpoint.lazy_tensors import strip_wrappers
 from lumina_core.errors import CheckpointError
-from lumina_core.model_dir import find_model, load_model, open_model_dir
+from lumina_core.locate import find_model
+from lumina_core.model_dir import load_model, open_model_dir
 from lumina_core.plugins.loader import load_plugins
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3500000000\n"

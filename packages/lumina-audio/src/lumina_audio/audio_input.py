@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
-from torch import Tensor
 
 from lumina_audio.audio_io import MAX_CHANNELS, SAMPLE_RATE_RANGE, AudioError, read_audio, read_header, resample
 from lumina_core.errors import printable
 from lumina_core.io import cached_read, user_path
+from lumina_core.types import is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +69,10 @@ def parse_audio(value: Any) -> AudioInput:
     has_rate = isinstance(value, Sequence) and len(value) == 2 and isinstance(value[1], int)
     waveform, sample_rate = value if has_rate else (value, None)
     if isinstance(waveform, np.ndarray):
+        import torch
+
         waveform = torch.from_numpy(np.ascontiguousarray(waveform))
-    if not isinstance(waveform, Tensor) or not waveform.is_floating_point() or waveform.ndim not in (1, 2):
+    if not is_tensor(waveform) or not waveform.is_floating_point() or waveform.ndim not in (1, 2):
         raise ValueError(
             f"audio: got {type(value).__name__}, expected a path, bytes, or floats in [-1, 1] of shape (samples,) or "
             "(channels, samples), alone or as a pair with the sample rate"
@@ -102,7 +106,7 @@ _load_file = cached_read(lambda path: _decode(path, printable(path.name)), "audi
 
 def _to_mono(waveform: Tensor, sample_rate: int | None) -> AudioInput:
     samples = waveform.detach().float().cpu()
-    num_nonfinite = int((~torch.isfinite(samples)).sum())
+    num_nonfinite = int((~samples.isfinite()).sum())
     if num_nonfinite:
         raise ValueError(f"audio: {num_nonfinite} of {samples.numel()} samples are NaN or infinite")
     mono = samples[None] if samples.ndim == 1 else samples.mean(dim=0, keepdim=True)

@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import soundfile
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchaudio.transforms import Resample
 
 from lumina_audio.container_repair import TRUNCATED_NOTE, RepairedContainer, needs_repair, repair
 from lumina_core.data.source import FileOrBytes
 from lumina_core.errors import LuminaError, UnusableError
 from lumina_core.io import atomic_file, describe_content
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchaudio.transforms import Resample
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
 UNREAD_SUFFIXES = (
@@ -141,6 +142,8 @@ def read_audio(
     with _open_audio(source, max_duration if duration is None else float("inf")) as (file, header, container_notes):
         wave = _decode_frames(file, header, start, duration, TRUNCATED_NOTE in container_notes)
         notes = tuple(dict.fromkeys((*container_notes, *_truncation_notes(file), *_clipping_notes(wave))))
+    import torch
+
     mono = torch.from_numpy(wave.mean(1, dtype=np.float32) if wave.shape[1] > 1 else wave[:, 0])
     waveform = resample(mono, header.sample_rate, sample_rate)
     peak = float(waveform.abs().max())
@@ -180,6 +183,8 @@ def resample(wave: Tensor, orig_freq: int, new_freq: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _resampler(orig_freq: int, new_freq: int) -> Resample:
+    from torchaudio.transforms import Resample
+
     return Resample(orig_freq, new_freq, lowpass_filter_width=16)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from lumina_audio.request import AudioLengthRequest
 from lumina_core.errors import ConfigError
 from lumina_core.types import InitData
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def num_samples(duration: float, sample_rate: int) -> int:
@@ -82,6 +82,8 @@ def crossfade_mask(generate_mask: Tensor, fade_length: int) -> Tensor:
         generate_mask: (S,) of 0 and 1.
         fade_length: samples of a slope.
     """
+    import torch
+
     weights = generate_mask.clone()
     padded = torch.cat([torch.zeros(1), generate_mask, torch.zeros(1)])
     steps = padded.diff()
@@ -124,6 +126,8 @@ def _generate_mask(
     spans: Sequence[Sequence[float | None]] | None, sample_rate: int, available: int, length: int
 ) -> Tensor:
     """Create a mask (S,): 1 for samples that are generated, 0 for samples that stay; spans may overlap."""
+    import torch
+
     mask = torch.zeros(length)
     mask[available:] = 1
     for begin, end in spans or ():
@@ -143,6 +147,8 @@ def _generate_mask(
 
 def _mirror_indices(available: int, length: int) -> Tensor:
     """Return the source index of each of `length` samples: forward, then back and forth between both ends."""
+    import torch
+
     if available == 1:
         return torch.zeros(length, dtype=torch.long)
     index = torch.arange(length) % (2 * available - 2)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torchaudio.functional import melscale_fbanks
 
-from lumina_core.errors import ConfigError, LuminaError, printable
+from lumina_core.errors import ConfigError, LuminaError, PluginError, install_command, printable
 from lumina_core.io import atomic_file, new_dir, user_path
-from lumina_core.pretrained import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INSTALL_EXTRA = "lumina-audio[plot]"
 DYNAMIC_RANGE_DB = 80.0
@@ -44,7 +45,9 @@ def mel_decibels(waveform: Tensor, sample_rate: int, hop_length: int) -> Tensor:
     Returns:
         (`N_MELS`, frames), at least -140.
     """
-    mono = torch.nan_to_num(waveform.detach().float().cpu()).mean(dim=0)
+    import torch
+
+    mono = waveform.detach().float().cpu().nan_to_num().mean(dim=0)
     window_length = 2 ** round(math.log2(0.064 * sample_rate))
     mono = torch.nn.functional.pad(mono, (0, max(0, window_length - len(mono))))
     window = torch.hann_window(window_length)
@@ -59,7 +62,14 @@ def mel_decibels(waveform: Tensor, sample_rate: int, hop_length: int) -> Tensor:
 
 def check_matplotlib() -> None:
     """Raise PluginError with the command that installs matplotlib if it is not installed."""
-    require("matplotlib.figure", INSTALL_EXTRA, "a spectrogram plot")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PluginError(f"a spectrogram plot needs matplotlib: {install_command(INSTALL_EXTRA)}")
+
+
+def _matplotlib(module: str) -> Any:
+    from lumina_core.pretrained import require
+
+    return require(f"matplotlib.{module}", INSTALL_EXTRA, "a spectrogram plot")
 
 
 def plot_spectrogram(waveform: Tensor, sample_rate: int, path: Path, title: str = "") -> None:
@@ -74,11 +84,11 @@ def plot_spectrogram(waveform: Tensor, sample_rate: int, path: Path, title: str 
     Raises:
         PluginError: matplotlib is not installed.
     """
-    figure = require("matplotlib.figure", INSTALL_EXTRA, "a spectrogram plot").Figure(figsize=(9.6, 4.4), dpi=100)
+    figure = _matplotlib("figure").Figure(figsize=(9.6, 4.4), dpi=100)
     axes = figure.subplots(2, 2, height_ratios=(1, 6), width_ratios=(60, 1), sharex="col")
     (wave_axes, unused_axes), (mel_axes, colorbar_axes) = axes
     duration = waveform.shape[-1] / sample_rate
-    mono = torch.nan_to_num(waveform.detach().float().cpu()).mean(dim=0)
+    mono = waveform.detach().float().cpu().nan_to_num().mean(dim=0)
     wave_axes.plot(np.linspace(0, duration, len(mono)), mono.numpy(), linewidth=0.5)
     wave_axes.set_axis_off()
     text, family = _drawable_title(_shorten(title))
@@ -112,6 +122,8 @@ def save_grid(waveforms: Sequence[Tensor], sample_rate: int, path: Path, columns
         path: PNG file to write.
         columns: clips per row.
     """
+    import torch
+
     hop_length = max(1, max(waveform.shape[-1] for waveform in waveforms) // GRID_CELL_WIDTH)
     spectrograms = [mel_decibels(waveform, sample_rate, hop_length).flip(0) for waveform in waveforms]
     max_db = max(MIN_REFERENCE_DB, *(float(decibels.max()) for decibels in spectrograms))
@@ -177,7 +189,7 @@ def _drawable_title(title: str) -> tuple[str, list[str]]:
 
     A letter with an accent that no font has loses the accent.
     """
-    manager = require("matplotlib.font_manager", INSTALL_EXTRA, "a spectrogram plot")
+    manager = _matplotlib("font_manager")
     default = manager.findfont(manager.FontProperties(family=["sans-serif"]))
     missing = set(title) - set(map(chr, _letters_of(default)))
     families = ["sans-serif"]
@@ -194,7 +206,7 @@ def _drawable_title(title: str) -> tuple[str, list[str]]:
 
 @functools.lru_cache(maxsize=64)
 def _letters_of(file: str) -> frozenset[int]:
-    font = require("matplotlib.ft2font", INSTALL_EXTRA, "a spectrogram plot").FT2Font(file)
+    font = _matplotlib("ft2font").FT2Font(file)
     return frozenset(font.get_charmap())
 
 
@@ -206,6 +218,8 @@ def _shorten(title: str, max_length: int = 90) -> str:
 @functools.lru_cache(maxsize=4)
 def _filterbank(n_freqs: int, sample_rate: int) -> Tensor:
     """Compute Slaney mel bands (`N_MELS`, n_freqs), the weights of each band summing to 1."""
+    from torchaudio.functional import melscale_fbanks
+
     filterbank: Tensor = melscale_fbanks(n_freqs, 0.0, sample_rate / 2, N_MELS, sample_rate, None, "slaney").T
     return filterbank / filterbank.sum(dim=1, keepdim=True).clamp_min(1e-9)
 

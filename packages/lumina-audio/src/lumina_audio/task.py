@@ -5,10 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from lumina_audio.audio_io import WRITE_FORMATS, encode_audio
 from lumina_audio.inpaint_input import init_data, limit_generated_part, num_samples, target_length
@@ -20,6 +19,9 @@ from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import GenerationTask
 from lumina_core.types import GenerationOutput, InitData, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AudioOutput(GenerationOutput):

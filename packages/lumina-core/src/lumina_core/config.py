@@ -267,13 +267,14 @@ def apply_override(
         raise ConfigError(f"override: got '{override}', expected a.b=c.")
     result: dict[str, Any] = deepcopy(dict(values))
     *parents, last = path.split(".")
-    if is_text([*parents, last]):
-        value: Any = None if text.strip() in ("", "null", "~") else text
-    else:
-        try:
-            value = parse_yaml(text, "override")
-        except ConfigError:
-            value = text
+    try:
+        value: Any = parse_yaml(text, "override")
+    except ConfigError:
+        value = text
+    is_none = value is None and text.strip() in ("", "null", "~")
+    # `is_text` last: its answer may need the import of a component
+    if value != text and not is_none and is_text([*parents, last]):
+        value = text
     node: Any = result
     for key in parents:
         node = node.setdefault(key, {}) if isinstance(node, dict) else _list_item(node, key, override)

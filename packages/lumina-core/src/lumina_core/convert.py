@@ -11,11 +11,9 @@ import torch
 from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint, cast_weights, num_bytes
 from lumina_core.checkpoint.safetensors_io import MAX_SHARD_BYTES
 from lumina_core.errors import CheckpointError, ConfigError, suggest
-from lumina_core.io import check_replaceable
+from lumina_core.locate import CONFIG_FILE, WEIGHTS_FILE
 from lumina_core.model_dir import (
-    CONFIG_FILE,
     EXTRA_STEM,
-    WEIGHTS_FILE,
     LoadedDir,
     atomic_model_dir,
     check_dtype,
@@ -138,24 +136,6 @@ def execute(
     """
     with atomic_model_dir(destination) as partial_dir:
         write_export(plan.export_plan, partial_dir, max_shard_bytes, on_bytes_written)
-
-
-def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
-    """Raise ConfigError if the destination overlaps the source, or holds something that may not be replaced."""
-    source_path, destination_path = source.resolve(), destination.resolve()
-    if (
-        source_path == destination_path
-        or source_path in destination_path.parents
-        or destination_path in source_path.parents
-    ):
-        raise ConfigError(f"destination: got {destination}, expected a folder neither in {source} nor around it.")
-    try:
-        check_replaceable(destination, folder=True)
-    except OSError as error:
-        raise ConfigError(f"destination: got {destination}: {error.strerror}. Choose a new folder.") from error
-    is_empty_dir = destination.is_dir() and not any(destination.iterdir())
-    if destination.exists() and not is_empty_dir and not overwrite:
-        raise ConfigError(f"destination: got {destination}, which exists. Choose another, or allow to overwrite it.")
 
 
 def _target_format(loaded: LoadedDir, registry: Registry, requested: str | None) -> str:

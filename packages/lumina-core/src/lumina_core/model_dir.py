@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +40,16 @@ from lumina_core.checkpoint.safetensors_io import (
     write_weights,
 )
 from lumina_core.config import ComponentSpec
-from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError, suggest
-from lumina_core.io import atomic_dir, describe_content, restore_dir, user_path
+from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError
+from lumina_core.io import atomic_dir, describe_content, restore_dir
+from lumina_core.locate import (
+    CONFIG_FILE,
+    EMA_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    checkpoint_step,
+    find_model,
+    list_checkpoint_dirs,
+)
 from lumina_core.model import Model, build_component, build_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
@@ -56,11 +63,9 @@ from lumina_core.recipe import (
     read_recipe,
 )
 
-CONFIG_FILE, WEIGHTS_FILE, EMA_WEIGHTS_FILE = "config.json", "model.safetensors", "ema.safetensors"
 EXTRA_STEM = "extra_tensors"
 """Stem of the file with foreign tensors that a model of this project does not use; converting back needs them."""
 MAX_CONFIG_BYTES = 1 << 20
-MAX_NAME_CHARS, MAX_SHOWN_CHARS = 4096, 200
 _FOREIGN_KEYS = {"_class_name", "model_type", "architectures"}
 _PICKLE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".pkl"}
 _COMPUTE_DTYPES = {
@@ -173,7 +178,7 @@ def open_model_dir(folder: Path, registry: Registry) -> LoadedDir:
     recipe, plugins = read_model_config(folder)
     config = _read_config(folder / CONFIG_FILE)
     weights, prefix = strip_wrappers(_open_best_weights(folder))
-    passed_over = [one for one in list_checkpoints(out) if checkpoint_step(one) > checkpoint_step(folder) >= 0]
+    passed_over = [one for one in list_checkpoint_dirs(out) if checkpoint_step(one) > checkpoint_step(folder) >= 0]
     return LoadedDir(
         folder,
         recipe,
@@ -262,7 +267,7 @@ def resolve_model_dir(folder: Path) -> Path:
     restore_dir(folder)
     if (folder / CONFIG_FILE).is_file():
         return folder
-    checkpoints = list_checkpoints(folder)
+    checkpoints = list_checkpoint_dirs(folder)
     if checkpoints:
         return next((one for one in reversed(checkpoints) if _is_readable(one)), checkpoints[-1])
     if not folder.is_dir():
@@ -271,18 +276,6 @@ def resolve_model_dir(folder: Path) -> Path:
         f"{folder}: got no {CONFIG_FILE}, expected a complete model folder, or one of a checkpoint format that an "
         "installed plugin reads."
     )
-
-
-def list_checkpoints(out: Path) -> list[Path]:
-    """Return the checkpoints of a training's output folder, the oldest first."""
-    folders = [one for one in (out / "checkpoints").glob("step-*") if checkpoint_step(one) >= 0]
-    return sorted(folders, key=checkpoint_step)
-
-
-def checkpoint_step(folder: Path) -> int:
-    """Return the number of steps in the name of a checkpoint, `step-00000500`; -1 for another name."""
-    number = folder.name.removeprefix("step-")
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 20 else -1
 
 
 def _is_readable(checkpoint: Path) -> bool:
@@ -379,64 +372,6 @@ def matching_weights(model: Model, weights: Mapping[str, HasShapeT]) -> dict[str
         for name, weight in weights.items()
         if name in shapes and (shapes[name] == tuple(weight.shape) or _has_variable_length(name))
     }
-
-
-@contextmanager
-def find_model(name_or_folder: str | Path, registry: Registry, task: str | None = None) -> Iterator[Path]:
-    """Yield the folder of a model: an installed one by its name, or a folder.
-
-    Args:
-        task: component type of the task of the installed model; None: any.
-
-    Raises:
-        ConfigError: the installed model is of another task.
-        CheckpointError: there is neither; the nearest name is offered.
-    """
-    models, name = registry.models(), str(name_or_folder)
-    installed = {n: entry for n, entry in models.items() if task is None or entry.extra["task"] == task}
-    if name in installed:
-        package, _, path = installed[name].target.partition(":")
-        with as_file(files(package) / path) as folder:
-            yield folder
-        return
-    if "\0" not in name and len(name) < MAX_NAME_CHARS:
-        with suppress(OSError):
-            restore_dir(Path(name_or_folder))
-    model_path = _model_path(name_or_folder)
-    if _is_dir(model_path):
-        yield model_path
-        return
-    names = f"Installed models: {', '.join(installed) or 'none'}"
-    if name in models:
-        raise ConfigError(f"model: got {name}, a model for {models[name].extra['task']}, expected {task}. {names}")
-    raise CheckpointError(
-        f"model: got '{name[:MAX_SHOWN_CHARS]}', expected a model folder or the name of an installed model"
-        f"{suggest(name, installed) or '.'} {names}"
-    )
-
-
-def _model_path(name_or_folder: str | Path) -> Path:
-    """Return the folder that a path means: itself, or the folder of config.json or of the weights that it names.
-
-    Raises:
-        CheckpointError: the path is another file.
-    """
-    path = user_path(name_or_folder)
-    try:
-        if not path.is_file():
-            return path
-    except (OSError, ValueError):  # too long a name; a NUL in it
-        return path
-    if path.name == CONFIG_FILE or path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
-        return path.parent
-    raise CheckpointError(f"model: got the file {path}, expected a model folder. Name the folder that it lies in.")
-
-
-def _is_dir(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):  # too long a name; a NUL in it
-        return False
 
 
 def _build_empty(loaded: LoadedDir, registry: Registry) -> Model:

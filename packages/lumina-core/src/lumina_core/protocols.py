@@ -14,12 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint
 from lumina_core.config import Config
 from lumina_core.errors import ConfigError, suggest
 from lumina_core.io import atomic_file
@@ -37,16 +33,22 @@ from lumina_core.types import (
     VariationInput,
 )
 
-Velocity = Callable[[Tensor, float], Tensor]
+if TYPE_CHECKING:  # requests are checked without torch, which takes seconds to import
+    import torch
+    from torch import Tensor
+
+    from lumina_core.checkpoint.lazy_tensors import ExportPlan, LoadedCheckpoint
+
+Velocity = Callable[["Tensor", float], "Tensor"]
 """(x (B, ...), t) -> dx/dt (B, ...), pointing to data. `t` is a Python float in 0..1, the same for the whole batch.
 
 During sampling `t` is rounded to float32, the dtype in which the network reads it.
 """
 
-NoiseFn = Callable[[], Tensor]
+NoiseFn = Callable[[], "Tensor"]
 """Draw standard normal noise of x's shape, each item's from its own generator."""
 
-Predict = Callable[[Tokens, Tensor | None, Condition], Tensor]
+Predict = Callable[[Tokens, "Tensor | None", Condition], "Tensor"]
 """(noisy tokens, time (B,) or None, condition) -> output of the head."""
 
 Example = Mapping[str, Any]
@@ -877,6 +879,8 @@ class EvalInputs:
 
     def subset(self, indices: Sequence[int], reference_index: Tensor | None = None) -> EvalInputs:
         """Select items by index; `reference_index` replaces the present one unless it is None."""
+        import torch
+
         reference_rows = self.reference_index if reference_index is None else reference_index
         rows = self.generated[torch.as_tensor(indices, dtype=torch.int64)]
         return replace(
@@ -886,6 +890,8 @@ class EvalInputs:
     @property
     def target_index(self) -> Tensor:
         """(M,) row of `real` that each item describes."""
+        import torch
+
         return torch.tensor([item.target_index for item in self.items], dtype=torch.int64)
 
 

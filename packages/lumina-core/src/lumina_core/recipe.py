@@ -35,7 +35,7 @@ MODEL_KEYS = ("task", "tokenizer", "autoencoder", "conditioners", "backbone", "h
 """Keys of a recipe that describe the model; the others describe its training."""
 FREE_OPTIONS = ("attn_backend", "gradient_checkpointing")
 """Options of components that change speed and memory alone."""
-_FILE_SUFFIXES = {".yaml", ".yml", ".json"}
+RECIPE_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
 class ConditionerSpec(ComponentSpec):
@@ -415,7 +415,7 @@ def _load_values(name: str, registry: Registry, derived: tuple[str, ...] = ()) -
         return values if is_complete or "base_model" not in values else _with_components(values, registry)
     if not isinstance(base, str):
         raise ConfigError(f"{name}: base: got {base!r}, expected the name of a recipe or of a recipe file.")
-    if Path(base).suffix in _FILE_SUFFIXES and name not in registry.recipes():
+    if Path(base).suffix in RECIPE_SUFFIXES and name not in registry.recipes():
         base = str(Path(name).parent / user_path(base))
     return merge_configs(_load_values(base, registry, (*derived, name)), values)
 
@@ -429,6 +429,21 @@ def _with_components(values: dict[str, Any], registry: Registry) -> dict[str, An
         raise ConfigError(f"base_model: got {name!r}, expected the name of a model or its folder.")
     model_values = read_model_recipe(name, registry).to_dict()
     return merge_configs({key: model_values[key] for key in MODEL_KEYS if key in model_values}, values)
+
+
+def check_data_dirs(recipe: Recipe) -> None:
+    """Check the folders of the data sets of a recipe: by convention, their option `folder` names an existing one.
+
+    Raises:
+        ConfigError: there is no such folder, or it cannot be read.
+    """
+    from lumina_core.data.source import require_dir
+
+    data = {} if recipe.dataset is None else recipe.dataset.model_dump()
+    stages = [{**data, **stage.dataset} for stage in recipe.training.stages]
+    for _, spec in iter_components(stages or data, "dataset"):
+        if isinstance(spec.get("folder"), str):
+            require_dir(spec["folder"], spec["type"])
 
 
 def recipe_text(name: str, registry: Registry) -> str:
@@ -455,7 +470,7 @@ def _read_source(name: str, registry: Registry) -> dict[str, Any]:
     installed = registry.recipes()
     if name in installed:
         return read_text(recipe_text(name, registry), f"recipe {name}")
-    if Path(name).suffix.lower() in _FILE_SUFFIXES:
+    if Path(name).suffix.lower() in RECIPE_SUFFIXES:
         return read_file(user_path(name))
     if reason := registry.missing_reason(name.partition(".")[0]):
         raise PluginError(reason)

@@ -5,21 +5,27 @@ Symbols: B batch, N tokens, D numbers per token, C width, M context entries, R r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 from lumina_core.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from lumina_core.protocols import GenerationTask
 
 Size = tuple[int, ...]
 """Sizes that are needed to turn tokens back into a latent, for example (rows, columns) of latent pixels."""
+
+
+def is_tensor(value: object) -> TypeGuard[Tensor]:
+    """Return whether a value is a tensor, without importing torch: a value is none before that."""
+    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
 
 
 def check_shape(tensor: Tensor, expected: Sequence[int | None], name: str) -> None:
@@ -70,6 +76,8 @@ class Tokens:
         """Return the mask, or a new one that is True everywhere."""
         if self.mask is not None:
             return self.mask
+        import torch
+
         return torch.ones(self.values.shape[:2], dtype=torch.bool, device=self.values.device)
 
     def _item(self, index: int) -> Tokens:
@@ -83,6 +91,8 @@ def stack_tokens(items: Sequence[Tokens]) -> Tokens:
 
     No mask is made if all have the same length and none had a mask.
     """
+    import torch
+
     length = max(item.values.shape[1] for item in items)
     values = torch.cat([pad_to_length(item.values, length) for item in items])
     positions = torch.cat([pad_to_length(item.positions, length) for item in items])
@@ -97,6 +107,8 @@ def pad_to_length(tensor: Tensor, length: int) -> Tensor:
     missing = length - tensor.shape[1]
     if missing == 0:
         return tensor
+    import torch
+
     return torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing, *tensor.shape[2:])], dim=1)
 
 

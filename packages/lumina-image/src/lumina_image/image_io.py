@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError, features
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
-from torch import Tensor
 
 from lumina_core.errors import LuminaError, UnusableError, printable
 from lumina_core.io import cached_read, describe_content, user_path
+from lumina_core.types import is_tensor
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lumina_core.data.source import FileOrBytes
 
 _HAS_AVIF = bool(features.check("avif"))
@@ -255,12 +256,14 @@ def crop_resize(
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """Convert (H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]."""
+    import torch
+
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)).div_(127.5).sub_(1)
 
 
 def to_uint8(data: Tensor) -> Tensor:
     """Convert values in about [-1, 1] to uint8 as in an image file; values beyond are clipped."""
-    return ((data.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((data.float().clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def to_pil(data: Tensor) -> Image.Image:
@@ -451,7 +454,7 @@ def _parse(value: Any, is_mask: bool) -> ImageInput:
     read, normalize = (read_mask, normalize_mask) if is_mask else (read_image, normalize_image)
     if isinstance(value, str | Path):
         return (_read_mask_file if is_mask else _read_file)(user_path(value))
-    if isinstance(value, Tensor):
+    if is_tensor(value):
         value = _to_array(value)
     is_array = isinstance(value, np.ndarray) and value.dtype in (np.uint8, bool)
     if is_array and (value.ndim == 2 or value.shape[2:] == (3,)):
@@ -484,12 +487,12 @@ _read_mask_file = cached_read(
 def _to_array(value: Tensor) -> Any:
     data = value.detach().cpu()
     is_mask, is_rgb = data.ndim == 2, data.ndim == 3 and data.shape[0] == 3
-    if not (is_mask or is_rgb) or not (data.is_floating_point() or data.dtype in (torch.uint8, torch.bool)):
+    if not (is_mask or is_rgb) or not (data.is_floating_point() or str(data.dtype) in ("torch.uint8", "torch.bool")):
         return None
     if data.is_floating_point():
-        num_invalid = int((~torch.isfinite(data)).sum())
+        num_invalid = int((~data.isfinite()).sum())
         if num_invalid:
             raise ValueError(f"expected finite values, not {num_invalid} NaN or infinite of {data.numel()}")
         low = 0 if is_mask else -1
-        data = ((data.float().clamp(low, 1) - low) * (255 / (1 - low))).round().to(torch.uint8)
+        data = ((data.float().clamp(low, 1) - low) * (255 / (1 - low))).round().byte()
     return (data if is_mask else data.permute(1, 2, 0)).numpy()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from lumina_core.types import InitData
 from lumina_image.image_io import crop_resize, to_tensor
 from lumina_image.request import ImageSizeRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MASK_THRESHOLD = 128
 """Smallest gray level of white in a mask: JPEG changes black and white slightly."""
@@ -34,6 +36,8 @@ def init_data(request: ImageSizeRequest) -> InitData | None:
     if mask is None and not any(map(any, padding)):
         return InitData(data, strength)
     redrawn = np.zeros((image.height, image.width), bool) if mask is None else np.asarray(mask) >= MASK_THRESHOLD
+    import torch
+
     redrawn_mask = torch.from_numpy(np.pad(redrawn, padding, constant_values=True)).float()
     return InitData(data, strength, 1 - feather_mask(redrawn_mask, request.feather or 0))
 
@@ -45,6 +49,8 @@ def feather_mask(mask: Tensor, width: int) -> Tensor:
         mask: (H, W) of 0 and 1.
         width: width of the slope in pixels; 0 changes nothing.
     """
+    import torch.nn.functional as F
+
     total, dilated = mask, mask
     for _ in range(width):
         dilated = F.max_pool2d(dilated[None], 3, stride=1, padding=1)[0]

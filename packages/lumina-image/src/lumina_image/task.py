@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import Field
-from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError
@@ -25,6 +23,9 @@ from lumina_core.types import GenerationOutput, InitData, RegionalPrompts, Size,
 from lumina_image.image_io import WRITE_FORMATS, crop_resize, encode_image, to_pil, to_tensor
 from lumina_image.inpaint_input import MASK_THRESHOLD, init_data
 from lumina_image.request import MAX_SIDE, ClassToImageRequest, ImageSizeRequest, TextToImageRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ZERO_WIDTH_JOINER, _VARIATION_SELECTOR = "\u200d", "\ufe0f"
 # blocks of emoji, and the characters that join, color and style them: other texts need no table of names
@@ -82,6 +83,8 @@ def grid_region_weights(
         raise ConfigError(
             f"region_grid: got {grid_rows}x{grid_columns}, expected at most {rows}x{columns}, the size of the image."
         )
+    import torch
+
     weights = torch.zeros(grid_rows * grid_columns, rows, columns)
     cell_rows, cell_columns = rows // grid_rows, columns // grid_columns
     for row in range(grid_rows):
@@ -112,6 +115,8 @@ def region_weights(request: TextToImageRequest, image_size: Size) -> Tensor | No
     """
     if not request.region:
         return None
+    import torch
+
     if request.region_grid is not None:
         grid_rows, grid_columns = (int(side) for side in request.region_grid.split("x"))
         rows, columns = image_size
@@ -130,6 +135,8 @@ def _box_mask(box: tuple[int, int, int, int], image_size: Size) -> Tensor:
             f"region: got the box {','.join(map(str, box))} (x,y,width,height), "
             f"expected a box within the image of {columns}x{rows}."
         )
+    import torch
+
     mask = torch.zeros(rows, columns)
     mask[top : top + height, left : left + width] = 1
     return mask

@@ -26,12 +26,13 @@ BATCH_SIZE = 32
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
 def classify(images: tuple[Path, ...], model: str, top: int, explain: Path | None, device: str, as_json: bool) -> None:
     """Name what IMAGES show: files, or folders with images. Each is read at its own size and shape."""
-    import lumina_core
     from lumina_core.errors import ConfigError
     from lumina_recog.image_io import parse_image
+
+    paths = _check_arguments(images, model, explain)  # before torch is imported, which takes seconds
+    import lumina_core
     from lumina_recog.task import Classify
 
-    paths = list(list_images(images))
     loaded: Any = lumina_core.load_model(model, device=device)
     if not isinstance(loaded.task, Classify):
         raise ConfigError(f"--model: got {model}, a model that does not classify images, expected one that does.")
@@ -43,8 +44,6 @@ def classify(images: tuple[Path, ...], model: str, top: int, explain: Path | Non
                 requests.append({"image": parse_image(path), "top": top})
                 readable.append(path)
             except ValueError as error:
-                if len(paths) == 1:
-                    raise ConfigError(f"image: {error}.") from error
                 rows.append({"file": str(path), "error": str(error)})
         for path, request, answer in zip(readable, requests, lumina_core.predict(loaded, requests), strict=True):
             row = {"file": str(path), **answer}
@@ -58,6 +57,24 @@ def classify(images: tuple[Path, ...], model: str, top: int, explain: Path | Non
             click.echo(describe(row))
     if rows and all("error" in row for row in rows):
         raise ConfigError(f"images: got {len(rows)} files, none of which is a usable image. Give PNG or JPEG files.")
+
+
+def _check_arguments(images: Sequence[Path], model: str, explain: Path | None) -> list[Path]:
+    """Return the files of the images, after a check of them, the model's name and the folder to write."""
+    from lumina_core.errors import ConfigError
+    from lumina_core.locate import check_model, check_new_dir
+    from lumina_recog.image_io import ImageError, read_image
+
+    paths = list(list_images(images))
+    if len(paths) == 1:
+        try:
+            read_image(paths[0])
+        except ImageError as error:
+            raise ConfigError(f"image: got {paths[0]}, expected a usable image ({error}).") from error
+    check_model(model)
+    if explain is not None:
+        check_new_dir(explain, "--explain")
+    return paths
 
 
 def list_images(paths: Sequence[Path]) -> Iterator[Path]:
@@ -78,10 +95,10 @@ def list_images(paths: Sequence[Path]) -> Iterator[Path]:
                     f"image: got the folder {path} without images, expected some ({', '.join(SUFFIXES)})."
                 )
             yield from (path / file for file in visible)
-        elif path.exists():
+        elif path.is_file():
             yield path
         else:
-            raise ConfigError(f"image: got {path}, which does not exist, expected a file or a folder.")
+            raise ConfigError(f"image: got {path}, which does not exist or is no plain file, expected a file or a folder.")
 
 
 def describe(row: dict[str, Any]) -> str:

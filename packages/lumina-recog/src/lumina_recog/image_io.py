@@ -5,17 +5,19 @@ from __future__ import annotations
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 from pydantic import BeforeValidator, PlainSerializer
-from torch import Tensor
 
 from lumina_core.data.source import FileOrBytes
 from lumina_core.errors import UnusableError
+from lumina_core.types import is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that Pillow decodes within this process; EPS, for example, would start another program."""
@@ -91,13 +93,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def to_tensor(image: Image.Image | NDArray[np.uint8]) -> Tensor:
     """Convert an RGB image, or (H, W, 3) uint8, to (3, H, W) float32 in [-1, 1]."""
+    import torch
+
     pixels = np.asarray(image, dtype=np.uint8)
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)).div_(127.5).sub_(1)
 
 
 def to_pil(data: Tensor) -> Image.Image:
     """Convert (3, H, W) in about [-1, 1] to an RGB image; values beyond are clipped."""
-    pixels = ((data.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = ((data.float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
@@ -126,8 +130,8 @@ def parse_image(value: Any) -> Tensor:
     is_array = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size > 0
     if is_array and (value.ndim == 2 or value.shape[2:] == (3,)):
         return to_tensor(Image.fromarray(value).convert("RGB"))
-    is_tensor = isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
-    if is_tensor and value.ndim == 3 and value.shape[0] == 3 and bool(torch.isfinite(value).all()):
+    is_float = is_tensor(value) and value.is_floating_point() and value.numel() > 0
+    if is_float and value.ndim == 3 and value.shape[0] == 3 and bool(value.isfinite().all()):
         data: Tensor = value.float()
         return data
     raise ValueError(

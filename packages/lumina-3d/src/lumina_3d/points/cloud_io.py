@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from lumina_3d.families.mesh import Mesh
 from lumina_core.errors import ConfigError
@@ -130,6 +129,8 @@ def estimate_normals(points: FloatArray, neighbors: int = NORMAL_NEIGHBORS) -> F
 
 def local_axes(points: FloatArray, neighbors: int) -> tuple[FloatArray, FloatArray]:
     """Return variances (N, 3), rising, and axes (N, 3, 3) in columns, of each point's nearest points and itself."""
+    from scipy.spatial import cKDTree  # takes a second to import
+
     count = min(neighbors, len(points))
     _, index = cKDTree(points).query(points, k=count)
     local = points[index.reshape(len(points), count)]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
-from torch import Tensor
 
 from lumina_3d.points.cloud_io import read_cloud
 from lumina_core.errors import ConfigError
 from lumina_core.request import Request
+from lumina_core.types import is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_COUNT = 2**22
 """Largest number of points of a request."""
@@ -54,8 +56,10 @@ def parse_partial(value: Any) -> PartialCloud:
             value, name = read_cloud(value, MAX_PARTIAL).points, Path(value).name
         except ConfigError as error:
             raise ValueError(str(error)) from error
-    if not isinstance(value, np.ndarray | Tensor):
+    if not isinstance(value, np.ndarray) and not is_tensor(value):
         raise ValueError(f"got {type(value).__name__}, expected a file, an array or a tensor of points (K, 3)")
+    import torch
+
     points = torch.as_tensor(value).float().cpu()
     if points.ndim != 2 or points.shape[1] != 3 or not 1 <= len(points) <= MAX_PARTIAL:
         raise ValueError(f"got the shape {tuple(points.shape)}, expected (K, 3) with 1 to {MAX_PARTIAL} points")

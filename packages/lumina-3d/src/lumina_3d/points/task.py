@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from lumina_3d.families.shapes import FAMILIES
 from lumina_3d.points.cloud_io import WRITE_FORMATS, Cloud, encode_cloud, estimate_normals
@@ -21,6 +19,9 @@ from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import GenerationTask
 from lumina_core.types import GenerationOutput, InitData, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PointsOutput(GenerationOutput):
@@ -80,6 +81,8 @@ class CloudTask(GenerationTask):
         """Return the given points, which are preserved exactly, as the last points of the cloud."""
         if request.partial is None:
             return None
+        import torch
+
         points, count = request.partial.points, request.count
         data, keep = torch.zeros(3, count), torch.zeros(count)
         data[:, count - len(points) :], keep[count - len(points) :] = points.T, 1

@@ -15,6 +15,7 @@ from lumina_3d.views.rendering import Renderer, Surface, normalized, surface_of
 from lumina_3d.views.scenes import DEFAULT_FOV, radius_for, random_cameras, random_rig
 from lumina_3d.views.store import object_files, write_shard
 from lumina_core.errors import ConfigError
+from lumina_core.locate import check_new_dir
 
 MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
 
@@ -45,6 +46,7 @@ def build_shards(
         raise ConfigError("meshes: got neither files nor --family, or both; expected one of them")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out: got {out}, which exists and is not an empty folder, expected a new one")
+    check_new_dir(out, "--out")
     sources = _shapes(families, objects, seed) if families else _meshes(meshes)
     skipped: dict[str, str] = {}
     shard: dict[str, dict[str, bytes]] = {}

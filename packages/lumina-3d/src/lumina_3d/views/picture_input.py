@@ -6,17 +6,20 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
-from torch import Tensor
 
 from lumina_3d.views.scenes import from_views, to_views
 from lumina_core.errors import UnusableError
 from lumina_core.io import cached_read
+from lumina_core.types import is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 64_000_000
 """Largest given picture."""
@@ -64,7 +67,7 @@ def parse_picture(value: Any) -> Picture:
         return _read_file(Path(value))
     if isinstance(value, Image.Image):
         return _of_image(value, "")
-    if isinstance(value, Tensor) and value.ndim == 3 and value.shape[0] == 4 and value.is_floating_point():
+    if is_tensor(value) and value.ndim == 3 and value.shape[0] == 4 and value.is_floating_point():
         if not bool(value.isfinite().all()):
             raise ValueError("got NaN or infinite numbers, expected finite ones")
         return _of_rgba(from_views(value[:, None])[0], "")

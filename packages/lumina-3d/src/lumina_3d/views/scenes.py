@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from lumina_3d.views.cameras import Camera, look_at
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lumina_3d.views.rendering import Surface
 
 FOV_RANGE = (25.0, 55.0)
@@ -90,6 +90,8 @@ def render_views(
 
 def to_views(rgba: npt.NDArray[np.uint8] | Tensor) -> Tensor:
     """Convert RGBA pictures (V, H, W, 4) uint8 to data (4, V, H, W) in [-1, 1]: colours over white, then alpha."""
+    import torch
+
     pictures = torch.as_tensor(rgba).float() / 255
     alpha = pictures[..., 3:]
     over_white = torch.cat([pictures[..., :3] * alpha + (1 - alpha), alpha], dim=-1)
@@ -98,6 +100,8 @@ def to_views(rgba: npt.NDArray[np.uint8] | Tensor) -> Tensor:
 
 def from_views(views: Tensor) -> npt.NDArray[np.uint8]:
     """Convert data (4, V, H, W) in about [-1, 1] to RGBA pictures (V, H, W, 4) uint8; the inverse of `to_views`."""
+    import torch
+
     pictures = ((views.float().clamp(-1, 1) + 1) / 2).movedim(0, -1)
     rgb, alpha = pictures[..., :3], pictures[..., 3:]
     color = torch.where(alpha > 0, (rgb - (1 - alpha)) / alpha.clamp_min(1 / 255), torch.zeros_like(rgb))

@@ -6,15 +6,13 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 from pydantic import Field
-from torch import Tensor
 
 from lumina_3d.views.cameras import Camera
-from lumina_3d.views.conditioner import ViewInputs
 from lumina_3d.views.request import ViewsRequest, cameras_of
 from lumina_3d.views.scenes import ELEVATION_RANGE, FILL_RANGE, FOV_RANGE, from_views, radius_for
 from lumina_3d.views.transforms import transforms_json
@@ -23,6 +21,11 @@ from lumina_core.errors import ConfigError
 from lumina_core.io import atomic_dir, atomic_file
 from lumina_core.protocols import GenerationTask
 from lumina_core.types import GenerationOutput, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lumina_3d.views.conditioner import ViewInputs
 
 GAP = 2
 """Pixels between the views of a contact sheet."""
@@ -104,6 +107,8 @@ class Views(GenerationTask):
         """
         if not isinstance(fields.get("caption"), str):
             raise ConfigError(f"example: got the fields {', '.join(fields) or 'none'}, expected a caption")
+        from lumina_3d.views.conditioner import ViewInputs
+
         inputs = fields.get("cameras")
         cameras = {"cameras": inputs.cameras} if isinstance(inputs, ViewInputs) else {}
         return {"prompt": fields["caption"], **cameras}
@@ -196,6 +201,8 @@ class Views(GenerationTask):
         return folder / f"{name}.png"
 
     def _inputs(self, request: ViewsRequest) -> ViewInputs:
+        from lumina_3d.views.conditioner import ViewInputs
+
         size, channels = self.config.image_size, self.config.channels
         pictures = tuple(picture.data(size)[:channels] for picture in request.image or ())
         return ViewInputs(tuple(request.view_cameras()), pictures, tuple(request.picture_cameras()))

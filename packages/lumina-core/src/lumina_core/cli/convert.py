@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
-from lumina_core.adapters.source import is_lora
+from lumina_core.adapters.source import find_file, is_lora
 from lumina_core.cli.console import echo_json, progress_bar
 from lumina_core.errors import ConfigError, printable
+from lumina_core.io import user_path
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @click.command(epilog="Example:  lumina convert downloads/Lumina-Next-SFT models/next --dtype bfloat16")
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--format", metavar="NAME", help="Checkpoint format to write.  [default: lumina, unless SRC has it]")
 @click.option("--base", metavar="MODEL", help="Of a LoRA: its model, folder or name.  [default: as the LoRA says]")
@@ -28,27 +29,38 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
-def convert(source: Path, destination: Path, **options: Any) -> None:
-    """Convert the model in SRC to the format of this project, or to another --format.
+def convert(source: str, destination: Path, **options: Any) -> None:
+    """Convert the model SRC (a folder or a name) to the format of this project, or to another --format.
 
     `lumina plugins` lists the formats. DST is written completely or not at all.
 
     SRC may be a LoRA, a .safetensors file or a folder of peft: --format is then peft (the default), kohya, comfyui or
     diffusers.
     """
-    import torch
-
-    from lumina_core.convert import ConvertOptions, check_destination, execute, plan_conversion
+    from lumina_core.locate import check_destination, check_model, find_model
     from lumina_core.plugins.loader import load_plugins
-    from lumina_core.pretrained import pretrained_files
 
-    check_destination(source, destination, options["overwrite"])
-    base = options.pop("base")
-    if is_lora(source):
-        _convert_lora(source, destination, base, options)
+    registry, base, destination = load_plugins(), options.pop("base"), user_path(destination)
+    check_model(base)
+    if is_lora(user_path(source)):
+        find_file(user_path(source))
+        check_destination(user_path(source), destination, options["overwrite"])
+        _convert_lora(user_path(source), destination, base, options)
         return
     if base is not None:
         raise ConfigError(f"--base: got {base} for the model {source}, expected a LoRA. Remove the option.")
+    with find_model(source, registry) as folder:
+        check_destination(folder, destination, options["overwrite"])
+        _convert_model(folder, destination, options)
+
+
+def _convert_model(source: Path, destination: Path, options: dict[str, Any]) -> None:
+    import torch
+
+    from lumina_core.convert import ConvertOptions, execute, plan_conversion
+    from lumina_core.plugins.loader import load_plugins
+    from lumina_core.pretrained import pretrained_files
+
     dtypes = {name: getattr(torch, name) for name in DTYPES}
     convert_options = ConvertOptions(
         options["format"], dtypes.get(options["dtype"]), options["overrides"], options["bundle"]

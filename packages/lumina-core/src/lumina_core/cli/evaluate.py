@@ -19,9 +19,11 @@ from lumina_core.cli.generate import (
     request_options,
     with_options,
 )
-from lumina_core.config import apply_override, suggest_or_list
+from lumina_core.config import apply_override, read_file, suggest_or_list
 from lumina_core.errors import ConfigError, printable
-from lumina_core.recipe import takes_text
+from lumina_core.io import user_path
+from lumina_core.locate import check_model, check_new_dir
+from lumina_core.recipe import RECIPE_SUFFIXES, takes_text
 
 if TYPE_CHECKING:
     from lumina_core.plugins.registry import Registry
@@ -80,6 +82,12 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     that predicts (a classifier) is scored on the targets of its data set, with --dataset, --samples, --seed, --set
     (keys of the data set: split=test), --batch-size, --device and --out.
     """
+    from lumina_core.plugins.loader import load_plugins
+
+    # before torch is imported, which takes seconds
+    check_model(model)
+    loras, settings = parse_loras(values.pop("loras")), _request_fields(values.pop("fields"))
+    _check_names(values, load_plugins())
     from lumina_core.evaluation.evaluate import evaluate as run
     from lumina_core.io import atomic_file
     from lumina_core.sampling.pipeline import Pipeline
@@ -89,12 +97,10 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
         return
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
     with option_names_in_errors(list(load_options)):
-        loras = parse_loras(values.pop("loras"))
         model = model or model_of_loras(loras)
         pipeline = Pipeline.from_pretrained(model, **load_options)
         for path, weight in loras:
             pipeline.load_lora(path, weight)
-    settings = _request_fields(values.pop("fields"))
     arguments = ("dataset", "languages", "split", "samples_per_prompt", "seed", "batch_size", "out", "resume", "cache")
     kwargs = {key: values.pop(key) for key in arguments}
     metrics, options = values.pop("metrics") or None, values.pop("options")
@@ -124,10 +130,37 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     print_scores(report)
 
 
+def _check_names(values: Mapping[str, Any], registry: Registry) -> None:
+    """Raise an error for a data set, recipe, metric or folder that does not exist; imports no torch.
+
+    Raises:
+        ConfigError, PluginError: there is none of this name, or a folder cannot be made.
+    """
+    dataset, datasets = values["dataset"], registry.registrations("dataset")
+    if dataset is not None:
+        names = {*datasets, *(name.rpartition(".")[2] for name in datasets), *registry.recipes()}
+        is_file = Path(dataset).suffix in RECIPE_SUFFIXES
+        if is_file:
+            read_file(user_path(dataset))
+        elif dataset not in names and not user_path(dataset).is_dir():
+            raise ConfigError(
+                f"--dataset: got '{dataset}', expected a data set, a recipe or a folder"
+                f"{suggest_or_list(dataset, [*registry.recipes(), *datasets])}"
+            )
+    for metric in values["metrics"]:
+        registry.provider("metric", metric)
+    for option in ("out", "cache"):
+        if values[option] is not None:
+            check_new_dir(user_path(values[option]), f"--{option}")
+    if values["resume"] and values["out"] is None:
+        raise ConfigError("--resume: got it without --out, expected the folder of the evaluation. Give --out.")
+
+
 def _predicts(model: str | None) -> bool:
     """Return whether the task of a model predicts instead of generating; False for a model that cannot be found."""
     from lumina_core.errors import LuminaError
-    from lumina_core.model_dir import find_model, open_model_dir
+    from lumina_core.locate import find_model
+    from lumina_core.model_dir import open_model_dir
     from lumina_core.plugins.loader import load_plugins
     from lumina_core.protocols import PredictionTask
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from lumina_core.adapters.source import find_file
 from lumina_core.cli.console import echo_json
 from lumina_core.errors import ConfigError, LuminaError, printable
 from lumina_core.io import check_replaceable, new_dir, remove_partial, split_lines, user_path
@@ -166,6 +167,7 @@ def parse_loras(loras: Sequence[str]) -> list[tuple[str, float]]:
 
     Raises:
         ConfigError: a weight is not a finite number.
+        CheckpointError: there is no such file.
     """
     parsed = []
     for lora in loras:
@@ -179,6 +181,7 @@ def parse_loras(loras: Sequence[str]) -> list[tuple[str, float]]:
                 raise ValueError
         except ValueError:
             raise ConfigError(f"--lora: got weight '{text}', expected a number, for example {path}:0.8") from None
+        find_file(user_path(path))
         parsed.append((path, weight))
     return parsed
 
@@ -459,7 +462,7 @@ def _make_options(
 
 
 def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, values: dict[str, Any]) -> None:
-    from lumina_core.sampling.pipeline import Pipeline
+    from lumina_core.locate import check_model
 
     out, prompts_file, preview, overwrite = (values.pop(key) for key in ("out", "prompts_file", "preview", "overwrite"))
     model, as_json, loras = values.pop("model"), values.pop("as_json"), parse_loras(values.pop("loras"))
@@ -480,6 +483,10 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
         check_inputs_kept(_input_files([*values.values(), prompts_file, *(lora for lora, _ in loras)]), outputs)
         if preview is not None:
             check_new([steps_dir(path) for path in paths], "--preview", overwrite)
+        for name in (model, fields.get("guide_model")):
+            check_model(name, task_name)
+        from lumina_core.sampling.pipeline import Pipeline  # imports torch, which takes seconds
+
         model = model or model_of_loras(loras)
         if sys.stderr.isatty():
             click.echo(f"opening the model {model or '(built in)'} ...", err=True)
@@ -513,7 +520,7 @@ def option_names_in_errors(fields: Sequence[str]) -> Iterator[None]:
         names = "|".join(map(re.escape, sorted(fields, key=len, reverse=True)))
         message = str(error).removeprefix("request: ")
         message = re.sub(
-            rf"^(line \d+: )?({names})(?=: )", lambda m: f"{m[1] or ''}--{m[2].replace('_', '-')}", message
+            rf"^(line \d+: )?({names})(\.\d+)?(?=: )", lambda m: f"{m[1] or ''}--{m[2].replace('_', '-')}", message
         )
         message = re.sub(rf"\b({names})=(?=\S)", lambda m: f"--{m[1].replace('_', '-')} ", message)
         raise type(error)(message) from error

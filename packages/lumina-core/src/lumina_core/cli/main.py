@@ -111,10 +111,12 @@ def load_recipe_dataset(name: str, overrides: tuple[str, ...]) -> tuple[Recipe, 
     Raises:
         LuminaError: the recipe does not exist, has no data set, or its data set cannot be read.
     """
-    from lumina_core.model import build_dataset
-    from lumina_core.recipe import Recipe
+    from lumina_core.recipe import Recipe, check_data_dirs
 
     recipe = Recipe.load(name, overrides)
+    check_data_dirs(recipe)  # before torch is imported, which takes seconds
+    from lumina_core.model import build_dataset
+
     return recipe, build_dataset(recipe, load_plugins())
 
 

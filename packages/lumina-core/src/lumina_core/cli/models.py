@@ -22,7 +22,7 @@ def models(folder: str | None, as_json: bool) -> None:
     from lumina_core.plugins.loader import load_plugins
 
     if folder is not None:
-        from lumina_core.model_dir import find_model
+        from lumina_core.locate import find_model
 
         with find_model(folder, load_plugins()) as path:
             _describe(path, load_plugins(), as_json)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from lumina_core.cli.console import echo_json, progress_bar
+from lumina_core.cli.generate import read_prompt_file
 from lumina_core.errors import ConfigError, LuminaError
+from lumina_core.locate import check_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +66,9 @@ def fit(
     model: str, by: Literal["error", "sharpness"], nfe: int, device: str, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Fit a schedule to MODEL and save it in its folder, for `--schedule fitted`."""
+    check_model(model)
+    if options["requests"] is not None:
+        read_prompt_file(options["requests"])
     from lumina_core.flow.schedules import FittedSchedule
     from lumina_core.sampling.pipeline import Pipeline
 
@@ -144,8 +149,6 @@ def _fields_from_file(pipeline: Pipeline, path: Path) -> list[dict[str, object]]
         raise ConfigError(
             f"--requests: got {path}, expected none: requests of this model have no prompt. Omit the option."
         )
-    from lumina_core.cli.generate import read_prompt_file
-
     return [{prompt_field: line} for _, line in read_prompt_file(path, prompt_field)]
 
 

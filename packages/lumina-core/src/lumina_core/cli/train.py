@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -74,12 +75,22 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 -m lumina_core train RECIPE --out DIR
     """
+    from lumina_core.io import user_path
+    from lumina_core.locate import check_model, check_run_dir
     from lumina_core.plugins.loader import load_plugins
-    from lumina_core.recipe import Recipe
+
+    registry = load_plugins()
+    # before torch is imported, which takes seconds
+    out = user_path(out)
+    resume_mode: bool | Literal["auto"] = "auto" if auto_resume else resume
+    if "RANK" not in os.environ:  # other processes of torchrun may write there already
+        check_run_dir(out, resume_mode)
+    for model in init:
+        check_model(model)
+    loaded = _load_recipe(recipe, settings, registry)
     from lumina_core.training.callbacks import ProgressBar, print_line
     from lumina_core.training.trainer import Trainer
 
-    registry = load_plugins()
     callbacks: list[TrainCallback] = [] if quiet else [ProgressBar()]
     if track or profile is not None:
         from lumina_core.training.tracking import ProfileCallback, TrackerCallback
@@ -87,12 +98,12 @@ def train(
         callbacks += map(TrackerCallback, track)
         callbacks += [] if profile is None else [ProfileCallback(profile)]
     trainer = Trainer(
-        Recipe.load(recipe, settings, registry),
+        loaded,
         out,
         None,
         callbacks,
         device,
-        "auto" if auto_resume else resume,
+        resume_mode,
         init,
         registry=registry,
     )
@@ -116,14 +127,15 @@ def train(
 def check(recipe: str, settings: tuple[str, ...], devices: int | None, memory: str) -> None:
     """Check RECIPE without training: components, shapes, parameter counts, memory, one step."""
     from lumina_core.plugins.loader import load_plugins
-    from lumina_core.recipe import Recipe
-    from lumina_core.training.dry_run import dry_run
 
     registry = load_plugins()
+    loaded = _load_recipe(recipe, settings, registry, needs_data=devices is None)
     if devices is not None:
-        _print_plans(Recipe.load(recipe, settings, registry), registry, devices, memory)
+        _print_plans(loaded, registry, devices, memory)
         return
-    report = dry_run(Recipe.load(recipe, settings, registry), registry)
+    from lumina_core.training.dry_run import dry_run
+
+    report = dry_run(loaded, registry)
     for component_type, name in report.components:
         click.echo(printable(f"{component_type:12} {name}"))
     for name, count in report.parameters.items():
@@ -136,6 +148,16 @@ def check(recipe: str, settings: tuple[str, ...], devices: int | None, memory: s
         f"memory about {report.memory_bytes / 2**30:.2f} GiB; "
         f"one step of a small batch: loss {report.loss:.4f}, {report.step_seconds:.2f} s"
     )
+
+
+def _load_recipe(name: str, settings: tuple[str, ...], registry: Registry, needs_data: bool = True) -> Recipe:
+    """Load a recipe, and check that the folders of its data exist, without torch."""
+    from lumina_core.recipe import Recipe, check_data_dirs
+
+    recipe = Recipe.load(name, settings, registry)
+    if needs_data:
+        check_data_dirs(recipe)
+    return recipe
 
 
 def _print_plans(recipe: Recipe, registry: Registry, devices: int, memory: str) -> None:

@@ -17,8 +17,9 @@ from torch import Tensor
 from lumina_core.data.words import count_words, read_words, unknown_words_note
 from lumina_core.device import parse_device, resolve_dtype, supported_dtype
 from lumina_core.errors import ConfigError, LuminaError, suggest
+from lumina_core.locate import find_model
 from lumina_core.model import Model
-from lumina_core.model_dir import find_model, load_model
+from lumina_core.model_dir import load_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Solver, SolverStep, Velocity

@@ -16,8 +16,9 @@ from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.flow.schedules import FittedSchedule, subdivide_schedule, times_from_sharpness, uniform_times
 from lumina_core.flow.solvers import CountedVelocity, as_solver, euler, integrate, midpoint, steps_for_nfe
 from lumina_core.io import atomic_file
+from lumina_core.locate import CONFIG_FILE
 from lumina_core.model import ComponentRegistry, Model
-from lumina_core.model_dir import CONFIG_FILE, read_model_config
+from lumina_core.model_dir import read_model_config
 from lumina_core.protocols import Solver, SolverStep, Velocity
 from lumina_core.request import Request
 from lumina_core.sampling.inputs import NoiseSampler

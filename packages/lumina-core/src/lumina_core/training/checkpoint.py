@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina_core import model_dir
 from lumina_core.checkpoint import lazy_tensors
 from lumina_core.checkpoint.lazy_tensors import LazyTensor, open_prefix, read_tensor
 from lumina_core.checkpoint.safetensors_io import (
@@ -24,13 +23,18 @@ from lumina_core.checkpoint.safetensors_io import (
 )
 from lumina_core.errors import CheckpointError
 from lumina_core.io import remove_dir, remove_partial
+from lumina_core.locate import (
+    EMA_WEIGHTS_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    checkpoint_step,
+    list_checkpoint_dirs,
+    list_checkpoints,
+)
 from lumina_core.model import Model, has_adapter
 from lumina_core.model_dir import (
-    CONFIG_FILE,
-    EMA_WEIGHTS_FILE,
-    WEIGHTS_FILE,
     atomic_model_dir,
-    checkpoint_step,
     describe_mismatch,
     read_model_config,
     to_cpu_contiguous,
@@ -39,10 +43,6 @@ from lumina_core.model_dir import (
 from lumina_core.plugins.registry import Registry
 from lumina_core.training.distributed import local_rows, local_tensor
 from lumina_core.training.optim import EMA, OptimizersContainer
-
-OPTIMIZER_FILE, STATE_FILE = "training/optimizer.safetensors", "training/state.json"
-FILES = (CONFIG_FILE, WEIGHTS_FILE, EMA_WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE)
-"""Files of a complete checkpoint."""
 
 
 def save_checkpoint(
@@ -132,16 +132,6 @@ def _saved_weights(model: Model) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def list_checkpoints(out: Path) -> list[Path]:
-    """Return the checkpoints of a run, the oldest first; folders that lack a file do not count."""
-    return [one for one in model_dir.list_checkpoints(out) if _has_files(one)]
-
-
-def latest_checkpoint(out: Path) -> Path | None:
-    """Return the latest complete checkpoint of a run; None if it has none."""
-    return next(reversed(list_checkpoints(out)), None)
-
-
 def latest_readable_checkpoint(out: Path) -> tuple[Path | None, dict[Path, str]]:
     """Return the latest checkpoint whose files can be read, and the reason for each later one that is damaged.
 
@@ -181,7 +171,7 @@ def delete_old_checkpoints(out: Path, keep_latest_k: int) -> None:
     for directory in (out, out / "checkpoints"):
         remove_partial(directory)
     kept = list_checkpoints(out)[-keep_latest_k:]
-    for folder in model_dir.list_checkpoints(out) if kept else ():
+    for folder in list_checkpoint_dirs(out) if kept else ():
         if folder not in kept and checkpoint_step(folder) < checkpoint_step(kept[-1]):
             remove_dir(folder)
 
@@ -213,11 +203,6 @@ def copy_to_tensor(source: LazyTensor, target: Tensor) -> None:
     start, stop = local_rows(target)
     if start < stop:
         local.copy_(read_tensor(source.slice_rows(start, stop)))
-
-
-def _has_files(folder: Path) -> bool:
-    files = (CONFIG_FILE, STATE_FILE) if is_sharded_dir(folder) else FILES
-    return all((folder / file).is_file() for file in files)
 
 
 def optimizers_to_tensors(optimizers: OptimizersContainer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

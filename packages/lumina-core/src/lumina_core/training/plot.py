@@ -10,7 +10,6 @@ from typing import Any
 
 from lumina_core.errors import CheckpointError
 from lumina_core.io import atomic_file
-from lumina_core.pretrained import require
 
 INSTALL_EXTRA = "lumina-core[plot]"
 METRICS_FILE = "metrics.csv"
@@ -68,6 +67,8 @@ def plot_runs(runs: Sequence[Path], path: Path, window: int | None = None) -> No
         PluginError: matplotlib is not installed.
     """
     columns = {run: read_metrics(run) for run in runs}
+    from lumina_core.pretrained import require
+
     figure = require("matplotlib.figure", INSTALL_EXTRA, "a plot").Figure(figsize=(11, 6.4), dpi=100)
     for axes, (column, title, scale) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         axes.set_title(title, loc="left", fontsize=11)

@@ -23,11 +23,12 @@ from lumina_core.checkpoint.safetensors_io import (
 )
 from lumina_core.checkpoint.sharded import open_averages, write_index
 from lumina_core.errors import CheckpointError
+from lumina_core.locate import STATE_FILE, WEIGHTS_FILE
 from lumina_core.model import Model
-from lumina_core.model_dir import WEIGHTS_FILE, atomic_model_dir, write_config
+from lumina_core.model_dir import atomic_model_dir, write_config
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe
-from lumina_core.training.checkpoint import STATE_FILE, optimizers_to_tensors
+from lumina_core.training.checkpoint import optimizers_to_tensors
 from lumina_core.training.distributed import ProcessInfo, broadcast_object, new_cpu_group
 from lumina_core.training.optim import EMA, OptimizersContainer
 

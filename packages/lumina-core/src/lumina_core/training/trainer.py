@@ -27,10 +27,9 @@ from lumina_core.data.words import count_words, write_words
 from lumina_core.device import autocast, available_memory, resolve_dtype
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 from lumina_core.io import atomic_file, user_path
+from lumina_core.locate import LOCK_FILE, check_run_dir, checkpoint_step, find_model
 from lumina_core.model import Model, build_model, check_pretrained, has_adapter, with_class_names
 from lumina_core.model_dir import (
-    checkpoint_step,
-    find_model,
     matching_weights,
     open_model_dir,
     read_model_config,
@@ -51,7 +50,6 @@ from lumina_core.training.callbacks import (
 )
 from lumina_core.training.checkpoint import (
     delete_old_checkpoints,
-    latest_checkpoint,
     latest_readable_checkpoint,
     load_checkpoint,
     load_weights,
@@ -88,9 +86,6 @@ if TYPE_CHECKING:
     from lumina_core.adapters.lora import BaseHash
     from lumina_core.training.cache import LatentCache
     from lumina_core.training.sharded_checkpoint import ShardedCheckpointer
-
-LOCK_FILE = ".lumina.lock"
-"""File in the folder of a training that is locked while the training runs."""
 
 
 class InterruptedTraining(KeyboardInterrupt):
@@ -520,23 +515,10 @@ class Trainer:
 
     def _find_checkpoint(self, resume: bool | Literal["auto"]) -> Path | None:
         """Return the checkpoint to resume from, after a comparison of its recipe with this one."""
-        checkpoint = latest_checkpoint(self.out)
-        if distributed.is_restarted():
-            resume = "auto"
-        if checkpoint is None and resume is True:
-            raise ConfigError(
-                f"resume: got {self.out}, which has no checkpoint, expected the folder of a training. Check its name, "
-                "or train without resuming."
-            )
-        if checkpoint is not None and not resume:
-            raise ConfigError(
-                f"out: got {self.out}, which holds a training already ({checkpoint.name}), expected a new folder. "
-                "Resume that training, or choose another folder."
-            )
+        check_run_dir(self.out, "auto" if distributed.is_restarted() else resume)
+        checkpoint, damaged = latest_readable_checkpoint(self.out)
         if checkpoint is None:
             return None
-        checkpoint, damaged = latest_readable_checkpoint(self.out)
-        assert checkpoint is not None  # there is one, and not all are damaged
         distributed.wait_for_main(True, self.process)  # every process has looked, before the first one renames
         for folder, reason in damaged.items():
             self.messages.append(f"{folder.name} is damaged; resumed from {checkpoint.name} instead ({reason})")
@@ -652,10 +634,6 @@ class Trainer:
             self._call("on_checkpoint", folder)
 
 
-RUN_NAMES = ("model", "lora", "checkpoints", "samples", "tensorboard", "metrics.csv", "recipe.yaml", "anomalies.jsonl")
-"""Names that a training writes in its folder."""
-
-
 class RunLock:
     """Lock of a training's folder. The operating system releases it if the process ends.
 
@@ -666,18 +644,10 @@ class RunLock:
     """
 
     def __init__(self, out: Path) -> None:
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"out: got the file {out}, expected a folder, new or of this training.")
+        check_run_dir(out)
         self._new_dirs = [one for one in (out, *out.parents) if not one.exists()]
         out.mkdir(parents=True, exist_ok=True)
         self._path = out / LOCK_FILE
-        # a lock file is left behind by every training; without one, such names belong to other files
-        foreign = [] if self._path.exists() else [name for name in RUN_NAMES if (out / name).exists()]
-        if foreign and latest_checkpoint(out) is None:
-            raise ConfigError(
-                f"out: got {out}, which has {', '.join(foreign)} of something else, expected a new folder or that of a "
-                "training. Nothing was changed. Choose another folder."
-            )
         if self._path.is_symlink():
             raise ConfigError(f"out: got {out}, whose {LOCK_FILE} is a link, expected a file of a training. Delete it.")
         self._lock = FileLock(self._path)
