@@ -56,3 +56,9 @@ def test_splits_hold_out_whole_families():
     for record in load_records():
         splits.setdefault(record["family"], set()).add(record["split"])
     assert all(len(found) == 1 for found in splits.values())
+
+
+def test_a_name_works_where_a_folder_does_in_convert(lumina, tmp_path):
+    result = lumina("convert", "recog.emoji", tmp_path / "half", "--format", "lumina", "--dtype", "bfloat16")
+    assert result.status == 0, result.err
+    assert lumina_core.load_model(tmp_path / "half").head is not None

@@ -98,7 +98,7 @@ def list_images(paths: Sequence[Path]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise ConfigError(f"image: got {path}, which does not exist or is no plain file, expected a file or a folder.")
+            raise ConfigError(f"image: got {path}, which does not exist or is no file, expected a file or a folder.")
 
 
 def describe(row: dict[str, Any]) -> str:
