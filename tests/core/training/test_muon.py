@@ -68,3 +68,12 @@ def test_one_optimizer_updates_several_shapes_and_skips_weights_without_gradient
     Muon(weights, 0.1).step()
     assert all(bool(weight.detach().any()) for weight in weights[:3])
     assert not bool(weights[3].detach().any())
+
+
+def test_a_convolution_is_updated_as_the_matrix_of_its_output_channels():
+    kernel, matrix = torch.nn.Parameter(torch.ones(6, 4, 3, 3)), torch.nn.Parameter(torch.ones(6, 36))
+    kernel.grad = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(6))
+    matrix.grad = kernel.grad.flatten(1).clone()
+    Muon([kernel], 0.1, weight_decay=0.5).step()
+    Muon([matrix], 0.1, weight_decay=0.5).step()
+    assert torch.equal(kernel.detach().flatten(1), matrix.detach())

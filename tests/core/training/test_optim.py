@@ -63,6 +63,13 @@ def test_muon_updates_matrices_of_blocks_and_no_embedding_head_or_modulation():
     ]
 
 
+def test_muon_updates_convolutions_that_mix_channels_and_no_depthwise_ones():
+    model = torch.nn.ModuleDict({"mixing": torch.nn.Conv2d(4, 6, 3), "depthwise": torch.nn.Conv2d(6, 6, 3, groups=6)})
+    optimizers = build_optimizers(model, TrainingConfig(steps=1, optimizer="muon"))
+    muon = next(m for m in optimizers.optimizers if isinstance(m, Muon))
+    assert [id(p) for group in muon.param_groups for p in group["params"]] == [id(model["mixing"].weight)]
+
+
 def test_norms_gates_and_biases_do_not_decay():
     model = build_model(recipe(weight_decay=0.1), registry())
     for member in build_optimizers(model, model.recipe.training).optimizers:

@@ -117,3 +117,10 @@ def test_the_noise_of_an_item_depends_on_its_generator_alone():
     stds = torch.stack([noise.std() for noise in together])
     assert torch.equal(alone, together[4])
     assert 0.05 < stds.min() < 0.5 < stds.max() < 1.0
+
+
+def test_muon_trains_neither_the_first_nor_the_last_convolution():
+    autoencoder = SmallAutoencoder(SmallAutoencoder.Config(latent_channels=3, base_channels=8))
+    names = dict(autoencoder.named_parameters())
+    shapes = sorted(tuple(names[name].shape[:2]) for name in autoencoder.no_muon())
+    assert shapes == [(3, 8), (3, 32), (8, 3)]

@@ -74,7 +74,9 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
     for name, summary in (
         ("emoji", "the built-in model: emoji of a prompt"),
         ("emoji_words", "pretraining of its text encoder on thumbnails"),
-        ("emoji_latents", "an autoencoder of emoji"),
+        ("emoji_latent", "the built-in model in a latent: emoji of a prompt, in two styles"),
+        ("emoji_latent_autoencoder", "training of its autoencoder"),
+        ("emoji_latent_words", "pretraining of its text encoder on latents"),
         ("tiny", "a very small model that trains in a minute on a CPU"),
         ("lora", "a LoRA of a style or subject, from a folder of images"),
         ("2b_lora", "a LoRA of the paper's text-to-image model, on one GPU"),

@@ -378,7 +378,7 @@ def transform_matrices(matrices: Sequence[Tensor], parameter: Tensor, transform:
     """
     group = shard_group(parameter)
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    rows, columns = parameter.shape
+    rows, columns = parameter.shape[0], parameter.shape[1:].numel()
     # torch.chunk, by which FSDP2 divides the rows
     step = -(-rows // size)
     counts = [max(0, min(rows - k * step, step)) for k in range(size)]

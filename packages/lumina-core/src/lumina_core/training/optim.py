@@ -21,14 +21,15 @@ class Muon(torch.optim.Optimizer):
 
     The update is scaled as in Moonlight (arXiv 2502.16982): 0.2 lr sqrt(max(out, in)) times an orthogonal matrix, whose
     entries have a root mean square of 1 / sqrt(max(out, in)); so the update has one of 0.2 lr, as AdamW's usually has,
-    and AdamW's weight decay suits. A fused projection (query, key and value) is orthogonalized as one matrix.
+    and AdamW's weight decay suits. A fused projection (query, key and value) is orthogonalized as one matrix, and so is
+    a convolution (out, in, height, width), as (out, in height width).
 
     `torch.optim.Muon` (torch >= 2.9) iterates in bfloat16 on every device; this class does so on CUDA only, and
     iterates over all matrices of a shape together. Of sharded matrices, each process gathers its share, iterates, and
     sends the rows back: every matrix is orthogonalized as a whole, once.
 
     Args:
-        parameters: matrices (out, in), or groups of them.
+        parameters: matrices (out, in) and kernels of convolutions, or groups of them.
         lr: learning rate.
         momentum: coefficient of the Nesterov momentum.
         weight_decay: decoupled weight decay, multiplied by the learning rate.
@@ -53,10 +54,10 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for params in by_shape.values():
                 updates = [self._nesterov_update(parameter, group["momentum"]) for parameter in params]
-                scale = group["lr"] * 0.2 * max(params[0].shape) ** 0.5
+                scale = group["lr"] * 0.2 * max(params[0].flatten(1).shape) ** 0.5
                 for parameter, update in zip(params, _orthogonalize(params, updates), strict=True):
                     local = local_tensor(parameter)
-                    local.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
+                    local.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view_as(local), alpha=-scale)
 
     def _nesterov_update(self, parameter: Tensor, momentum: float) -> Tensor:
         assert parameter.grad is not None
@@ -65,7 +66,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         grad, average = local_tensor(parameter.grad), local_tensor(state["momentum"])
         average.lerp_(grad, 1 - momentum)
-        return grad.lerp(average, momentum)
+        return grad.lerp(average, momentum).flatten(1)
 
 
 def _orthogonalize(params: Sequence[Tensor], updates: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -119,8 +120,9 @@ class OptimizersContainer:
 def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersContainer:
     """Build AdamW for all trainable weights, or Muon for hidden matrices and AdamW for the others.
 
-    Hidden matrices are those that no component excludes by `no_muon`, embedding tables aside. Weights of fewer than two
-    dimensions (norms, gates, biases), and those of `no_weight_decay`, have no weight decay.
+    Hidden matrices, with the kernels of 2D convolutions that mix channels, are those that no component excludes by
+    `no_muon`, embedding tables aside. Weights of fewer than two dimensions (norms, gates, biases), and those of
+    `no_weight_decay`, have no weight decay.
 
     Raises:
         ConfigError: everything is frozen, or a pattern of `training.lr_overrides` matches no trainable weight.
@@ -140,7 +142,8 @@ def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersCo
     groups: dict[tuple[bool, float, float], list[Tensor]] = {}
     for name, parameter in trainable:
         override = next((lr for pattern, lr in training.lr_overrides.items() if pattern in name), None)
-        is_hidden_matrix = parameter.ndim == 2 and name not in no_muon and id(parameter) not in embedding_ids
+        is_matrix = parameter.ndim == 2 or (parameter.ndim == 4 and parameter.shape[1] > 1)
+        is_hidden_matrix = is_matrix and name not in no_muon and id(parameter) not in embedding_ids
         uses_muon = training.optimizer == "muon" and is_hidden_matrix and override is None
         lr = training.muon_lr if uses_muon else training.lr if override is None else override
         lr *= training.layer_decay ** depths[name]

@@ -91,6 +91,14 @@ class SmallAutoencoder(nn.Module, Autoencoder):
         check_shape(latent, (None, self.channels, None, None), "a batch of latents")
         return F.pixel_shuffle(self.decoder(latent), self.config.pixel_unshuffle_factor)
 
+    def no_muon(self) -> set[str]:
+        """Return the first and the last layer of both networks."""
+        return {
+            "encoder.0.weight",
+            f"encoder.{len(self.encoder) - 1}.weight",
+            f"decoder.{len(self.decoder) - 1}.weight",
+        }
+
     def loss(self, data: Tensor, generators: Sequence[torch.Generator]) -> Loss:
         """Compute the mean absolute plus mean squared reconstruction error; updates the running statistics.
 
