@@ -26,6 +26,7 @@ from lumina_core.protocols import (
     Head,
     Objective,
     ProbPath,
+    SupportsPath,
     SupportsReferences,
     Task,
     Tokenizer,
@@ -162,8 +163,7 @@ class Model(nn.Module):
     @property
     def path(self) -> ProbPath | None:
         """The probability path of the objective; None if it has none."""
-        path: ProbPath | None = getattr(self.objective, "path", None)
-        return path
+        return self.objective.path if isinstance(self.objective, SupportsPath) else None
 
     def precompute(self, tokens: Tokens, condition: Condition) -> Any:
         """What stays the same through all evaluations of a request; hand it to `velocity`."""

@@ -187,6 +187,25 @@ class Conditioner(Component, ABC):
 
 
 @runtime_checkable
+class SupportsConfig(Protocol):
+    """A component that keeps its config."""
+
+    config: Any
+
+
+def options_of(component: object) -> dict[str, Any]:
+    """Return the options of a component by name; empty if it keeps no config."""
+    if isinstance(component, SupportsConfig) and isinstance(component.config, Config):
+        return dict(component.config)
+    return {}
+
+
+def name_of(component: object) -> str:
+    """Return the name of a function or class, or of the class of an object."""
+    return str(getattr(component, "__name__", type(component).__name__))
+
+
+@runtime_checkable
 class SupportsFit(Protocol):
     """A conditioner that reads the values of the data set once before training, to build a vocabulary for example."""
 
@@ -353,6 +372,13 @@ class TimeSchedule(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsSteps(Protocol):
+    """A schedule with a number of steps of its own."""
+
+    steps: int
+
+
 class Coupling(Protocol):
     """Coupling of noise and data: which noise each example, or each item of a set, is paired with."""
 
@@ -381,6 +407,13 @@ class Objective(Protocol):
             ConfigError: a model with this objective does not generate.
         """
         ...
+
+
+@runtime_checkable
+class SupportsPath(Protocol):
+    """Objective with a probability path."""
+
+    path: ProbPath
 
 
 @runtime_checkable

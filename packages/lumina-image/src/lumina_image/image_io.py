@@ -310,7 +310,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            text = image.info.get("lumina") or getattr(image, "text", {}).get("lumina")
+            text = image.info.get("lumina")
+            if text is None and isinstance(image, PngImagePlugin.PngImageFile):
+                text = image.text.get("lumina")
             if text is None:
                 comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
                 text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be")
@@ -381,7 +383,7 @@ def _open(source: FileOrBytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         image.close()
         raise ImageError(f"too large: {width}x{height}, more than {max_pixels} pixels (max_pixels)")
-    if image.format == "PNG" and any("16B" in str(tile[3]) for tile in getattr(image, "tile", ())):
+    if isinstance(image, PngImagePlugin.PngImageFile) and any("16B" in str(tile[3]) for tile in image.tile):
         image.info[_DEPTH_KEY] = 16
     return image
 

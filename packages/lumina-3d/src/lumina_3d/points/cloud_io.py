@@ -90,7 +90,7 @@ def _read_arrays(path: Path) -> tuple[FloatArray, NDArray[np.int64] | None, Floa
         if isinstance(loaded, trimesh.Scene):
             loaded = loaded.to_geometry()
         vertices = np.asarray(getattr(loaded, "vertices", np.zeros((0, 3))), dtype=np.float64)
-        faces = getattr(loaded, "faces", None)
+        faces = loaded.faces if isinstance(loaded, trimesh.Trimesh) else None
         return vertices, None if faces is None else np.asarray(faces, dtype=np.int64), _vertex_normals(loaded, faces)
     except ConfigError:
         raise
@@ -100,10 +100,11 @@ def _read_arrays(path: Path) -> tuple[FloatArray, NDArray[np.int64] | None, Floa
 
 def _vertex_normals(loaded: Any, faces: Any) -> FloatArray | None:
     """Return the normals (N, 3) that a file of points stores, or None."""
-    raw = getattr(loaded, "metadata", {}).get("_ply_raw", {}).get("vertex", {}).get("data") if faces is None else None
+    raw = loaded.metadata.get("_ply_raw", {}).get("vertex", {}).get("data") if faces is None else None
+    if raw is None:
+        return None
     # trimesh keeps a structured array of a binary file, and a dict of columns of a text file
-    names = raw.keys() if isinstance(raw, dict) else getattr(getattr(raw, "dtype", None), "names", None) or ()
-    if raw is None or not {"nx", "ny", "nz"} <= set(names):
+    if not {"nx", "ny", "nz"} <= set(raw if isinstance(raw, dict) else raw.dtype.names or ()):
         return None
     return np.stack([np.asarray(raw[name], dtype=np.float64).reshape(-1) for name in ("nx", "ny", "nz")], axis=1)
 

@@ -81,14 +81,14 @@ def surface_of(mesh: Any) -> Surface:
             f"mesh: got {len(faces)} faces and {len(vertices)} vertices, expected faces of finite vertices"
         )
     visual = mesh.visual
-    if getattr(visual, "kind", None) == "texture":
-        uv, image = getattr(visual, "uv", None), _texture_image(visual.material)
+    if visual.kind == "texture":
+        uv, image = visual.uv, _texture_image(visual.material)
         if uv is not None and image is not None:
             colors = np.full((len(faces), 3), 0.7)
             return Surface(vertices, faces, colors, np.asarray(uv, dtype=np.float64)[faces], image)
-        main = np.asarray(getattr(visual.material, "main_color", (178, 178, 178, 255)), dtype=np.float64)[:3] / 255
+        main = np.asarray(visual.material.main_color, dtype=np.float64)[:3] / 255
         return Surface(vertices, faces, np.broadcast_to(main, (len(faces), 3)))
-    if getattr(visual, "kind", None) is None:
+    if visual.kind is None:
         return Surface(vertices, faces, np.full((len(faces), 3), 0.7))
     return Surface(vertices, faces, np.asarray(visual.face_colors, dtype=np.float64)[:, :3] / 255)
 
@@ -203,7 +203,8 @@ def shade(normals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _texture_image(material: Any) -> npt.NDArray[np.float64] | None:
-    image = getattr(material, "image", None)
-    if image is None:
-        image = getattr(material, "baseColorTexture", None)
+    from trimesh.visual.material import PBRMaterial, SimpleMaterial
+
+    image = material.image if isinstance(material, SimpleMaterial) else None
+    image = material.baseColorTexture if isinstance(material, PBRMaterial) else image
     return None if image is None else np.asarray(image.convert("RGB"), dtype=np.float64) / 255

@@ -145,7 +145,7 @@ def fused_projections(model: nn.Module) -> dict[str, dict[str, tuple[int, int]]]
         if isinstance(module, Attention):
             q_dim, kv_dim, _ = module.qkv_dims
             fused[f"{name}.qkv"] = _consecutive({"q": q_dim, "k": kv_dim, "v": kv_dim})
-            if hasattr(module, "context_kv"):
+            if "context_kv" in dict(module.named_children()):
                 fused[f"{name}.context_kv"] = _consecutive({"k": kv_dim, "v": kv_dim})
         if isinstance(module, FeedForward):
             width = _weight_shape(_below(module.out))[1]
@@ -211,9 +211,7 @@ def _consecutive(sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 
 def _below(layer: nn.Module) -> nn.Module:
     """Return the layer that an adapter wraps, or the layer itself."""
-    base = getattr(layer, "base_layer", layer)
-    assert isinstance(base, nn.Module)
-    return base
+    return dict(layer.named_children()).get("base_layer", layer)
 
 
 def _weight_shape(layer: nn.Module) -> tuple[int, int]:
@@ -354,7 +352,7 @@ def _flag_4bit(model: Any) -> Iterator[None]:
 
 def adapter_layers(model: nn.Module) -> dict[str, Any]:
     """Return peft's layers of a model by name; empty: the model has no adapter."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    return {name: module for name, module in model.named_modules() if "lora_A" in dict(module.named_children())}
 
 
 def extract_lora(
@@ -446,8 +444,7 @@ class LoraStack:
         for path, layer in adapter_layers(self.model).items():
             parent, _, child = path.rpartition(".")
             setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
-        if hasattr(self.model, "peft_config"):
-            del self.model.peft_config
+        vars(self.model).pop("peft_config", None)
         self.weights.clear()
 
 

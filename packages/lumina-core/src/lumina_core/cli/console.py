@@ -66,7 +66,7 @@ def _progress_bars(quiet: bool = False, in_bytes: bool = False) -> Iterator[Prog
 
 def echo_json(content: Any) -> None:
     """Print one JSON object on one line of stdout; escaped where its encoding lacks letters, which is the same JSON."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+    encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "").replace("_", "")
     text = json.dumps(content, ensure_ascii=encoding not in ("utf8", "utf8sig", "utf16", "utf32"))
     click.echo(re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text))
 

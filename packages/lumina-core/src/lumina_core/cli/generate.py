@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
 
@@ -208,7 +208,7 @@ def _help_text(text: str, default: Any) -> str:
 
 
 def _is_tuple(info: FieldInfo) -> bool:
-    return any(getattr(kind, "__origin__", None) is tuple for kind in (info.annotation, *get_args(info.annotation)))
+    return any(get_origin(kind) is tuple for kind in (info.annotation, *get_args(info.annotation)))
 
 
 def output_paths(

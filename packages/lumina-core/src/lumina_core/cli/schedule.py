@@ -35,11 +35,13 @@ def schedule(ctx: click.Context, text: str, steps: int | None, as_json: bool) ->
     from lumina_core.config import ComponentSpec, parse_component
     from lumina_core.model import build_component
     from lumina_core.plugins.loader import load_plugins
+    from lumina_core.protocols import SupportsSteps
     from lumina_core.sampling.resolve import resolve_component
 
     spec = resolve_component(text, ComponentSpec(type=""), "_schedule")
     component = build_component(load_plugins(), "schedule", spec)
-    values = component(steps or getattr(component, "steps", None) or 10).tolist()
+    own_steps = component.steps if isinstance(component, SupportsSteps) else 10
+    values = component(steps or own_steps).tolist()
     _print_schedule(parse_component(text).type, values, as_json)
 
 

@@ -161,7 +161,7 @@ def require_dir(folder: str, component: str) -> Path:
             raise ConfigError(f"{component}: no folder '{folder}'. Set dataset.folder to an existing folder.")
         next(root.iterdir(), None)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ConfigError(f"{component}: cannot read the folder '{folder}' ({reason}).") from error
     return root
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.config import ComponentSpec, Config, suggest_or_list
+from lumina_core.config import ComponentSpec, suggest_or_list
 from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model, build_component, build_dataset
 from lumina_core.plugins.registry import Registry
-from lumina_core.protocols import Dataset, EvalItem, EvalSet
+from lumina_core.protocols import Dataset, EvalItem, EvalSet, options_of
 from lumina_core.recipe import Recipe
 
 BASE_SEED = 1000
@@ -129,9 +129,7 @@ def _build_named_dataset(name: str, model: Model, registry: Registry) -> Dataset
     else:
         hint = suggest_or_list(name, [*recipes, *datasets])
         raise ConfigError(f"dataset: got '{name}', expected a data set, a recipe or a folder{hint}")
-    task_config = getattr(model.task, "config", None)
-    shared_options = task_config.model_dump() if isinstance(task_config, Config) else {}
-    dataset: Dataset = build_component(registry, "dataset", spec, **shared_options)
+    dataset: Dataset = build_component(registry, "dataset", spec, **options_of(model.task))
     return dataset
 
 

@@ -221,8 +221,8 @@ def _settings_preserved() -> Iterator[None]:
 
 def _torch_settings() -> dict[str, Any]:
     """Return torch's global settings; its initial ones if it is not imported yet."""
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "get_default_dtype"):
+    torch = _imported_torch()
+    if torch is None:
         return {}
     return {
         "dtype": torch.get_default_dtype(),
@@ -230,14 +230,14 @@ def _torch_settings() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "precision": torch.get_float32_matmul_precision(),
         "threads": torch.get_num_threads(),
-        "device": _default_device(torch),
+        "device": _default_device(),
         "mkldnn": torch.backends.mkldnn.enabled,
     }
 
 
 def _restore_torch(settings: dict[str, Any]) -> None:
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "set_default_dtype"):
+    torch = _imported_torch()
+    if torch is None:
         return
     initial = {"dtype": torch.float32, "grad": True, "deterministic": False, "precision": "highest", "device": None}
     settings = settings or initial
@@ -257,8 +257,13 @@ def _restore_torch(settings: dict[str, Any]) -> None:
         torch.backends.mkldnn.enabled = settings["mkldnn"]
 
 
-def _default_device(torch: Any) -> Any:
+def _imported_torch() -> Any:
+    """Return torch if it is imported, and not half of it (its import may have failed)."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and hasattr(torch, "set_default_dtype") else None
+
+
+def _default_device() -> Any:
     """Return the default device that was set; None if none was."""
-    mode = getattr(torch.utils, "_device", None)
-    context = getattr(mode, "CURRENT_DEVICE", None)
-    return None if context is None else context
+    module = sys.modules.get("torch.utils._device")
+    return None if module is None else vars(module).get("CURRENT_DEVICE")

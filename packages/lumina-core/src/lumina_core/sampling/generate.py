@@ -15,6 +15,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.flow.path import convert_prediction
 from lumina_core.flow.solvers import Solution, StopIntegrationError, integrate
 from lumina_core.model import ComponentRegistry, Model, empty_tokens
+from lumina_core.protocols import options_of
 from lumina_core.request import Request
 from lumina_core.sampling.inputs import (
     NO_INPUTS,
@@ -243,7 +244,7 @@ class StepCallbackRunner:
         if path is None or time == 1:
             return x
         velocity = (x - previous_x) / (time - previous_time)
-        min_coef = float(getattr(getattr(self.model.objective, "config", None), "min_coef", 0.05))
+        min_coef = float(options_of(self.model.objective).get("min_coef", 0.05))
         return convert_prediction(path, velocity, x, x.new_full((len(x),), time), "velocity", "data", min_coef)
 
     def _predict_x1(self, x: Tensor, time: float, previous_time: float, previous_x: Tensor) -> Tensor:

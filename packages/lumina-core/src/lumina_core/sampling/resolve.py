@@ -17,7 +17,16 @@ from lumina_core.errors import ConfigError
 from lumina_core.flow.schedules import validate_schedule
 from lumina_core.flow.solvers import as_solver, steps_for_nfe
 from lumina_core.model import ComponentRegistry, Model, build_component, empty_tokens
-from lumina_core.protocols import Guidance, RopeScaling, Solver, SolverStep, TimeSchedule
+from lumina_core.protocols import (
+    Guidance,
+    RopeScaling,
+    Solver,
+    SolverStep,
+    SupportsSteps,
+    TimeSchedule,
+    name_of,
+    options_of,
+)
 from lumina_core.request import Request
 from lumina_core.sampling.velocity import AttentionOverrides, GuidanceConfig
 from lumina_core.types import Size
@@ -165,12 +174,12 @@ def _resolve_solver(
 ) -> tuple[Solver, str]:
     if overrides.solver is not None:
         solver = as_solver(overrides.solver)
-        return solver, getattr(overrides.solver, "__name__", type(overrides.solver).__name__)
+        return solver, name_of(overrides.solver)
     text = model.recipe.sampling.solver if request.solver is None else request.solver
     spec = parse_component(text)
     component = registry.find("solver", spec.type)
     if isinstance(component, type):
-        path = getattr(getattr(model.objective, "config", None), "path", None)
+        path = options_of(model.objective).get("path")
         return build_component(registry, "solver", spec, **({} if path is None else {"path": path})), text
     if spec.options:
         raise ConfigError(f"solver: got options {', '.join(spec.options)} for {spec.type}, expected none.")
@@ -196,13 +205,13 @@ def _resolve_schedule(
             )
         return times, f"custom:values={times.tolist()}", max_nfe
     if given is not None:
-        return _as_times(given(steps or defaults.steps)), getattr(given, "__name__", type(given).__name__), max_nfe
+        return _as_times(given(steps or defaults.steps)), name_of(given), max_nfe
     # time samplers and schedules share names; `shift` means the schedule here
     spec = resolve_component(request.schedule, defaults.schedule, "_schedule")
     if spec.type.endswith("fitted_schedule") and not spec.options:
         spec = ComponentSpec(type=spec.type, values=list(defaults.fitted_schedule))
     schedule: TimeSchedule = build_component(registry, "schedule", spec)
-    steps = steps or getattr(schedule, "steps", None) or defaults.steps
+    steps = steps or (schedule.steps if isinstance(schedule, SupportsSteps) else defaults.steps)
     return schedule(steps), _recorded_name(request.schedule, spec), max_nfe
 
 
@@ -331,7 +340,7 @@ def estimate_memory(model: Model, tokens: int, size: Size) -> int:
     Our own estimate: 32 float32 numbers of the hidden size per token (the activations of a block, twice for guidance),
     and 64 for each number of the data (the activations of the decoder).
     """
-    hidden_size = getattr(getattr(model.backbone, "config", None), "hidden_size", 0)
+    hidden_size = int(options_of(model.backbone).get("hidden_size", 0))
     return 4 * (32 * tokens * hidden_size + 64 * prod(size))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.errors import LuminaError
+from lumina_core.protocols import name_of
 from lumina_core.types import Tokens
 
 TOLERANCE = 1e-4
@@ -57,8 +58,7 @@ class Contract:
             raise ContractError(self._message(requirement, found)) from error
 
     def _message(self, requirement: str, found: str) -> str:
-        name = getattr(self.component, "__name__", type(self.component).__name__)
-        return f"{name} violates {self.protocol}: {found}. Clause: {requirement}"
+        return f"{name_of(self.component)} violates {self.protocol}: {found}. Clause: {requirement}"
 
 
 def expect(condition: object, found: str) -> None:

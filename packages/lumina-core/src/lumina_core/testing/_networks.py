@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from lumina_core.conditioning.ops import select
 from lumina_core.errors import LuminaError
-from lumina_core.protocols import Autoencoder, Backbone, Conditioner, Head, SupportsFit, SupportsLoss, Tokenizer
+from lumina_core.protocols import (
+    Autoencoder,
+    Backbone,
+    Conditioner,
+    Head,
+    SupportsFit,
+    SupportsLoss,
+    Tokenizer,
+    options_of,
+)
 from lumina_core.testing._contract import (
     Contract,
     ViolationError,
@@ -351,7 +360,7 @@ def check_head(head: Head, hidden_size: int | None = None, modulation_dim: int |
     Raises:
         ContractError: a clause is violated.
     """
-    contract, options = Contract("Head", head), dict(getattr(head, "config", ()))
+    contract, options = Contract("Head", head), options_of(head)
     width = hidden_size or options.get("hidden_size", 0)
     with contract.clause("its config has hidden_size, or the argument hidden_size is set"):
         expect(width > 0, f"a width of {width}")

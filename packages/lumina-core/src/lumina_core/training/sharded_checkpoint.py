@@ -166,9 +166,10 @@ def _index(metadata: Any) -> dict[str, Any]:
 
 def _reason(error: BaseException) -> str:
     """Return the reason of a failed save in one line: that of the first process that failed."""
-    failures = getattr(error, "failures", None)
-    if isinstance(failures, dict) and failures:
-        rank, failure = next(iter(sorted(failures.items())))
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, failure = next(iter(sorted(error.failures.items())))
         cause = failure[0] if isinstance(failure, tuple) else failure
         return f"process {rank}: {' '.join(str(cause).split())[:200]}"
     return " ".join(str(error).split())[:200]
