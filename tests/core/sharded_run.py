@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from core import toy
+from forked import Program
 
 from lumina_core.recipe import read_recipe
 from lumina_core.training.distributed import full_tensor, local_tensor
@@ -78,15 +78,8 @@ def launch(folder, scenarios, timeout=240):
     path = folder / f"scenarios-{free_port()}.json"
     path.write_text(json.dumps([{"port": free_port(), **scenario} for scenario in scenarios]))
     shared = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(world_size)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    processes = [Program(__file__, path, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(world_size)]
+    outputs = ["".join(process.communicate(timeout)) for process in processes]
     return [process.returncode for process in processes], outputs
 
 

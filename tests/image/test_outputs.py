@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from forked import Program
 
 from lumina_core.io import host_id
 
+FULL_DISK = Path(__file__).parents[1] / "full_disk.py"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
 
 
@@ -86,23 +88,14 @@ def test_a_null_character_in_a_path_is_one_clear_line(image, tmp_path):
     assert done.status == 2 and done.err.startswith("Error: argument: got a null character")
 
 
-FULL_DISK = """
-import resource, sys
-from lumina_core.cli.main import run
-limit = int(sys.argv.pop(1))
-import lumina_core.sampling.pipeline
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(run(sys.argv[1:]))
-"""
-
-
 @pytest.mark.parametrize("several", [False, True])
 def test_a_full_disk_is_one_clear_line_and_leaves_no_file_and_no_folder(tiny_folder, tmp_path, several):
     out = tmp_path / "new" if several else tmp_path / "it.png"
     extra = ["--count", "2"] if several else []
-    command = [sys.executable, "-c", FULL_DISK, "64", "image", "cat", "--model", str(tiny_folder), "--steps", "1"]
-    done = subprocess.run([*command, "--out", str(out), *extra], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1, done.stderr
+    arguments = ["image", "cat", "--model", tiny_folder, "--steps", 1, "--out", out, *extra]
+    done = Program(FULL_DISK, 1000, *arguments)
+    _, err = done.communicate(120)
+    assert done.returncode != 0 and err.startswith("Error: ") and err.count("\n") == 1, err
     assert os.listdir(tmp_path) == []
 
 

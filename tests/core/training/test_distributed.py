@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import socket
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import torch
 from core import toy
 from core.toy import recipe, registry, values
 from core.training.test_trainer import make_trainer, train
+from forked import Program
 
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
@@ -53,17 +51,12 @@ def free_port():
 def run_two_processes(folder, toy_values, *arguments, **environment):
     """Run `lumina train` in two processes joined by gloo, with the environment that torchrun sets."""
     (folder / "recipe.json").write_text(json.dumps(toy_values))
-    command = [sys.executable, str(Path(toy.__file__).with_name("toy_run.py")), "train", str(folder / "recipe.json")]
-    command += ["--out", str(folder / "two"), "--quiet", "--device", "cpu", *arguments]
+    command = [Path(toy.__file__).with_name("toy_run.py"), "train", folder / "recipe.json"]
+    command += ["--out", folder / "two", "--quiet", "--device", "cpu", *arguments]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            command, env={**os.environ, **shared, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    shared |= environment
+    processes = [Program(*command, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)]
+    outputs = ["".join(process.communicate(300)) for process in processes]
     return [process.returncode for process in processes], outputs
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 from core import sharded_run, toy
 from core.toy import recipe, values
 from core.training.test_trainer import train
+from forked import Program
 
 from lumina_core.locate import list_checkpoints
 from lumina_core.model_dir import read_weights
@@ -29,7 +29,7 @@ TIMEOUT = 120
 
 
 def command(folder, **training):
-    """Return the command of a training of the toy recipe into folder/run."""
+    """Return the script and the arguments of a training of the toy recipe into folder/run."""
     path = folder / "recipe.json"
     path.write_text(json.dumps(values("word", **{**SETTINGS, **training})))
     script = str(Path(toy.__file__).with_name("toy_run.py"))
@@ -40,16 +40,9 @@ def run_processes(folder, environment, **training):
     """Run two processes without torchrun, so that nothing ends one when the other fails; returns codes and outputs."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(sharded_run.free_port())}
     shared |= {"OMP_NUM_THREADS": "1", **environment}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command(folder, **training)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    deadline = time.monotonic() + TIMEOUT
-    outputs = [process.communicate(timeout=deadline - time.monotonic()) for process in processes]
+    arguments = command(folder, **training)
+    processes = [Program(*arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)]
+    outputs = [process.communicate(TIMEOUT) for process in processes]
     return [process.returncode for process in processes], "".join(out + err for out, err in outputs)
 
 

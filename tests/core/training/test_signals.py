@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from core import toy
+from forked import Program
 
 from lumina_core.errors import ConfigError
 from lumina_core.training.callbacks import ProgressBar
@@ -26,9 +27,8 @@ def rows(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
 
 
-def start(recipe: Path, out: Path, *more: str, **how) -> subprocess.Popen:
-    command = [sys.executable, str(RUN), "train", str(recipe), "--out", str(out), *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **{"stdout": subprocess.PIPE, **how})
+def start(recipe: Path, out: Path, *more: str) -> Program:
+    return Program(RUN, "train", recipe, "--out", out, *more)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(recipe, tmp_path, num
     deadline = time.monotonic() + 60
     while len(rows(tmp_path / "run")) < 3 and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     out, err = process.communicate(timeout=60)
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = int(rows(tmp_path / "run")[-1]["step"])
@@ -60,7 +60,8 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(recipe, tmp_path, num
 def test_a_training_ends_with_its_model_without_a_reader_of_its_output(recipe, tmp_path):
     read_end, write_end = os.pipe()
     os.close(read_end)
-    process = start(recipe, tmp_path / "run", "--set", "training.steps=3", stdout=write_end)
+    command = [sys.executable, RUN, "train", recipe, "--out", tmp_path / "run", "--set", "training.steps=3"]
+    process = subprocess.Popen(command, stdout=write_end, stderr=subprocess.PIPE, text=True)
     os.close(write_end)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

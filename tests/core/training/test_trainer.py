@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 from core import toy
 from core.toy import recipe, registry, values
+from forked import Program
 from safetensors.torch import save_file
 
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError
@@ -56,22 +55,20 @@ def start_process(out, **environment):
     """Start `lumina train` of the toy recipe as a process."""
     (out.parent / "recipe.json").write_text(json.dumps(values("word")))
     # as many threads as here: their number decides the order of sums
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
-    command = [sys.executable, str(Path(toy.__file__).with_name("toy_run.py")), "train"]
-    command += [str(out.parent / "recipe.json"), "--out", str(out), "--quiet", "--device", "cpu"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {"OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
+    command = [Path(toy.__file__).with_name("toy_run.py"), "train"]
+    return Program(*command, out.parent / "recipe.json", "--out", out, "--quiet", "--device", "cpu", **environment)
 
 
 def kill_when(process, is_ready):
     """Kill a process by a signal that it cannot catch, once `is_ready()` is true."""
     deadline = time.monotonic() + TIMEOUT
     while not is_ready():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.returncode is None, process.outputs()
         assert time.monotonic() < deadline, "the process did not get there in time"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
+    assert process.wait(TIMEOUT) == -signal.SIGKILL
 
 
 class StopBy(TrainCallback):
