@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lumina_3d.families.captions import random_caption
 from lumina_3d.families.shapes import FAMILIES, make_shape
+from lumina_core.data.words import count_words, write_words
 from lumina_core.model import build_dataset, build_model
 from lumina_core.model_dir import save_model
 from lumina_core.plugins.loader import load_plugins
@@ -205,6 +206,8 @@ def train(args: argparse.Namespace, start: float) -> None:
         for parameter, mean in zip(parameters, average, strict=True):
             parameter.copy_(mean)
     save_model(model, args.out / "model", registry, torch.float16)
+    captions = build_dataset(recipe, registry).values("caption")
+    write_words(args.out / "model", count_words(str(caption) for caption in captions))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import copy
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lumina_core.data.words import count_words, read_words, unknown_words_note
+from lumina_core.data.words import read_words, unknown_words_note
 from lumina_core.device import parse_device, resolve_dtype, supported_dtype
 from lumina_core.errors import ConfigError, LuminaError, suggest
 from lumina_core.locate import find_model
@@ -414,33 +413,17 @@ class Pipeline:
         return [*notes, *([] if warning is None else [warning]), *task.notes(request)]
 
     def _word_notes(self, request: Request) -> list[str]:
-        """Return a warning about words of the prompt that no training caption has, if the model says its words."""
+        """Return a warning about words of the prompt that no training caption has, if the model folder lists those."""
         texts = [
             (field, text)
             for field, values in self.model.generation_task.conditions(request).items()
             for text in values
             if isinstance(text, str)
         ]
-        if texts and self._words is None:
-            self._words = dict.fromkeys(self._read_words())
-        notes = [(field, unknown_words_note(text, self._words or {})) for field, text in texts if self._words]
+        if self._words is None:
+            self._words = {} if self._folder is None else dict.fromkeys(read_words(self._folder))
+        notes = [(field, unknown_words_note(text, self._words)) for field, text in texts if self._words]
         return [f"{field}: {note}" for field, note in notes if note]
-
-    def _read_words(self) -> list[str]:
-        """Return the words that the model folder holds, else those of the data set, if it needs no files of a user."""
-        words = [] if self._folder is None else read_words(self._folder)
-        spec = self.model.recipe.dataset
-        if words or spec is None or any(isinstance(v, str) and ("/" in v or "\\" in v) for v in spec.options.values()):
-            return words
-        if {"folder", "table", "source", "dataset"} & spec.options.keys():
-            return words
-        from lumina_core.model import build_dataset
-
-        with suppress(LuminaError):
-            dataset = build_dataset(self.model.recipe, self.registry)
-            for field in self.model.conditioners_by_field:
-                return count_words(text for text in dataset.values(field) if isinstance(text, str))
-        return words
 
     def _guidance_notes(self, request: Request) -> list[str]:
         """Return warnings about settings that have no effect at the guidance scale of a request."""
