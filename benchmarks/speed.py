@@ -70,9 +70,9 @@ def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) ->
     from lumina_core.models.dit import proportional_scale
     from lumina_core.models.heads import VelocityHead
     from lumina_core.models.next_dit import NextDiTBackbone
+    from lumina_core.tokenizers import Patchify2D
     from lumina_core.types import Condition
     from lumina_image.formats.next_dit import PAD_TOKEN, DiffusersNextDiTAdapter
-    from lumina_image.patchify import Patchify
 
     adapter = DiffusersNextDiTAdapter()
     arguments = adapter.config_from(dict(model.config), "benchmark")
@@ -83,7 +83,7 @@ def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) ->
     network.load_state_dict(state)
     network.to(x.dtype).eval()
     backbone, head = cast("NextDiTBackbone", network["backbone"]), cast("VelocityHead", network["head"])
-    patches = Patchify(Patchify.Config(patch_size=2, channels=4))
+    patches = Patchify2D(Patchify2D.Config(patch_size=2, channels=4))
     said = Condition(context=caption, context_mask=mask.bool(), pooled=mean_pool(caption, mask.bool()))
     tokens = patches.patchify(x)
     scale = proportional_scale(tokens, None, 4096, WIDTH // HEADS)

@@ -23,9 +23,9 @@ from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import frequencies, rope_from_positions
 from lumina_core.models.rope_scaling import SwitchScaling
 from lumina_core.sampling.velocity import GuidanceConfig, cfg
+from lumina_core.tokenizers import Patchify2D
 from lumina_core.types import Batch, Condition, RopeContext, Tokens, stack_tokens
 from lumina_image.formats.next_dit import PAD_TOKEN, NextDiTAdapter, PublishedConfig
-from lumina_image.patchify import Patchify
 from lumina_image.task import grid_region_weights
 
 BASE = 10000.0
@@ -54,7 +54,7 @@ class Network(nn.Module):
         return output
 
 
-def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patchify]:
+def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patchify2D]:
     """The network; its base is multiplied by `factor`, None: by the constructor's own scale (NOTES 3.17)."""
     constructor = golden.config["constructor"]
     base = BASE * float((constructor.get("scale_factor") or 1.0) if factor is None else factor)
@@ -64,7 +64,7 @@ def _built(golden: Golden, factor: float | None = 1.0) -> tuple[Network, Patchif
     weights.pop(PAD_TOKEN, None)
     network.load_state_dict(weights)
     TARGET.place(network)
-    return network, Patchify(Patchify.Config(patch_size=patch, channels=channels))
+    return network, Patchify2D(Patchify2D.Config(patch_size=patch, channels=channels))
 
 
 def unread(state: Mapping[str, Tensor], *but: str) -> dict[str, LazyTensor]:
@@ -87,13 +87,13 @@ def _condition(inputs: dict[str, Any]) -> Condition:
     return Condition(context=features, context_mask=mask, pooled=mean_pool(features, mask))
 
 
-def _tokens(patches: Patchify, x: Tensor | list[Tensor]) -> Tokens:
+def _tokens(patches: Patchify2D, x: Tensor | list[Tensor]) -> Tokens:
     if isinstance(x, Tensor):
         return patches.patchify(x)
     return stack_tokens([patches.patchify(item[None]) for item in x])
 
 
-def _pictures(patches: Patchify, tokens: Tokens, values: Tensor) -> list[Tensor]:
+def _pictures(patches: Patchify2D, tokens: Tokens, values: Tensor) -> list[Tensor]:
     return [patches.unpatchify(item)[0] for item in tokens.with_values(values).items()]
 
 
@@ -144,7 +144,7 @@ def guided_forward(golden: Golden) -> float:
 
 
 def guided_velocity(
-    network: Network, patches: Patchify, inputs: dict[str, Any], condition: Condition, x: Tensor, time: Tensor
+    network: Network, patches: Patchify2D, inputs: dict[str, Any], condition: Condition, x: Tensor, time: Tensor
 ) -> Tensor:
     """Compute forward_with_cfg of the published code on images x, the conditions and the null conditions after them."""
     tokens = patches.patchify(torch.cat([x[: len(x) // 2]] * 2))  # the input's second half is not looked at
@@ -152,7 +152,7 @@ def guided_velocity(
         precomputed = _precomputed(network, tokens, condition, inputs, float(time[0]))
         conditional, unconditional = network(tokens, time, condition, precomputed).chunk(2)
     # published: the first three channels are guided in both halves, the others stay what each half says
-    only = slice(0, 3 * patches.patch**2)
+    only = slice(0, 3 * patches.config.patch_size**2)
     first = GuidanceConfig(inputs["cfg_scale"], dims=only).combine(conditional, unconditional, None)
     second = unconditional.clone()
     second[..., only] = cfg(conditional, unconditional, inputs["cfg_scale"])[..., only]
@@ -184,7 +184,7 @@ def regions(golden: Golden) -> float:
     features, mask = inputs["cap_feats"], inputs["cap_mask"].bool()
     overall = mean_pool(inputs["global_cap_feats"], inputs["global_cap_mask"].bool())
     down, across = inputs["h_split_num"], inputs["w_split_num"]
-    shares = _published_cells(inputs["x"].shape[-2:], patches.patch, down, across)
+    shares = _published_cells(inputs["x"].shape[-2:], patches.config.patch_size, down, across)
     encoded = combine_regions(
         [Condition(f[None], m[None]) for f, m in zip(features[:-1], mask[:-1], strict=True)], shares
     )

@@ -14,9 +14,9 @@ from lumina_core.conditioning.ops import mean_pool
 from lumina_core.models.dit import proportional_scale
 from lumina_core.models.rope import frequencies
 from lumina_core.sampling.velocity import GuidanceConfig, cfg
+from lumina_core.tokenizers import Patchify2D
 from lumina_core.types import Condition, Tokens
 from lumina_image.formats.next_dit import PAD_TOKEN, DiffusersNextDiTAdapter, NextDiTAdapter, PublishedConfig
-from lumina_image.patchify import Patchify
 
 GUIDED = 5
 """The notes allow the guided answer five times the error of the plain one: that counts so many times."""
@@ -64,7 +64,7 @@ def imagenet(golden: Golden) -> float:
     tokens = patches.patchify(torch.cat([inputs["x"][:half]] * 2) if guiding else inputs["x"])
     answer = _answer(network, tokens, inputs["t"], _labelled(labels, inputs["y"]), (rates, None))
     if guiding:
-        answer = _guided(answer, float(inputs["cfg_scale"]), slice(0, 3 * patches.patch**2))
+        answer = _guided(answer, float(inputs["cfg_scale"]), slice(0, 3 * patches.config.patch_size**2))
     error = worst([(patches.unpatchify(tokens.with_values(answer)), golden.tensors["output.out"])])
     return error if guiding else weighted(GUIDED, error)
 
@@ -92,11 +92,11 @@ def _guided(both: Tensor, scale: float, only: slice) -> Tensor:
     return torch.cat([first, second])
 
 
-def _built(arguments: PublishedConfig, state: dict[str, Tensor]) -> tuple[Network, Patchify]:
+def _built(arguments: PublishedConfig, state: dict[str, Tensor]) -> tuple[Network, Patchify2D]:
     network = Network(arguments.model_dump(), arguments.imagenet)
     network.load_state_dict(state)
     TARGET.place(network)
-    return network, Patchify(Patchify.Config(patch_size=arguments.patch_size, channels=arguments.in_channels))
+    return network, Patchify2D(Patchify2D.Config(patch_size=arguments.patch_size, channels=arguments.in_channels))
 
 
 def _rates(network: Network, linear: float, ntk: float) -> tuple[Tensor, ...]:

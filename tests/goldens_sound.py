@@ -23,7 +23,6 @@ from lumina_audio.formats.components import (
 )
 from lumina_audio.formats.networks import FlagDiTAdapter, VAEAdapter
 from lumina_audio.mel import MelConfig
-from lumina_audio.tokenizer import FramePatchify
 from lumina_audio.vocoders.bigvgan import Generator, GeneratorConfig, options_from_published, remove_weight_norm
 from lumina_core.conditioning.ops import mean_pool
 from lumina_core.flow.loss import FlowMatching
@@ -32,6 +31,7 @@ from lumina_core.flow.schedules import UniformTimeSampler
 from lumina_core.flow.solvers import euler
 from lumina_core.models.heads import VelocityHead
 from lumina_core.sampling.velocity import cfg
+from lumina_core.tokenizers import Patchify1D
 from lumina_core.types import Batch, Condition, Tokens
 
 
@@ -49,7 +49,7 @@ class SoundNetwork(nn.Module):
         )
         self.load_state_dict(numbers(adapter.from_foreign(unread(golden.group("weights")), config, "golden")))
         TARGET.place(self)
-        self.frames = FramePatchify(FramePatchify.Config(channels=config.in_channels))
+        self.frames = Patchify1D(Patchify1D.Config(patch_size=1, channels=config.in_channels))
 
     def forward(self, tokens: Tokens, time: Tensor | None, condition: Condition) -> Tensor:
         narrow = tokens.with_values(tokens.values.to(TARGET.dtype))

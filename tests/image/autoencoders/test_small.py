@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumina_core.errors import ShapeError
-from lumina_image.autoencoders.pixel import IdentityAutoencoder
+from lumina_core.tokenizers import IdentityAutoencoder
 from lumina_image.autoencoders.small import SmallAutoencoder
 
 

@@ -14,9 +14,9 @@ from lumina_core.conditioning.ops import mean_pool
 from lumina_core.convert import ConvertOptions, execute, plan_conversion
 from lumina_core.model_dir import detect_format, find_format, open_model_dir
 from lumina_core.sampling.pipeline import Pipeline
+from lumina_core.tokenizers import Patchify2D
 from lumina_core.types import Condition
 from lumina_image.formats.recipes import published_config
-from lumina_image.patchify import Patchify
 
 library = pytest.importorskip("diffusers.models.transformers.lumina_nextdit2d")
 pipelines = pytest.importorskip("diffusers.pipelines.lumina.pipeline_lumina")
@@ -47,7 +47,7 @@ def ours(folder):
     network = Network(arguments.model_dump())
     network.load_state_dict(numbers(opened.weights))
     picture, time, said, mask = asked()
-    patches = Patchify(Patchify.Config())
+    patches = Patchify2D(Patchify2D.Config())
     tokens = patches.patchify(picture)
     with torch.no_grad():
         answer = network(tokens, time, Condition(said, mask.bool(), mean_pool(said, mask.bool())))

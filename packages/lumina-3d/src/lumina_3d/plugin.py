@@ -80,7 +80,12 @@ def _register_views(components: ComponentRegistrations) -> None:
     """Register the components of views."""
     package = "lumina_3d.views"
     components.task("3d.views", f"{package}.task:Views", "Views of one object.", command="views")
-    components.tokenizer("3d.view_patchify", f"{package}.tokenizer:ViewPatchify", "square patches of several views")
+    components.tokenizer(
+        "3d.view_patchify",
+        "lumina_core.tokenizers:StackPatchify",
+        "square patches of several views",
+        defaults={"patch_size": 8},
+    )
     components.autoencoder("3d.per_view", f"{package}.tokenizer:PerViewAutoencoder", "one of pictures, view by view")
     components.conditioner("3d.views", f"{package}.conditioner:ViewConditioner", "cameras and given pictures")
     module = f"{package}.dataset"

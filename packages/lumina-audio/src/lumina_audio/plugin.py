@@ -32,7 +32,12 @@ def lumina_register_components(components: ComponentRegistrations) -> None:
     """Register task, models, data sets and metrics."""
     package = "lumina_audio"
     components.task("audio.text_to_audio", f"{package}.task:TextToAudio", "audio from a prompt", command="audio")
-    components.tokenizer("audio.patchify", f"{package}.tokenizer:FramePatchify", "patches of consecutive frames")
+    components.tokenizer(
+        "audio.patchify",
+        "lumina_core.tokenizers:Patchify1D",
+        "patches of consecutive frames",
+        defaults={"patch_size": 1, "channels": 20},
+    )
 
     module = f"{package}.autoencoders"
     components.autoencoder("audio.mel", f"{module}.mel_autoencoder:MelAutoencoder", "mel spectrogram, VAE and vocoder")

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @hookimpl
 def lumina_register_components(components: ComponentRegistrations) -> None:
     """Register components for images."""
-    components.tokenizer("image.patchify", "lumina_image.patchify:Patchify", "square patches, row by row")
+    components.tokenizer("image.patchify", "lumina_core.tokenizers:Patchify2D", "square patches, row by row")
     package = "lumina_image.autoencoders"
-    components.autoencoder("image.identity", f"{package}.pixel:IdentityAutoencoder", "none: the latent is the image")
+    identity = "lumina_core.tokenizers:IdentityAutoencoder"
+    components.autoencoder("image.identity", identity, "none: the latent is the image")
     components.autoencoder("image.thumbnail", f"{package}.pixel:ThumbnailAutoencoder", "averaged blocks of pixels")
     components.autoencoder("image.small", f"{package}.small:SmallAutoencoder", "small and convolutional, to train")
     components.autoencoder("image.kl", f"{package}.kl:KLAutoencoder", "published VAEs: AutoencoderKL of diffusers")

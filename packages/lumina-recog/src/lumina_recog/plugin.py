@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def lumina_register_components(components: ComponentRegistrations) -> None:
     """Register components for recognition."""
     components.tokenizer("recog.patchify", "lumina_recog.patchify:Patchify", "patches of images of any size")
-    components.autoencoder("recog.identity", "lumina_recog.autoencoder:IdentityAutoencoder", "none: the image itself")
+    components.autoencoder("recog.identity", "lumina_core.tokenizers:IdentityAutoencoder", "none: the image itself")
     components.head("recog.classification", "lumina_recog.heads:ClassificationHead", "pooling and a linear classifier")
     components.objective(
         "recog.classification",

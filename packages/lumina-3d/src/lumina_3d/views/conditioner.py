@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from lumina_3d.views.camera_encoding import COORDINATES, CameraBatch, CameraEncoding, coordinates
 from lumina_3d.views.cameras import Camera
-from lumina_3d.views.tokenizer import PerViewAutoencoder, ViewPatchify
+from lumina_3d.views.tokenizer import PerViewAutoencoder
 from lumina_core.conditioning.ops import select, stack
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
 from lumina_core.errors import ConfigError, ShapeError
 from lumina_core.protocols import Autoencoder, Conditioner, Tokenizer
+from lumina_core.tokenizers import StackPatchify
 from lumina_core.types import Condition, Tokens
 
 FLAGS = 2
@@ -88,7 +89,7 @@ class ViewConditioner(Conditioner):
         self.token_condition_dim = FLAGS + camera.dim
         # of a conditioner without a model: the pixels themselves
         pixels = PerViewAutoencoder(PerViewAutoencoder.Config())
-        self._codec: tuple[Autoencoder, Tokenizer] = (pixels, ViewPatchify(ViewPatchify.Config()))
+        self._codec: tuple[Autoencoder, Tokenizer] = (pixels, StackPatchify(StackPatchify.Config(patch_size=8)))
 
     def set_codec(self, autoencoder: Autoencoder, tokenizer: Tokenizer) -> None:
         """Store the model's autoencoder and tokenizer, which make tokens of the given pictures."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lumina_core.config import ComponentSpec
 from lumina_core.config import Config as Settings
-from lumina_core.errors import ShapeError
 from lumina_core.flow.loss import FlowMatching
 from lumina_core.flow.path import LinearPath
 from lumina_core.flow.schedules import UniformTimeSampler
@@ -29,12 +28,13 @@ from lumina_core.recipe import ConditionerSpec, Recipe, SamplingConfig, Training
 from lumina_core.request import Request
 from lumina_core.sampling.generate import generate_batch
 from lumina_core.testing._contract import Contract, expect, expect_close, expect_equal, expect_tensor
+from lumina_core.tokenizers import GridPatchify, Patchify1D, Patchify2D, StackPatchify
 from lumina_core.training.dataloader import RawBatch, SampleKey
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.objectives import Reconstruction
 from lumina_core.training.optim import build_optimizers
 from lumina_core.training.trainer import LossModule
-from lumina_core.types import Condition, Size, Tokens
+from lumina_core.types import Condition, Size
 
 NUM_ROWS = 16
 """Number of values that a `FakeConditioner` distinguishes."""
@@ -55,32 +55,6 @@ SAMPLING_COMPONENTS = ("rope_scaling", "context_drop", "block_cache")
 _NAME = "kit.component"
 
 
-class CellTokenizer(Tokenizer):
-    """Tokenizer with one token per latent sample, on at most three axes."""
-
-    def __init__(self, channels: int) -> None:
-        self.width = channels
-
-    def patchify(self, latent: Tensor) -> Tokens:
-        """Flatten (B, C, ...) to (B, N, C)."""
-        empty_tokens = self.empty(len(latent), tuple(latent.shape[2:]))
-        return empty_tokens.with_values(latent.flatten(2).transpose(1, 2).contiguous())
-
-    def unpatchify(self, tokens: Tokens) -> Tensor:
-        """Unflatten (B, N, C) to (B, C, ...)."""
-        latent: Tensor = tokens.values.transpose(1, 2).unflatten(2, tokens.sizes[0])
-        return latent
-
-    def empty(self, batch: int, size: Size) -> Tokens:
-        """Return zeros at the index along each axis."""
-        if len(size) > 3:
-            raise ShapeError(f"latent size: got {size}, expected at most three axes")
-        axes = torch.meshgrid(*(torch.arange(float(length)) for length in size), indexing="ij")
-        table = torch.stack([*(axis.flatten() for axis in axes)], dim=-1)
-        table = torch.nn.functional.pad(table, (0, 3 - len(size)))
-        return Tokens(torch.zeros(batch, len(table), self.width), table.expand(batch, -1, -1), (size,) * batch)
-
-
 class IdentityAutoencoder(Autoencoder):
     """Autoencoder whose latent is the data."""
 
@@ -94,6 +68,13 @@ class IdentityAutoencoder(Autoencoder):
     def decode(self, latent: Tensor) -> Tensor:
         """Return the latent."""
         return latent
+
+
+def cell_tokenizer(autoencoder: Autoencoder) -> Tokenizer:
+    """Return a tokenizer with one token per latent sample, on at most three axes."""
+    grids: dict[int, type[GridPatchify]] = {1: Patchify1D, 2: Patchify2D}
+    grid = grids.get(len(autoencoder.downsample_factor), StackPatchify)
+    return grid(grid.Config(patch_size=1, channels=autoencoder.channels))
 
 
 class FakeConditioner(nn.Module, Conditioner):
@@ -202,7 +183,7 @@ def tiny_model(data: Tensor, **overrides: Any) -> Model:
             objective.
     """
     autoencoder = overrides.get("autoencoder") or IdentityAutoencoder(data.shape[1], data.ndim - 2)
-    tokenizer = overrides.get("tokenizer") or CellTokenizer(autoencoder.channels)
+    tokenizer = overrides.get("tokenizer") or cell_tokenizer(autoencoder)
     backbone: Any = overrides.get("backbone")
     dims = {"cross_attention_dim": HIDDEN_SIZE, "pooled_dim": HIDDEN_SIZE}
     if backbone is not None:

@@ -1,4 +1,4 @@
-"""Patchify is an exact rearrangement of a latent."""
+"""Tokenizers of grids are exact rearrangements of a latent."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumina_core.errors import ShapeError
+from lumina_core.tokenizers import Patchify1D, Patchify2D, StackPatchify
 from lumina_core.types import Tokens, stack_tokens
-from lumina_image.patchify import Patchify
 
 
-def patches(patch: int = 2, channels: int = 4) -> Patchify:
-    return Patchify(Patchify.Config(patch_size=patch, channels=channels))
+def patches(patch: int = 2, channels: int = 4) -> Patchify2D:
+    return Patchify2D(Patchify2D.Config(patch_size=patch, channels=channels))
 
 
 @settings(max_examples=25)
@@ -66,7 +66,7 @@ def test_an_unsupported_size_is_refused_with_the_nearest_ones():
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4), (4, 4, 4)])
 def test_a_latent_of_other_channels_is_refused(shape):
-    with pytest.raises(ShapeError, match="the latent of an image"):
+    with pytest.raises(ShapeError, match="a latent"):
         patches().patchify(torch.zeros(shape))
 
 
@@ -80,3 +80,55 @@ def test_a_number_of_tokens_that_does_not_fill_the_extent_is_refused():
     tokens = patches().empty(1, (4, 4))
     with pytest.raises(ShapeError, match="tokens of a latent"):
         patches().unpatchify(Tokens(tokens.values[:, :3], tokens.positions[:, :3], tokens.sizes))
+
+
+# ---- sequences and stacks
+
+
+def frames(patch: int = 2, channels: int = 4) -> Patchify1D:
+    return Patchify1D(Patchify1D.Config(patch_size=patch, channels=channels))
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
+def test_a_sequence_comes_back_exactly(batch, channels, patch, count):
+    latent = torch.randn(batch, channels, count * patch)
+    part = frames(patch, channels)
+    tokens = part.patchify(latent)
+    assert tokens.values.shape == (batch, count, part.width)
+    assert torch.equal(part.unpatchify(tokens), latent)
+
+
+def test_a_token_of_a_sequence_lists_its_channels_first_then_times():
+    latent = torch.arange(2 * 6.0).reshape(1, 2, 6)
+    assert frames(2, 2).patchify(latent).values[0, 1].tolist() == [2, 3, 8, 9]
+
+
+def test_positions_of_a_sequence_count_tokens_on_the_time_axis():
+    assert frames().patchify(torch.zeros(2, 4, 6)).positions[1].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
+
+
+def test_a_length_that_patches_do_not_fill_is_refused_with_the_nearest_ones():
+    with pytest.raises(ShapeError, match=r"multiples of the patch size 2\. Nearest: 6 or 8"):
+        frames().patchify(torch.zeros(1, 4, 7))
+
+
+def test_sequences_of_several_lengths_are_refused():
+    part = frames()
+    both = stack_tokens([part.empty(1, (4,)), part.empty(1, (6,))])
+    assert both.mask is not None
+    with pytest.raises(ShapeError, match="got 2 sizes"):
+        part.unpatchify(both)
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_a_stack_comes_back_exactly_and_its_pictures_are_cut_one_by_one(batch, patch, views, rows, columns):
+    latent = torch.randn(batch, 4, views, rows * patch, columns * patch)
+    part = StackPatchify(StackPatchify.Config(patch_size=patch, channels=4))
+    tokens = part.patchify(latent)
+    assert torch.equal(part.unpatchify(tokens), latent)
+    single = [patches(patch).patchify(latent[:, :, view]) for view in range(views)]
+    assert torch.equal(tokens.values, torch.cat([one.values for one in single], dim=1))
+    expected = torch.cat([one.positions + torch.tensor([view, 0, 0]) for view, one in enumerate(single)], dim=1)
+    assert torch.equal(tokens.positions, expected)
