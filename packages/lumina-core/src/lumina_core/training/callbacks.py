@@ -100,6 +100,9 @@ class TrainCallback:
     def on_checkpoint(self, trainer: Trainer, folder: Path) -> None:
         """Called after a checkpoint was written."""
 
+    def on_samples(self, trainer: Trainer, path: Path, captions: Sequence[str]) -> None:
+        """Called after samples were written: the overview file, and what each sample was requested by."""
+
     def on_train_end(self, trainer: Trainer) -> None:
         """Called when `Trainer.train` ends, also by an error."""
 
@@ -145,6 +148,20 @@ class MetricLogger(TrainCallback):
             for key, value in row.items():
                 if key != "step":
                     self._tensorboard.add_scalar(key, value, metrics.step)
+
+    def on_samples(self, trainer: Trainer, path: Path, captions: Sequence[str]) -> None:
+        """Add an overview of samples, if it is a PNG image, and their captions to TensorBoard."""
+        if self._tensorboard is None:
+            return
+        lines = "\n".join(f"{number}. {caption}" for number, caption in enumerate(captions, 1))
+        self._tensorboard.add_text("samples", lines, trainer.step)
+        if path.suffix == ".png":
+            import numpy as np
+            from PIL import Image
+
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self._tensorboard.add_image("samples", pixels, trainer.step, dataformats="HWC")
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Close the files."""
@@ -201,7 +218,10 @@ class ProgressBar(TrainCallback):
             self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Show the bar."""
+        """Show the bar, after a note if threads will wait for one another."""
+        note = thread_note() if trainer.process.device.type == "cpu" else None
+        if note:
+            print_line(f"Note: {note}")
         if self._bar is not None:
             self._task = self._bar.add_task("", total=trainer.recipe.training.steps, completed=trainer.step)
             self._bar.start()
@@ -224,6 +244,23 @@ class ProgressBar(TrainCallback):
         """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def thread_note() -> str | None:
+    """Return a warning if the threads of all processes here, and the load of others, are more than the cores.
+
+    The threads of a matrix product wait for the slowest one: on a busy machine, steps take ten times as long.
+    """
+    threads, processes = torch.get_num_threads(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads == 1 or round(load) + processes * threads <= cores:
+        return None
+    own = f"{threads} threads" if processes == 1 else f"{processes} processes of {threads} threads"
+    return (
+        f"{own} on {cores} cores with a load of {load:.1f}: threads that wait for one another make steps slow. If a "
+        "step takes seconds, set OMP_NUM_THREADS=1"
+    )
 
 
 def print_line(text: str) -> None:
@@ -288,6 +325,13 @@ def check_samples(model: Model, registry: Registry, encode: bool = True) -> list
     return requests
 
 
+def _caption(request: Request) -> str:
+    """Return what a sample is requested by: its prompt, or the fields that are set."""
+    field = request.argument_field()
+    values = request.model_dump(mode="json", exclude_defaults=True)
+    return str(values.get(field)) if field in values else ", ".join(f"{k}={v}" for k, v in values.items())
+
+
 class SampleCallback(TrainCallback):
     """Generates `training.sample_requests` with the averaged weights every `training.sample_interval` steps.
 
@@ -319,7 +363,9 @@ class SampleCallback(TrainCallback):
         interval = trainer.recipe.training.sample_interval
         if interval and trainer.step % interval == 0 and self.requests:
             try:
-                self.sample(trainer)
+                path = self.sample(trainer)
+                if path is not None:
+                    trainer.report_samples(path, [_caption(request) for request in self.requests])
             except LuminaError as error:
                 if trainer.process.is_main:
                     warnings.warn(f"step {trainer.step}: no samples ({error})", stacklevel=3)

@@ -581,15 +581,20 @@ class Trainer:
     def _checkpoint_dir(self) -> Path:
         return self.out / "checkpoints" / f"step-{self.step:08d}"
 
+    def report_samples(self, path: Path, captions: Sequence[str]) -> None:
+        """Call `on_samples` of all callbacks, in the first process."""
+        self._call("on_samples", path, captions)
+
     def _call(self, event: str, *args: Any) -> None:
         for callback in self.callbacks:
-            if not (self.process.is_main or (callback.all_processes and event != "on_checkpoint")):
+            is_report = event in ("on_checkpoint", "on_samples")
+            if not (self.process.is_main or (callback.all_processes and not is_report)):
                 continue
-            self._is_alone = not callback.all_processes or event == "on_checkpoint"
+            was_alone, self._is_alone = self._is_alone, not callback.all_processes or is_report
             try:
                 result = getattr(callback, event)(self, *args)
             finally:
-                self._is_alone = False
+                self._is_alone = was_alone
             if result is not None:
                 raise ConfigError(
                     f"{type(callback).__name__}.{event}: got the return value {result!r}, expected None. To end the "
