@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,18 @@ CASES = {
     "cameras --fov 180": "--fov: got 180",
     "cameras --read missing.json": "missing.json",
     "cameras --out no/such/x.json": "--out: got no/such/x.json",
+    "cameras --read pipe.json": "pipe.json: cannot be read (it is a pipe, expected a plain file)",
+    "cameras --read deep.json": "deep.json",
+    "cameras --read deep.json --convention opencv": "deep.json",
+    "cameras --read lens.json": "camera_angle_x of 9 radians",
+    "cameras --read huge.json": "orthonormal",
+    "cameras --radius 1e308": "radius: got 1e+308",
+    "cameras --draw loop.png": "--draw: cannot write loop.png (Too many levels of symbolic links)",
+    "cameras --out pipe.json": "--out: cannot write pipe.json (it is a pipe",
+    "cameras --out lens.json": "lens.json, which exists already",
+    "views x --cameras pipe.json": "it is a pipe, expected a plain file",
+    "plot piped": "it is a pipe, expected a plain file",
+    "plot plotted --out good.png": "good.png, which exists already",
     "render missing.obj --out made": "meshes: got missing.obj",
     "render --family chair --out text.png/x": "--out",
     "classify missing.png": "image: got missing.png, which does not exist",
@@ -106,6 +119,17 @@ def answers(tmp_path_factory):
     from PIL import Image
 
     Image.new("RGB", (16, 16)).save(folder / "good.png")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "deep.json").write_text("[" * 100_000)
+    for name, lens, scale in (("lens", 9, 1), ("huge", 0.7, 1e308)):
+        pose = [[scale * (row == column) for column in range(4)] for row in range(4)]
+        content = {"camera_angle_x": lens, "frames": [{"transform_matrix": pose}]}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "piped").mkdir()
+    os.mkfifo(folder / "piped" / "metrics.csv")
+    (folder / "plotted").mkdir()
+    (folder / "plotted" / "metrics.csv").write_text("step,loss\n1,2\n")
     before = sorted(folder.rglob("*"))
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM], input="\n".join(CASES), capture_output=True, text=True, cwd=folder, timeout=120

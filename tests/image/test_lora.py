@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lumina_core import Pipeline, Recipe, Trainer
-from lumina_core.adapters.files import read_lora, write_lora
+from lumina_core.adapters.files import _alphas, read_lora, write_lora
 from lumina_core.adapters.lora import Lora, LoraWeights, add_adapter, base_hash, extract_lora, find_targets
 from lumina_core.errors import CheckpointError, ConfigError
 from lumina_core.model_dir import load_model
@@ -453,3 +453,11 @@ def test_a_layer_without_one_of_its_matrices_is_named(tiny_folder, tmp_path, reg
     save_file(tensors, tmp_path / "lora.safetensors")
     with pytest.raises(CheckpointError, match=r"layers\.1\.feed_forward\.w2: got no A"):
         read_lora(tmp_path / "lora.safetensors", model, registry)
+
+
+@pytest.mark.parametrize(
+    "config", [{"lora_alpha": "x"}, {"lora_alpha": float("inf")}, {"lora_alpha": 2, "alpha_pattern": 5}]
+)
+def test_an_alpha_that_is_no_number_is_one_clear_error(config):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: got alphas and ranks that are no numbers"):
+        _alphas(config, {}, {"a part": "attention.qkv"})

@@ -62,3 +62,8 @@ def test_a_name_works_where_a_folder_does_in_convert(lumina, tmp_path):
     result = lumina("convert", "recog.emoji", tmp_path / "half", "--format", "lumina", "--dtype", "bfloat16")
     assert result.status == 0, result.err
     assert lumina_core.load_model(tmp_path / "half").head is not None
+
+
+def test_a_setting_that_the_weights_do_not_fit_is_refused_in_convert(lumina, tmp_path):
+    result = lumina("convert", "recog.emoji", tmp_path / "o", "--format", "lumina", "--set", "backbone.num_layers=1")
+    assert result.status == 1 and "does not fit its recipe" in result.err and not (tmp_path / "o").exists()

@@ -91,6 +91,17 @@ def test_one_bad_file_among_others_is_named(lumina, model, tmp_path):
     assert "good.png: " in result.out
 
 
+def test_unreadable_files_and_an_unknown_device_are_one_clear_line(lumina, model, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("text")
+    nothing = lumina("classify", tmp_path, "--model", model)
+    assert nothing.status == 2 and "none of which is a usable image" in nothing.err
+    Image.new("RGB", (9, 9)).save(tmp_path / "c.png")
+    for device in ("cpu:99", "nosuch"):
+        wrong = lumina("classify", tmp_path / "c.png", "--model", model, "--device", device)
+        assert wrong.status == 2 and f"device: got '{device}'" in wrong.err
+
+
 def test_an_empty_folder_a_missing_file_and_another_model(lumina, model, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "without images" in lumina("classify", tmp_path / "empty", "--model", model).err

@@ -100,6 +100,10 @@ def test_scores_do_not_depend_on_the_batch_size(pipeline):
     assert (small["low"], small["high"]) == pytest.approx((large["low"], large["high"]), rel=1e-5)
 
 
+def test_a_setting_replaces_the_value_of_an_example(pipeline):
+    assert evaluated(pipeline, word="low").report["num_generated"] == evaluated(pipeline).report["num_generated"]
+
+
 def test_another_seed_gives_other_scores(pipeline):
     assert to_json(evaluated(pipeline, seed=1)) != to_json(evaluated(pipeline, seed=0))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from core import toy
 from core.toy import recipe, registry, values
 from core.training.test_trainer import make_trainer
 
-from lumina_core.errors import LuminaError
+from lumina_core.errors import ConfigError, LuminaError
 from lumina_core.training.dry_run import dry_run
 
 BAD_REQUESTS = [
@@ -46,5 +47,35 @@ def test_bad_sampling_defaults_are_refused_before_the_first_step(tmp_path, sampl
     bad = recipe().read({**values(), "sampling": sampling}, "test")
     for attempt in both(tmp_path, bad):
         with pytest.raises(LuminaError):
+            attempt()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda example: {key: value for key, value in example.items() if key != "label"}, r"dataset\[7\].*'label'"),
+        (lambda example: {**example, "signal": example["signal"][:1]}, r"dataset\[7\].*expected 2 channels"),
+        (lambda example: {**example, "signal": [1.0]}, r"dataset\[7\].*got list, expected a float tensor"),
+    ],
+)
+def test_every_data_set_of_a_mixture_is_checked_before_the_first_step(tmp_path, monkeypatch, change, message):
+    get = toy.Signals.get
+    monkeypatch.setattr(
+        toy.Signals, "get", lambda self, *key: change(get(self, *key)) if self.config.count == 3 else get(self, *key)
+    )
+    members = [{"type": "toy.signals"}, {"type": "toy.signals", "count": 3}]
+    bad = recipe().read({**values(), "dataset": {"type": "core.mixture", "dataset": members}}, "test")
+    for attempt in both(tmp_path, bad):
+        with pytest.raises(ConfigError, match=message):
+            attempt()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_data_of_every_stage_are_checked_before_the_first_step(tmp_path):
+    stages = [{"steps": 2}, {"steps": 2, "dataset": {"lenght": 8}}]
+    bad = recipe().read({**values(), "training": {**values()["training"], "steps": 4, "stages": stages}}, "test")
+    for attempt in both(tmp_path, bad):
+        with pytest.raises(ConfigError, match="lenght"):
             attempt()
     assert not (tmp_path / "run").exists()

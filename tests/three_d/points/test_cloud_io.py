@@ -51,6 +51,18 @@ def test_large_clouds_are_thinned_by_a_seed(tmp_path):
     assert {tuple(row) for row in thin} <= {tuple(row) for row in POINTS.astype(float)}
 
 
+CUT_PLY = b"""ply
+format ascii 1.0
+element vertex 999
+property float x
+property float y
+property float z
+end_header
+0 0 0
+1 1 1
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -59,6 +71,7 @@ def test_large_clouds_are_thinned_by_a_seed(tmp_path):
         ("a.txt", b"1 2 3", "expected one of"),
         ("a.npz", b"not a zip", "a.npz"),
         ("a.stl", b"solid x\nendsolid x\n", "a.stl"),
+        ("cut.ply", CUT_PLY, "2 of 999 points"),
     ],
 )
 def test_broken_files_are_refused_by_name(tmp_path, name, content, message):
@@ -72,6 +85,7 @@ def test_empty_flat_and_infinite_clouds_are_refused(tmp_path):
         (np.zeros((0, 3)), "at least 1 point"),
         (np.full((4, 3), np.inf), "not finite"),
         (np.zeros((4, 2)), r"\(N, 3\)"),
+        (np.zeros((4, 3), dtype=complex), "complex128"),
     ):
         np.savez(tmp_path / "a.npz", points=values)
         with pytest.raises(ConfigError, match=message):

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lumina_core.errors import ConfigError, LuminaError, PluginError, install_command, printable
-from lumina_core.io import atomic_file, new_dir, user_path
+from lumina_core.io import atomic_file, check_output_file, new_dir, user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,10 +150,7 @@ def spectrogram(file: Path, out: Path | None, overwrite: bool, title: str | None
 
     file = user_path(file)
     target = file.with_suffix(".png") if out is None else user_path(out)
-    if target.suffix.lower() != ".png":
-        raise ConfigError(f"--out: got {target.name}, expected a .png file. Try {target.stem}.png.")
-    if target.exists() and not overwrite:
-        raise ConfigError(f"--out: got {target}, which exists already. Choose another one, or give --overwrite.")
+    check_output_file(target, ".png", "--out", overwrite)
     try:
         sample_rate = read_header(file).sample_rate
         clip = read_audio(file, sample_rate)

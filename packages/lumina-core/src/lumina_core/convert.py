@@ -87,8 +87,11 @@ def plan_conversion(source: Path, registry: Registry, options: ConvertOptions = 
     values = loaded.recipe.to_dict()
     for override in options.overrides:
         values = override_recipe(values, override, registry)
+    recipe = read_recipe(values, f"{source} with overrides")
+    if options.overrides:
+        check_fits(replace(loaded, recipe=recipe), registry)
     checkpoint = LoadedCheckpoint(
-        read_recipe(values, f"{source} with overrides").to_dict(),
+        recipe.to_dict(),
         cast_weights(loaded.weights, options.dtype),
         cast_weights(loaded.extra_tensors, options.dtype),
         loaded.source_metadata,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import json
 import os
 import platform
 import re
@@ -18,9 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from lumina_core.errors import UnusableError
+from lumina_core.errors import ConfigError, UnusableError
 
 ReadT = TypeVar("ReadT")
 CACHED_FILES = 4
@@ -59,6 +60,60 @@ def _describe_mode(mode: int) -> str:
         "a socket": stat.S_ISSOCK,
     }
     return next((noun for noun, is_kind in tests.items() if is_kind(mode)), "a device")
+
+
+def read_plain_text(path: Path, max_bytes: int = 2**26) -> str:
+    """Read a UTF-8 file; other files are refused: the read of a pipe or a device may never end.
+
+    Raises:
+        OSError: there is no such file, it is no plain file, or larger than `max_bytes`.
+        ValueError: it is not UTF-8, or the path is none.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"it is {_describe_mode(status.st_mode)}, expected a plain file", str(path))
+    if status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, expected at most {max_bytes}", str(path))
+    return path.read_text(encoding="utf-8-sig")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: as `read_plain_text`.
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_plain_text(path))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def check_output_file(path: Path, suffix: str, option: str, overwrite: bool) -> None:
+    """Check that a command can write a file; writes nothing.
+
+    Args:
+        path: the file.
+        suffix: suffix that its name must have, with the dot.
+        option: name of the option, for messages.
+        overwrite: whether a file that exists may be replaced.
+
+    Raises:
+        ConfigError: another suffix, a missing folder, a file that exists, or something else than a file.
+    """
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"{option}: got {path.name}, expected a {suffix} file. Try {path.stem}{suffix}.")
+    try:
+        check_replaceable(path)
+        if not path.parent.is_dir():
+            raise ConfigError(
+                f"{option}: got {path}, expected a file in a folder that exists. Make {path.parent} first."
+            )
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{option}: got {path}, which exists already. Choose another one, or give --overwrite.")
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot write {path} ({error.strerror}). Choose another path.") from error
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from lumina_core.checkpoint.safetensors_io import (
     write_weights,
 )
 from lumina_core.config import ComponentSpec
+from lumina_core.device import parse_device
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError, PluginError
 from lumina_core.io import atomic_dir, describe_content, restore_dir
 from lumina_core.locate import (
@@ -123,11 +124,12 @@ def load_model(
         recipe: recipe to build instead of the stored one; its weights must be the same.
 
     Raises:
+        ConfigError: the device is not available.
         CheckpointError: the folder is missing, incomplete, of another schema version or family, or its weights do not
             fit its recipe.
         PluginError: a plugin that the recipe needs is not installed or broken.
     """
-    registry = load_plugins() if registry is None else registry
+    registry, device = load_plugins() if registry is None else registry, parse_device(device)
     with find_model(name_or_folder, registry) as folder:
         loaded = open_model_dir(folder, registry)
         loaded = loaded if recipe is None else replace(loaded, recipe=recipe)
@@ -144,7 +146,6 @@ def load_model(
             raise CheckpointError(f"{loaded.folder} does not fit its recipe: {mismatch}")
         stored_dtype = dominant_dtype(loaded.weights)
         dtype = dtype or _COMPUTE_DTYPES.get(stored_dtype, stored_dtype)
-        device = torch.device(device)
         for note in loaded.notes:
             if note.startswith("step-"):  # an older checkpoint than the user may expect
                 warnings.warn(note, stacklevel=2)

@@ -36,8 +36,10 @@ def predict(model: Model, requests: Sequence[Any]) -> list[Any]:
         one if isinstance(one, task.Request) else task.Request.read(one, f"requests[{index}]")
         for index, one in enumerate(requests)
     ]
+    if not checked:
+        return []
     rows = [task.conditions(request) for request in checked]
-    fields = {field: [value for row in rows for value in row[field]] for field in (rows[0] if rows else {})}
+    fields = {field: [value for row in rows for value in row[field]] for field in rows[0]}
     predictions = predict_data(model, [task.data(request) for request in checked], fields)
     return [task.answer(row, request) for row, request in zip(predictions, checked, strict=True)]
 

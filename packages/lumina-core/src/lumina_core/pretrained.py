@@ -24,7 +24,7 @@ from lumina_core.checkpoint.lazy_tensors import check_finite
 from lumina_core.config import Config
 from lumina_core.device import supported_dtype
 from lumina_core.errors import CheckpointError, PluginError, install_command
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, read_json
 
 HASHED_PATTERNS = ("*.json", "*.model", "*.safetensors")
 """Files that a digest covers: configs, vocabularies and weights."""
@@ -206,7 +206,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(folder / "config.json")
         return dict(content)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(

@@ -79,23 +79,32 @@ def _read_arrays(path: Path) -> tuple[FloatArray, NDArray[np.int64] | None, Floa
         if suffix in (".npz", ".npy"):
             loaded = np.load(path, allow_pickle=False)
             if suffix == ".npy":
-                return np.asarray(loaded, dtype=np.float64), None, None
+                return _real(loaded), None, None
             if "points" not in loaded:
                 raise ConfigError(f"{path.name}: got the arrays {', '.join(loaded.files)}, expected `points`.")
             normals = np.asarray(loaded["normals"], dtype=np.float64) if "normals" in loaded else None
-            return np.asarray(loaded["points"], dtype=np.float64), None, normals
+            return _real(loaded["points"]), None, normals
         import trimesh
 
         loaded = trimesh.load(path, process=False)
         if isinstance(loaded, trimesh.Scene):
             loaded = loaded.to_geometry()
+        promised = loaded.metadata.get("_ply_raw", {}).get("vertex", {}).get("length", 0)
         vertices = np.asarray(getattr(loaded, "vertices", np.zeros((0, 3))), dtype=np.float64)
+        if len(vertices) < promised:
+            raise ConfigError(f"{path.name}: got {len(vertices)} of {promised} points, expected all. It is cut off.")
         faces = loaded.faces if isinstance(loaded, trimesh.Trimesh) else None
         return vertices, None if faces is None else np.asarray(faces, dtype=np.int64), _vertex_normals(loaded, faces)
     except ConfigError:
         raise
     except Exception as error:  # trimesh raises whatever its readers meet in a broken file
         raise ConfigError(f"{path.name}: cannot be read as {suffix} ({error or type(error).__name__}).") from error
+
+
+def _real(values: NDArray[Any]) -> FloatArray:
+    if values.dtype.kind not in "fiu":
+        raise ConfigError(f"points: got numbers of the type {values.dtype}, expected real ones.")
+    return np.asarray(values, dtype=np.float64)
 
 
 def _vertex_normals(loaded: Any, faces: Any) -> FloatArray | None:

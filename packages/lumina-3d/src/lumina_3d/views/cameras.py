@@ -27,6 +27,8 @@ CONVENTION = (
 )
 """The convention in one paragraph, as `lumina cameras` prints it."""
 
+MAX_RADIUS = 1e6
+"""Largest distance of a camera, in sides of the object."""
 MAX_ELEVATION = 89.9
 """Elevation in degrees up to which the up direction of a look-at camera is defined."""
 
@@ -53,8 +55,9 @@ class Camera:
         pose = np.asarray(self.pose, dtype=np.float64)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise ConfigError(f"camera: got a pose of shape {pose.shape}, expected a finite 4x4 matrix")
-        error = np.abs(pose[:3, :3].T @ pose[:3, :3] - np.eye(3)).max()
-        if error > 1e-3 or np.linalg.det(pose[:3, :3]) < 0:
+        with np.errstate(all="ignore"):  # of huge numbers, which are refused
+            error = np.abs(pose[:3, :3].T @ pose[:3, :3] - np.eye(3)).max()
+        if not error <= 1e-3 or np.linalg.det(pose[:3, :3]) < 0:
             raise ConfigError(
                 f"camera: got a pose whose axes are not orthonormal and right-handed (error {error:.2g}), expected a "
                 "rotation and a position. Remove scale and mirroring."
@@ -124,8 +127,8 @@ def look_at(azimuth: float, elevation: float, radius: float, fov: float, aspect:
             f"elevation: got {elevation:g} degrees, expected -{MAX_ELEVATION} to {MAX_ELEVATION}: beyond the pole the "
             "camera would be upside down. Add 180 to the azimuth and use 180 minus the elevation."
         )
-    if radius <= 0:
-        raise ConfigError(f"radius: got {radius:g}, expected a positive distance")
+    if not 0 < radius <= MAX_RADIUS:
+        raise ConfigError(f"radius: got {radius:g}, expected a positive distance up to {MAX_RADIUS:g}")
     a, e = math.radians(azimuth), math.radians(elevation)
     backward = np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
     right = np.array([-math.sin(a), math.cos(a), 0.0])

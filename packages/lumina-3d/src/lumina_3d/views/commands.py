@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lumina_core.errors import ConfigError
+from lumina_core.io import check_output_file, read_json
 
 if TYPE_CHECKING:
     from lumina_3d.views.cameras import Camera
@@ -35,6 +36,7 @@ CONVENTIONS = ("opengl", "opencv", "colmap", "zero123")
 )
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file to write: transforms.json, or --to's matrices.")
 @click.option("--draw", type=click.Path(path_type=Path), help="PNG file to draw the cameras to, from above and aside.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.  [default: off]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def cameras(
     views: int,
@@ -48,6 +50,7 @@ def cameras(
     target: str,
     out: Path | None,
     draw: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Show the cameras of an orbit or of a file, and the convention; convert and draw them."""
@@ -55,9 +58,9 @@ def cameras(
     from lumina_3d.views.scenes import radius_for
     from lumina_core.io import atomic_file
 
-    for path, suffix in ((out, ".json"), (draw, ".png")):
+    for path, suffix, option in ((out, ".json", "--out"), (draw, ".png", "--draw")):
         if path is not None:
-            _check_output(path, suffix, "--out" if path is out else "--draw")
+            check_output_file(path, suffix, option, overwrite)
     if not 0 < fov < 180:
         raise ConfigError(f"--fov: got {fov:g}, expected degrees between 0 and 180")
     listed = (
@@ -88,14 +91,6 @@ def cameras(
     click.echo("".join(f"{path}\n" for path in (out, draw) if path is not None), nl=False)
 
 
-def _check_output(path: Path, suffix: str, option: str) -> None:
-    """Raise ConfigError unless a file with this suffix can be written."""
-    if path.suffix.lower() != suffix:
-        raise ConfigError(f"{option}: got {path.name}, expected a name that ends with {suffix}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{option}: got {path}, expected a file in a folder that exists")
-
-
 def _read_cameras(path: Path, convention: str) -> list[Camera]:
     """Read a transforms.json whose matrices are camera-to-world in a convention."""
     import numpy as np
@@ -105,7 +100,7 @@ def _read_cameras(path: Path, convention: str) -> list[Camera]:
     if convention == "opengl":
         return read_transforms(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         flip = np.diag([1.0, -1.0, -1.0, 1.0])
         frames = [
             {**frame, "transform_matrix": (np.asarray(frame["transform_matrix"], dtype=float) @ flip).tolist()}

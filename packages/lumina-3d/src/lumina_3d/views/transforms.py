@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from lumina_3d.views.cameras import Camera, intrinsics
 from lumina_core.errors import ConfigError
+from lumina_core.io import read_json
 
 MAX_CAMERAS = 4096
 
@@ -60,7 +60,7 @@ def _load(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], st
         return source, "transforms"
     path = Path(source)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -96,7 +96,10 @@ def _lens(values: Mapping[str, Any]) -> tuple[float, float]:
         return math.degrees(2 * math.atan(float(values["h"]) / 2 / float(values["fl_x"]))), aspect
     if "camera_angle_y" in values:
         return math.degrees(float(values["camera_angle_y"])), aspect
-    return math.degrees(2 * math.atan(math.tan(float(values["camera_angle_x"]) / 2) / aspect)), aspect
+    angle = float(values["camera_angle_x"])
+    if not 0 < angle < math.pi:  # the tangent repeats itself: 9 radians would be a lens of 156 degrees
+        raise ValueError(f"camera_angle_x of {angle:g} radians")
+    return math.degrees(2 * math.atan(math.tan(angle / 2) / aspect)), aspect
 
 
 def _intrinsics(camera: Camera, size: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Layout of the releases (lumina_music/README.md and lumina_audio/README.md of Alp
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from lumina_core.checkpoint.safetensors_io import open_safetensors
 from lumina_core.checkpoint.torch_pickle import open_torch_pickle
 from lumina_core.config import read_file
 from lumina_core.errors import CheckpointError, ConfigError
+from lumina_core.io import read_json
 
 GENERATOR_NAMES = ("music_generation", "audio_generation")
 VAE_STEM, CLAP_STEM = "maa2", "CLAP_weights_2022"
@@ -202,7 +202,7 @@ def _find_text_encoders(folder: Path) -> dict[str, Path]:
         if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:
             continue
         try:
-            model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+            model_type = read_json(path).get("model_type")
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(model_type, str):

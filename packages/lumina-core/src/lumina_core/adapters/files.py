@@ -173,14 +173,23 @@ def _alphas(
         config = {key.removeprefix("transformer."): value for key, value in content.items()}
     if "lora_alpha" not in config:
         return {}
-    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    ranks: Mapping[str, int] = config.get("rank_pattern") or {}
+    try:
+        return _alphas_of_config(config, names)
+    except (TypeError, ValueError, ZeroDivisionError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{CONFIG_FILE}: got alphas and ranks that are no numbers ({error}).") from error
+
+
+def _alphas_of_config(config: Mapping[str, Any], names: Mapping[LayerPart, str]) -> dict[LayerPart, float]:
+    patterns: Mapping[str, float] = dict(config.get("alpha_pattern") or {})
+    ranks: Mapping[str, int] = dict(config.get("rank_pattern") or {})
     alphas = {}
     for part, name in names.items():
         plain = name.removeprefix("base_model.model.").removeprefix("transformer.")
         alpha = _by_pattern(patterns, plain, config["lora_alpha"])
         if config.get("use_rslora"):  # the update is b a times alpha / sqrt(rank)
             alpha *= math.sqrt(_by_pattern(ranks, plain, config["r"]))
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha {alpha}")
         alphas[part] = float(alpha)
     return alphas
 

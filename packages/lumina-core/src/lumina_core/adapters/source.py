@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lumina_core.errors import CheckpointError
+from lumina_core.io import read_json
 
 ADAPTER_DIR = "lora"
 """Folder of the adapter within that of a training."""
@@ -44,7 +44,7 @@ def find_file(path: Path) -> tuple[Path, dict[str, Any]]:
     if path.name != WEIGHTS_FILE or not config_path.is_file():
         return path, {}
     try:
-        config = dict(json.loads(config_path.read_text(encoding="utf-8")))
+        config = dict(read_json(config_path))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{config_path}: cannot read it as the config of an adapter ({error}).") from error
     unsupported = {"peft_type": "LORA", "fan_in_fan_out": False, "lora_bias": False}

@@ -12,8 +12,9 @@ import click
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="PNG file to write.  [default: metrics.png in RUN]"
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file of --out if it exists.  [default: off]")
 @click.option("--window", type=click.IntRange(min=1), metavar="N", help="Steps averaged.  [default: a fiftieth of all]")
-def plot(runs: tuple[Path, ...], out: Path | None, window: int | None) -> None:
+def plot(runs: tuple[Path, ...], out: Path | None, overwrite: bool, window: int | None) -> None:
     """Plot loss, gradient norm, learning rate and throughput of RUN, the folder of a training.
 
     Several runs are drawn in one plot. It also works while a training runs. Needs lumina-core[plot].
@@ -23,6 +24,6 @@ def plot(runs: tuple[Path, ...], out: Path | None, window: int | None) -> None:
 
     read_metrics(runs[0])  # a folder that is no run is named before a file is
     folder = runs[0].parent if runs[0].is_file() else runs[0]
-    (path,) = output_paths(out or folder / "metrics.png", 1, False, (".png",))
+    (path,) = output_paths(out or folder / "metrics.png", 1, False, (".png",), overwrite=overwrite or out is None)
     plot_runs(runs, path, window)
     click.echo(str(path))

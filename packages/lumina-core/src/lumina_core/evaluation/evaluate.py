@@ -154,7 +154,7 @@ def evaluate(
     items = [item for item in prompts for _ in range(samples_per_prompt)]
     seeds = noise_seeds(len(prompts) // len(language_list), len(language_list), samples_per_prompt, seed)
     requests = [
-        pipe.make_request(**task.request_for(item.fields), **{**settings, "seed": noise_seed})
+        pipe.make_request(**{**task.request_for(item.fields), **settings, "seed": noise_seed})
         for item, noise_seed in zip(items, seeds, strict=True)
     ]
     references = reference_index(eval_set, split)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError, ConfigError
-from lumina_core.io import atomic_file, new_dir, remove_partial
+from lumina_core.io import atomic_file, new_dir, read_json, remove_partial
 
 
 class StoredTensors(NamedTuple):
@@ -110,7 +110,7 @@ def open_run(folder: Path, config: Mapping[str, Any], config_file: str, resume: 
             with new_dir(folder), atomic_file(path) as partial:
                 partial.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             return
-        previous: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        previous: Mapping[str, Any] = read_json(path)
     except OSError as error:
         raise ConfigError(
             f"out: cannot write to {folder}: {error.strerror or error}. Choose another folder."

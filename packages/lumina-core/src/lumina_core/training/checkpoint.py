@@ -22,7 +22,7 @@ from lumina_core.checkpoint.safetensors_io import (
     open_safetensors,
 )
 from lumina_core.errors import CheckpointError
-from lumina_core.io import remove_dir, remove_partial
+from lumina_core.io import read_json, remove_dir, remove_partial
 from lumina_core.locate import (
     EMA_WEIGHTS_FILE,
     OPTIMIZER_FILE,
@@ -80,7 +80,7 @@ def load_checkpoint(folder: Path, model: Model, ema: EMA, optimizers: Optimizers
         CheckpointError: a file is missing or damaged, or the checkpoint is of another recipe.
     """
     try:
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state = read_json(folder / STATE_FILE)
         load_weights(folder, model, str(state.get("base_sha256", "")))
         tensors = open_tensors(folder)
         averages = open_prefix(tensors, EMA_PREFIX)
@@ -109,7 +109,7 @@ def load_weights(folder: Path, model: Model, base_sha256: str = "") -> None:
         from lumina_core.adapters.base import check_resumed_base
 
         with suppress(OSError, ValueError, AttributeError):  # `load_checkpoint` reports a damaged file
-            found = json.loads((folder / STATE_FILE).read_text(encoding="utf-8")).get("base_sha256", "")
+            found = read_json(folder / STATE_FILE).get("base_sha256", "")
             check_resumed_base(found, base_sha256, str(model.recipe.base_model))
         expected = {name: tuple(tensor.shape) for name, tensor in _saved_weights(model).items()}
         mismatch = lazy_tensors.describe_mismatch(weights, expected)
@@ -160,7 +160,7 @@ def check_checkpoint(folder: Path) -> None:
     open_tensors(folder)
     read_model_config(folder)
     try:
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state = read_json(folder / STATE_FILE)
         int(state["step"]), list(state["optimizers"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{folder / STATE_FILE} cannot be read ({error}).") from error

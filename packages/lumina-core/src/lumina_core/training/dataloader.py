@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lumina_core.conditioning.ops import choose, condition_to
 from lumina_core.config import ComponentSpec
+from lumina_core.data.dataset import MixtureDataset
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model, build_dataset, empty_tokens, encode_conditions
 from lumina_core.plugins.registry import Registry
@@ -340,6 +341,27 @@ def collate(
         )
     target = torch.stack([torch.as_tensor(one) for one in raw_batch.targets]) if raw_batch.targets else None
     return Batch(tokens, condition_to(condition, model.device), None if target is None else target.to(model.device))
+
+
+def check_data(model: Model, dataset: Dataset) -> RawBatch:
+    """Check all that a training needs of its data: every size, and the first example of each data set of a mixture.
+
+    Returns:
+        These examples.
+
+    Raises:
+        ConfigError: the model does not support a size, or an example lacks a field or has other channels.
+    """
+    check_data_sizes(model, dataset)
+    indices = dataset.first_indices() if isinstance(dataset, MixtureDataset) else [0]
+    batch = StepDataset.of_model(dataset, model)[[SampleKey(index, 0) for index in indices]]
+    for index, item in zip(indices, batch.data, strict=True):
+        if item.ndim != batch.data[0].ndim or item.shape[0] != batch.data[0].shape[0]:
+            raise ConfigError(
+                f"dataset[{index}]: got data of the shape {tuple(item.shape)}, expected {batch.data[0].shape[0]} "
+                f"channels and {batch.data[0].ndim} dimensions, as dataset[0] has."
+            )
+    return batch
 
 
 def check_data_sizes(model: Model, dataset: Dataset) -> None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from lumina_core.errors import LuminaError
-from lumina_core.model import Model, build_dataset, check_pretrained, with_class_names
+from lumina_core.model import Model, check_pretrained, with_class_names
 from lumina_core.models.dit import DiTBackbone
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Dataset, GenerationTask
 from lumina_core.recipe import Recipe
 from lumina_core.training.callbacks import check_samples
-from lumina_core.training.dataloader import StepDataset, check_data_sizes, encode_to_tokens, make_sampler
+from lumina_core.training.dataloader import StepDataset, build_stages, check_data, encode_to_tokens, make_sampler
 from lumina_core.training.distributed import ProcessInfo
 from lumina_core.training.optim import build_optimizers
 from lumina_core.training.trainer import LossModule, build_training_model, fit_conditioners, freeze
@@ -64,14 +64,16 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
         LuminaError: as `Trainer` would.
     """
     check_pretrained(recipe, registry)
-    dataset = build_dataset(recipe, registry)
+    stages = build_stages(recipe, registry)
+    dataset = stages[0].dataset
     recipe = with_class_names(recipe, dataset)
     if recipe.training.adapter is not None:
         from lumina_core.adapters.base import use_base_model
 
         recipe, _ = use_base_model(recipe, (), registry)
     model, _ = build_training_model(recipe, registry)
-    check_data_sizes(model, dataset)
+    for stage in stages:
+        check_data(model, stage.dataset)
     if recipe.training.adapter is None:
         fit_conditioners(model, dataset)
         freeze(model, recipe.training.freeze)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lumina_core.errors import CheckpointError
-from lumina_core.io import atomic_file
+from lumina_core.io import atomic_file, read_plain_text
 
 INSTALL_EXTRA = "lumina-core[plot]"
 METRICS_FILE = "metrics.csv"
+MAX_METRICS_BYTES = 2**30
 PANELS = (
     ("loss", "loss", "log"),
     ("grad_norm", "gradient norm", "log"),
@@ -32,8 +34,8 @@ def read_metrics(run: Path) -> dict[str, list[float]]:
     """
     path = run if run.is_file() else run / METRICS_FILE
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+        reader = csv.DictReader(io.StringIO(read_plain_text(path, MAX_METRICS_BYTES)))
+        rows = [row for row in reader if (row.get("step") or "").isdigit()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CheckpointError(f"run: got {run}, expected a training with {METRICS_FILE} ({error}).") from error
     if not rows:

@@ -61,7 +61,7 @@ from lumina_core.training.dataloader import (
     Stage,
     StepDataset,
     build_stages,
-    check_data_sizes,
+    check_data,
     collate,
     encode_to_tokens,
     make_sampler,
@@ -177,9 +177,7 @@ class Trainer:
             torch.manual_seed(self.recipe.training.seed)
             self.model, self.base_hash = build_training_model(self.recipe, self.registry)
             for stage in self.stages:
-                check_data_sizes(self.model, stage.dataset)
-                example = StepDataset.of_model(stage.dataset, self.model)[[SampleKey(0, 0)]]  # are the fields there?
-                _check_batch_memory(stage.global_batch_size, self.process, example)
+                _check_batch_memory(stage.global_batch_size, self.process, check_data(self.model, stage.dataset))
             self._load_weights(checkpoint, init)
             # a sharded model moves to the device block by block
             if not self.is_sharded or isinstance(self.model.objective, SupportsNegatives):
@@ -806,9 +804,9 @@ def parallelize(loss_module: LossModule, training: TrainingConfig, process: Proc
     )
 
 
-def _check_batch_memory(batch_size: int, process: ProcessInfo, example: RawBatch) -> None:
+def _check_batch_memory(batch_size: int, process: ProcessInfo, examples: RawBatch) -> None:
     """Raise ConfigError if the examples of one step do not fit the memory: reading them would not end."""
-    needed = batch_size // process.world_size * sum(item.nbytes for item in example.data)
+    needed = batch_size // process.world_size * max(item.nbytes for item in examples.data)
     available = available_memory(torch.device("cpu"))
     if available is not None and needed > available:
         raise ConfigError(
