@@ -1,9 +1,10 @@
 """Trainings in several processes, for tests: python sharded_run.py SCENARIOS.json, with the environment of torchrun.
 
 Each scenario is {"recipe": values, "out": folder, "processes": number, "port": number, "resume": bool, "stop": step,
-"train": bool}; the processes of higher ranks skip it. The training runs to the end, or stops after step `stop` with a
-checkpoint. With `train`, `Trainer.train` does all of it. Otherwise the first process writes losses, whole weights and
-whole averages to <out>.pt, and every process writes the bytes that it holds to <out>.<rank>.json.
+"train": bool, "evaluate": bool}; the processes of higher ranks skip it. The training runs to the end, or stops after
+step `stop` with a checkpoint. With `train`, `Trainer.train` does all of it. Otherwise the first process writes losses,
+whole weights and whole averages to <out>.pt, and every process writes the bytes that it holds, the shapes of its
+tokens, and with `evaluate` the report of an evaluation to <out>.<rank>.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ import torch
 from core import toy
 from forked import Program
 
+from lumina_core.evaluation.eval_set import DatasetEvalSet
+from lumina_core.evaluation.evaluate import evaluate
 from lumina_core.recipe import read_recipe
+from lumina_core.sampling.pipeline import Pipeline
+from lumina_core.training.callbacks import averaged_weights
 from lumina_core.training.distributed import full_tensor, local_tensor
 from lumina_core.training.trainer import Trainer
 
@@ -37,12 +42,29 @@ def run(scenario):
         if scenario.get("train"):
             trainer.train()
             return
-        losses, held = [], {}
+        losses, shapes, report = [], [], {}
+        usage = trainer._loss_module._backbone
+        count = usage.count
+
+        def record(batch):
+            shapes.append([*batch.tokens.values.shape, int(batch.tokens.mask_or_ones().sum())])
+            return count(batch)
+
+        usage.count = record
         for batch in trainer.batches():
             losses.append(trainer.train_step(batch).loss)
             if trainer.step == scenario.get("stop"):
                 trainer.save()
                 break
+        usage.count = count
+        if scenario.get("evaluate"):
+            from core.evaluation.test_evaluate import Distance  # needs pytest
+
+            with averaged_weights(trainer):
+                pipe, dataset = Pipeline(trainer.model, trainer.registry), DatasetEvalSet(trainer.dataset, "signal")
+                options = {"num_samples": 7, "batch_size": 2, "steps": 3, "process": trainer.process}
+                result = evaluate(pipe, dataset, {"d": Distance()}, **options)
+            report = {"report": result.report, "previews": len(result.previews)}
         held = {
             "parameters": sum(local_tensor(p).nbytes for p in trainer.model.parameters()),
             "ema": sum(local_tensor(average).nbytes for average in trainer.ema.weights.values()),
@@ -60,7 +82,7 @@ def run(scenario):
         weights = {name: full_tensor(tensor).detach() for name, tensor in trainer.model.state_dict().items()}
         ema = {name: full_tensor(tensor).detach() for name, tensor in trainer.ema.weights.items()}
         rank = trainer.process.rank
-    out.with_suffix(f".{rank}.json").write_text(json.dumps(held))
+    out.with_suffix(f".{rank}.json").write_text(json.dumps({"held": held, "shapes": shapes, **report}))
     if rank == 0:
         torch.save({"losses": losses, "weights": weights, "ema": ema}, out.with_suffix(".pt"))
 

@@ -98,10 +98,11 @@ class Signals(Dataset):
         count: int = 7
         mixed: bool = False
         weighted: bool = False
+        buckets: bool = False
         length: int = LENGTH
 
     def __init__(self, config):
-        self.config = config
+        self.config, self.variable_size = config, config.buckets
 
     def __len__(self):
         return self.config.count
@@ -109,11 +110,14 @@ class Signals(Dataset):
     def get(self, index, rng):
         time.sleep(float(os.environ.get("TOY_DELAY", "0")))
         label = index % LABELS
-        length = self.config.length - index % 3 if self.config.mixed else self.config.length
+        (length,) = self.size(index, rng)
         moments = torch.arange(float(length))
         phase = rng.random()
         signal = torch.stack([torch.sin(moments * (label + 1) + phase), torch.cos(moments + phase)])
         return {"signal": signal, "label": label, "word": rng.choice([WORDS[label], WORDS[label].upper()])}
+
+    def size(self, index, rng):
+        return (self.config.length - index % 3 if self.config.mixed else self.config.length,)
 
     def values(self, field):
         return list(range(LABELS)) if field == "label" else list(WORDS)
@@ -173,6 +177,8 @@ def lumina_register_components(components):
     components.conditioner("toy.words", "core.toy:Words", "letters")
     components.dataset("toy.signals", "core.toy:Signals", "waves")
     components.task("toy.make", "core.toy:Make", "a signal from a label")
+    if "TOY_METRIC" in os.environ:
+        components.metric("toy.distance", "core.evaluation.test_evaluate:Distance", "distance of sums")
 
 
 @lru_cache(maxsize=1)

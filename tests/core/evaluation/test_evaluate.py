@@ -10,6 +10,7 @@ import pytest
 import torch
 from core.toy import Signals, recipe, registry
 
+from lumina_core.config import Config as Settings
 from lumina_core.errors import CheckpointError, ConfigError, LuminaError
 from lumina_core.evaluation.eval_set import DatasetEvalSet
 from lumina_core.evaluation.evaluate import BATCHES_DIR, evaluate
@@ -36,7 +37,10 @@ class Distance(Metric):
 
     name, min_samples = "distance", 3
 
-    def __init__(self):
+    class Config(Settings):
+        pass
+
+    def __init__(self, config=None):
         self.feature_extractor = Sums()
 
     def compute(self, inputs):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from lumina_core.recipe import RECIPE_SUFFIXES, takes_text
 
 if TYPE_CHECKING:
     from lumina_core.plugins.registry import Registry
+    from lumina_core.training.distributed import ProcessInfo
 
 SCORES_FILE, SAMPLES_NAME = "scores.json", "samples"
 
@@ -81,6 +83,8 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     The model generates an example for each prompt of a data set; metrics compare them with the real examples. A model
     that predicts (a classifier) is scored on the targets of its data set, with --dataset, --samples, --seed, --set
     (keys of the data set: split=test), --batch-size, --device and --out.
+
+    Several processes share the work: torchrun --nproc-per-node 2 -m lumina_core evaluate MODEL
     """
     from lumina_core.plugins.loader import load_plugins
 
@@ -88,13 +92,30 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     check_model(model)
     loras, settings = parse_loras(values.pop("loras")), _request_fields(values.pop("fields"))
     _check_names(values, load_plugins())
+    from lumina_core.training.distributed import joined_processes
+
+    with joined_processes(values["device"]) as process:
+        if process is not None:
+            values["device"] = str(process.device)
+        if _predicts(model):
+            report = _evaluate_prediction(model, values, process)
+        else:
+            report = _evaluate_generation(model, loras, settings, values, process)
+    if process is None or process.is_main:
+        _print_report(report, as_json)
+
+
+def _evaluate_generation(
+    model: str | None,
+    loras: Sequence[tuple[str, float]],
+    settings: Mapping[str, Any],
+    values: dict[str, Any],
+    process: ProcessInfo | None,
+) -> Mapping[str, Any]:
+    """Score a model that generates, and write report and samples to --out."""
     from lumina_core.evaluation.evaluate import evaluate as run
-    from lumina_core.io import atomic_file
     from lumina_core.sampling.pipeline import Pipeline
 
-    if _predicts(model):
-        _evaluate_prediction(model, as_json, values)
-        return
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device")}
     with option_names_in_errors(list(load_options)):
         model = model or model_of_loras(loras)
@@ -108,26 +129,48 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     kwargs["num_samples"] = values.pop("samples")
     settings = {**{key: value for key, value in values.items() if value is not None}, **settings}
     with option_names_in_errors([*arguments, "metrics", *values]), multi_progress() as on_progress:
-        result = run(pipeline, **kwargs, progress=on_progress, **settings)
+        result = run(pipeline, **kwargs, progress=on_progress, process=process, **settings)
     report = {**result.report, "model": {"name": model or "built in", **result.report["model"]}}
-    out = kwargs["out"]
-    if out is not None:
-        try:
+    out: Path | None = kwargs["out"]
+    if out is not None and (process is None or process.is_main):
+        with _folder_errors(out):
             pipeline.model.generation_task.save_grid(result.previews, out, SAMPLES_NAME)
-            with atomic_file(out / SCORES_FILE) as partial:
-                partial.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"--out: cannot write to {out} ({error.strerror or error}). Choose another folder."
-            ) from error
-    for note in report["notes"]:
+        _write_report(report, out, indent=1)
+    return report
+
+
+@contextmanager
+def _folder_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"--out: cannot write to {out} ({error.strerror or error}). Choose another folder."
+        ) from error
+
+
+def _write_report(report: Mapping[str, Any], out: Path, indent: int | None = None) -> None:
+    from lumina_core.io import atomic_file
+
+    with _folder_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_file(out / SCORES_FILE) as partial:
+            partial.write_text(json.dumps(report, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _print_report(report: Mapping[str, Any], as_json: bool) -> None:
+    """Print the scores as a table, or the whole report as JSON, and its notes to stderr."""
+    for note in report.get("notes", ()):
         click.echo(printable(f"Note: {note}"), err=True)
     if as_json:
         echo_json(report)
-        return
-    from lumina_core.cli.console import print_scores
+    elif "settings" in report:  # of a model that generates
+        from lumina_core.cli.console import print_scores
 
-    print_scores(report)
+        print_scores(report)
+    else:
+        for name, value in report["scores"].items():
+            click.echo(f"{name:16} {value}")
 
 
 def _check_names(values: Mapping[str, Any], registry: Registry) -> None:
@@ -175,10 +218,11 @@ def _predicts(model: str | None) -> bool:
     return issubclass(task, PredictionTask)
 
 
-def _evaluate_prediction(model: str | None, as_json: bool, values: Mapping[str, Any]) -> None:
-    """Score a model that predicts, print the scores, and write the report to --out."""
+def _evaluate_prediction(
+    model: str | None, values: Mapping[str, Any], process: ProcessInfo | None
+) -> Mapping[str, Any]:
+    """Score a model that predicts, and write the report to --out."""
     from lumina_core.evaluation.prediction import evaluate_prediction
-    from lumina_core.io import atomic_file
     from lumina_core.plugins.loader import load_plugins
 
     assert model is not None  # the built-in default model generates
@@ -188,23 +232,11 @@ def _evaluate_prediction(model: str | None, as_json: bool, values: Mapping[str, 
         report = evaluate_prediction(
             model, load_plugins(), values["dataset"], values["options"], num_samples=values["samples"],
             seed=values["seed"], batch_size=values["batch_size"], device=values["device"], out=out,
-            progress=on_progress,
+            progress=on_progress, process=process,
         )  # fmt: skip
-    text = json.dumps(report, ensure_ascii=False)
-    if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            with atomic_file(out / SCORES_FILE) as partial:
-                partial.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"--out: cannot write to {out} ({error.strerror or error}). Choose another folder."
-            ) from error
-    if as_json:
-        click.echo(text)
-        return
-    for name, value in report["scores"].items():
-        click.echo(f"{name:16} {value}")
+    if out is not None and (process is None or process.is_main):
+        _write_report(report, out)
+    return report
 
 
 def _refuse_generation_options(values: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from lumina_core.evaluation.eval_set import (
     sample_items,
 )
 from lumina_core.evaluation.scores import MetricValue, aggregate, environment, metric_report
-from lumina_core.evaluation.store import TensorStore, open_run
+from lumina_core.evaluation.store import StoredTensors, TensorStore, open_run
 from lumina_core.model import Model, build_component
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Dataset, EvalInputs, EvalItem, EvalSet, FeatureExtractor, Metric
 from lumina_core.request import Request
 from lumina_core.sampling.pipeline import Pipeline
+from lumina_core.sampling.resolve import batch_key, resolve_sampling
+from lumina_core.training.distributed import ProcessInfo, call_in_main, full_tensor, gather_results, is_sharded
 
 NUM_PREVIEWS = 32
 """Number of generated examples in the overview."""
@@ -51,7 +54,8 @@ class EvalResult(Mapping[str, Mapping[str, MetricValue]]):
         scores: the scores.
         eval_items: prompts, one per generated example.
         seeds: noise seed of each generated example.
-        previews: the first generated examples, each followed by its real one, (channels, ...).
+        previews: the first generated examples, each followed by its real one, (channels, ...); of several processes, in
+            the first one.
         report: all that is needed to repeat the evaluation, as JSON takes it, with the scores.
     """
 
@@ -82,6 +86,7 @@ class _Plan:
     requests: Sequence[Request]
     references: Tensor
     progress: ProgressCallback
+    process: ProcessInfo
 
     @property
     def feature_extractors(self) -> dict[str, FeatureExtractor]:
@@ -105,6 +110,7 @@ def evaluate(
     resume: bool = False,
     cache: str | Path | None = None,
     progress: ProgressCallback | None = None,
+    process: ProcessInfo | None = None,
     **settings: Any,
 ) -> EvalResult:
     """Evaluate a model: generate an example for each prompt of a data set and compare them with the real ones.
@@ -126,6 +132,8 @@ def evaluate(
         resume: continue the evaluation in `out`; the scores are the same.
         cache: folder for features of real examples, shared by several evaluations. None: inside `out`.
         progress: callback with the stage, the number done and the total.
+        process: this process of several that share the work (a trainer's `process`): all make the same call and get the
+            same result; the first one writes files. None: this process works alone.
         **settings: fields of every request: steps, solver, guidance_scale, ...
 
     Returns:
@@ -158,11 +166,12 @@ def evaluate(
         for item, noise_seed in zip(items, seeds, strict=True)
     ]
     references = reference_index(eval_set, split)
-    plan = _Plan(pipe, eval_set, metrics, items, requests, references, progress or (lambda stage, done, total: None))
+    process, progress = process or ProcessInfo(0, 1, pipe.model.device), progress or (lambda stage, done, total: None)
+    plan = _Plan(pipe, eval_set, metrics, items, requests, references, progress, process)
     for extractor in plan.feature_extractors.values():
         extractor([eval_set.reference(0)])  # data of another form are refused before anything is generated
 
-    fingerprint, digest = model_fingerprint(pipe.model), eval_set.digest()
+    fingerprint, digest = model_fingerprint(pipe.model), call_in_main(eval_set.digest, process)
     config = {
         "model": fingerprint,
         "data": digest,
@@ -174,13 +183,19 @@ def evaluate(
         "settings": {key: str(value) for key, value in sorted(settings.items())},
         **({"loras": list(pipe.loras)} if pipe.loras else {}),
     }
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        open_run(folder, config, CONFIG_FILE, resume)
-        cache = folder / REFERENCES_DIR if cache is None else cache
+    # other processes than the first one keep nothing
+    folder = None if out is None or not process.is_main else Path(out)
+    if folder is not None and cache is None:
+        cache = folder / REFERENCES_DIR
+    call_in_main(lambda: open_run(folder, config, CONFIG_FILE, resume) if folder is not None else None, process)
     store = TensorStore(None if folder is None else folder / BATCHES_DIR)
-    batches = _generate(plan, store, batch_size)
-    scores, score_notes = _compute_scores(plan, store, TensorStore(None if cache is None else Path(cache)), digest)
+    cache_store = TensorStore(None if cache is None or not process.is_main else Path(cache))
+    _generate(plan, store, batch_size)
+    real = {
+        key: _real_features(plan, extractor, cache_store, digest) for key, extractor in plan.feature_extractors.items()
+    }
+    scores, score_notes = call_in_main(lambda: _compute_scores(plan, store, real), process)
+    batches = call_in_main(lambda: [batch.metadata for batch in store.entries()], process)
     report = {
         "model": {
             "sha256": fingerprint,
@@ -294,43 +309,83 @@ def _build_metric(name: str, options: Mapping[str, Any], registry: Registry) -> 
 def model_fingerprint(model: Model) -> str:
     """Return a SHA-256 of the recipe and all weights of a model."""
     hasher = hashlib.sha256(model.recipe.model_dump_json(exclude_defaults=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+    # FSDP2 divides what is gathered for sampling if a state dict is taken, and cannot free what numpy has a view of
+    shared = _is_sharded(model)
+    tensors = dict(model.named_parameters()) if shared else model.state_dict()
+    for name, tensor in sorted(tensors.items()):
+        flat = full_tensor(tensor).detach().cpu().contiguous().reshape(-1)
+        flat = flat.clone() if shared else flat
         hasher.update(name.encode() + str((tensor.dtype, tuple(tensor.shape))).encode())
         hasher.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return hasher.hexdigest()
 
 
-def _generate(plan: _Plan, store: TensorStore, batch_size: int) -> list[Mapping[str, Any]]:
-    """Generate the examples whose features are not in the store, and return the metadata of all batches."""
-    keys, total = set(plan.feature_extractors), len(plan.items)
+def _is_sharded(model: Model) -> bool:
+    return any(is_sharded(module) for module in model.modules())
+
+
+def _generate(plan: _Plan, store: TensorStore, batch_size: int) -> None:
+    """Generate the examples whose features are not in the store; each process computes every n-th batch."""
+    process, total = plan.process, len(plan.items)
+    remaining = call_in_main(lambda: _remaining(plan, store), process)
+    size = min(batch_size, -(-len(remaining) // process.world_size)) or 1
+    batches = [remaining[start : start + size] for start in range(0, len(remaining), size)]
+    # processes that share a model gather its blocks together, so that each needs as many steps as the others
+    is_shared = process.world_size > 1 and _is_sharded(plan.pipeline.model)
+    stride = 1 if is_shared and not _same_steps(plan) else process.world_size
+    for start in range(0, len(batches), stride):
+        plan.progress("generated", total - len(remaining) + start * size, total)
+        own = batches[start : start + stride][process.rank % stride :][:1]
+        _generate_round(plan, store, own or batches[-1:] if is_shared else own)
+    plan.progress("generated", total, total)
+
+
+def _generate_round(plan: _Plan, store: TensorStore, own: Sequence[Sequence[int]]) -> None:
+    """Generate this process's batches; the first process puts those of all processes into the store."""
+    shares = gather_results(lambda: [_generate_batch(plan, indices) for indices in own], plan.process)
+
+    def put() -> None:
+        for name, entry in {name: entry for share in shares for name, entry in share}.items():
+            store.put(name, entry.tensors, entry.metadata)
+
+    call_in_main(put, plan.process)
+
+
+def _generate_batch(plan: _Plan, indices: Sequence[int]) -> tuple[str, StoredTensors]:
+    """Return the name, features and metadata of a batch of examples."""
+    begin = time.perf_counter()
+    outputs = plan.pipeline([plan.requests[index] for index in indices], batch_size=len(indices))
+    seconds = time.perf_counter() - begin
+    data = [output.data for output in outputs]
+    tensors = {f"features.{key}": extractor(data) for key, extractor in plan.feature_extractors.items()}
+    tensors |= {f"data.{index}": item for index, item in zip(indices, data, strict=True) if index < NUM_PREVIEWS}
+    metadata = {key: outputs[0].metadata[key] for key in ("nfe", "settings")}
+    name = TensorStore.make_name(json.dumps([sorted(plan.feature_extractors), list(indices)]))[:8]
+    tensors = {"indices": torch.tensor(indices), **tensors}
+    return f"{indices[0]:06d}-{name}", StoredTensors(tensors, {**metadata, "generation_seconds": seconds})
+
+
+def _same_steps(plan: _Plan) -> bool:
+    """Return whether every batch takes as many evaluations of the model."""
+    model, registry = plan.pipeline.model, plan.pipeline.registry
+    is_adaptive = resolve_sampling(model, registry, plan.requests[0]).solver.adaptive
+    return not is_adaptive and len({batch_key(request) for request in plan.requests}) == 1
+
+
+def _remaining(plan: _Plan, store: TensorStore) -> list[int]:
+    """Return the indices of the items whose features are not in a store."""
     completed: set[int] = set()
     for batch in store.entries():
-        if all(f"features.{key}" in batch.tensors for key in keys):
+        if all(f"features.{key}" in batch.tensors for key in plan.feature_extractors):
             completed |= set(batch.tensors["indices"].tolist())
-    remaining = [index for index in range(total) if index not in completed]
-    for start in range(0, len(remaining), batch_size):
-        plan.progress("generated", total - len(remaining) + start, total)
-        indices = remaining[start : start + batch_size]
-        begin = time.perf_counter()
-        outputs = plan.pipeline([plan.requests[index] for index in indices], batch_size=len(indices))
-        seconds = time.perf_counter() - begin
-        data = [output.data for output in outputs]
-        tensors = {f"features.{key}": extractor(data) for key, extractor in plan.feature_extractors.items()}
-        tensors |= {f"data.{index}": item for index, item in zip(indices, data, strict=True) if index < NUM_PREVIEWS}
-        metadata = {key: outputs[0].metadata[key] for key in ("nfe", "settings")}
-        name = f"{indices[0]:06d}-{TensorStore.make_name(json.dumps([sorted(keys), indices]))[:8]}"
-        store.put(name, {"indices": torch.tensor(indices), **tensors}, {**metadata, "generation_seconds": seconds})
-    plan.progress("generated", total, total)
-    return [batch.metadata for batch in store.entries()]
+    return [index for index in range(len(plan.items)) if index not in completed]
 
 
 def _compute_scores(
-    plan: _Plan, store: TensorStore, cache: TensorStore, digest: str
+    plan: _Plan, store: TensorStore, real: Mapping[str, Tensor]
 ) -> tuple[dict[str, dict[str, MetricValue]], list[str]]:
     """Compute the scores of every metric, and the remarks of the metrics."""
     eval_set = plan.eval_set
-    real = {key: _real_features(plan, extractor, cache, digest) for key, extractor in plan.feature_extractors.items()}
     group_labels = [eval_set.groups(index) for index in range(len(eval_set))]
     scores: dict[str, dict[str, MetricValue]] = {}
     notes: list[str] = []
@@ -346,22 +401,26 @@ def _compute_scores(
 
 
 def _real_features(plan: _Plan, extractor: FeatureExtractor, cache: TensorStore, digest: str) -> Tensor:
-    eval_set, name = plan.eval_set, TensorStore.make_name(digest, extractor.key)
-    try:
+    """Return the features of all real examples in the first process, elsewhere none; all compute a share of them."""
+    eval_set, process, name = plan.eval_set, plan.process, TensorStore.make_name(digest, extractor.key)
+    features = torch.zeros(0)
+    with suppress(CheckpointError):  # a damaged file is replaced
         cached = cache.get(name)
-    except CheckpointError:  # a damaged file is replaced
-        cached = None
-    if cached is not None and len(cached.tensors["features"]) == len(eval_set):
-        return cached.tensors["features"]
-    rows: list[Tensor] = []
+        features = features if cached is None else cached.tensors["features"]
+    if call_in_main(lambda: len(features) == len(eval_set), process):
+        return features
+    rows: list[tuple[int, Tensor]] = []
     stage = f"real examples, {extractor.name}"
-    for start in range(0, len(eval_set), REAL_CHUNK):
+    for start in range(REAL_CHUNK * process.rank, len(eval_set), REAL_CHUNK * process.world_size):
         plan.progress(stage, start, len(eval_set))
         chunk = range(start, min(start + REAL_CHUNK, len(eval_set)))
-        rows.append(extractor([eval_set.reference(index) for index in chunk]))
+        rows.append((start, extractor([eval_set.reference(index) for index in chunk])))
     plan.progress(stage, len(eval_set), len(eval_set))
-    features = torch.cat(rows)
-    cache.put(name, {"features": features})
+    shares = gather_results(lambda: rows, process)
+    if process.is_main:
+        chunks = sorted((row for share in shares for row in share), key=lambda row: row[0])
+        features = torch.cat([chunk for _, chunk in chunks])
+    call_in_main(lambda: cache.put(name, {"features": features}), process)
     return features
 
 

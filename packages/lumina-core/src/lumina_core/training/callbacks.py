@@ -394,15 +394,8 @@ class SampleCallback(TrainCallback):
         if process.world_size == 1 or trainer.is_sharded:
             return self._generate(trainer, requests)
         bounds = [len(requests) * rank // process.world_size for rank in range(process.world_size + 1)]
-        own: list[torch.Tensor] | LuminaError
-        try:
-            own = [item.cpu() for item in self._generate(trainer, requests[slice(*bounds[process.rank :][:2])])]
-        except LuminaError as error:  # the first process waits for this one
-            own = error
-        shares = distributed.gather_objects(own, process)
-        for share in shares:
-            if isinstance(share, LuminaError):
-                raise share
+        own = requests[slice(*bounds[process.rank :][:2])]
+        shares = distributed.gather_results(lambda: [item.cpu() for item in self._generate(trainer, own)], process)
         return [item for share in shares for item in share]
 
     def _generate(self, trainer: Trainer, requests: Sequence[Request]) -> list[torch.Tensor]:
@@ -410,23 +403,26 @@ class SampleCallback(TrainCallback):
 
         if not requests:
             return []
-        # frozen matrices of an adapter's base, and gathered ones, may be bfloat16 between float32 ones
-        is_mixed = trainer.recipe.training.adapter is not None or trainer.is_sharded
-        dtype = trainer.dtype if is_mixed else torch.float32
-        with averaged_weights(trainer), autocast(dtype, trainer.process.device):
+        with averaged_weights(trainer):
             results = Pipeline(trainer.model, trainer.registry)(list(requests))
         return [result.data for result in results]
 
 
 @contextmanager
 def averaged_weights(trainer: Trainer) -> Iterator[None]:
-    """Put the averaged weights into the model, in evaluation mode; restore weights and modes afterwards."""
+    """Put the averaged weights into the model, in evaluation mode; restore weights and modes afterwards.
+
+    All processes enter it together. Matrices of several dtypes are computed in that of the training.
+    """
     model = trainer.model
+    # frozen matrices of an adapter's base, and gathered ones, may be bfloat16 between float32 ones
+    is_mixed = trainer.recipe.training.adapter is not None or trainer.is_sharded
+    dtype = trainer.dtype if is_mixed else torch.float32
     modes = {name: module.training for name, module in model.named_modules()}
     swap_weights(model, trainer.ema.weights)
     model.eval()
     try:
-        with torch.no_grad(), distributed.gathered(trainer.parallel_module):
+        with torch.no_grad(), distributed.gathered(trainer.parallel_module), autocast(dtype, trainer.process.device):
             yield
     finally:
         for name, module in model.named_modules():

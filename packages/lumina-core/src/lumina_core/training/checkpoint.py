@@ -64,7 +64,7 @@ def save_checkpoint(
     with atomic_model_dir(folder) as partial:
         write_config(partial, model.recipe, registry)
         averages = ema.weights if has_adapter(model) else ema.state_dict(model)
-        save_file(to_cpu_contiguous(_saved_weights(model)), partial / WEIGHTS_FILE)
+        save_file(to_cpu_contiguous(saved_weights(model)), partial / WEIGHTS_FILE)
         save_file(to_cpu_contiguous(averages), partial / EMA_WEIGHTS_FILE)
         (partial / "training").mkdir()
         tensors, scalars = optimizers_to_tensors(optimizers)
@@ -111,7 +111,7 @@ def load_weights(folder: Path, model: Model, base_sha256: str = "") -> None:
         with suppress(OSError, ValueError, AttributeError):  # `load_checkpoint` reports a damaged file
             found = read_json(folder / STATE_FILE).get("base_sha256", "")
             check_resumed_base(found, base_sha256, str(model.recipe.base_model))
-        expected = {name: tuple(tensor.shape) for name, tensor in _saved_weights(model).items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in saved_weights(model).items()}
         mismatch = lazy_tensors.describe_mismatch(weights, expected)
     else:
         mismatch = describe_mismatch(model, weights)
@@ -125,7 +125,7 @@ def load_weights(folder: Path, model: Model, base_sha256: str = "") -> None:
     model.load_state_dict(whole, strict=not has_adapter(model) and not sharded)
 
 
-def _saved_weights(model: Model) -> dict[str, Tensor]:
+def saved_weights(model: Model) -> dict[str, Tensor]:
     """Return the weights that a checkpoint holds: all, or those of the adapter."""
     if has_adapter(model):
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

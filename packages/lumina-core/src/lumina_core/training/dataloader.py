@@ -9,7 +9,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from lumina_core.model import Model, build_dataset, empty_tokens, encode_conditi
 from lumina_core.plugins.registry import Registry
 from lumina_core.protocols import Conditioner, Dataset, Example, PredictionTask, SupportsAutoencoderLoss
 from lumina_core.recipe import Recipe, TrainingConfig
-from lumina_core.types import Batch, Size, Tokens, stack_tokens
+from lumina_core.types import Batch, Size, Tokens, pad_to_length, stack_tokens
 
 if TYPE_CHECKING:
     from lumina_core.training.cache import LatentCache
@@ -362,6 +362,21 @@ def check_data(model: Model, dataset: Dataset) -> RawBatch:
                 f"channels and {batch.data[0].ndim} dimensions, as dataset[0] has."
             )
     return batch
+
+
+def pad_batch(batch: Batch, length: int) -> Batch:
+    """Pad the tokens of a batch to a length; the added ones are masked."""
+    tokens, condition = batch.tokens, batch.condition
+    if tokens.values.shape[1] == length:
+        return batch
+    values, positions, mask = (
+        pad_to_length(one, length) for one in (tokens.values, tokens.positions, tokens.mask_or_ones())
+    )
+    names = ("token_condition", "token_positions")
+    padded: dict[str, Any] = {
+        name: pad_to_length(one, length) for name in names if (one := getattr(condition, name)) is not None
+    }
+    return Batch(Tokens(values, positions, tokens.sizes, mask), replace(condition, **padded), batch.target)
 
 
 def check_data_sizes(model: Model, dataset: Dataset) -> None:

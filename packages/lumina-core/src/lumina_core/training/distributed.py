@@ -8,11 +8,11 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lumina_core.device import parse_device
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, LuminaError, ReportedError
+
+T = TypeVar("T")
 
 STORE_TIMEOUT = 5.0
 """Seconds that a failing process waits for the others."""
@@ -151,7 +153,7 @@ def describe_lost_process(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if not isinstance(error, RuntimeError) or not re.search(r"gloo|nccl|connection|peer|socket", text, re.IGNORECASE):
         return None
-    return f"another process of this training ended ({text[:160]}). Resume the training from its last checkpoint."
+    return f"another process ended ({text[:160]}). Resume from what was saved last."
 
 
 def claim_report(is_lost_process: bool) -> bool:
@@ -179,6 +181,31 @@ def claim_report(is_lost_process: bool) -> bool:
         with suppress(RuntimeError):
             shutdown(wait=False)
         return is_lost_process or rank == 0
+
+
+@contextmanager
+def joined_processes(device: str) -> Iterator[ProcessInfo | None]:
+    """Join the processes that torchrun started for the length of a block; of an error, one process reports.
+
+    Args:
+        device: see `init_distributed`.
+
+    Yields:
+        This process; None for a single one, which chooses its device itself.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    try:
+        yield init_distributed(device)
+    except BaseException as error:
+        lost = describe_lost_process(error)
+        if not claim_report(lost is not None):
+            raise ReportedError("another process reports the error") from error
+        if lost is not None:
+            raise LuminaError(lost) from error
+        raise
+    shutdown()
 
 
 def wrap_ddp(module: nn.Module, process: ProcessInfo, find_unused_parameters: bool) -> nn.Module:
@@ -425,6 +452,13 @@ def all_reduce_any(flags: Sequence[bool], process: ProcessInfo) -> list[bool]:
     return [bool(flag) for flag in value.tolist()]
 
 
+def all_reduce_max(value: int, process: ProcessInfo) -> int:
+    """Return the largest of the numbers of all processes."""
+    total = torch.tensor(value)
+    dist.all_reduce(total, dist.ReduceOp.MAX, group=process.wait_group)
+    return int(total)
+
+
 def gather_objects(value: Any, process: ProcessInfo) -> list[Any]:
     """Return the values of all processes in their order, in the first process; elsewhere an empty list."""
     values: list[Any] = [None] * process.world_size if process.is_main else []
@@ -439,6 +473,34 @@ def broadcast_object(value: Any, process: ProcessInfo) -> Any:
     values = [value]
     dist.broadcast_object_list(values, 0, group=process.wait_group)
     return values[0]
+
+
+def gather_results(function: Callable[[], T], process: ProcessInfo) -> list[T]:
+    """Call a function in all processes; return their values in the first process, elsewhere an empty list.
+
+    Raises:
+        LuminaError: that of the first process in which the function raised one; in all processes.
+    """
+    if process.world_size == 1:
+        return [function()]
+    result: T | None = None
+    error: LuminaError | None = None
+    try:
+        result = function()
+    except LuminaError as one:  # the others wait for this process
+        error = one
+    errors: list[LuminaError | None] = [None] * process.world_size
+    dist.all_gather_object(errors, error, group=process.wait_group)
+    for failure in errors:
+        if failure is not None:
+            raise failure
+    return gather_objects(result, process)
+
+
+def call_in_main(function: Callable[[], T], process: ProcessInfo) -> T:
+    """Call a function in the first process, and return its value in all of them; an error is raised in all of them."""
+    values = gather_results(lambda: function() if process.is_main else None, process)
+    return cast(T, broadcast_object(values[0] if values else None, process))
 
 
 def all_reduce_mean(value: Tensor, process: ProcessInfo) -> Tensor:

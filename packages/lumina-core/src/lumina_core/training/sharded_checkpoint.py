@@ -28,8 +28,8 @@ from lumina_core.model import Model
 from lumina_core.model_dir import atomic_model_dir, write_config
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe
-from lumina_core.training.checkpoint import optimizers_to_tensors
-from lumina_core.training.distributed import ProcessInfo, broadcast_object, new_cpu_group
+from lumina_core.training.checkpoint import optimizers_to_tensors, saved_weights
+from lumina_core.training.distributed import ProcessInfo, call_in_main, new_cpu_group
 from lumina_core.training.optim import EMA, OptimizersContainer
 
 
@@ -48,8 +48,18 @@ class ShardedCheckpointer:
         self._target: Path | None = None
         self._folder: ExitStack | None = None
 
-    def start(self, folder: Path, step: int, model: Model, ema: EMA, optimizers: OptimizersContainer) -> None:
+    def start(
+        self,
+        folder: Path,
+        step: int,
+        model: Model,
+        ema: EMA,
+        optimizers: OptimizersContainer,
+        base_sha256: str = "",
+    ) -> None:
         """Copy the state of a training and begin to write it as a folder; an earlier checkpoint is finished first.
+
+        Of a model with an adapter, only the adapter is written, and the hash of its base.
 
         Raises:
             CheckpointError: the folder cannot be written, or the earlier checkpoint could not be.
@@ -60,38 +70,34 @@ class ShardedCheckpointer:
         self.finish()
         tensors, scalars = optimizers_to_tensors(optimizers)
         state: dict[str, Tensor] = {
-            **{MODEL_PREFIX + name: tensor for name, tensor in model.state_dict().items()},
+            **{MODEL_PREFIX + name: tensor for name, tensor in saved_weights(model).items()},
             **{EMA_PREFIX + name: tensor for name, tensor in ema.weights.items()},
             **{OPTIMIZER_PREFIX + name: tensor for name, tensor in tensors.items()},
         }
         # DCP copies from GPUs only; on a CPU the training would change the values while they are written
         on_cpu = self._process.device.type == "cpu"
         copies = {name: tensor.detach().clone() if on_cpu else tensor.detach() for name, tensor in state.items()}
-        partial = self._open_folder(folder, model, {"step": step, "optimizers": scalars})
+        values = {"step": step, "optimizers": scalars} | ({"base_sha256": base_sha256} if base_sha256 else {})
+        partial = Path(call_in_main(lambda: self._open_folder(folder, model, values), self._process))
         self._target = folder
         writer = FileSystemWriter(partial / SHARDED_DIR)
         result: Any = async_save(copies, storage_writer=writer, process_group=self._group)
         self._future = result if isinstance(result, Future) else result.upload_completion
 
-    def _open_folder(self, folder: Path, model: Model, state: dict[str, Any]) -> Path:
-        """Make the temporary folder in the first process; returns its path, or raises in all processes."""
-        partial, problem = "", ""
-        if self._process.is_main:
-            stack = ExitStack()
-            try:
-                path = stack.enter_context(atomic_model_dir(folder))
-                (path / SHARDED_DIR).mkdir()
-                (path / Path(STATE_FILE).parent).mkdir()
-                (path / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-                write_config(path, model.recipe, self._registry)
-                partial, self._folder = str(path), stack
-            except (OSError, CheckpointError) as error:
-                stack.close()
-                problem = str(error)
-        partial, problem = broadcast_object((partial, problem), self._process)
-        if problem:
-            raise CheckpointError(f"cannot write {folder} ({problem}). Earlier checkpoints are unchanged.")
-        return Path(partial)
+    def _open_folder(self, folder: Path, model: Model, state: dict[str, Any]) -> str:
+        """Make the temporary folder in the first process; returns its path as text."""
+        stack = ExitStack()
+        try:
+            path = stack.enter_context(atomic_model_dir(folder))
+            (path / SHARDED_DIR).mkdir()
+            (path / Path(STATE_FILE).parent).mkdir()
+            (path / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+            write_config(path, model.recipe, self._registry)
+        except (OSError, CheckpointError) as error:
+            stack.close()
+            raise CheckpointError(f"cannot write {folder} ({error}). Earlier checkpoints are unchanged.") from error
+        self._folder = stack
+        return str(path)
 
     def poll(self) -> Path | None:
         """Return the folder of a checkpoint that was completed since the last call, in the first process.

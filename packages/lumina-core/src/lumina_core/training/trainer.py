@@ -65,6 +65,7 @@ from lumina_core.training.dataloader import (
     collate,
     encode_to_tokens,
     make_sampler,
+    pad_batch,
     stage_batch_sizes,
 )
 from lumina_core.training.distributed import ProcessInfo
@@ -194,6 +195,7 @@ class Trainer:
             ]
             self.callbacks: list[TrainCallback] = [*own, *callbacks]
             self._loss_module = LossModule(self.model, self.recipe.training, self.process)
+            self._loss_module.shares_length = any(stage.dataset.variable_size for stage in self.stages)
             self._peak = peak_flops(self.process.device, self._loss_module.dtype, self.recipe.training.peak_tflops)
             self.parallel_module = parallelize(self._loss_module, self.recipe.training, self.process)
             self.ema = EMA(self.model, self.recipe.training.ema_decay)
@@ -309,7 +311,7 @@ class Trainer:
         return StepMetrics(
             self.step, float(loss), float(grad_norm), training.lr * factor, seconds,
             stage.global_batch_size / seconds, {name: float(value) for name, value in terms.items()},
-            # all processes have as many items, and shares of them that are nearly as long
+            # all processes have as many items, of one length
             usage.tokens * self.process.world_size / seconds,
             None if self._peak is None else BACKWARD_FACTOR * usage.flops / seconds / self._peak,
             memory_bytes(self.process.device), data_seconds,
@@ -360,7 +362,10 @@ class Trainer:
                     "each writes its part. Set `all_processes = True` in the callback's class."
                 )
             self._complete()
-            self._checkpointer.start(folder, self.step, self.model, self.ema, self.optimizers)
+            sha256 = self._base_sha256
+            self._checkpointer.start(folder, self.step, self.model, self.ema, self.optimizers, sha256)
+            if has_adapter(self.model):
+                self._save_adapter()
             return folder
         if not self.process.is_main:
             return folder
@@ -382,7 +387,9 @@ class Trainer:
     def save_model(self) -> Path:
         """Put the averaged weights into the model, and write it to model/, an adapter to lora/; returns this folder."""
         if has_adapter(self.model):
-            adapter_dir = self._save_adapter() if self.process.is_main else self.out / ADAPTER_DIR
+            adapter_dir = self.out / ADAPTER_DIR
+            if self.is_sharded or self.process.is_main:
+                self._save_adapter()
             self.model.load_state_dict(self.ema.weights, strict=False)
             distributed.wait_for_main(True, self.process)
             return adapter_dir
@@ -415,16 +422,17 @@ class Trainer:
             with contextlib.suppress(OSError):  # the model itself is complete
                 write_words(folder, count_words(texts))
 
-    def _save_adapter(self) -> Path:
-        """Write the averaged weights of the adapter to lora/, in peft's format; returns this folder."""
+    def _save_adapter(self) -> None:
+        """Write the averaged weights of the adapter to lora/, in peft's format; of a sharded one in all processes."""
         from lumina_core.adapters.files import write_lora
         from lumina_core.adapters.lora import NO_HASH, Lora, extract_lora
 
-        folder = self.out / ADAPTER_DIR
-        layers = extract_lora(self.model, self.ema.weights)
-        lora = Lora(layers, self.recipe.base_model or "", self.base_hash or NO_HASH)
-        write_lora(lora, folder, self.model, self.registry)
-        return folder
+        averages = {name: distributed.full_tensor(tensor) for name, tensor in self.ema.weights.items()}
+        lora = Lora(extract_lora(self.model, averages), self.recipe.base_model or "", self.base_hash or NO_HASH)
+        distributed.call_in_main(
+            lambda: write_lora(lora, self.out / ADAPTER_DIR, self.model, self.registry),
+            self.process if self.is_sharded else ProcessInfo(0, 1, self.process.device),
+        )
 
     @property
     def _base_sha256(self) -> str:
@@ -713,11 +721,15 @@ def _check_batch_size(training: TrainingConfig, process: ProcessInfo) -> None:
             raise ConfigError(
                 f"{name}: got {size} for {process.world_size} processes, expected a multiple of {process.world_size}."
             )
-    if training.adapter is not None and training.parallel != "ddp":
-        raise ConfigError(
-            f"training.parallel: got {training.parallel} with an adapter, expected ddp: gradients and averages of an "
-            "adapter are small, and its frozen base may be quantized. Remove the key."
-        )
+    adapter = training.adapter
+    if adapter is not None and training.parallel != "ddp" and process.world_size > 1:
+        by_rows = adapter.method == "dora" and any("[" in target for target in adapter.targets)
+        if by_rows or adapter.base_dtype in ("int8", "int4"):
+            reason = "DoRA of single projections" if by_rows else f"a base in {adapter.base_dtype}"
+            raise ConfigError(
+                f"training.parallel: got {training.parallel} with {reason}, expected ddp. Remove the key, or "
+                f"{'train whole matrices' if by_rows else 'store the base in bfloat16'}."
+            )
     if training.parallel == "hsdp" and process.world_size > 1:
         distributed.check_shard_size(training.shard_size, process.world_size)
 
@@ -875,6 +887,8 @@ class LossModule(nn.Module):
         self.dtype = compute_dtype(training, process.device)
         self._backbone = UsageCounter(model.backbone)
         self.conditioners_by_field: Mapping[str, Conditioner] = model.conditioners_by_field
+        self.shares_length = False
+        """Whether processes pad their shares of a step to one length, so that all compute the same shape."""
         self.latent_cache: LatentCache | None = None
         if training.cache_latents or any(one.cacheable for one in model.conditioners_by_field.values()):
             self._add_cache(training)
@@ -940,6 +954,8 @@ class LossModule(nn.Module):
             batch = collate(
                 self.model, raw_batch, generators, self.cond_dropout, self.conditioners_by_field, self.latent_cache
             )
+            if self.shares_length and self.process.world_size > 1:
+                batch = pad_batch(batch, distributed.all_reduce_max(batch.tokens.values.shape[1], self.process))
             self._usage.add(self._backbone.count(batch))
             predict = self._compiled_predict if self.is_compiled and not eager else self.model.predict
             loss = self.model.objective.loss(predict, batch, generators)
