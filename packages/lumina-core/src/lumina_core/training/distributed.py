@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lumina_core.device import parse_device
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 STORE_TIMEOUT = 5.0
 """Seconds that a failing process waits for the others."""
@@ -475,7 +475,7 @@ def broadcast_object(value: Any, process: ProcessInfo) -> Any:
     return values[0]
 
 
-def gather_results(function: Callable[[], T], process: ProcessInfo) -> list[T]:
+def gather_results(function: Callable[[], _T], process: ProcessInfo) -> list[_T]:
     """Call a function in all processes; return their values in the first process, elsewhere an empty list.
 
     Raises:
@@ -483,7 +483,7 @@ def gather_results(function: Callable[[], T], process: ProcessInfo) -> list[T]:
     """
     if process.world_size == 1:
         return [function()]
-    result: T | None = None
+    result: _T | None = None
     error: LuminaError | None = None
     try:
         result = function()
@@ -497,10 +497,10 @@ def gather_results(function: Callable[[], T], process: ProcessInfo) -> list[T]:
     return gather_objects(result, process)
 
 
-def call_in_main(function: Callable[[], T], process: ProcessInfo) -> T:
+def call_in_main(function: Callable[[], _T], process: ProcessInfo) -> _T:
     """Call a function in the first process, and return its value in all of them; an error is raised in all of them."""
     values = gather_results(lambda: function() if process.is_main else None, process)
-    return cast(T, broadcast_object(values[0] if values else None, process))
+    return cast(_T, broadcast_object(values[0] if values else None, process))
 
 
 def all_reduce_mean(value: Tensor, process: ProcessInfo) -> Tensor:
