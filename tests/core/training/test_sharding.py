@@ -13,7 +13,10 @@ from core.toy import recipe, registry, values
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
 from lumina_core.model_dir import read_weights, save_model
-from lumina_core.training.distributed import check_shard_size, used_parameters
+from lumina_core.recipe import read_recipe
+from lumina_core.training import distributed
+from lumina_core.training.distributed import ProcessInfo, check_shard_size, used_parameters
+from lumina_core.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no gloo")
 
@@ -140,6 +143,20 @@ def test_a_sharded_adapter_is_that_of_one_process_also_if_one_process_resumes_it
     assert any(float(theirs[name].abs().max()) > 1e-3 for name in theirs if "lora_B" in name)
     held = [result["held"] for result in written(folder, "lora2", 2)]
     assert max(one["parameters"] for one in held) < 0.8 * (folder / "base" / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("adapter", "reason"),
+    [({"base_dtype": "int8"}, "a base in int8"), ({"method": "dora", "targets": ["qkv[q]"]}, "DoRA of single")],
+)
+def test_adapters_that_cannot_be_sharded_are_refused_before_anything_is_built(tmp_path, monkeypatch, adapter, reason):
+    monkeypatch.setattr(distributed, "init_distributed", lambda device: ProcessInfo(0, 2, torch.device("cpu")))
+    save_model(build_model(recipe("word"), registry()), tmp_path / "base", registry())
+    training = {"parallel": "fsdp", "adapter": adapter}
+    spec = {**values("word", global_batch_size=4, **training), "base_model": str(tmp_path / "base")}
+    with pytest.raises(ConfigError, match=f"training.parallel: got fsdp with {reason}"):
+        Trainer(read_recipe(spec, "toy"), tmp_path / "run", device="cpu", registry=registry())
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_shard_size_divides_the_processes(monkeypatch):
