@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from core import toy
 from core.sharded_run import free_port
+from forked import Program
 
 from lumina_core.model import build_model
 from lumina_core.model_dir import save_model
@@ -24,13 +22,11 @@ def evaluated(processes, *arguments):
     script = str(Path(toy.__file__).with_name("toy_run.py"))
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", "TOY_METRIC": "1"}
     running = [
-        subprocess.Popen(
-            [sys.executable, script, "evaluate", *map(str, arguments)],
-            env={**os.environ, **shared, "WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        Program(
+            script, "evaluate", *arguments, **shared, WORLD_SIZE=str(processes), RANK=str(rank), LOCAL_RANK=str(rank)
         )
         for rank in range(processes)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate(timeout=240) for process in running]
     return [process.returncode for process in running], *map(list, zip(*outputs, strict=True))
 
