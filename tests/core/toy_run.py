@@ -19,7 +19,8 @@ from lumina_core.cli.main import run
 from lumina_core.plugins import loader
 from lumina_core.training import checkpoint, distributed
 
-loader.load_plugins = toy.registry
+for module in [one for one in sys.modules.values() if getattr(one, "load_plugins", None) is loader.load_plugins]:
+    module.load_plugins = toy.registry  # also in modules that were imported before
 save_file = checkpoint.save_file
 
 
