@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ NUM_ROWS = 16
 """Number of values that a `FakeConditioner` distinguishes."""
 HIDDEN_SIZE = 16
 """Width of the tiny backbone and of the conditions."""
+MAX_TOKENS = 1024
+"""Tokens of an item, beyond which samples of its latent are joined to patches."""
 TRAINING = TrainingConfig(
     global_batch_size=2,
     warmup_steps=0,
@@ -70,11 +73,15 @@ class IdentityAutoencoder(Autoencoder):
         return latent
 
 
-def cell_tokenizer(autoencoder: Autoencoder) -> Tokenizer:
-    """Return a tokenizer with one token per latent sample, on at most three axes."""
+def grid_tokenizer(autoencoder: Autoencoder, data_size: Size) -> Tokenizer:
+    """Return the simplest tokenizer of data: a token per latent sample, of large data per patch; at most three axes."""
     grids: dict[int, type[GridPatchify]] = {1: Patchify1D, 2: Patchify2D}
-    grid = grids.get(len(autoencoder.downsample_factor), StackPatchify)
-    return grid(grid.Config(patch_size=1, channels=autoencoder.channels))
+    grid, patch = grids.get(len(data_size), StackPatchify), 1
+    sides = [side // factor for side, factor in zip(data_size, autoencoder.downsample_factor, strict=True)]
+    cut = sides[grid.whole :]
+    while math.prod(sides) > MAX_TOKENS * patch ** len(cut) and all(side % (2 * patch) == 0 for side in cut):
+        patch *= 2
+    return grid(grid.Config(patch_size=min(patch, 64), channels=autoencoder.channels))
 
 
 class FakeConditioner(nn.Module, Conditioner):
@@ -183,7 +190,7 @@ def tiny_model(data: Tensor, **overrides: Any) -> Model:
             objective.
     """
     autoencoder = overrides.get("autoencoder") or IdentityAutoencoder(data.shape[1], data.ndim - 2)
-    tokenizer = overrides.get("tokenizer") or cell_tokenizer(autoencoder)
+    tokenizer = overrides.get("tokenizer") or grid_tokenizer(autoencoder, tuple(data.shape[2:]))
     backbone: Any = overrides.get("backbone")
     dims = {"cross_attention_dim": HIDDEN_SIZE, "pooled_dim": HIDDEN_SIZE}
     if backbone is not None:
