@@ -190,7 +190,7 @@ def test_encode_returns_the_bytes_that_save_writes(tmp_path, format, start):
 
 
 def test_spectrogram_without_matplotlib_is_refused_before_generation(run_audio, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = run_audio("a drum", *FAST, "--out", tmp_path / "a.wav", "--spectrogram", "auto")
     assert done.status == 1 and "pip install" in done.err and not list(tmp_path.iterdir())
 
