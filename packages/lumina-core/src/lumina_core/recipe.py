@@ -437,12 +437,12 @@ def check_data_dirs(recipe: Recipe) -> None:
     Raises:
         ConfigError: there is no such folder, or it cannot be read.
     """
-    from lumina_core.data.source import require_dir
-
     data = {} if recipe.dataset is None else recipe.dataset.model_dump()
     stages = [{**data, **stage.dataset} for stage in recipe.training.stages]
     for _, spec in iter_components(stages or data, "dataset"):
         if isinstance(spec.get("folder"), str):
+            from lumina_core.data.source import require_dir
+
             require_dir(spec["folder"], spec["type"])
 
 
