@@ -293,7 +293,7 @@ def _rank(candidate: Candidate) -> tuple[bool, bool, str, bool, str]:
 
 def _metadata(dist: Distribution, key: str) -> str:
     try:
-        return str(dist.metadata[key] or "unknown")
+        return str((dist.metadata.get_all(key) or ["unknown"])[0] or "unknown")
     except Exception:  # a half-installed distribution has no metadata
         return "unknown"
 
