@@ -43,6 +43,28 @@ def test_the_tests_of_the_template_pass_for_every_component_type(made):
     assert f"{len(OFFERED)} passed" in output
 
 
+def test_the_recipe_of_every_template_trains(made, tmp_path):
+    plugins, environment = made
+    motion = unpacked(ROOT / "examples" / "lumina-motion", tmp_path / "site")["PYTHONPATH"]
+    program = "\n".join(
+        [
+            "import sys",
+            "from lumina_core.plugins.loader import load_plugins",
+            "from lumina_core.recipe import Recipe",
+            "from lumina_core.training.dry_run import dry_run",
+            "for path in sys.argv[1:]:",
+            "    recipe = Recipe.load(path)",
+            "    report = dry_run(recipe, load_plugins())",
+            "    print(path, recipe.component_names())",
+        ]
+    )
+    (tmp_path / "check_all.py").write_text(program, encoding="utf-8")
+    environment = {**environment, "PYTHONPATH": f"{tmp_path}:{motion}:{environment['PYTHONPATH']}"}
+    shown = run_module(environment, "check_all", *[plugin / "recipe.yaml" for plugin in plugins.values()])
+    for component_type, line in zip(plugins, shown.splitlines(), strict=True):
+        assert f"my{component_type}." in line
+
+
 def test_every_generated_plugin_loads(made):
     plugins, environment = made
     shown = run_module({**environment, "LUMINA_STRICT": "1"}, "lumina_core", "plugins")

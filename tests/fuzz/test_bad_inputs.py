@@ -25,6 +25,9 @@ def models(tmp_path_factory):
         "lumina_core.cli.train",
         "lumina_core.cli.evaluate",
         "lumina_core.convert",
+        "lumina_core.evaluation.evaluate",
+        "lumina_core.sampling.pipeline",
+        "lumina_core.training.dry_run",
     ):
         __import__(module)  # once, in the process that all cases are forked from
     folder = tmp_path_factory.mktemp("models")

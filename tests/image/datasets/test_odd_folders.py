@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
 import random
+import shutil
 import tarfile
+import tempfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 from image.image_files import BLUE, GREEN, encode_image, skip_reasons, tar_members, write_tar
 from PIL import features
 
+from lumina_core.data.source import FolderListing
 from lumina_core.errors import ConfigError
 from lumina_image.datasets.image_dataset import ClassFolderDataset, FolderDataset, TarDataset
 
@@ -140,17 +145,31 @@ def test_links_are_named_or_followed(tmp_path):
     assert "a link to /etc/passwd" in skip_reasons(data)["s.tar/d/e.png"]
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    items(tmp_path, "a.png", "locked/b.png")
-    walk_one = os.scandir
-
-    def scandir(path):
-        if os.path.basename(os.fspath(path)) == "locked":
-            raise PermissionError(13, "Permission denied", str(path))
-        return walk_one(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert "cannot be read: Permission denied" in skip_reasons(folder(tmp_path))["locked"]
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process of another user")
+def test_a_folder_that_cannot_be_read_is_named():
+    # not in `tmp_path`, which belongs to the user of the tests alone
+    root = Path(tempfile.mkdtemp())
+    try:
+        items(root, "a.png", "locked/b.png")
+        root.chmod(0o755)
+        (root / "locked").chmod(0)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            if os.getuid() == 0:  # who may read every folder
+                os.setuid(65534)
+            listing = FolderListing(root)
+            os.write(writer, repr((listing.files, [(one.name, one.reason) for one in listing.skipped])).encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as answer:
+            files, skipped = ast.literal_eval(answer.read().decode())
+        assert os.waitpid(pid, 0)[1] == 0
+        assert [name for name in files if name.endswith(".png")] == ["a.png"]
+        assert skipped == [("locked", "the folder cannot be read: Permission denied")]
+    finally:
+        (root / "locked").chmod(0o755)
+        shutil.rmtree(root)
 
 
 def test_captions_are_found_in_any_unicode_form_and_with_capital_suffixes(tmp_path):

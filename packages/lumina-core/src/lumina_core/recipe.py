@@ -284,7 +284,9 @@ class Recipe(Config):
     def component_names(self) -> list[tuple[str, str]]:
         """Return (component type, name) of every component, including those inside options."""
         names = [(component_type, spec["type"]) for component_type, spec in iter_components(self.to_dict(False))]
-        return [*names, ("solver", self.sampling.solver.partition(":")[0])]
+        guidance = self.sampling.guidance.partition(":")[0]
+        named = [("solver", self.sampling.solver.partition(":")[0]), ("guidance", guidance)]
+        return [*names, *(named if guidance != "core.cfg" else named[:1])]
 
     def to_dict(self, exclude_defaults: bool = True) -> dict[str, Any]:
         """Return the recipe as plain data, by default without the keys that have their default value."""
