@@ -87,7 +87,7 @@ def test_weights_have_the_requested_dtype_or_the_stored_one_except_float16(
 
 def test_weights_are_on_the_requested_device(folder, registry):
     # a device without memory stands for any other than the CPU
-    model = load_model(folder, registry, "meta", torch.bfloat16)
+    model = load_model(folder, registry, torch.device("meta"), torch.bfloat16)
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
 
 

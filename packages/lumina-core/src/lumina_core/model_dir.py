@@ -129,7 +129,8 @@ def load_model(
             fit its recipe.
         PluginError: a plugin that the recipe needs is not installed or broken.
     """
-    registry, device = load_plugins() if registry is None else registry, parse_device(device)
+    registry = load_plugins() if registry is None else registry
+    device = parse_device(device) if isinstance(device, str) else device
     with find_model(name_or_folder, registry) as folder:
         loaded = open_model_dir(folder, registry)
         loaded = loaded if recipe is None else replace(loaded, recipe=recipe)
