@@ -63,7 +63,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = options("block cache: error and time over the threshold", "four prompts, four thresholds")
-    parser.add_argument("--model", help="model folder or name [default: built in]")
+    parser.add_argument("--model", default="image.emoji", help="model folder or name")
     parser.add_argument("--count", type=int, default=16, help="prompts, from the recipe's samples")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--solver", default="adams")

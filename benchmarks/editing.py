@@ -27,7 +27,7 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 
 
 def made() -> list[Tensor]:
-    session = Pipeline.from_pretrained()
+    session = Pipeline.from_pretrained("image.emoji")
 
     def ask(prompt: str, **args: object) -> Tensor:
         return session(prompt=prompt, **{"seed": 1, **args})[0].data

@@ -146,7 +146,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
     )
-    parser.add_argument("--model", help="model folder or name [default: built in]")
+    parser.add_argument("--model", default="image.emoji", help="model folder or name")
     parser.add_argument("--nfe", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--count", type=int, default=16, help="names [default: 16]")
     parser.add_argument("--seed", type=int, default=0, help="of the names and the noises [default: 0]")

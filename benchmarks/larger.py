@@ -128,7 +128,7 @@ def sheet(shown: dict[str, list[Image.Image]], path: Path, count: int = 6) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="every method of extrapolation at 2x and 4x the trained side")
-    parser.add_argument("--model", help="model folder or name [default: built in]")
+    parser.add_argument("--model", default="image.emoji", help="model folder or name")
     parser.add_argument("--font", type=Path, default=FONT, help="NotoColorEmoji.ttf [default: where Debian has it]")
     parser.add_argument("--count", type=int, default=50, help="names at twice the side; an eighth at four times")
     parser.add_argument("--steps", type=int, default=5, help="midpoint steps")

@@ -1,4 +1,4 @@
-"""Scores of the built-in model: `lumina evaluate` three times, and the table of its card from what comes.
+"""Scores of `image.emoji`: `lumina evaluate` three times, and the table of its card from what comes.
 
 Writes the JSON of each run to docs/results/emoji, the sheet of the first to docs/pictures/judged.png, and the table in
 docs/results/emoji.md between its marks. Stopped, it goes on where it was: everything made is kept in --work.
@@ -15,7 +15,7 @@ from scored import Told, arguments, figures, filled, groups, judged, kept
 SETS = "image.frechet_distance,image.kernel_distance,image.precision_recall"
 RUNS = {
     "english": (500, 200, ["--metrics", f"image.retrieval,image.feature_retrieval,{SETS}"]),
-    "left_out": (1000, 1000, ["--split", "left_out", "--metrics", "image.retrieval,image.feature_retrieval"]),
+    "left_out": (1000, 1000, ["--split", "held_out", "--metrics", "image.retrieval,image.feature_retrieval"]),
     "languages": (40, 20, ["--languages", "all", "--metrics", "image.retrieval"]),
 }
 """Name of a run: samples, samples of a quick one, and the rest of its options."""
@@ -23,8 +23,8 @@ TITLES = {"english": "English names", "left_out": "combinations left out", "lang
 
 
 def main() -> None:
-    args = arguments(__doc__, "runs/scores", "the built-in model")
-    found = {name: judged(name, command(name, args.quick), args) for name in RUNS}
+    args = arguments(__doc__, "runs/scores", "image.emoji")
+    found = {name: judged(name, command(name, args.quick), args, "image.emoji") for name in RUNS}
     kept(args.docs / "results" / "emoji", found)
     shutil.copy(args.work / "english" / "samples.png", args.docs / "pictures" / "judged.png")
     card = args.docs / "results" / "emoji.md"
@@ -44,7 +44,7 @@ def tables(found: dict[str, Told]) -> str:
     languages, left_out = (found[name]["scores"]["image.retrieval"] for name in ("languages", "left_out"))
     sorts = ("top1", "family", "within_family")
     parts = [
-        figures(found, TITLES), groups(languages, "language", ("top1", "top5")), groups(left_out, "sort", sorts),
+        figures(found, TITLES), groups(languages, "language", ("top1", "top5")), groups(left_out, "variant_type", sorts),
     ]  # fmt: skip
     quick = found["english"]["samples"] < RUNS["english"][0]
     made = " ".join(f"`lumina {' '.join(command(name, quick))}`" for name in found)

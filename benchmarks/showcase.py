@@ -39,7 +39,7 @@ COLUMNS, CELL, LINE, FONT_SIZE = 8, 128, 22, 12
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="image.emoji", help="installed name or folder")
+    parser.add_argument("--model", default="image.emoji_latent", help="installed name or folder")
     parser.add_argument("--random", type=int, metavar="N", help="N random English names instead of the picked prompts")
     parser.add_argument("--seed", type=int, default=7, help="of the random names and of the noise")
     parser.add_argument("--prompts", type=Path, help="a file with one prompt per line")

@@ -95,14 +95,15 @@ def lumina_register_recipes(recipes: RecipeRegistrations) -> None:
 @hookimpl
 def lumina_register_models(models: ModelRegistrations) -> None:
     """Register the models of the package."""
-    summary = "emoji of prompts in 18 languages, 64 px"
-    models.add("image.emoji", "lumina_image:models/emoji", summary, task="image.text_to_image", default=True)
     models.add(
         "image.emoji_latent",
         "lumina_image:models/emoji_latent",
-        "emoji of prompts in 18 languages, 64 px, drawn in a latent: sharper than image.emoji",
+        "emoji of prompts in 18 languages, 64 px, drawn in a latent",
         task="image.text_to_image",
+        default=True,
     )
+    summary = "emoji of prompts in 18 languages, 64 px, drawn in pixels: an older model"
+    models.add("image.emoji", "lumina_image:models/emoji", summary, task="image.text_to_image")
 
 
 @hookimpl
