@@ -40,7 +40,7 @@ def test_a_variation_without_noise_and_guidance_returns_the_image(pipeline):
 def test_all_new_noise_is_text_to_image_with_the_same_seed(pipeline):
     how = {"prompt": "red heart", "guidance_scale": 1, "steps": 2, "seed": 5}
     varied = pipeline(**how, variation_of=torch.zeros(3, 64, 64), variation_strength=1.0)[0].data
-    noise = torch.randn((3, 64, 64), generator=torch.Generator().manual_seed(5))
+    noise = torch.randn((16, 8, 8), generator=torch.Generator().manual_seed(5))  # of the latent
     plain = pipeline(**how, inputs=PrecomputedInputs(noise=noise[None]))[0].data
     torch.testing.assert_close(varied, plain, atol=1e-5, rtol=0)
 
