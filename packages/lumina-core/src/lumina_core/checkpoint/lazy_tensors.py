@@ -106,7 +106,7 @@ class InMemoryTensor:
         return self.value
 
     def slice_rows(self, start: int, stop: int) -> InMemoryTensor:
-        return InMemoryTensor(self.value[start:stop])
+        return type(self)(self.value[start:stop])
 
 
 @dataclass(frozen=True)

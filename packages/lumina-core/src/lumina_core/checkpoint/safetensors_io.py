@@ -208,7 +208,7 @@ def _write_file(
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in ordered:
-            loaded = tensor.load() if isinstance(tensor, InMemoryTensor) else read_tensor(tensor)
+            loaded = tensor.load() if type(tensor) is InMemoryTensor else read_tensor(tensor)
             if only_finite:
                 check_finite(loaded, name, path.parent.name)
             values: Any = loaded.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -10,7 +10,6 @@ import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
@@ -26,29 +25,12 @@ _MADV_DONTNEED = 4
 _PLAIN_TYPES = (str, int, float, bool, type(None))
 
 
-@dataclass(frozen=True)
-class MappedTensor:
+class MappedTensor(InMemoryTensor):
     """A tensor of a memory-mapped file."""
 
-    value: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.value.dtype
-
     def copy_to(self, target: Tensor) -> None:
-        target.copy_(self.value)
+        super().copy_to(target)
         _release_pages(self.value)
-
-    def load(self) -> Tensor:
-        return self.value
-
-    def slice_rows(self, start: int, stop: int) -> MappedTensor:
-        return MappedTensor(self.value[start:stop])
 
 
 def _release_pages(tensor: Tensor) -> None:
