@@ -26,7 +26,8 @@ def test_import_loads_neither_torch_nor_pydantic():
 
 
 def test_import_takes_less_than_a_tenth_of_a_second():
-    code = "import time; a = time.perf_counter(); import lumina_core; print(time.perf_counter() - a)"
+    # of the processor, not of the clock, which counts other processes of a busy machine too
+    code = "import time; a = time.process_time(); import lumina_core; print(time.process_time() - a)"
     assert min(float(run_python(code)) for _ in range(3)) < 0.1
 
 
