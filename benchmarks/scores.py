@@ -44,7 +44,8 @@ def tables(found: dict[str, Told]) -> str:
     languages, left_out = (found[name]["scores"]["image.retrieval"] for name in ("languages", "left_out"))
     sorts = ("top1", "family", "within_family")
     parts = [
-        figures(found, TITLES), groups(languages, "language", ("top1", "top5")), groups(left_out, "variant_type", sorts),
+        figures(found, TITLES), groups(languages, "language", ("top1", "top5")),
+        groups(left_out, "variant_type", sorts),
     ]  # fmt: skip
     quick = found["english"]["samples"] < RUNS["english"][0]
     made = " ".join(f"`lumina {' '.join(command(name, quick))}`" for name in found)
