@@ -175,12 +175,12 @@ def find_targets(model: nn.Module, config: AdapterConfig) -> list[Target]:
             found = rows.setdefault(name, [])
             found.append(names[projection] if "[" in target else (0, _weight_shape(layers[name])[0]))
     targets = [_target(name, layers[name], rows[name]) for name in layers if name in rows]
-    for one in targets:
-        if config.rank > one.max_rank:
-            raise ConfigError(
-                f"training.adapter.rank: got {config.rank}, expected at most {one.max_rank}, the smaller side of "
-                f"{one.name}. Lower the rank, or remove this target."
-            )
+    smallest = min(targets, key=lambda one: one.max_rank)
+    if config.rank > smallest.max_rank:
+        raise ConfigError(
+            f"training.adapter.rank: got {config.rank}, expected at most {smallest.max_rank}, the smaller side of "
+            f"{smallest.name}. Lower the rank, or remove this target."
+        )
     return targets
 
 

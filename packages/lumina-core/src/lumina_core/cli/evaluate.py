@@ -18,6 +18,7 @@ from lumina_core.cli.generate import (
     option_names_in_errors,
     parse_loras,
     request_options,
+    torchrun_processes,
     with_options,
 )
 from lumina_core.config import apply_override, read_file, suggest_or_list
@@ -88,15 +89,13 @@ def evaluate(model: str | None, as_json: bool, **values: Any) -> None:
     """
     from lumina_core.plugins.loader import load_plugins
 
-    # before torch is imported, which takes seconds
-    check_model(model)
-    loras, settings = parse_loras(values.pop("loras")), _request_fields(values.pop("fields"))
-    _check_names(values, load_plugins())
-    from lumina_core.training.distributed import joined_processes
-
-    with joined_processes(values["device"]) as process:
+    with torchrun_processes(values["device"]) as process:
         if process is not None:
             values["device"] = str(process.device)
+        # before torch is imported, which takes seconds
+        check_model(model)
+        loras, settings = parse_loras(values.pop("loras")), _request_fields(values.pop("fields"))
+        _check_names(values, load_plugins())
         if _predicts(model):
             report = _evaluate_prediction(model, values, process)
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from lumina_core.cli.generate import torchrun_processes
 from lumina_core.errors import printable
 
 if TYPE_CHECKING:
@@ -85,33 +86,34 @@ def train(
     resume_mode: bool | Literal["auto"] = "auto" if auto_resume else resume
     if "RANK" not in os.environ:  # other processes of torchrun may write there already
         check_run_dir(out, resume_mode)
-    for model in init:
-        check_model(model)
-    loaded = _load_recipe(recipe, settings, registry)
-    from lumina_core.training.callbacks import ProgressBar, print_line
-    from lumina_core.training.trainer import Trainer
+    with torchrun_processes(device):
+        for model in init:
+            check_model(model)
+        loaded = _load_recipe(recipe, settings, registry)
+        from lumina_core.training.callbacks import ProgressBar, print_line
+        from lumina_core.training.trainer import Trainer
 
-    callbacks: list[TrainCallback] = [] if quiet else [ProgressBar()]
-    if track or profile is not None:
-        from lumina_core.training.tracking import ProfileCallback, TrackerCallback
+        callbacks: list[TrainCallback] = [] if quiet else [ProgressBar()]
+        if track or profile is not None:
+            from lumina_core.training.tracking import ProfileCallback, TrackerCallback
 
-        callbacks += map(TrackerCallback, track)
-        callbacks += [] if profile is None else [ProfileCallback(profile)]
-    trainer = Trainer(
-        loaded,
-        out,
-        None,
-        callbacks,
-        device,
-        resume_mode,
-        init,
-        registry=registry,
-    )
-    for message in trainer.messages if trainer.process.is_main else ():
-        print_line(message)
-    model_dir = trainer.train()
-    if trainer.process.is_main:
-        print_line(f"the {'model' if trainer.recipe.training.adapter is None else 'adapter'} is in {model_dir}")
+            callbacks += map(TrackerCallback, track)
+            callbacks += [] if profile is None else [ProfileCallback(profile)]
+        trainer = Trainer(
+            loaded,
+            out,
+            None,
+            callbacks,
+            device,
+            resume_mode,
+            init,
+            registry=registry,
+        )
+        for message in trainer.messages if trainer.process.is_main else ():
+            print_line(message)
+        model_dir = trainer.train()
+        if trainer.process.is_main:
+            print_line(f"the {'model' if trainer.recipe.training.adapter is None else 'adapter'} is in {model_dir}")
 
 
 @click.command(epilog="Example:  lumina check image.emoji --set backbone.hidden_size=384")

@@ -184,23 +184,17 @@ def claim_report(is_lost_process: bool) -> bool:
 
 
 @contextmanager
-def joined_processes(device: str) -> Iterator[ProcessInfo | None]:
+def joined_processes(device: str | None) -> Iterator[ProcessInfo]:
     """Join the processes that torchrun started for the length of a block; of an error, one process reports.
 
     Args:
         device: see `init_distributed`.
-
-    Yields:
-        This process; None for a single one, which chooses its device itself.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield None
-        return
     try:
         yield init_distributed(device)
     except BaseException as error:
         lost = describe_lost_process(error)
-        if not claim_report(lost is not None):
+        if not isinstance(error, ReportedError) and not claim_report(lost is not None):
             raise ReportedError("another process reports the error") from error
         if lost is not None:
             raise LuminaError(lost) from error
