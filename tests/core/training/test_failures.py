@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SETTINGS = {"steps": 12, "global_batch_size": 4, "lr": 1e-3, "checkpoint_interval": 4}
-TIMEOUT = 120
+TIMEOUT = 240
 
 
 def command(folder, **training):
