@@ -68,7 +68,7 @@ def main() -> None:
 
 def fetch_npm(name: str, digest: str, cache: Path) -> Path:
     """Return the .tgz of an npm package in the cache, downloaded if missing."""
-    path = _cache_path(cache, f"{name.replace('@', '-')}.tgz")
+    path = _cache_path(cache, f"{name.removeprefix('@').replace('/', '-').replace('@', '-')}.tgz")
     if not path.exists():
         subprocess.run(["npm", "pack", name, "--silent", "--pack-destination", str(cache)], check=True)
     return _checked(path, digest)
