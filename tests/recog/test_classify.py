@@ -107,6 +107,7 @@ def test_an_empty_folder_a_missing_file_and_another_model(lumina, model, tmp_pat
     assert "without images" in lumina("classify", tmp_path / "empty", "--model", model).err
     assert "does not exist" in lumina("classify", tmp_path / "none.png", "--model", model).err
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    pytest.importorskip("lumina_image")
     assert "does not classify" in lumina("classify", tmp_path / "a.png", "--model", "image.emoji").err
 
 

@@ -17,6 +17,7 @@ BACKBONE = {"type": "core.next_dit", "hidden_size": 32, "num_layers": 3, "num_he
 
 @pytest.fixture(scope="module")
 def generator():
+    pytest.importorskip("lumina_image")
     torch.manual_seed(0)
     model = build_model(
         read_recipe(

@@ -226,7 +226,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
             f"the plugin '{plugin}' tried to end the program ({_one_line(error_text(error))})", 1, debug
         )
     except (click.Abort, KeyboardInterrupt) as error:
-        cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
+        # click 8.1 raises Abort from None
+        cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__ or error.__context__
         return _print_error(_one_line(str(cause or "")) or "stopped", 130)
     except click.NoSuchOption as error:
         return _print_error(_one_line(_unknown_option(error)), 2, debug)
