@@ -85,8 +85,8 @@ def repeat_exits(folder, count):
 
 
 def repeat_kills(folder, count, seed=0):
-    """Kill trainings `count` times; returns the number of runs, and the largest difference of their weights."""
-    rng, kills, runs, worst = random.Random(seed), 0, 0, 0.0
+    """Kill trainings `count` times; returns the numbers of runs and of kills during a save, and how weights differ."""
+    rng, kills, runs, saves, worst = random.Random(seed), 0, 0, 0, 0.0
     expected = {}
     for parallel in ("ddp", "fsdp"):
         start_time = time.monotonic()
@@ -107,11 +107,12 @@ def repeat_kills(folder, count, seed=0):
                 for pid in victims:
                     os.kill(pid, signal.SIGKILL)
                 kills += 1
+                saves += any((out / "checkpoints").glob(".*.partial*"))
             codes = wait(pids)
         ours = weights(out)
         worst = max(worst, *(float((ours[name] - theirs[name]).abs().max()) for name in theirs))
         assert not list((out / "checkpoints").glob(".*.partial*")) and list_checkpoints(out)
-    return runs, worst
+    return runs, saves, worst
 
 
 def weights(out):
@@ -130,8 +131,11 @@ if __name__ == "__main__":
         if arguments.exits:
             print(f"exits: {repeat_exits(work, arguments.exits)} of {arguments.exits} with code 0", flush=True)
         if arguments.kills:
-            count, difference = repeat_kills(work, arguments.kills)
-            print(f"kills: {arguments.kills} in {count} runs, none lost; weights differ by at most {difference:.1e}")
+            count, saves, difference = repeat_kills(work, arguments.kills)
+            print(
+                f"kills: {arguments.kills} in {count} runs, {saves} during a save, none lost; weights differ by at most "
+                f"{difference:.1e}"
+            )
     finally:
         if os.getpid() == parent:  # forked processes end here too
             shutil.rmtree(work, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -90,6 +91,15 @@ def test_at_most_one_batch_per_size_is_mixed(size, batch, seed):
     order = grouped(size, seed)
     steps = [set(sizes_of(order, order.step_keys(step, batch))) for step in range(-(-size // batch))]
     assert sum(len(found) > 1 for found in steps) < len(SIZES)
+
+
+@given(st.integers(20, 80), st.sampled_from([2, 3, 4]), st.integers(1, 4), st.integers(0, 99))
+def test_processes_that_share_a_batch_have_nearly_as_many_tokens(size, processes, share, seed):
+    order, batch = grouped(size, seed), processes * share
+    for step in range(-(-size // batch)):
+        sizes = [math.prod(one) for one in sizes_of(order, order.step_keys(step, batch))]
+        shares = [sum(sizes[rank::processes]) for rank in range(processes)]  # as the trainer deals them out
+        assert max(shares) - min(shares) <= max(sizes) - min(sizes)
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 99), st.integers(0, 30))
