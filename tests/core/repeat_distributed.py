@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-import torch.distributed.checkpoint
+import torch.distributed.checkpoint.filesystem
 import torch.distributed.fsdp
 from core import toy
 from core.sharded_run import free_port
@@ -34,6 +34,18 @@ from lumina_core.recipe import read_recipe
 from lumina_core.training.trainer import Trainer
 
 TIMEOUT = 120.0
+
+
+def slow_saves(seconds=0.02):
+    """Let saves take as long as the training, so that many kills hit one."""
+    for module, name in ((checkpoint, "save_file"), (torch.distributed.checkpoint.filesystem, "_write_item")):
+
+        def slow(*args, write=getattr(module, name), **kwargs):
+            result = write(*args, **kwargs)
+            time.sleep(seconds)
+            return result
+
+        setattr(module, name, slow)
 
 
 def fork_training(out, port, rank, parallel, training):
@@ -131,6 +143,7 @@ if __name__ == "__main__":
         if arguments.exits:
             print(f"exits: {repeat_exits(work, arguments.exits)} of {arguments.exits} with code 0", flush=True)
         if arguments.kills:
+            slow_saves()
             count, saves, difference = repeat_kills(work, arguments.kills)
             print(
                 f"kills: {arguments.kills} in {count} runs, {saves} during a save, none lost; weights differ by at most "
