@@ -31,6 +31,7 @@ from core.sharded_run import free_port
 from lumina_core.locate import list_checkpoints
 from lumina_core.model_dir import read_weights
 from lumina_core.recipe import read_recipe
+from lumina_core.training import checkpoint
 from lumina_core.training.trainer import Trainer
 
 TIMEOUT = 120.0
@@ -146,8 +147,8 @@ if __name__ == "__main__":
             slow_saves()
             count, saves, difference = repeat_kills(work, arguments.kills)
             print(
-                f"kills: {arguments.kills} in {count} runs, {saves} during a save, none lost; weights differ by at most "
-                f"{difference:.1e}"
+                f"kills: {arguments.kills} in {count} runs, {saves} during a save, none lost; "
+                f"weights differ by at most {difference:.1e}"
             )
     finally:
         if os.getpid() == parent:  # forked processes end here too
