@@ -40,13 +40,18 @@ TIMEOUT = 120.0
 def slow_saves(seconds=0.02):
     """Let saves take as long as the training, so that many kills hit one."""
     for module, name in ((checkpoint, "save_file"), (torch.distributed.checkpoint.filesystem, "_write_item")):
+        setattr(module, name, slowed(getattr(module, name), seconds))
 
-        def slow(*args, write=getattr(module, name), **kwargs):
-            result = write(*args, **kwargs)
-            time.sleep(seconds)
-            return result
 
-        setattr(module, name, slow)
+def slowed(function, seconds):
+    """Return a function that sleeps after each call."""
+
+    def call(*args, **kwargs):
+        result = function(*args, **kwargs)
+        time.sleep(seconds)
+        return result
+
+    return call
 
 
 def fork_training(out, port, rank, parallel, training):
