@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer
 
 from lumina_audio.audio_io import MAX_CHANNELS, SAMPLE_RATE_RANGE, AudioError, read_audio, read_header, resample
 from lumina_core.errors import printable
@@ -91,7 +91,8 @@ def parse_audio(value: Any) -> AudioInput:
     return _to_mono(waveform, sample_rate)
 
 
-AudioField = Annotated[InstanceOf[AudioInput], BeforeValidator(parse_audio), PlainSerializer(AudioInput.metadata)]
+# Any: pydantic 2.6 would look up the types of AudioInput's fields, and so need torch
+AudioField = Annotated[Any, BeforeValidator(parse_audio), PlainSerializer(AudioInput.metadata)]
 """Type of a request field that holds audio; it is serialized as the name of the file and a digest."""
 
 

@@ -31,7 +31,7 @@ def target_length(request: AudioLengthRequest, sample_rate: int, default_duratio
     """
     if request.init_audio is None:
         return num_samples(default_duration if request.duration is None else request.duration, sample_rate)
-    available = request.init_audio.resampled_to(sample_rate).shape[-1]
+    available: int = request.init_audio.resampled_to(sample_rate).shape[-1]
     if request.extend is not None:
         return available + num_samples(request.extend, sample_rate)
     if request.duration is None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor  # noqa: F401  (pydantic 2.6 looks up the types of AudioInput in this module)
 
 from lumina_audio.audio_input import AudioField
 from lumina_audio.text.structured_caption import is_structured, parse_structured
