@@ -17,6 +17,7 @@ from lumina_3d.points.task import ClassToPoints, TextToPoints
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
 from lumina_core.recipe import Recipe
+from lumina_core.training.optim import build_optimizers
 
 FAST = ("--steps", 2)
 
@@ -187,5 +188,7 @@ def test_a_class_is_requested_by_name_or_index():
 
 def test_the_recipe_of_classes_builds():
     registry = registry_of("3d")
-    model = build_model(Recipe.load("3d.points_class", registry=registry), registry)
+    recipe = Recipe.load("3d.points_class", registry=registry)
+    model = build_model(recipe, registry)
+    build_optimizers(model, recipe.training)  # this model has no gates, for which the base has a rate
     assert isinstance(model.task, ClassToPoints) and set(model.conditioners_by_field) == {"label", "partial"}

@@ -147,8 +147,10 @@ class TrainingConfig(Config):
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per step in each process")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for hidden matrices, AdamW for the rest")
     lr: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
-    lr_overrides: dict[str, float] = Field(
-        {}, description="other peak learning rates of AdamW, by a substring of parameter names: {embedding: 1e-2}"
+    lr_overrides: dict[str, float | None] = Field(
+        {},
+        description="other peak learning rates of AdamW, by a substring of parameter names: {embedding: 1e-2}; "
+        "None: no other one, although `base` has one",
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="factor of the learning rate from each block to the one before it, for fine-tuning"

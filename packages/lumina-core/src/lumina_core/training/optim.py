@@ -130,7 +130,8 @@ def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersCo
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trainable:
         raise ConfigError("training.freeze: got every weight of the model, expected at least one that is trained.")
-    for pattern in training.lr_overrides:
+    overrides = {pattern: lr for pattern, lr in training.lr_overrides.items() if lr is not None}
+    for pattern in overrides:
         if not any(pattern in name for name, _ in trainable):
             raise ConfigError(
                 f"training.lr_overrides: got '{pattern}', expected part of the name of a trained weight"
@@ -141,7 +142,7 @@ def build_optimizers(model: nn.Module, training: TrainingConfig) -> OptimizersCo
     embedding_ids = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[bool, float, float], list[Tensor]] = {}
     for name, parameter in trainable:
-        override = next((lr for pattern, lr in training.lr_overrides.items() if pattern in name), None)
+        override = next((lr for pattern, lr in overrides.items() if pattern in name), None)
         is_matrix = parameter.ndim == 2 or (parameter.ndim == 4 and parameter.shape[1] > 1)
         is_hidden_matrix = is_matrix and name not in no_muon and id(parameter) not in embedding_ids
         uses_muon = training.optimizer == "muon" and is_hidden_matrix and override is None
