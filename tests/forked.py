@@ -6,6 +6,7 @@ Importing them takes every program some seconds of a processor. Where there is n
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import runpy
@@ -88,7 +89,7 @@ def _run(command: list[str], variables: dict[str, str], out: str, err: str) -> N
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, number)
         os.close(descriptor)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", closefd=False), "utf-8") for n in (1, 2))
     # read at the start of torch, which was before
     if "torch" in sys.modules and "OMP_NUM_THREADS" in variables:
         sys.modules["torch"].set_num_threads(int(variables["OMP_NUM_THREADS"]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
 import sys
 
-import lumina_core.sampling.pipeline  # noqa: F401  (torch writes files while it is imported)
 from lumina_core.cli.main import run
 
 if __name__ == "__main__":
+    importlib.import_module("lumina_core.sampling.pipeline")  # with torch, which writes files while it is imported
     limit = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.exit(run(sys.argv[2:]))
