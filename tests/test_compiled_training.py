@@ -16,7 +16,7 @@ from lumina_core.training.trainer import Trainer
 STEPS = 10
 SMALL = (
     "training.steps=10", "training.global_batch_size=2", "training.warmup_steps=0", "training.sample_requests=[]",
-    "training.cache_latents=false", "training.seed=1",
+    "training.cache_latents=false", "training.seed=1", "training.stages=[]",
 )  # fmt: skip
 ALL = bool(os.environ.get("LUMINA_FUZZ"))
 FIRST = ["image.tiny"]
