@@ -8,7 +8,9 @@ import torch
 timm = pytest.importorskip("timm")
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 
+import lumina_core
 import lumina_recog.timm  # noqa: F401  registers the models
+from lumina_core.types import Condition
 
 NAMES = ["nextdit_tiny_patch8", "nextdit_small_patch8", "nextdit_base_patch16"]
 SMALL = [name for name in NAMES if name != "nextdit_base_patch16"]
@@ -132,3 +134,16 @@ def test_layers_have_an_order_for_layer_wise_learning_rates():
     scales = sorted({group["lr_scale"] for group in groups})
     assert len(scales) >= model.depth
     assert scales[-1] == 1.0
+
+
+def test_the_built_in_model_has_equal_logits_in_timm(lumina, tmp_path):
+    result = lumina("convert", "recog.emoji", tmp_path / "timm", "--format", "timm")
+    assert result.status == 0, result.err
+    model = lumina_core.load_model("recog.emoji")
+    images = torch.rand(2, 3, 64, 48) * 2 - 1
+    expected = model.predict(model.tokenizer.patchify(images), None, Condition())
+    network = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-6)
+    assert lumina("convert", tmp_path / "timm", tmp_path / "back").status == 0
+    reopened = lumina_core.load_model(tmp_path / "back")
+    torch.testing.assert_close(reopened.predict(reopened.tokenizer.patchify(images), None, Condition()), expected)

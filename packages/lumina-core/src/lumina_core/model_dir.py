@@ -67,7 +67,7 @@ from lumina_core.recipe import (
 EXTRA_STEM = "extra_tensors"
 """Stem of the file with foreign tensors that a model of this project does not use; converting back needs them."""
 MAX_CONFIG_BYTES = 1 << 20
-_FOREIGN_KEYS = {"_class_name", "model_type", "architectures"}
+_FOREIGN_KEYS = {"_class_name", "model_type", "architectures", "architecture"}
 _PICKLE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".pkl"}
 _COMPUTE_DTYPES = {
     torch.float16: torch.float32,

@@ -39,6 +39,7 @@ class NextDiTClassifier(nn.Module):
         global_pool: `avg`, the mean of the tokens, or `map`, a learned average.
         rope: `mixed`, learned frequencies, or `axial`, fixed ones.
         rope_theta: base of the frequencies; None: 10 for `mixed`, 10000 for `axial`.
+        rope_layout: of `axial`: `blocks`, a half of a head for each axis, or `interleaved`, axes in turn.
         multiple_of: the width of the feed-forward layer is rounded up to a multiple of it.
         pool_heads: heads of the `map` pooling; None: 4, or the next smaller number that divides the width.
         max_tokens: budget of tokens, see `Patchify`; None: no limit.
@@ -62,6 +63,7 @@ class NextDiTClassifier(nn.Module):
         global_pool: str = "avg",
         rope: Literal["mixed", "axial"] = "mixed",
         rope_theta: float | None = None,
+        rope_layout: Literal["blocks", "interleaved"] = "blocks",
         multiple_of: int = 64,
         pool_heads: int | None = None,
         max_tokens: int | None = None,
@@ -83,8 +85,10 @@ class NextDiTClassifier(nn.Module):
             position_encoding=ComponentSpec(type=f"core.{rope}_rope"),
         )
         encoding_type: type[MixedRope] | type[AxialRope] = MixedRope if rope == "mixed" else AxialRope
-        theta = {} if rope_theta is None else {"theta": rope_theta}
-        encoding = encoding_type(encoding_type.Config(**config.child_options(), **theta))  # type: ignore[arg-type]
+        options: dict[str, Any] = {} if rope_theta is None else {"theta": rope_theta}
+        if rope_layout != "blocks":
+            options["layout"] = rope_layout
+        encoding = encoding_type(encoding_type.Config.read({**config.child_options(), **options}, f"rope={rope!r}"))  # type: ignore[arg-type]
         self.backbone = NextDiTBackbone(config, encoding)
         self.head = ClassificationHead(
             ClassificationHead.Config(

@@ -74,8 +74,13 @@ def timm_config(recipe: Mapping[str, Any]) -> dict[str, Any]:
     encoding = backbone.get("position_encoding") or {
         "type": "core.axial_rope",
         "theta": backbone.get("rope_theta", 10000.0),
+        "layout": backbone.get("rope_layout", "blocks"),
+        "axes_dim": backbone.get("rope_axes_dim"),
     }
     unsupported = sorted(set(backbone) - _BACKBONE_KEYS)
+    half = backbone["hidden_size"] // backbone["num_heads"] // 2
+    if list(encoding.get("axes_dim") or (0, half, half)) != [0, half, half]:
+        unsupported.append("rope_axes_dim")
     if unsupported or encoding["type"] not in ("core.mixed_rope", "core.axial_rope"):
         reason = unsupported[0] if unsupported else encoding["type"]
         raise CheckpointError(f"timm: got backbone.{reason}, which the timm model has no argument for.")
@@ -86,6 +91,7 @@ def timm_config(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "patch_size": patch_size, "embed_dim": embed_dim, "depth": backbone["num_layers"],
         "num_heads": backbone["num_heads"], "global_pool": POOLING_NAMES[head.get("pooling", "mean")],
         "rope": encoding["type"].removeprefix("core.").removesuffix("_rope"), "rope_theta": encoding.get("theta"),
+        "rope_layout": encoding.get("layout"),
         "multiple_of": backbone.get("multiple_of", 256), "max_tokens": tokenizer.get("max_tokens"),
         "pool_heads": head.get("num_heads", 4),
     }  # fmt: skip
@@ -107,7 +113,7 @@ def timm_config(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 _BACKBONE_KEYS = {
     "type", "hidden_size", "num_layers", "num_heads", "time_conditioned", "multiple_of", "position_encoding",
-    "rope_theta", "drop_path", "gradient_checkpointing", "attn_backend",
+    "rope_theta", "rope_layout", "rope_axes_dim", "drop_path", "gradient_checkpointing", "attn_backend",
 }  # fmt: skip
 
 
@@ -115,8 +121,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe of a model from timm's config.json."""
     args = config["model_args"]
     encoding: dict[str, Any] = {"type": f"core.{args['rope']}_rope"}
-    if "rope_theta" in args:
-        encoding["theta"] = args["rope_theta"]
+    encoding |= {name: args[f"rope_{name}"] for name in ("theta", "layout") if f"rope_{name}" in args}
     tokenizer = {"type": "recog.patchify", "patch_size": args["patch_size"]}
     if "max_tokens" in args:
         tokenizer["max_tokens"] = args["max_tokens"]
