@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
 
 from lumina_3d.points.cloud_io import read_cloud
 from lumina_core.errors import ConfigError
 from lumina_core.request import Request
 from lumina_core.types import is_tensor
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MAX_COUNT = 2**22
 """Largest number of points of a request."""
@@ -33,12 +31,12 @@ class PartialCloud:
         name: name of the file; empty if it was no file.
     """
 
-    points: Tensor
+    points: NDArray[np.float32]
     name: str = ""
 
     def metadata(self) -> dict[str, Any]:
         """Return the file's name, the number of points, and a SHA-256 of the coordinates."""
-        digest = sha256(self.points.contiguous().numpy().tobytes()).hexdigest()
+        digest = sha256(self.points.tobytes()).hexdigest()
         return {**({"name": self.name} if self.name else {}), "points": len(self.points), "sha256": digest}
 
 
@@ -56,18 +54,18 @@ def parse_partial(value: Any) -> PartialCloud:
             value, name = read_cloud(value, MAX_PARTIAL).points, Path(value).name
         except ConfigError as error:
             raise ValueError(str(error)) from error
-    if not isinstance(value, np.ndarray) and not is_tensor(value):
+    if is_tensor(value):
+        value = value.detach().float().cpu().numpy()
+    elif not isinstance(value, np.ndarray):
         raise ValueError(f"got {type(value).__name__}, expected a file, an array or a tensor of points (K, 3)")
-    import torch
-
-    points = torch.as_tensor(value).float().cpu()
+    points = np.array(value, dtype=np.float32, order="C")
     if points.ndim != 2 or points.shape[1] != 3 or not 1 <= len(points) <= MAX_PARTIAL:
         raise ValueError(f"got the shape {tuple(points.shape)}, expected (K, 3) with 1 to {MAX_PARTIAL} points")
-    if not bool(points.isfinite().all()):
+    if not np.isfinite(points).all():
         raise ValueError("got coordinates that are not finite, expected finite ones")
-    if float(points.abs().max()) > 1.05:
+    if np.abs(points).max() > 1.05:
         raise ValueError(
-            f"got coordinates up to {float(points.abs().max()):.3g}, expected the frame of the whole object: its box "
+            f"got coordinates up to {np.abs(points).max():.3g}, expected the frame of the whole object: its box "
             "centred, half of its longest side 1"
         )
     return PartialCloud(points, name)

@@ -83,7 +83,7 @@ class CloudTask(GenerationTask):
             return None
         import torch
 
-        points, count = request.partial.points, request.count
+        points, count = torch.from_numpy(request.partial.points), request.count
         data, keep = torch.zeros(3, count), torch.zeros(count)
         data[:, count - len(points) :], keep[count - len(points) :] = points.T, 1
         return InitData(data, strength=1.0, keep_mask=keep)
