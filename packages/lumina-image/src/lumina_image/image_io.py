@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lumina_core.data.source import FileOrBytes
 
-_HAS_AVIF = bool(features.check("avif"))
+_HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # unknown to Pillow before 11.3
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
 """Formats that Pillow decodes within this process; EPS, for example, would start another program."""
 SUFFIXES = (
@@ -338,7 +338,7 @@ def _decode(source: FileOrBytes, max_pixels: int, normalize: Callable[[Image.Ima
 
 def _repaired(source: FileOrBytes, reason: str) -> bytes | None:
     """Return the content of a file with an unreadable part that its pixels do not need; None if there is none."""
-    if "TEXT" in reason:
+    if _is_of_large_text(reason):
         return _without_text(_content(source))
     if "truncated" not in reason:
         return None
@@ -352,6 +352,10 @@ def _repaired(source: FileOrBytes, reason: str) -> bytes | None:
     except Exception:  # decoders raise many types of errors
         return None
     return whole if np.array_equal(first, second) else None
+
+
+def _is_of_large_text(reason: str) -> bool:
+    return "TEXT" in reason or "Decompressed" in reason  # Pillow before 11 does not name the limit
 
 
 def _content(source: FileOrBytes) -> bytes:
@@ -394,7 +398,7 @@ def _open_header(source: FileOrBytes) -> Image.Image:
         try:
             return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
         except ValueError as error:
-            if "TEXT" not in str(error):
+            if not _is_of_large_text(str(error)):
                 raise
         return Image.open(BytesIO(_without_text(_content(source))), formats=FORMATS)
 
