@@ -37,6 +37,7 @@ from lumina_core.device import resolve_dtype
 from lumina_core.model import Model, build_model
 from lumina_core.models.layers import RMSNorm
 from lumina_core.plugins.loader import load_plugins
+from lumina_core.protocols import Conditioner
 from lumina_core.recipe import Recipe
 from lumina_core.training.dataloader import EpochSampler, RawBatch
 from lumina_core.training.distributed import ProcessInfo
@@ -48,7 +49,7 @@ BAR, CAPTION, SIDE, WIDTH = 2.7, 48, 32, 384
 HERE = ProcessInfo(0, 1, torch.device("cpu"))
 
 
-class Bytes(nn.Module):
+class Bytes(Conditioner, nn.Module):
     """48 bytes of a caption as memory, and their mean as summary."""
 
     cross_attention_dim, pooled_dim = WIDTH, WIDTH
