@@ -192,3 +192,8 @@ def test_the_recipe_of_classes_builds():
     model = build_model(recipe, registry)
     build_optimizers(model, recipe.training)  # this model has no gates, for which the base has a rate
     assert isinstance(model.task, ClassToPoints) and set(model.conditioners_by_field) == {"label", "partial"}
+
+
+def test_a_dry_run_knows_that_requests_may_have_given_points(lumina):
+    result = lumina("check", "3d.points_tiny")
+    assert result.status == 0 and "no request of" not in result.out + result.err, result.err
