@@ -110,8 +110,8 @@ def downstream(session: nox.Session) -> None:
     session.install("-q", "copier>=9", "pytest>=8")
     place = Path(session.create_tmp()).resolve()
     shutil.rmtree(place, ignore_errors=True)
-    asked = {"name": "fresh", "component_type": "solver", "author": "A. Stranger"}
-    answers = [word for key, answer in asked.items() for word in ("--data", f"{key}={answer}")]
+    data = {"name": "fresh", "component_type": "solver", "author": "A. Stranger"}
+    answers = [word for key, answer in data.items() for word in ("--data", f"{key}={answer}")]
     session.run("copier", "copy", "--quiet", *answers, "templates/plugin", str(place / "lumina-fresh"))
     for example in ("lumina-ralston", "lumina-motion"):
         shutil.copytree(Path("examples", example), place / example)

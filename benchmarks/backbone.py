@@ -97,11 +97,11 @@ def forward(tokens: int) -> Callable[[], None]:
         torch.nn.init.normal_(parameter, std=0.02)
     positions = torch.stack([torch.zeros(tokens), torch.arange(tokens) // 32, torch.arange(tokens) % 32], dim=-1)
     batch = Tokens(torch.randn(1, tokens, NUMBERS), positions[None].float(), ((tokens,),))
-    moment, said = torch.tensor([0.5]), Condition()
-    precomputed = model.precompute(batch, said)
+    moment, condition = torch.tensor([0.5]), Condition()
+    precomputed = model.precompute(batch, condition)
 
     def run() -> None:
-        model(batch, moment, said, precomputed=precomputed)
+        model(batch, moment, condition, precomputed=precomputed)
 
     return run
 

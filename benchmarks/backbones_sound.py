@@ -1,7 +1,7 @@
 """Next-DiT beside Flag-DiT on the built-in sounds: the same data, noise, steps and parameters (within 3 %).
 
 Both are trained by `lumina train` with the recipe of --model but smaller backbones, which begin from nothing; its
-autoencoder and its conditioners stay as they are. At every quarter both are judged by `lumina evaluate` on held-out
+autoencoder and its conditioners stay as they are. At every quarter both are evaluated by `lumina evaluate` on held-out
 prompts. The paper says that Next-DiT wins (FAD 1.03 against 1.56); this tells what is seen here. Stopped, it goes on
 where it was.
 
@@ -24,7 +24,7 @@ import matplotlib
 matplotlib.use("Agg")
 import torch
 from matplotlib import pyplot as plt
-from scored import judged
+from scored import run_evaluation
 
 from lumina_core.cli.main import run
 from lumina_core.model import Model, build_model
@@ -47,7 +47,7 @@ SHOWN = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="audio.instruments", help="whose recipe and autoencoder are used")
-    parser.add_argument("--quick", action="store_true", help="80 steps, judged on 60 prompts: whether it works")
+    parser.add_argument("--quick", action="store_true", help="80 steps, evaluated on 60 prompts: whether it works")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--samples", type=int, default=150)
@@ -144,8 +144,8 @@ def trained(name: str, recipe: Path, begin: Path, args: argparse.Namespace) -> d
     figures = {}
     for folder in sorted((out / "checkpoints").glob("step-*")):
         words = ["evaluate", "--split", "held_out", "--samples", str(args.samples), "--metrics", METRICS]
-        place = argparse.Namespace(work=args.work / "judged", model=str(folder))
-        scores = judged(f"{name}-{folder.name}", words, place)["scores"]
+        place = argparse.Namespace(work=args.work / "scores", model=str(folder))
+        scores = run_evaluation(f"{name}-{folder.name}", words, place)["scores"]
         step = int(folder.name.rpartition("-")[2])
         figures[step] = {title: scores[metric][figure]["value"] for title, (metric, figure) in SHOWN.items()}
         print(name, step, figures[step], flush=True)
@@ -164,22 +164,22 @@ def smooth(values: list[float], share: float = 0.97) -> list[float]:
 def table(found: dict[str, Any]) -> str:
     """Markdown: what both are at the end."""
     rows = ["| backbone | parameters | loss, last tenth | " + " | ".join(SHOWN) + " |", "|---" * (3 + len(SHOWN)) + "|"]
-    for name, told in found["runs"].items():
-        last = told["loss"][-max(1, len(told["loss"]) // 10) :]
-        final = list(told["figures"].values())[-1]
+    for name, one in found["runs"].items():
+        last = one["loss"][-max(1, len(one["loss"]) // 10) :]
+        final = list(one["figures"].values())[-1]
         cells = [f"{final[title]:.3g}" for title in SHOWN]
-        rows.append(f"| {name} | {told['parameters']:,} | {sum(last) / len(last):.4f} | {' | '.join(cells)} |")
+        rows.append(f"| {name} | {one['parameters']:,} | {sum(last) / len(last):.4f} | {' | '.join(cells)} |")
     return "\n".join(rows) + f"\n\n{found['steps']} steps of {found['batch']}, {found['samples']} held-out prompts.\n"
 
 
 def drawn(found: dict[str, Any], path: Path) -> None:
     """Loss and figures by step, a line for each backbone."""
     figure, panels = plt.subplots(1, 1 + len(SHOWN), figsize=(3.4 * (1 + len(SHOWN)), 3))
-    for name, told in found["runs"].items():
-        panels[0].plot(range(1, len(told["loss"]) + 1), smooth(told["loss"]), label=name)
+    for name, one in found["runs"].items():
+        panels[0].plot(range(1, len(one["loss"]) + 1), smooth(one["loss"]), label=name)
         for panel, title in zip(panels[1:], SHOWN, strict=True):
-            steps = [int(step) for step in told["figures"]]
-            panel.plot(steps, [figures[title] for figures in told["figures"].values()], marker="o", label=name)
+            steps = [int(step) for step in one["figures"]]
+            panel.plot(steps, [figures[title] for figures in one["figures"].values()], marker="o", label=name)
     for panel, title in zip(panels, ("loss", *SHOWN), strict=True):
         panel.set(title=title, xlabel="step")
         panel.grid(alpha=0.3)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from turns import drawn, options, told_threads, written
+from turns import drawn, options, set_threads, written
 
 from lumina_core.sampling.pipeline import Pipeline
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--solver", default="adams")
     args = parser.parse_args()
-    told_threads(args)
+    set_threads(args)
     session = Pipeline.from_pretrained(args.model)
     samples = [sample["prompt"] for sample in session.model.recipe.training.sample_requests]
     count, thresholds = (4, THRESHOLDS[::2]) if args.quick else (args.count, THRESHOLDS)

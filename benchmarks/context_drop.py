@@ -3,11 +3,11 @@
     python benchmarks/context_drop.py [--quick] [--device cuda] [--threads N] [--json FILE] [--plot FILE] [--score N]
 
 A backbone of width 1024 (4 blocks, 16 heads, SwiGLU of 2816) without text, two by two windows. `at noise` is one
-evaluation at t = 0, where all blocks average, in turn with one without. `sampling` is a whole way that is gone both
+evaluation at t = 0, where all blocks average, in turn with one without. `sampling` is a whole sampling, done both
 ways, timed from end to end: evaluations in the middle of even steps, blocks averaging as the defaults say at each
 time. Reported are medians, and the same in seconds of the processor. The change is the root mean square difference of
 an answer by its own size, for random weights: no measure of pictures. The score is: how many of N pictures of the
-built-in model are found again, with the part and without it, of the same words and seeds (`--score 0`: not asked).
+built-in model are found again, with the part and without it, of the same words and seeds (`--score 0`: not measured).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from turns import compared, drawn, in_turn, options, told_threads, written
+from turns import compared, drawn, in_turn, options, set_threads, written
 
 from lumina_core.cli.main import run
 from lumina_core.models.context_drop import TimeAwareContextDrop
@@ -115,16 +115,16 @@ def synchronize(device: str) -> None:
 
 def scores(count: int, device: str) -> dict[str, Any]:
     """Of `count` pictures, which share is found again (first, among the first five), without and with the part."""
-    told = {"prompts": count}
+    result = {"prompts": count}
     with tempfile.TemporaryDirectory() as place:
         for word in ("none", "time_aware"):
             out = Path(place) / word
             words = ["evaluate", "--metrics", "image.retrieval", "--samples", str(count), "--out", str(out)]
             if run([*words, "--cache", f"{place}/references", "--param", f"context_drop={word}", "--device", device]):
-                raise SystemExit("the built-in model could not be judged")
+                raise SystemExit("the built-in model could not be evaluated")
             score = json.loads((out / "scores.json").read_text(encoding="utf-8"))["scores"]["image.retrieval"]
-            told[word] = {name: score[name]["value"] for name in ("top1", "top5")}
-    return told
+            result[word] = {name: score[name]["value"] for name in ("top1", "top5")}
+    return result
 
 
 def changes(device: str, name: str = "float32", side: int = 32) -> list[dict[str, Any]]:
@@ -166,7 +166,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panel.legend(fontsize=6)
 
 
-def asked_for() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     parser = options(
         "context drop: speed, change and score", "4096 tokens, no plain attention, few evaluations: a minute"
     )
@@ -177,8 +177,8 @@ def asked_for() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = asked_for()
-    told_threads(args)
+    args = parse_args()
+    set_threads(args)
     sides, ways = ((64,), WAYS[:3]) if args.quick else ((16, 32, 64), WAYS)
     if args.tokens:
         sides = (math.isqrt(args.tokens),)

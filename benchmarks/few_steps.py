@@ -6,7 +6,7 @@
 Names are drawn by the seed from what the model learnt from. The reference is midpoint with 200 even steps (400
 evaluations). The error of a way is the root mean square difference of its pictures to the reference's, same names, same
 noises, the model's own guidance unless another is given; `found` is the share of its pictures whose nearest real one is
-the one that was asked for. `fitted` is the grid in the model's folder, `sharpness` one that is fitted here, on other
+the one of its name. `fitted` is the grid in the model's folder, `sharpness` one that is fitted here, on other
 names, as `lumina schedule fit MODEL --by sharpness` does.
 """
 
@@ -48,7 +48,7 @@ OTHERS = 999
 
 @dataclass(frozen=True)
 class Names:
-    """What is asked in every way, and how it is judged."""
+    """Requests of some names, equal for every solver and schedule."""
 
     session: Pipeline
     exam: EvalSet
@@ -98,14 +98,14 @@ def measured(names: Names, others: Names, budgets: Sequence[int], fine: int) -> 
     reference, args = names.pictures(solver="midpoint", steps=fine, schedule="uniform")
     yield {"solver": "midpoint", "grid": "reference", "evaluations": args, "error": 0.0, "found": finder(reference)}
     session = names.session
-    said = {"sharpness": f"fitted:values={list(fit_schedule(session.model, session.registry, others.requests()))}"}
+    fitted = {"sharpness": f"fitted:values={list(fit_schedule(session.model, session.registry, others.requests()))}"}
     grids = [grid for grid in GRIDS if grid != "fitted" or session.model.recipe.sampling.fitted_schedule]
     for budget in budgets:
         for solver in SOLVERS:
             if solver == "rk4" and budget < 4:
                 continue
             for grid in grids:
-                made, args = names.pictures(solver=solver, nfe=budget, schedule=said.get(grid, grid))
+                made, args = names.pictures(solver=solver, nfe=budget, schedule=fitted.get(grid, grid))
                 error = float((made - reference).square().mean().sqrt())
                 row = {"solver": solver, "grid": grid, "budget": budget, "evaluations": args}
                 yield {**row, "error": error, "found": finder(made)}
@@ -168,7 +168,7 @@ def main() -> None:
     print("\n\n".join(table(rows, budget, figure) for budget in budgets for figure in ("error", "found")))
     seconds = time.perf_counter() - began
     print(f"{count} names by seed {args.seed}, reference of {fine} midpoint steps, {seconds:.0f} s")
-    told = {
+    report = {
         "model": str(args.model or "built in"),
         "names": count,
         "seed": args.seed,
@@ -177,7 +177,7 @@ def main() -> None:
         "rows": rows,
     }
     if args.json:
-        args.json.write_text(json.dumps(told, indent=1) + "\n")
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.plot:
         draw(rows, args.plot)
 

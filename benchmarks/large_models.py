@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import torch
-from memory import told
+from memory import read_status
 
 from lumina_core.model import build_component
 from lumina_core.plugins.loader import load_plugins
@@ -43,9 +43,9 @@ def evaluation() -> None:
     head = build_component(registry, "head", recipe.head, **head_widths).eval()
     tokens = tokenizer.empty(1, (64, 64))
     tokens = tokens.with_values(torch.randn(tokens.values.shape))
-    said = Condition(context=torch.randn(1, 64, 2048), pooled=torch.randn(1, 2048))
+    condition = Condition(context=torch.randn(1, 64, 2048), pooled=torch.randn(1, 2048))
     with torch.no_grad():
-        answer = head(backbone(tokens, torch.full((1,), 0.5), said), tokens)
+        answer = head(backbone(tokens, torch.full((1,), 0.5), condition), tokens)
     assert answer.shape == (1, 1024, 16) and bool(torch.isfinite(answer).all())
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     if args.only:
         began = time.perf_counter()
         {"evaluation": evaluation, "decoding": decoding}[args.only]()
-        print(json.dumps({"peak_gb": told("VmHWM") * 2**20 / 1e9, "seconds": time.perf_counter() - began}))
+        print(json.dumps({"peak_gb": read_status("VmHWM") * 2**20 / 1e9, "seconds": time.perf_counter() - began}))
         return
     found = {}
     for name in args.what:

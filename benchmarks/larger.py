@@ -2,8 +2,8 @@
 
     python benchmarks/larger.py [--font FILE] [--count N] [--quick] [--json FILE] [--pictures FILE]
 
-Names of the pack are asked for at 64, 128 and 256 pixels, with the same seeds by every method. A picture is right where
-its nearest among all real ones, by coarse pixels, is the one that was asked for; `error` is its root mean square
+Names of the pack are generated at 64, 128 and 256 pixels, with the same seeds by every method. A picture is right where
+its nearest among all real ones, by coarse pixels, is the one of its name; `error` is its root mean square
 distance to the right one in 0..1, at its full size. Real ones at 128 pixels are drawn by the font that the pack was
 made from (NotoColorEmoji.ttf 2.042, Debian's fonts-noto-color-emoji): its bitmaps are 136x128, of which the middle
 128x128 is the picture. Without the font, and at 256 pixels, they are the pack's own or the font's, enlarged: then the
@@ -105,11 +105,11 @@ def measured(
         row = {"side": side, "method": method, **more, "top1": float((ranks < 1).double().mean())}
         rows.append({**row, "top5": float((ranks < 5).double().mean()), "error": float(error.mean())})
         shown[method] = pictures
-        print(told(rows[-1]), f"({time.perf_counter() - began:.0f} s)", flush=True)
+        print(format_row(rows[-1]), f"({time.perf_counter() - began:.0f} s)", flush=True)
     return rows, shown
 
 
-def told(row: dict[str, Any]) -> str:
+def format_row(row: dict[str, Any]) -> str:
     sharper = f", base_sequence_length {row['base_sequence_length']}" if row.get("base_sequence_length") else ""
     scores = f"top 1 {row['top1']:.2f}  top 5 {row['top5']:.2f}  error {row['error']:.3f}"
     return f"{row['side']:4d} px  {row['method'] + sharper:40s} {scores}"

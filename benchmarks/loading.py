@@ -5,7 +5,7 @@
 
 Weights are random, bfloat16. Each layout is opened in a process of its own, which then looks at every page; beside it,
 in turn, another process reads the same bytes into memory. `memory` is the process's highest resident size, less what
-the interpreter and its libraries take before (which is told beside it: half a gigabyte where torch brings CUDA), over
+the interpreter and its libraries take before (printed too: half a gigabyte where torch brings CUDA), over
 the bytes of the weights; `memory_opened` is the same before anything is looked at. `time` is that of opening and
 looking over that of reading, the best of several turns each. The files are in the machine's cache, so that no slow disk
 hides anything.
@@ -60,23 +60,23 @@ if what == "open":
         registry.find("checkpoint_format", name)
     before, began = highest(), time.perf_counter()
     model = load_model(folder, registry)
-    said = {"opened": time.perf_counter() - began, "peak_opened": highest(), "before": before}
+    report = {"opened": time.perf_counter() - began, "peak_opened": highest(), "before": before}
     looked = sum(int(p.view(torch.int16).view(-1)[::512].sum(dtype=torch.int64)) for p in model.parameters())
-    said["dtype"] = str(next(model.parameters()).dtype)
+    report["dtype"] = str(next(model.parameters()).dtype)
 else:
     files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".pth") and f.stat().st_size > 10**6]
     before, began = highest(), time.perf_counter()
     held = [f.read_bytes() for f in files]
-    said = {"bytes": sum(map(len, held))}
-said["seconds"] = time.perf_counter() - began
-said["peak"] = highest()
-print(json.dumps(said))
+    report = {"bytes": sum(map(len, held))}
+report["seconds"] = time.perf_counter() - began
+report["peak"] = highest()
+print(json.dumps(report))
 """
 
 
 @dataclass(frozen=True)
 class Random:
-    """A tensor that is drawn when it is asked for, so that a large model can be written without being held."""
+    """A tensor that is drawn when it is read, so that a large model can be written without being held."""
 
     shape: tuple[int, ...]
     seed: int
@@ -149,21 +149,22 @@ def measure(folder: Path, turns: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    asked_for = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked_for.add_argument("--quick", action="store_true", help="a model of a tenth of the size")
-    asked_for.add_argument("--turns", type=int, default=3, help="of which the best counts")
-    asked_for.add_argument("--folder", type=Path, help="where the temporary folder is made")
-    asked_for.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    options = asked_for.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a model of a tenth of the size")
+    parser.add_argument("--turns", type=int, default=3, help="of which the best counts")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args()
     began, results = time.perf_counter(), {}
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         source = make(Path(temporary) / "source", SMALL if options.quick else FULL)
         for name in LAYOUTS:
             with tempfile.TemporaryDirectory(dir=temporary) as place:
                 results[name] = measure(converted(source, Path(place) / "model", name), options.turns)
-            told = results[name]
+            result = results[name]
             print(
-                f"{name:22} memory {told['memory']:.3f} of the file, time {told['time']:.2f} of reading it", flush=True
+                f"{name:22} memory {result['memory']:.3f} of the file, time {result['time']:.2f} of reading it",
+                flush=True,
             )
     kept = all(one["memory"] <= MEMORY and one["time"] <= TIME for one in results.values())
     content = {

@@ -1,7 +1,7 @@
 """Sounds two and four times as long as those the model learnt from: is each part like a sound of the trained length?
 
-Held-out notes and phrases of instruments that sustain are asked for at the trained length (twice, with other noise) and
-longer, with extrapolation off and on. A longer sound is cut into parts of the trained length, and of each part are told
+Held-out notes and phrases of instruments that sustain are generated at the trained length (twice, with other noise) and
+longer, with extrapolation off and on. A longer sound is cut into parts of the trained length; for each part it prints
 
 - `like_trained`: the distance of its log-mel statistics (mean and deviation of each band) to those of the two sounds of
   the trained length, as a multiple of the distance of those two to each other: 1 is as alike as two answers are. The

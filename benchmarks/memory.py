@@ -20,14 +20,14 @@ class Watch:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
-        self.before = told("VmRSS")
+        self.before = read_status("VmRSS")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.peak = max(0.0, told("VmHWM") - self.before)
+        self.peak = max(0.0, read_status("VmHWM") - self.before)
 
 
-def told(name: str) -> float:
+def read_status(name: str) -> float:
     """MiB that the system tells of this process: VmRSS now, VmHWM at most."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))

@@ -2,7 +2,7 @@
 
     python benchmarks/sampling_speed.py FOLDER [--quick] [--threads N] [--json FILE] [--plot FILE]
 
-FOLDER is a small pipeline as diffusers saves it (`tests/tiny_pipeline`). It is asked as it is, and once more with a
+FOLDER is a small pipeline as diffusers saves it (`tests/tiny_pipeline`). It is timed as it is, and once more with a
 transformer of random weights of 24 layers, 512 wide, in its place, made for the occasion. From words to a decoded
 picture; both ask their network equally often, which is looked at. Each round times one run of each, and the ratio is
 taken within the round; reported are medians, the same in seconds of the processor, the largest difference of the
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from memory import Watch
 from torch import Tensor
-from turns import compared, drawn, in_turn, options, told_threads, written
+from turns import compared, drawn, in_turn, options, set_threads, written
 
 PROMPT, GUIDANCE, STRIDE = "a photo of a red cat", 4.0, 8
 LAYERS, WIDTH = 24, 512
@@ -37,12 +37,12 @@ def deep(folder: Path, into: Path) -> Path:
     from diffusers import LuminaNextDiT2DModel
 
     shutil.copytree(folder, into)
-    said = json.loads((into / "transformer" / "config.json").read_text())
+    config = json.loads((into / "transformer" / "config.json").read_text())
     torch.manual_seed(0)
     model = LuminaNextDiT2DModel(
-        sample_size=said["sample_size"], patch_size=2, in_channels=said["in_channels"], hidden_size=WIDTH,
+        sample_size=config["sample_size"], patch_size=2, in_channels=config["in_channels"], hidden_size=WIDTH,
         num_layers=LAYERS, num_attention_heads=8, num_kv_heads=4, multiple_of=256, norm_eps=1e-5, learn_sigma=True,
-        qk_norm=True, cross_attention_dim=said["cross_attention_dim"],
+        qk_norm=True, cross_attention_dim=config["cross_attention_dim"],
     )  # fmt: skip
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a small pipeline folder, such as tests/tiny_pipeline")
     parser.add_argument("--peak", nargs=3, metavar=("WHICH", "SIDE", "STEPS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    told_threads(args)
+    set_threads(args)
     if args.peak:
         print(peak_here(args.peak[0], args.folder, int(args.peak[1]), int(args.peak[2])))
         return

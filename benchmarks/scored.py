@@ -11,11 +11,11 @@ from typing import Any
 from lumina_core.cli.main import run
 
 BEGIN, END = "<!-- begin scores -->", "<!-- end scores -->"
-Told = dict[str, Any]
+Scores = dict[str, Any]
 
 
 def arguments(description: str | None, work: str, usual: str) -> argparse.Namespace:
-    """What every score sheet can be told."""
+    """Add the options of every score sheet."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help=f"folder; {usual} where left out")
     parser.add_argument("--quick", action="store_true", help="fewer examples: minutes rather than an hour on two cores")
@@ -24,8 +24,8 @@ def arguments(description: str | None, work: str, usual: str) -> argparse.Namesp
     return parser.parse_args()
 
 
-def judged(name: str, words: list[str], args: argparse.Namespace, model: str | None = None) -> Told:
-    """What `lumina evaluate` tells, run here and gone on with where it was stopped."""
+def run_evaluation(name: str, words: list[str], args: argparse.Namespace, model: str | None = None) -> Scores:
+    """Run `lumina evaluate`, resumed where it was stopped, and return its scores."""
     out = args.work / name
     resume = ["--resume"] if (out / "eval_config.json").is_file() else []
     named = args.model or model
@@ -33,15 +33,15 @@ def judged(name: str, words: list[str], args: argparse.Namespace, model: str | N
     status = run([*words, "--out", str(out), "--cache", str(args.work / "references"), *resume])
     if status:
         sys.exit(status)
-    told: Told = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-    return told
+    scores: Scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    return scores
 
 
-def kept(folder: Path, found: dict[str, Told]) -> None:
+def kept(folder: Path, found: dict[str, Scores]) -> None:
     """Each run's figures as JSON in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, told in found.items():
-        text = json.dumps(told, indent=1, ensure_ascii=False)
+    for name, scores in found.items():
+        text = json.dumps(scores, indent=1, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -52,16 +52,16 @@ def filled(page: str, tables: str) -> str:
     return f"{before}{BEGIN}\n{tables}{END}{after}"
 
 
-def figures(found: dict[str, Told], titles: dict[str, str]) -> str:
+def figures(found: dict[str, Scores], titles: dict[str, str]) -> str:
     """One table of all figures."""
-    rows = ["| asked for | figure | value | 95 % | of |", "|---|---|---|---|---|"]
-    for name, told in found.items():
-        for score in told["scores"].values():
+    rows = ["| data | figure | value | 95 % | of |", "|---|---|---|---|---|"]
+    for name, scores in found.items():
+        for score in scores["scores"].values():
             rows += [_row(titles[name], figure) for figure in score.values() if isinstance(figure, dict)]
     return "\n".join(rows)
 
 
-def groups(score: Told, key: str, names: tuple[str, ...]) -> str:
+def groups(score: Scores, key: str, names: tuple[str, ...]) -> str:
     """One table of the figures `names` by the groups of a key."""
     found = score[names[0]]["groups"][key]
     rows = [f"| {key} | {' | '.join(names)} | of |", "|---" * (len(names) + 2) + "|"]
@@ -77,6 +77,6 @@ def short(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _row(title: str, figure: Told) -> str:
+def _row(title: str, figure: Scores) -> str:
     bounds = "" if figure.get("low") is None else f"{short(figure['low'])} to {short(figure['high'])}"
     return f"| {title} | {figure['name']} | {short(figure['value'])} | {bounds} | {figure['count']} |"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 
-from scored import Told, arguments, figures, filled, groups, judged, kept
+from scored import Scores, arguments, figures, filled, groups, kept, run_evaluation
 
 SETS = "image.frechet_distance,image.kernel_distance,image.precision_recall"
 RUNS = {
@@ -24,7 +24,7 @@ TITLES = {"english": "English names", "left_out": "combinations left out", "lang
 
 def main() -> None:
     args = arguments(__doc__, "runs/scores", "image.emoji")
-    found = {name: judged(name, command(name, args.quick), args, "image.emoji") for name in RUNS}
+    found = {name: run_evaluation(name, command(name, args.quick), args, "image.emoji") for name in RUNS}
     kept(args.docs / "results" / "emoji", found)
     shutil.copy(args.work / "english" / "samples.png", args.docs / "pictures" / "judged.png")
     card = args.docs / "results" / "emoji.md"
@@ -39,7 +39,7 @@ def command(name: str, quick: bool) -> list[str]:
     return ["evaluate", "--samples", str(few if quick else many), *rest]
 
 
-def tables(found: dict[str, Told]) -> str:
+def tables(found: dict[str, Scores]) -> str:
     """One table of all figures, one of the languages, one of the sorts of combinations."""
     languages, left_out = (found[name]["scores"]["image.retrieval"] for name in ("languages", "left_out"))
     sorts = ("top1", "family", "within_family")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 
-from scored import BEGIN, END, Told, arguments, figures, filled, groups, judged, kept
+from scored import BEGIN, END, Scores, arguments, figures, filled, groups, kept, run_evaluation
 
 MODEL = "audio.instruments"
 BY_LITE0 = [
@@ -37,7 +37,7 @@ TITLES = {
 
 def main() -> None:
     args = arguments(__doc__, "runs/scores_sound", "the built-in model")
-    found = {name: judged(name, command(name, args.quick), args, MODEL) for name in RUNS}
+    found = {name: run_evaluation(name, command(name, args.quick), args, MODEL) for name in RUNS}
     kept(args.docs / "results" / "instruments", found)
     sheet = args.work / "held_out" / "samples.png"
     shutil.copy(sheet, args.docs / "pictures" / "heard.png")
@@ -53,7 +53,7 @@ def command(name: str, quick: bool) -> list[str]:
     return ["evaluate", "--samples", str(few if quick else many), *rest]
 
 
-def tables(found: dict[str, Told]) -> str:
+def tables(found: dict[str, Scores]) -> str:
     """One table of all figures, and of the instruments found by kind, family and wording."""
     score = found["held_out"]["scores"]["audio.instrument_retrieval"]
     names = ("top1", "top5", "top1_of_real")

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py [--quick] [--threads N] [--json FILE] [--plot FILE]
 
-One evaluation as both make it while sampling: two items (what was said, and silence), 1024 wide, 16 query and 4 key
+One evaluation as both make it while sampling: two items (the caption, and none), 1024 wide, 16 query and 4 key
 heads, QK norm, proportional attention, a caption of 64 entries of which some are padding; 256, 1024 and 4096 tokens.
 What diffusers keeps between evaluations (its rotary table) is not counted against it, nor against us what we prepare
 once a request. Each round times one call of each, and the ratio is taken within the round; reported are medians, the
@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from memory import Watch
 from torch import Tensor
-from turns import compared, drawn, in_turn, options, told_threads, written
+from turns import compared, drawn, in_turn, options, set_threads, written
 
 WIDTH, HEADS, KV, DEPTH, CAPTION, LENGTH = 1024, 16, 4, 4, 512, 64
 SIDES = {256: 32, 1024: 64, 4096: 128}
@@ -84,15 +84,15 @@ def our_call(model: Any, x: Tensor, t: Tensor, caption: Tensor, mask: Tensor) ->
     network.to(x.dtype).eval()
     backbone, head = cast("NextDiTBackbone", network["backbone"]), cast("VelocityHead", network["head"])
     patches = Patchify2D(Patchify2D.Config(patch_size=2, channels=4))
-    said = Condition(context=caption, context_mask=mask.bool(), pooled=mean_pool(caption, mask.bool()))
+    condition = Condition(context=caption, context_mask=mask.bool(), pooled=mean_pool(caption, mask.bool()))
     tokens = patches.patchify(x)
     scale = proportional_scale(tokens, None, 4096, WIDTH // HEADS)
-    precomputed = backbone.precompute(tokens, said, None, scale)
+    precomputed = backbone.precompute(tokens, condition, None, scale)
 
     def call() -> Tensor:
         # cutting into patches and back is counted: diffusers does it inside
         cut = patches.patchify(x)
-        return patches.unpatchify(cut.with_values(head(backbone(cut, t, said, precomputed=precomputed), cut)))
+        return patches.unpatchify(cut.with_values(head(backbone(cut, t, condition, precomputed=precomputed), cut)))
 
     return call
 
@@ -130,12 +130,12 @@ def peak(which: str, tokens: int, name: str) -> float:
 
 
 def peaks(tokens: int, name: str) -> dict[str, float]:
-    told = {}
+    peaks = {}
     for which in ("ours", "diffusers"):
         command = [sys.executable, __file__, "--peak", which, str(tokens), name]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        told[f"{which}_peak_mib"] = float(done.stdout.split()[-1])
-    return told
+        peaks[f"{which}_peak_mib"] = float(done.stdout.split()[-1])
+    return peaks
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -144,7 +144,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         times = f"{row['ours_ms']:8.1f} {row['diffusers_ms']:10.1f}"
         ratios = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})  {row['ratio_processor']:.2f}"
         peaks_of = [row.get(f"{which}_peak_mib") for which in ("ours", "diffusers")]
-        peak_of = ", ".join("not asked" if peak is None else f"{peak:.0f}" for peak in peaks_of)
+        peak_of = ", ".join("not measured" if peak is None else f"{peak:.0f}" for peak in peaks_of)
         what = f"{row['tokens']:6d}  {row['dtype']:9s}"
         lines.append(f"{what} {times}   {ratios}          {row['difference']:.1e}     {peak_of}")
     return "\n".join(lines)
@@ -166,7 +166,7 @@ def main() -> None:
     parser = options("forward beside diffusers' LuminaNextDiT2DModel", "fewer rounds, no 4096 tokens: about a minute")
     parser.add_argument("--peak", nargs=3, metavar=("WHICH", "TOKENS", "FORMAT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    told_threads(args)
+    set_threads(args)
     with torch.inference_mode():
         if args.peak:
             print(peak(args.peak[0], int(args.peak[1]), args.peak[2]))

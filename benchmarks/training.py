@@ -230,7 +230,7 @@ def report(contestants: Sequence[Contestant], rates: dict[str, list[float]], bat
 
 
 def main() -> int:
-    """Measure, print a table, and write it down where asked to; 1 if the bar is not reached."""
+    """Measure, print a table, and write it to a file if one is named; 1 if the bar is not reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="batch 32, two rounds: whether it works")
     parser.add_argument("--batch", type=int, help="items a step  [default: 128]")

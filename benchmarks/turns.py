@@ -26,8 +26,8 @@ def options(description: str, quick: str) -> argparse.ArgumentParser:
     return parser
 
 
-def told_threads(args: argparse.Namespace) -> None:
-    """As many threads as asked for."""
+def set_threads(args: argparse.Namespace) -> None:
+    """Set the number of threads of the options."""
     if args.threads:
         torch.set_num_threads(args.threads)
 
@@ -64,10 +64,10 @@ def compared(spent: Spent, one: str, other: str) -> dict[str, Any]:
     }
 
 
-def written(args: argparse.Namespace, told: Mapping[str, Any]) -> None:
-    """The figures as JSON, where a file was asked for."""
+def written(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
+    """Write the figures as JSON if a file is named."""
     if args.json:
-        args.json.write_text(json.dumps({"threads": torch.get_num_threads(), **told}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"threads": torch.get_num_threads(), **report}, indent=1) + "\n")
 
 
 @contextmanager

@@ -190,7 +190,7 @@ SMALL_TEXT = {
     "target_dim": 0,
     "max_length": 8,
 }
-ASKED = {"prompt": "red heart", "size": (16, 8), "negative_prompt": "blue"}
+REQUEST = {"prompt": "red heart", "size": (16, 8), "negative_prompt": "blue"}
 
 
 def labelled_folder(folder: Path) -> Try:
@@ -368,7 +368,7 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         Try({"sample_rate": 1000, "duration": 0.03}, {"prompt": "x"}),
     ],
     ("task", "image.class_to_image"): Try(sample={"label": 3, "size": (16, 8)}),
-    ("task", "image.text_to_image"): [Try(sample=ASKED), Try({"image_size": 8}, {"prompt": "x"})],
+    ("task", "image.text_to_image"): [Try(sample=REQUEST), Try({"image_size": 8}, {"prompt": "x"})],
     ("task", "recog.classify"): [
         Try(sample={"image": smooth()[0]}),
         Try(sample={"image": smooth(side=7)[1], "top": 2}),

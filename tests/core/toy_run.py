@@ -88,7 +88,7 @@ if os.environ.get("TOY_BAD_DATA", "none") == os.environ.get("RANK"):  # rank who
     def fail(self, index, rng):
         """Fail after the first example, which is read before the training."""
         if os.environ.get("TOY_STARTED"):
-            raise OSError("the disk of the data is gone")
+            raise OSError("the disk of the data is away")
         os.environ["TOY_STARTED"] = "1"
         return read(self, index, rng)
 

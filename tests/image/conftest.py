@@ -17,7 +17,7 @@ def tiny_folder(tmp_path_factory) -> Path:
 def ask(lumina, tiny_folder):
     """`lumina image ... --model` the tiny one."""
 
-    def asked(*arguments: object):
+    def run(*arguments: object):
         return lumina("image", *arguments, "--model", tiny_folder, "--overwrite")
 
-    return asked
+    return run

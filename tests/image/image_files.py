@@ -25,8 +25,8 @@ def write_tar(path: Path, members: dict[str, bytes | str | dict], form=tarfile.P
     """A shard of these members, in this order; what is a dict is written as JSON."""
     with tarfile.open(path, "w", format=form) as tar:
         for name, content in members.items():
-            said = json.dumps(content) if isinstance(content, dict) else content
-            data = said.encode() if isinstance(said, str) else said
+            text = json.dumps(content) if isinstance(content, dict) else content
+            data = text.encode() if isinstance(text, str) else text
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

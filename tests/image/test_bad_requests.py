@@ -45,15 +45,15 @@ REQUESTS = {
 
 @pytest.mark.parametrize("what", REQUESTS)
 def test_a_wrong_request_is_one_clear_line_and_no_file(ask, tmp_path, what):
-    asked, said = REQUESTS[what]
-    done = ask(*asked, "--out", tmp_path / "x.png")
-    one_line(done, said)
+    arguments, message = REQUESTS[what]
+    done = ask(*arguments, "--out", tmp_path / "x.png")
+    one_line(done, message)
     assert os.listdir(tmp_path) == []
 
 
-def one_line(done, said: str) -> None:
+def one_line(done, message: str) -> None:
     assert done.status in (1, 2) and done.out == ""
-    assert said in done.err and done.err.startswith("Error: ")
+    assert message in done.err and done.err.startswith("Error: ")
     assert done.err.count("\n") == 1 and len(done.err) < 600
     assert "unexpected" not in done.err
 
@@ -73,7 +73,7 @@ def test_a_truncated_prompt_is_reported_in_a_note(ask, tmp_path):
 
 def test_an_unusable_output_path_is_one_line(ask, tmp_path):
     (tmp_path / "file").touch()
-    for out, said in {
+    for out, message in {
         tmp_path / "missing" / "x.png": "missing does not exist. Make it first or choose another path",
         tmp_path / "file" / "x.png": "file does not exist. Make it first",
         tmp_path: "expected a file, for example",
@@ -82,19 +82,19 @@ def test_an_unusable_output_path_is_one_line(ask, tmp_path):
         Path("/proc/x.png"): "cannot write in /proc",
         tmp_path / ("x" * 300 + ".png"): "cannot write",
     }.items():
-        one_line(ask("cat", "--out", out), said)
+        one_line(ask("cat", "--out", out), message)
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_prompts_that_cannot_be_read_are_one_clear_line(ask, tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "latin").write_bytes("café".encode("latin-1"))
-    for name, said in {
+    for name, message in {
         "none": "cannot read",
         "empty": "got no line, expected one prompt per line",
         "latin": "is not UTF-8 text",
     }.items():
-        one_line(ask("--prompts", tmp_path / name, "--out", tmp_path / "out"), said)
+        one_line(ask("--prompts", tmp_path / name, "--out", tmp_path / "out"), message)
     (tmp_path / "good").write_text("cat\n", encoding="utf-8")
     one_line(
         ask("--prompts", tmp_path / "good", "--out", tmp_path / "empty"), "empty, expected a folder for several results"
@@ -162,10 +162,10 @@ FOLDERS = {
 
 @pytest.mark.parametrize("what", FOLDERS)
 def test_a_model_folder_that_is_wrong_is_one_clear_line(lumina, tiny_folder, tmp_path, what):
-    spoil, said = FOLDERS[what]
+    spoil, message = FOLDERS[what]
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     spoil(folder)
-    one_line(lumina("image", "cat", "--model", folder, "--out", tmp_path / "x.png"), said)
+    one_line(lumina("image", "cat", "--model", folder, "--out", tmp_path / "x.png"), message)
     assert not (tmp_path / "x.png").exists()
 
 

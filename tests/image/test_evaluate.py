@@ -20,10 +20,10 @@ QUICK = ("--metrics", "image.retrieval", "--samples", 4, "--steps", 1, "--solver
 
 @pytest.fixture
 def judge(lumina, tiny_folder):
-    def judged(*arguments: object):
+    def run(*arguments: object):
         return lumina("evaluate", tiny_folder, *QUICK, *arguments)
 
-    return judged
+    return run
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def pictures(tmp_path):
     return folder
 
 
-def told(done) -> dict:
+def scores_of(done) -> dict:
     assert done.status == 0, done.err
     return json.loads(done.out.splitlines()[-1])
 
 
 def test_json_contains_scores_and_settings(judge):
-    found = told(judge("--json"))
+    found = scores_of(judge("--json"))
     assert found["dataset"]["num_real"] == 3786 and found["num_generated"] == 4 and found["nfe"] == 1
     assert found["settings"]["solver"] == "euler" and {"torch", "lumina-core"} <= set(found["versions"])
     score = found["scores"]["image.retrieval"]
@@ -51,11 +51,11 @@ def test_json_contains_scores_and_settings(judge):
 
 
 def test_the_output_folder_has_scores_and_a_sheet_and_can_be_resumed(judge, pictures, tmp_path):
-    asked = ("--json", "--dataset", pictures, "--out", tmp_path / "judged")
-    first, again = told(judge(*asked)), told(judge(*asked, "--resume"))
+    options = ("--json", "--dataset", pictures, "--out", tmp_path / "scores")
+    first, again = scores_of(judge(*options)), scores_of(judge(*options, "--resume"))
     assert again["scores"] == first["scores"]
-    assert {"scores.json", "samples.png"} <= set(os.listdir(tmp_path / "judged"))
-    assert json.loads((tmp_path / "judged" / "scores.json").read_text("utf-8")) == again
+    assert {"scores.json", "samples.png"} <= set(os.listdir(tmp_path / "scores"))
+    assert json.loads((tmp_path / "scores" / "scores.json").read_text("utf-8")) == again
 
 
 def test_the_table_lists_every_language_and_the_mean(judge):
@@ -64,20 +64,20 @@ def test_the_table_lists_every_language_and_the_mean(judge):
 
 
 def test_held_out_combinations_are_retrieved_within_their_families(judge):
-    found = told(judge("--split", "held_out", "--json"))["scores"]["image.retrieval"]
+    found = scores_of(judge("--split", "held_out", "--json"))["scores"]["image.retrieval"]
     assert found["within_family"]["count"] == 4 and {"two tones", "one tone"} & set(
         found["top1"]["groups"]["variant_type"]
     )
 
 
 def test_a_folder_of_images_is_an_evaluation_set(judge, pictures):
-    found = told(judge("--dataset", pictures, "--json"))
+    found = scores_of(judge("--dataset", pictures, "--json"))
     assert found["dataset"]["num_real"] == 5 and "family" not in found["scores"]["image.retrieval"]
 
 
 def test_real_images_are_resized_to_the_generated_size(judge, pictures, tmp_path):
-    told(judge("--dataset", pictures, "--json", "--out", tmp_path / "judged"))
-    with Image.open(tmp_path / "judged" / "samples.png") as sheet:
+    scores_of(judge("--dataset", pictures, "--json", "--out", tmp_path / "scores"))
+    with Image.open(tmp_path / "scores" / "samples.png") as sheet:
         assert sheet.size == (8 * (32 + 2), 32 + 2)
 
 
@@ -131,8 +131,8 @@ def known():
 def test_real_images_retrieve_themselves_and_their_families(known):
     exam, metric, real = known
     places = list(exam.indices("held_out"))[:40]
-    judged = EvalInputs(real[places], real, [EvalItem({}, p) for p in places], torch.tensor(places), exam.families)
-    assert {name: float(values.mean()) for name, values in metric.compute(judged).items()} == dict.fromkeys(
+    inputs = EvalInputs(real[places], real, [EvalItem({}, p) for p in places], torch.tensor(places), exam.families)
+    assert {name: float(values.mean()) for name, values in metric.compute(inputs).items()} == dict.fromkeys(
         ("top1", "top5", "family", "within_family"), 1.0
     )
 
@@ -141,8 +141,8 @@ def test_another_of_the_family_is_the_right_family_and_not_the_right_one(known):
     exam, metric, real = known
     first = exam.families[exam.indices("held_out")[0]]
     hands = [place for place, family in enumerate(exam.families) if family == first]
-    judged = EvalInputs(real[hands[:1]], real, [EvalItem({}, hands[1])], torch.tensor(hands), exam.families)
-    found = {name: float(values.mean()) for name, values in metric.compute(judged).items()}
+    inputs = EvalInputs(real[hands[:1]], real, [EvalItem({}, hands[1])], torch.tensor(hands), exam.families)
+    found = {name: float(values.mean()) for name, values in metric.compute(inputs).items()}
     assert (found["top1"], found["family"], found["within_family"]) == (0.0, 1.0, 0.0)
 
 
@@ -152,8 +152,8 @@ def test_features_of_images_of_several_sizes_are_in_order():
 
 
 def test_any_request_field_can_be_a_parameter(judge, pictures, tmp_path):
-    told(judge("--dataset", pictures, "--param", "size=64x32", "--json", "--out", tmp_path / "judged"))
-    with Image.open(tmp_path / "judged" / "samples.png") as sheet:
+    scores_of(judge("--dataset", pictures, "--param", "size=64x32", "--json", "--out", tmp_path / "scores"))
+    with Image.open(tmp_path / "scores" / "samples.png") as sheet:
         assert sheet.width == 8 * (64 + 2)
     assert "expected FIELD=VALUE" in judge("--param", "size").err
     assert "did you mean 'size'" in judge("--param", "sise=8x8", "--dataset", pictures).err

@@ -58,8 +58,8 @@ def saved(answer, tmp_path) -> np.ndarray:
     return pixels(answer.save(tmp_path / "made.png"))
 
 
-def one(pipeline, **asked):
-    return pipeline(prompt="a red heart", seed=1, **{"steps": 5, **asked})[0]
+def one(pipeline, **settings):
+    return pipeline(prompt="a red heart", seed=1, **{"steps": 5, **settings})[0]
 
 
 def test_strength_0_returns_the_image_without_evaluations(pipeline, tmp_path):
@@ -136,14 +136,14 @@ def test_another_size_without_position_resizes_the_image(pipeline):
 
 
 def test_a_batch_equals_its_requests_one_by_one(pipeline):
-    asked = [
+    settings = [
         pipeline.make_request(
             prompt=word, seed=seed, init_image=noisy(32, 32, seed), mask=mask_of(32, 32, (0, 0, 9 * seed, 32))
         )
         for seed, word in ((1, "a red heart"), (2, "a cat"))
     ]
-    together = [answer.data for answer in pipeline(asked)]
-    alone = [pipeline([request])[0].data for request in asked]
+    together = [answer.data for answer in pipeline(settings)]
+    alone = [pipeline([request])[0].data for request in settings]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
@@ -197,7 +197,7 @@ def test_the_command_reads_files_and_records_their_names(ask, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--strength", "0.5"), "strength: got no init_image"),
         (("--mask", "small.png"), "mask: got no init_image"),
@@ -223,7 +223,7 @@ def test_the_command_reads_files_and_records_their_names(ask, tmp_path):
         (("--init-image", "photo.png", "--size", "40x40", "--paste-at", "9,0"), "expected a position within 40x40"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_no_file(ask, tmp_path, monkeypatch, options, said):
+def test_a_wrong_request_is_one_line_and_no_file(ask, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     noisy(32, 32).save("photo.png")
     noisy(16, 16).save("small.png")
@@ -232,25 +232,25 @@ def test_a_wrong_request_is_one_line_and_no_file(ask, tmp_path, monkeypatch, opt
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "bomb.png").write_bytes(bomb(60000, 60000))
     done = ask("a cat", "--out", "out.png", *options)
-    assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+    assert done.status == 2 and message in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "out.png").exists()
 
 
-@pytest.mark.parametrize(("shade", "said"), [(255, "white everywhere"), (0, "black everywhere: nothing is redrawn")])
-def test_a_mask_of_one_color_is_noted(ask, tmp_path, shade, said):
+@pytest.mark.parametrize(("shade", "message"), [(255, "white everywhere"), (0, "black everywhere: nothing is redrawn")])
+def test_a_mask_of_one_color_is_noted(ask, tmp_path, shade, message):
     noisy(32, 32).save(tmp_path / "photo.png")
     Image.new("L", (32, 32), shade).save(tmp_path / "mask.png")
-    asked = ("--init-image", tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--steps", 1)
-    done = ask("a cat", *asked, "--out", tmp_path / "out.png")
-    assert done.status == 0 and said in done.err and done.err.count("\n") == 1
+    settings = ("--init-image", tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--steps", 1)
+    done = ask("a cat", *settings, "--out", tmp_path / "out.png")
+    assert done.status == 0 and message in done.err and done.err.count("\n") == 1
 
 
 def test_nan_is_refused_and_uint8_is_not_rescaled():
     holed = torch.full((3, 8, 8), float("nan"))
     for field, value in {"init_image": holed, "mask": holed[0]}.items():
-        asked = {"prompt": "x", "init_image": noisy(8, 8), field: value}
+        settings = {"prompt": "x", "init_image": noisy(8, 8), field: value}
         with pytest.raises(ConfigError, match=rf"NaN or infinite of {value.numel()}"):
-            TextToImageRequest.read(asked, "request")
+            TextToImageRequest.read(settings, "request")
     levels = torch.from_numpy(np.asarray(noisy(8, 6)).copy())
     request = TextToImageRequest(prompt="x", init_image=levels.permute(2, 0, 1), mask=levels[:, :, 0])
     assert np.array_equal(np.asarray(request.init_image.image), levels)

@@ -387,12 +387,12 @@ def test_the_command_line_adds_loras_with_weights(ask, lumina, tiny_folder, tmp_
 
 def test_the_model_that_a_lora_names_is_the_default(lumina, tiny_folder, tmp_path, registry):
     lora = random_lora(tiny_folder)
-    for name, base in (("named", str(tiny_folder)), ("gone", "models/gone")):
+    for name, base in (("named", str(tiny_folder)), ("missing", "models/missing")):
         write_lora(Lora(lora.layers, base, lora.base_hash), tmp_path / name, load_model(tiny_folder), registry)
     options = ("image", "red heart", "--steps", 1, "--out")
     assert lumina(*options, tmp_path / "1.png", "--lora", tmp_path / "named").status == 0
-    gone = lumina(*options, tmp_path / "2.png", "--lora", tmp_path / "gone")
-    assert "got 'models/gone', expected a model folder" in gone.err
+    missing = lumina(*options, tmp_path / "2.png", "--lora", tmp_path / "missing")
+    assert "got 'models/missing', expected a model folder" in missing.err
 
 
 def test_the_command_line_converts_a_lora(lumina, tiny_folder, tmp_path, registry):

@@ -65,8 +65,8 @@ def trained(tmp_path_factory):
     shutil.copytree(FOLDER, place / "outside")
     from lumina_core.cli.main import run
 
-    asked = recipe(place / "outside", cache_dir=str(place / "shelf"))
-    (place / "recipe.yaml").write_text(yaml.safe_dump(asked), encoding="utf-8")
+    values = recipe(place / "outside", cache_dir=str(place / "shelf"))
+    (place / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     assert run(["check", str(place / "recipe.yaml")]) == 0
     assert run(["train", str(place / "recipe.yaml"), "--out", str(place / "run"), "--device", "cpu", "--quiet"]) == 0
     return place
@@ -78,8 +78,8 @@ def test_pretrained_modules_are_not_in_the_weights(trained):
 
 
 def test_a_saved_model_names_its_sources_and_their_sha256(trained):
-    said = json.loads((trained / "run" / "model" / "config.json").read_text(encoding="utf-8"))["recipe"]
-    assert all(len(use["sha256"]) == 64 for use in (said["autoencoder"], said["conditioners"][0]))
+    written = json.loads((trained / "run" / "model" / "config.json").read_text(encoding="utf-8"))["recipe"]
+    assert all(len(use["sha256"]) == 64 for use in (written["autoencoder"], written["conditioners"][0]))
 
 
 def test_a_run_is_resumed_and_the_shelf_is_used(trained, lumina):

@@ -42,31 +42,31 @@ def test_more_cells_than_tokens_are_refused():
         grid_region_weights(4, 2, 1, 3)
 
 
-def asked(**said):
-    return TextToImageRequest.read({"prompt": "the whole", **said}, "request")
+def read_request(**options):
+    return TextToImageRequest.read({"prompt": "the whole", **options}, "request")
 
 
 def test_pixels_without_box_belong_to_the_prompt_and_overlapping_boxes_are_averaged():
-    shares = region_weights(asked(region=["0,0,3,2: a", "1,0,3,2: b"]), (2, 5))
+    shares = region_weights(read_request(region=["0,0,3,2: a", "1,0,3,2: b"]), (2, 5))
     assert shares[:, 0].tolist() == [[0, 0, 0, 0, 1], [1, 0.5, 0.5, 0, 0], [0, 0.5, 0.5, 1, 0]]
     assert torch.equal(shares.sum(dim=0), torch.ones(2, 5))
 
 
 def test_a_region_is_read_from_words_and_from_python_alike():
-    wanted = asked(region="1,2,3,4: flag: Japan").region
+    wanted = read_request(region="1,2,3,4: flag: Japan").region
     assert wanted[0].box == (1, 2, 3, 4) and wanted[0].prompt == "flag: Japan"
     for form in ([((1, 2, 3, 4), "flag: Japan")], [{"box": [1, 2, 3, 4], "prompt": "flag: Japan"}], wanted):
-        assert asked(region=form).region == wanted
+        assert read_request(region=form).region == wanted
 
 
 @pytest.mark.parametrize("box", ["0,0,6,2", "-1,0,2,2", "0,1,2,2", "0,0,0,2", "0,0,-1,2"])
 def test_a_box_outside_the_image_is_refused(box):
     with pytest.raises(ConfigError, match="expected a box within the image of 5x2"):
-        region_weights(asked(region=f"{box}: a"), (2, 5))
+        region_weights(read_request(region=f"{box}: a"), (2, 5))
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("options", "message"),
     [
         ({"region": "a red heart"}, "expected 'x,y,w,h: text'"),
         ({"region": "1,2,3: a"}, "expected 'x,y,w,h: text'"),
@@ -77,9 +77,9 @@ def test_a_box_outside_the_image_is_refused(box):
         ({"region_order": "published"}, "got no region_grid"),
     ],
 )
-def test_wrong_regions_are_refused(said, told):
-    with pytest.raises(ConfigError, match=told):
-        asked(**said)
+def test_wrong_regions_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        read_request(**options)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def pipeline(tiny_folder):
     return Pipeline(load_model(tiny_folder, registry), registry)
 
 
-def one(pipeline, **said):
-    return pipeline(**{"prompt": "a red heart", "seed": 1, "steps": 2, **said})[0].data
+def one(pipeline, **options):
+    return pipeline(**{"prompt": "a red heart", "seed": 1, "steps": 2, **options})[0].data
 
 
 def test_regions_with_the_prompt_of_the_image_change_nothing(pipeline):
@@ -126,15 +126,15 @@ def test_cells_are_boxes_of_equal_size(pipeline):
 
 
 def test_requests_with_and_without_regions_share_a_batch(pipeline):
-    asked = [
+    read_request = [
         pipeline.make_request(prompt="a red heart", seed=1, steps=2, region="0,0,16,32: green cat"),
         pipeline.make_request(prompt="a house", seed=2, steps=2, count=2),
         pipeline.make_request(
             prompt="the moon", seed=4, steps=2, region=["0,0,16,16: sun", "8,8,8,8: a cat of another colour"]
         ),
     ]
-    together = [answer.data for answer in pipeline(asked)]
-    alone = [answer.data for request in asked for answer in pipeline([request])]
+    together = [answer.data for answer in pipeline(read_request)]
+    alone = [answer.data for request in read_request for answer in pipeline([request])]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 

@@ -53,14 +53,14 @@ def test_only_so_many_are_made_together_as_half_of_the_memory_holds(ask, tiny_fo
         return usual(model, plan, items, *rest, **more)
 
     monkeypatch.setattr(pipeline, "generate_items", recorded)
-    asked = ("a house", "--count", 5, "--steps", 1, "--out", tmp_path / "p.png")
+    arguments = ("a house", "--count", 5, "--steps", 1, "--out", tmp_path / "p.png")
     model, needed = Pipeline.from_pretrained(tiny_folder).model, []
     monkeypatch.setattr(sizes, "available_memory", lambda device: needed[0] if needed else 2**40)
-    ask(*asked)
+    ask(*arguments)
     needed.append(5 * sizes.estimate_memory(model, 16, (32, 32)))  # two of five fit into the half of it
-    ask(*asked)
+    ask(*arguments)
     needed[0] //= 4
-    ask(*asked)
+    ask(*arguments)
     assert made == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
 

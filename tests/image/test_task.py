@@ -55,17 +55,20 @@ def test_every_option_at_once_and_all_of_it_is_in_the_file_and_in_the_json(ask, 
         3,
     ]
     done = ask("a red heart", "--out", tmp_path / "h.png", "--seed", 1, *options, "--negative-prompt", "blue", "--json")
-    told = json.loads(done.out.splitlines()[-1])
-    assert [Path(item["path"]).name for item in told["items"]] == ["h-0.png", "h-1.png", "h-2.png", "h-3.png"]
+    report = json.loads(done.out.splitlines()[-1])
+    assert [Path(item["path"]).name for item in report["items"]] == ["h-0.png", "h-1.png", "h-2.png", "h-3.png"]
     assert (
-        [item["seed"] for item in told["items"]] == [1, 2, 3, 4] and told["nfe"] == 6 and told["generation_seconds"] > 0
+        [item["seed"] for item in report["items"]] == [1, 2, 3, 4]
+        and report["nfe"] == 6
+        and report["generation_seconds"] > 0
     )
-    assert told["settings"] == {"steps": 3, "solver": "midpoint", "schedule": "shift_schedule", "guidance_scale": 3.0}
+    assert report["settings"] == {"steps": 3, "solver": "midpoint", "schedule": "shift_schedule", "guidance_scale": 3.0}
     assert (
-        record(told["items"][3]["path"])["seed"] == 4 and record(told["items"][3]["path"])["negative_prompt"] == "blue"
+        record(report["items"][3]["path"])["seed"] == 4
+        and record(report["items"][3]["path"])["negative_prompt"] == "blue"
     )
-    assert record(told["items"][0]["path"])["size"] == [40, 24]
-    with Image.open(told["items"][0]["path"]) as picture:
+    assert record(report["items"][0]["path"])["size"] == [40, 24]
+    with Image.open(report["items"][0]["path"]) as picture:
         assert picture.size == (40, 24)
 
 
@@ -158,8 +161,8 @@ def test_rope_scaling_uses_the_training_size(tmp_path):
         pipeline(prompt="red heart", size="128x128", steps=1, guidance_scale=1, rope_scaling=name)[0].data
         for name in ("none", "interpolation", "interpolation:train_size=64", "interpolation:train_size=128")
     ]
-    none, known, said, grown = answers
-    assert (known == said).all()
+    none, known, given, grown = answers
+    assert (known == given).all()
     assert (none == grown).all()
     assert float((none - known).abs().max()) > 1e-3
 

@@ -39,10 +39,10 @@ def test_a_variation_without_noise_and_guidance_returns_the_image(pipeline):
 
 def test_all_new_noise_is_text_to_image_with_the_same_seed(pipeline):
     how = {"prompt": "red heart", "guidance_scale": 1, "steps": 2, "seed": 5}
-    varied = pipeline(**how, variation_of=torch.zeros(3, 64, 64), variation_strength=1.0)[0].data
+    changed = pipeline(**how, variation_of=torch.zeros(3, 64, 64), variation_strength=1.0)[0].data
     noise = torch.randn((16, 8, 8), generator=torch.Generator().manual_seed(5))  # of the latent
     plain = pipeline(**how, inputs=PrecomputedInputs(noise=noise[None]))[0].data
-    torch.testing.assert_close(varied, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(changed, plain, atol=1e-5, rtol=0)
 
 
 def test_the_source_prompt_is_used_by_inversion_only(pipeline):
@@ -60,7 +60,7 @@ def noisy(path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--variation-strength", "0.5"), "--variation-strength: got no variation_of"),
         (("--source-prompt", "a heart"), "--source-prompt: got no variation_of"),
@@ -70,12 +70,12 @@ def noisy(path):
         (("--variation-of", "p.png", "--solver", "sde"), "noise"),
     ],
 )
-def test_a_wrong_variation_is_one_line_and_no_file(ask, tmp_path, monkeypatch, options, said):
+def test_a_wrong_variation_is_one_line_and_no_file(ask, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     noisy("p.png")
     done = ask("red heart", "--out", "o.png", "--steps", "1", *options)
     assert done.status == 2
-    assert said in done.err
+    assert message in done.err
     assert done.err.count("\n") == 1
     assert not (tmp_path / "o.png").exists()
 

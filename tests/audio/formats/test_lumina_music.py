@@ -104,9 +104,9 @@ def test_an_unknown_tag_of_a_structured_prompt_is_one_line(lumina, audio, tmp_pa
 
 def test_notes_name_the_file_of_each_component(lumina, music, tmp_path):
     assert "vocoder: " in lumina("models", music).out
-    said = json.loads(lumina("models", music, "--json").out)
-    assert said["checkpoint_format"] == "audio.lumina_music"
-    assert any(note.startswith("autoencoder: ") for note in said["notes"])
+    report = json.loads(lumina("models", music, "--json").out)
+    assert report["checkpoint_format"] == "audio.lumina_music"
+    assert any(note.startswith("autoencoder: ") for note in report["notes"])
     bare = write(tmp_path / "bare", vocoder=None)
     assert "none, Griffin-Lim is used" in lumina("convert", bare, tmp_path / "x", "--dry-run").err
 
@@ -185,10 +185,10 @@ def test_a_damaged_folder_is_one_line_and_runs_no_code(tmp_path, monkeypatch, ch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError) as error:
         FORMAT.load(write(tmp_path / "f", **change))
-    said = str(error.value)
-    assert "\n" not in said
+    message = str(error.value)
+    assert "\n" not in message
     for word in words:
-        assert word in said
+        assert word in message
     assert not (tmp_path / "sprung").exists()
 
 
@@ -242,16 +242,16 @@ def by_hand(folder, noise, steps, guidance, text):
         places = torch.zeros(1, x.shape[2], 3)
         hidden = network(Tokens(x.transpose(1, 2), places, ((x.shape[2],),)), time, Condition(read, None, read.mean(1)))
         normed = torch.nn.functional.layer_norm(hidden.hidden_states, (32,), eps=1e-6)
-        said = torch.nn.functional.silu(hidden.modulation) @ own["head.modulation.weight"].T
-        shift, scale = (said + own["head.modulation.bias"])[:, None].chunk(2, dim=-1)
+        modulation = torch.nn.functional.silu(hidden.modulation) @ own["head.modulation.weight"].T
+        shift, scale = (modulation + own["head.modulation.bias"])[:, None].chunk(2, dim=-1)
         moved = normed * (1 + scale) + shift
         return (moved @ own["head.linear.weight"].T + own["head.linear.bias"]).transpose(1, 2)
 
     times, x = torch.linspace(0, 1, steps + 1), noise
     for t, u in itertools.pairwise(times):
         whole = (t * 1000).long()[None]
-        silent, said = velocity(x, whole, ""), velocity(x, whole, text)
-        x = x + (u - t) * (silent + guidance * (said - silent))
+        uncond, cond = velocity(x, whole, ""), velocity(x, whole, text)
+        x = x + (u - t) * (uncond + guidance * (cond - uncond))
     vae = VAE(VAEConfig(latent_channels=4, z_channels=4, ch=32, ch_mult=(1, 2), num_res_blocks=1), 80)
     vae.load_state_dict(torch.load(folder / "maa2" / "maa2.ckpt")["state_dict"])
     return BigVGAN(BigVGAN.Config(source=str(folder / "bigvnat"))).generator.network()(vae.decode(x / SCALE))

@@ -55,7 +55,7 @@ def errors(output):
     [
         ({}, {"global_batch_size": 5}, "training.global_batch_size: got 5 for 2 processes, expected a multiple of 2"),
         ({}, {"lr": -1.0}, "training.lr: got -1.0, expected a value greater than 0"),
-        ({"TOY_BAD_DATA": "1"}, {}, "the training stopped (the disk of the data is gone)"),
+        ({"TOY_BAD_DATA": "1"}, {}, "the training stopped (the disk of the data is away)"),
         ({"TOY_FULL_DISK": "1"}, {"parallel": "fsdp"}, "step-00000004 (process 1: "),
         ({}, {"parallel": "hsdp", "shard_size": 3}, "training.shard_size: got 3 for 2 processes"),
     ],

@@ -76,8 +76,8 @@ def test_images_of_one_size_are_one_row(lumina, recipe):
 
 
 def test_sizes_that_the_model_cannot_generate_are_refused_before_training(lumina, recipe, folder, tmp_path):
-    asked = recipe({**folder, "buckets": {"step": 4}})
-    for command in (("check", asked), ("train", asked, "--out", tmp_path / "run")):
+    recipe_file = recipe({**folder, "buckets": {"step": 4}})
+    for command in (("check", recipe_file), ("train", recipe_file, "--out", tmp_path / "run")):
         done = lumina(*command)
         assert done.status == 2 and done.err.count("\n") == 1
         assert "got 16 x 60, which this model does not support: latent size: got 16x60" in done.err
@@ -85,11 +85,11 @@ def test_sizes_that_the_model_cannot_generate_are_refused_before_training(lumina
 
 
 def test_an_unusable_recipe_is_one_line(lumina, recipe, folder, tmp_path):
-    for dataset, options, said in [
+    for dataset, options, message in [
         ({**folder, "folder": "absent"}, (), "no folder 'absent'"),
         ({**folder, "buckets": {"sizes": [[1600, 16]]}}, (), "nothing to train on"),
     ]:
         done = lumina("buckets", recipe(dataset), *options)
-        assert done.status == 2 and done.out == "" and said in done.err and done.err.count("\n") == 1
+        assert done.status == 2 and done.out == "" and message in done.err and done.err.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == ["pictures", "r.yaml"]
     assert "recipe: got 'absent', expected an installed recipe or a .yaml file" in lumina("buckets", "absent").err

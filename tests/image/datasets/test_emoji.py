@@ -52,7 +52,7 @@ def test_every_image_has_a_name_in_at_least_sixteen_languages():
     assert len(emoji_data.languages()) >= 16
     for record in emoji_data.load_records():
         assert set(record["captions"]) == set(emoji_data.languages())
-        assert all(said["name"] for said in record["captions"].values())
+        assert all(written["name"] for written in record["captions"].values())
 
 
 @pytest.mark.parametrize("code", SENTINELS)
@@ -115,8 +115,8 @@ def test_the_label_is_the_index_among_all_emoji():
 def test_shares_of_english_captions_and_names_match_the_config():
     data = dataset(english_prob=0.5, name_only_prob=0.8, article_prob=0.0)
     drawn = captions_of(data, 2000)
-    english = [said == data.captions(place)["en"]["name"] for place, said in drawn]
-    names = [said in {one["name"] for one in data.captions(place).values()} for place, said in drawn]
+    english = [written == data.captions(place)["en"]["name"] for place, written in drawn]
+    names = [written in {one["name"] for one in data.captions(place).values()} for place, written in drawn]
     assert sum(english) / len(drawn) == pytest.approx(0.4, abs=0.05)
     assert sum(names) / len(drawn) == pytest.approx(0.8, abs=0.05)
 
@@ -124,12 +124,12 @@ def test_shares_of_english_captions_and_names_match_the_config():
 def test_only_english_names_have_articles_at_the_configured_share():
     data = dataset(languages=["en"], name_only_prob=1.0, article_prob=0.5)
     drawn = captions_of(data, 1000)
-    assert sum(said != data.captions(place)["en"]["name"] for place, said in drawn) / 1000 == pytest.approx(
+    assert sum(written != data.captions(place)["en"]["name"] for place, written in drawn) / 1000 == pytest.approx(
         0.5, abs=0.05
     )
-    assert {said.removesuffix(data.captions(place)["en"]["name"]) for place, said in drawn} == {"", "a ", "an ", "the "}
+    assert {text.removesuffix(data.captions(place)["en"]["name"]) for place, text in drawn} == {"", "a ", "an ", "the "}
     german = dataset(languages=["de"], name_only_prob=1.0, article_prob=1.0)
-    assert all(said == german.captions(place)["de"]["name"] for place, said in captions_of(german, 100))
+    assert all(written == german.captions(place)["de"]["name"] for place, written in captions_of(german, 100))
 
 
 def test_every_caption_is_made_of_listed_values():
@@ -137,21 +137,21 @@ def test_every_caption_is_made_of_listed_values():
     values = data.values("caption")
     assert len(values) == len(set(values))
     known = set(values)
-    for _, said in captions_of(data, 500):
-        cuts = [(said,)] + [(said[:n], said[n + 2 :]) for n in range(len(said)) if said[n : n + 2] == ", "]
-        assert any(all(part in known for part in cut) for cut in cuts), said
+    for _, text in captions_of(data, 500):
+        cuts = [(text,)] + [(text[:n], text[n + 2 :]) for n in range(len(text)) if text[n : n + 2] == ", "]
+        assert any(all(part in known for part in cut) for cut in cuts), text
 
 
 def test_a_variant_is_never_described_without_its_name():
     data = dataset(languages=["en"], name_only_prob=0.0, article_prob=0.0)
-    for place, said in captions_of(data, 800):
+    for place, written in captions_of(data, 800):
         if data.records()[place]["skin"]:
-            assert said.startswith(data.captions(place)["en"]["name"])
+            assert written.startswith(data.captions(place)["en"]["name"])
 
 
 def test_captions_have_the_configured_languages_only():
     data = dataset(languages=["de"], english_prob=1.0, name_only_prob=1.0)
-    assert all(said == data.captions(place)["de"]["name"] for place, said in captions_of(data, 50))
+    assert all(written == data.captions(place)["de"]["name"] for place, written in captions_of(data, 50))
 
 
 def test_variants_have_a_smaller_sampling_weight():
@@ -191,10 +191,10 @@ def thumbnails(images: np.ndarray) -> torch.Tensor:
 
 def test_a_slightly_noisy_emoji_is_nearest_to_itself():
     references = thumbnails(dataset().images())
-    asked = np.arange(0, len(references), 97)
-    noise = np.random.default_rng(0).normal(0, 8, (len(asked), 64, 64, 3))
-    noisy = np.clip(dataset().images()[asked] + noise, 0, 255).astype(np.uint8)
-    ranks = target_ranks(thumbnails(noisy), torch.from_numpy(asked), references, TIE_TOLERANCE)
+    indices = np.arange(0, len(references), 97)
+    noise = np.random.default_rng(0).normal(0, 8, (len(indices), 64, 64, 3))
+    noisy = np.clip(dataset().images()[indices] + noise, 0, 255).astype(np.uint8)
+    ranks = target_ranks(thumbnails(noisy), torch.from_numpy(indices), references, TIE_TOLERANCE)
     assert (ranks < 1).double().mean() > 0.95
     assert bool((ranks < 5).all())
 

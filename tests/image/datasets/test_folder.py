@@ -95,7 +95,7 @@ def test_an_image_damaged_after_indexing_is_replaced_by_the_next(tmp_path):
     for name, colour in (("a.png", RED), ("b.png", GREEN)):
         picture(tmp_path / name, colour, caption=name)
     data = folder(tmp_path, validate_first=0)
-    (tmp_path / "a.png").write_bytes(b"gone bad")
+    (tmp_path / "a.png").write_bytes(b"not an image")
     for _ in range(2):
         assert data.get(0, random.Random(0))["caption"] == "b.png"
     assert [skipped.name for skipped in data.skipped] == ["a.png"]

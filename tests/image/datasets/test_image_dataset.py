@@ -111,7 +111,7 @@ def test_buckets_that_skip_every_image_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("buckets", "said"),
+    ("buckets", "record"),
     [
         ({"sizes": [[30, 32]]}, r"expected multiples of step 16 up to 16384, not \[30, 32\]; nearest: \[32, 32\]"),
         ({"sizes": [[0, 32]]}, "expected multiples of step 16"),
@@ -121,9 +121,9 @@ def test_buckets_that_skip_every_image_are_one_line(tmp_path):
         ({"ratio": 2}, "unknown key 'buckets.ratio'"),
     ],
 )
-def test_a_wrong_bucket_config_is_one_line(tmp_path, buckets, said):
+def test_a_wrong_bucket_config_is_one_line(tmp_path, buckets, record):
     write(tmp_path, [(64, 32)])
-    with pytest.raises(ConfigError, match=said.replace("dataset.*", "")):
+    with pytest.raises(ConfigError, match=record.replace("dataset.*", "")):
         folder(tmp_path, buckets=buckets)
 
 
@@ -137,7 +137,7 @@ def test_own_sizes_are_taken_as_they_are_given(tmp_path):
 def test_the_replacement_of_a_damaged_image_is_cropped_to_its_size(tmp_path):
     write(tmp_path, [(64, 32), (32, 64)])
     data = folder(tmp_path, buckets={"step": 8, "top_k": 1}, validate_first=0)
-    (tmp_path / "000.png").write_bytes(b"gone bad")
+    (tmp_path / "000.png").write_bytes(b"not an image")
     found = data.get(0, random.Random(0))
     assert found["file"] == "001.png" and tuple(found["image"].shape) == (3, 24, 40)
 
@@ -158,7 +158,7 @@ def test_captions_of_several_sources_come_from_jsonl_and_json_files(tmp_path):
     write(tmp_path, [(8, 8)])
     (tmp_path / "000.txt").unlink()
     (tmp_path / "000.json").write_text('{"captions": {"llava": "a long one", "blip2": "short"}}', encoding="utf-8")
-    said = {"file": "000.png", "captions": {"llava": "x", "blip2": "y"}, "caption_weights": {"blip2": 0}}
+    record = {"file": "000.png", "captions": {"llava": "x", "blip2": "y"}, "caption_weights": {"blip2": 0}}
 
     def drawn(**options):
         data = folder(tmp_path, **options)
@@ -166,7 +166,7 @@ def test_captions_of_several_sources_come_from_jsonl_and_json_files(tmp_path):
 
     assert drawn() == {"a long one", "short"}
     assert drawn(caption_weights={"llava": 0}) == {"short"}
-    (tmp_path / "captions.jsonl").write_text(json.dumps(said), encoding="utf-8")
+    (tmp_path / "captions.jsonl").write_text(json.dumps(record), encoding="utf-8")
     assert drawn() == {"x"}
 
 

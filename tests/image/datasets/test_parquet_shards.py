@@ -57,8 +57,9 @@ def test_images_are_bytes_with_a_path_or_paths_inside_the_folder(tmp_path):
     write(tmp_path / "a.parquet", {"file_name": paths, "text": ["seven"] * 5})
     data = shards(tmp_path)
     assert reds(data) == {"seven": 7}
-    said = " ".join(skip_reasons(data).values())
-    assert said.count("leads outside the folder") == 2 and "missing" in said and "neither bytes nor a path" in said
+    reasons = " ".join(skip_reasons(data).values())
+    assert reasons.count("leads outside the folder") == 2
+    assert "missing" in reasons and "neither bytes nor a path" in reasons
 
 
 def test_captions_by_source_come_from_columns_lists_structs_and_maps(tmp_path):
@@ -67,8 +68,8 @@ def test_captions_by_source_come_from_columns_lists_structs_and_maps(tmp_path):
     data = shards(tmp_path, caption_columns=["llava", "blip2"], caption_weights={"blip2": 0.5})
     assert data.values("caption") == ["a long one", "short", "tiny", "only"]
     kind = pa.map_(pa.string(), pa.list_(pa.string()))
-    told = pa.array([[("llava", ["a long one"]), ("blip2", ["short"])]], kind)
-    for captions in (told, pa.array([{"llava": "a long one", "blip2": "short"}])):
+    pairs = pa.array([[("llava", ["a long one"]), ("blip2", ["short"])]], kind)
+    for captions in (pairs, pa.array([{"llava": "a long one", "blip2": "short"}])):
         weights = pa.array([[("llava", 0.0)]], pa.map_(pa.string(), pa.float64()))
         write(tmp_path / "a.parquet", {"image": [encode_image()], "captions": captions, "caption_weights": weights})
         data = shards(tmp_path)
@@ -84,7 +85,7 @@ def test_further_columns_are_fields_of_an_example(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "said"),
+    ("columns", "options", "message"),
     [
         (
             {"x": [b""], "caption": ["a"]},
@@ -101,9 +102,9 @@ def test_further_columns_are_fields_of_an_example(tmp_path):
         ({"image": [b""], "caption": ["a"]}, {"extra_columns": ["label"]}, "got no column 'label'"),
     ],
 )
-def test_a_missing_column_is_one_line(tmp_path, columns, options, said):
+def test_a_missing_column_is_one_line(tmp_path, columns, options, message):
     write(tmp_path / "a.parquet", columns)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         shards(tmp_path, **options)
 
 
@@ -125,8 +126,9 @@ def test_a_damaged_row_group_costs_itself_and_is_named(tmp_path):
     begin = whole.dictionary_page_offset or whole.data_page_offset
     data[begin : begin + 40] = b"\xff" * 40
     (tmp_path / "a.parquet").write_bytes(data)
-    said = skip_reasons(shards(tmp_path))
-    assert said["a.parquet row group 1"].startswith("damaged: ") and said["a.parquet:0:1"].startswith("not an image")
+    reasons = skip_reasons(shards(tmp_path))
+    assert reasons["a.parquet row group 1"].startswith("damaged: ")
+    assert reasons["a.parquet:0:1"].startswith("not an image")
 
 
 def test_files_without_a_usable_row_are_refused_with_advice(tmp_path):

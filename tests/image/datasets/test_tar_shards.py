@@ -107,12 +107,12 @@ def test_damaged_giant_and_uncaptioned_members_are_skipped_and_named(tmp_path):
     }  # fmt: skip
     write_tar(tmp_path / "a.tar", members)
     data = shards(tmp_path)
-    said = skip_reasons(data)
-    assert len(data) == 1 and len(said) == 6
-    assert said["a.tar/cut.png"].startswith("damaged") and said["a.tar/giant.png"].startswith("too large: ")
-    assert said["a.tar/silent.png"] == "no caption: no .txt or .json with its name"
-    assert said["a.tar/latin.png"] == "no caption: the file is not UTF-8 text"
-    assert said["a.tar/../out.png"] == said["a.tar//abs.png"] == "leads outside the shard"
+    reasons = skip_reasons(data)
+    assert len(data) == 1 and len(reasons) == 6
+    assert reasons["a.tar/cut.png"].startswith("damaged") and reasons["a.tar/giant.png"].startswith("too large: ")
+    assert reasons["a.tar/silent.png"] == "no caption: no .txt or .json with its name"
+    assert reasons["a.tar/latin.png"] == "no caption: the file is not UTF-8 text"
+    assert reasons["a.tar/../out.png"] == reasons["a.tar//abs.png"] == "leads outside the shard"
 
 
 def test_links_and_devices_in_a_shard_are_passed_over(tmp_path):

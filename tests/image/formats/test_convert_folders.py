@@ -40,14 +40,14 @@ SHAPES = [
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_original_to_ours_to_diffusers_to_ours_to_original_changes_no_bit(tmp_path, kv, qk_norm, sigma, dtype, suffix):
     sizes = {**SIZES, "n_kv_heads": kv, "qk_norm": qk_norm, "learn_sigma": sigma}
-    state, said = tensors(sizes, dtype), make_model_args(qk_norm=qk_norm)
-    first = write_original(tmp_path / "1", state, said, f"consolidated.00-of-01.{suffix}")
+    state, arguments = tensors(sizes, dtype), make_model_args(qk_norm=qk_norm)
+    first = write_original(tmp_path / "1", state, arguments, f"consolidated.00-of-01.{suffix}")
     second = converted(first, tmp_path / "2", most=20_000)
     third = converted(second, tmp_path / "3", most=30_000, format="image.diffusers")
     fourth = converted(third, tmp_path / "4")
     fifth = converted(fourth, tmp_path / "5", format="image.alpha_vllm")
     assert equal_weights(open_weights(fifth, "consolidated_ema.00-of-01"), state)
-    assert read_namespace(fifth / "model_args.pth") == vars(said)
+    assert read_namespace(fifth / "model_args.pth") == vars(arguments)
     assert equal_weights(
         open_weights(second, "model"), {n: read_tensor(p) for n, p in open_weights(fourth, "model").items()}
     )

@@ -25,19 +25,19 @@ embeddings = pytest.importorskip("diffusers.models.embeddings")
 REGISTRY = registry_of("image")
 
 
-def asked(batch=2):
+def inputs(batch=2):
     draw = torch.Generator().manual_seed(1)
-    picture, said = torch.randn(batch, 4, 6, 8, generator=draw), torch.randn(batch, 5, 12, generator=draw)
+    picture, text = torch.randn(batch, 4, 6, 8, generator=draw), torch.randn(batch, 5, 12, generator=draw)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])[:batch]
-    return picture, torch.tensor([0.2, 0.7])[:batch], said, mask
+    return picture, torch.tensor([0.2, 0.7])[:batch], text, mask
 
 
 def theirs(model):
-    picture, time, said, mask = asked()
+    picture, time, text, mask = inputs()
     width = SIZES["dim"] // SIZES["n_heads"]
     table = embeddings.get_2d_rotary_pos_embed_lumina(width, 384, 384, linear_factor=1.0, ntk_factor=1.0)
     with torch.no_grad():
-        answer = model(picture, time, said, mask, table, cross_attention_kwargs={}).sample
+        answer = model(picture, time, text, mask, table, cross_attention_kwargs={}).sample
     return answer[:, :4]
 
 
@@ -46,11 +46,11 @@ def ours(folder):
     arguments = published_config(opened, "test")
     network = Network(arguments.model_dump())
     network.load_state_dict(numbers(opened.weights))
-    picture, time, said, mask = asked()
+    picture, time, text, mask = inputs()
     patches = Patchify2D(Patchify2D.Config())
     tokens = patches.patchify(picture)
     with torch.no_grad():
-        answer = network(tokens, time, Condition(said, mask.bool(), mean_pool(said, mask.bool())))
+        answer = network(tokens, time, Condition(text, mask.bool(), mean_pool(text, mask.bool())))
     return patches.unpatchify(tokens.with_values(answer))
 
 
@@ -60,10 +60,10 @@ def ours(folder):
 def test_what_we_write_loads_strictly_there_and_gives_the_same_numbers(tmp_path, changes):
     folder = write_original(tmp_path / "1", tensors({**SIZES, **changes}))
     execute(plan_conversion(folder, REGISTRY, ConvertOptions(format="image.diffusers")), tmp_path / "2", 100_000)
-    model, told = library.LuminaNextDiT2DModel.from_pretrained(
+    model, report = library.LuminaNextDiT2DModel.from_pretrained(
         tmp_path / "2" / "transformer", output_loading_info=True, low_cpu_mem_usage=False
     )
-    assert not any(told.values()), told
+    assert not any(report.values()), report
     assert (theirs(model.eval()) - ours(tmp_path / "2")).abs().max() < 2e-5
     assert torch.equal(ours(tmp_path / "2"), ours(folder))
 
@@ -88,8 +88,8 @@ def test_what_they_wrote_is_read_and_gives_the_same_numbers(tmp_path):
     execute(plan_conversion(tmp_path / "2", REGISTRY, ConvertOptions(format="image.diffusers")), tmp_path / "3")
     again = library.LuminaNextDiT2DModel.from_pretrained(tmp_path / "3" / "transformer")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    said = {key: value for key, value in again.config.items() if not key.startswith("_")}
-    assert said == {key: value for key, value in model.config.items() if not key.startswith("_")}
+    text = {key: value for key, value in again.config.items() if not key.startswith("_")}
+    assert text == {key: value for key, value in model.config.items() if not key.startswith("_")}
 
 
 TINY = Path(__file__).parents[2] / "tiny_pipeline"
@@ -124,6 +124,6 @@ def test_settings_of_a_whole_folder_come_back_as_they_were(tmp_path):
 
 
 def test_a_published_folder_is_described_like_one_of_ours(lumina):
-    told = lumina("models", TINY)
-    assert told.out.splitlines()[0] == "checkpoint format image.diffusers"
-    assert "  autoencoder  image.kl" in told.out.splitlines()
+    report = lumina("models", TINY)
+    assert report.out.splitlines()[0] == "checkpoint format image.diffusers"
+    assert "  autoencoder  image.kl" in report.out.splitlines()

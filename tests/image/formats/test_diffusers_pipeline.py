@@ -49,20 +49,21 @@ def pictures(answers):
     return torch.stack([answer.data for answer in answers]).div(2).add(0.5).clamp(0, 1)
 
 
-def beside(theirs, pipeline, prompts, negatives, size, **asked):
+def compare(theirs, pipeline, prompts, negatives, size, **options):
     """Errors of latents at each step, and of the pictures, for the same noise."""
     steps, ours = [], []
-    usual = {"size": size, "steps": asked.get("steps", 3), "guidance_scale": asked.get("guidance_scale", 4.0)}
+    usual = {"size": size, "steps": options.get("steps", 3), "guidance_scale": options.get("guidance_scale", 4.0)}
     wanted = theirs(
         prompts, negative_prompt=negatives, width=size[0], height=size[1], num_inference_steps=usual["steps"],
         guidance_scale=usual["guidance_scale"], latents=latents(pipeline, size, range(len(prompts))), output_type="pt",
         callback_on_step_end=lambda pipe, step, time, kept: steps.append(kept["latents"].clone()) or kept,
-        clean_caption=False, **asked.get("call", {}),
+        clean_caption=False, **options.get("call", {}),
     ).images  # fmt: skip
-    usual |= asked.get("request", {})
+    usual |= options.get("request", {})
     pairs = enumerate(zip(prompts, negatives, strict=True))
     requests = [
-        pipeline.make_request(prompt=said, negative_prompt=silent, seed=seed, **usual) for seed, (said, silent) in pairs
+        pipeline.make_request(prompt=prompt, negative_prompt=negative, seed=seed, **usual)
+        for seed, (prompt, negative) in pairs
     ]
     answers = pipeline(requests, callback=lambda state: ours.append(state.x_t.clone()))
     places = pipeline.model.tokenizer.empty(len(prompts), (size[1] // 8, size[0] // 8))
@@ -71,7 +72,7 @@ def beside(theirs, pipeline, prompts, negatives, size, **asked):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "negatives", "size", "asked"),
+    ("prompts", "negatives", "size", "options"),
     [
         (["a photo of a red cat"], [""], (64, 64), {}),
         (["an old man walking in the city at night", "a lake"], ["", "blue"], (64, 96), {"steps": 4}),
@@ -90,8 +91,8 @@ def beside(theirs, pipeline, prompts, negatives, size, **asked):
         ),
     ],
 )
-def test_latents_at_each_step_and_pictures_are_theirs(theirs, pipeline, prompts, negatives, size, asked):
-    walked, made = beside(theirs, pipeline, prompts, negatives, size, **asked)
+def test_latents_at_each_step_and_pictures_are_theirs(theirs, pipeline, prompts, negatives, size, options):
+    walked, made = compare(theirs, pipeline, prompts, negatives, size, **options)
     assert walked <= LATENTS and made <= PICTURE
 
 
@@ -106,7 +107,7 @@ def test_a_folder_that_pads_on_the_left_and_shifts_its_steps_is_theirs_too(tmp_p
     left = diffusers.LuminaPipeline.from_pretrained(folder)
     left.set_progress_bar_config(disable=True)
     prompts = ["an old man walking in the city at night", "a lake"]
-    walked, made = beside(left, Pipeline.from_pretrained(folder), prompts, ["", "blue"], (64, 96))
+    walked, made = compare(left, Pipeline.from_pretrained(folder), prompts, ["", "blue"], (64, 96))
     assert walked <= LATENTS and made <= PICTURE
 
 
@@ -125,9 +126,9 @@ def test_the_command_makes_their_picture_of_their_folder(theirs, pipeline, lumin
 def test_embeddings_are_theirs_where_they_are_real(theirs, pipeline):
     texts = ["a photo of a red cat", "", "an old man walking in the city at night"]
     embeds, mask, _, _ = theirs.encode_prompt(texts, do_classifier_free_guidance=False)
-    said = pipeline.model.conditioners_by_field["caption"].encode(texts)
-    assert torch.equal(said.context_mask, mask.bool())
-    assert (said.context - embeds)[mask.bool()].abs().max() <= EMBEDDINGS
+    condition = pipeline.model.conditioners_by_field["caption"].encode(texts)
+    assert torch.equal(condition.context_mask, mask.bool())
+    assert (condition.context - embeds)[mask.bool()].abs().max() <= EMBEDDINGS
 
 
 def test_a_folder_under_the_older_name_of_its_class_opens_too(pipeline, tmp_path):
@@ -148,17 +149,17 @@ def test_several_pictures_a_prompt_keep_their_masks_and_made_embeddings_are_expa
     for row, prompt in enumerate(prompts):
         alone = pictures(pipeline(prompt=prompt, steps=2, seed=10 * row, count=2))
         torch.testing.assert_close(together[2 * row : 2 * row + 2], alone, atol=1e-5, rtol=0)
-    said = pipeline.model.encode_condition({"caption": prompts}, 2)
+    condition = pipeline.model.encode_condition({"caption": prompts}, 2)
     torch.testing.assert_close(
-        pictures(pipeline(requests, inputs=PrecomputedInputs(said))), together, atol=1e-5, rtol=0
+        pictures(pipeline(requests, inputs=PrecomputedInputs(condition))), together, atol=1e-5, rtol=0
     )
 
 
 def test_made_embeddings_without_a_summary_get_the_published_one(pipeline):
-    said = pipeline.model.encode_condition({"caption": ["a lake"]}, 1)
-    torch.testing.assert_close(said.pooled, mean_pool(said.context, said.context_mask))
-    bare = Condition(said.context, said.context_mask)
-    first, second = (pipeline(inputs=PrecomputedInputs(c), steps=1)[0].data for c in (said, bare))
+    condition = pipeline.model.encode_condition({"caption": ["a lake"]}, 1)
+    torch.testing.assert_close(condition.pooled, mean_pool(condition.context, condition.context_mask))
+    bare = Condition(condition.context, condition.context_mask)
+    first, second = (pipeline(inputs=PrecomputedInputs(c), steps=1)[0].data for c in (condition, bare))
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
 
 
@@ -201,17 +202,17 @@ def test_the_network_can_be_asked_by_itself(pipeline):
     """Fault 6: there calling the network without further arguments raises."""
     model = pipeline.model
     tokens = model.tokenizer.empty(1, (8, 8))
-    said = model.encode_condition({"caption": ["a lake"]}, 1)
-    assert model.predict(tokens, torch.tensor([0.5]), said).shape == tokens.values.shape
+    condition = model.encode_condition({"caption": ["a lake"]}, 1)
+    assert model.predict(tokens, torch.tensor([0.5]), condition).shape == tokens.values.shape
 
 
 def test_a_smaller_canvas_keeps_its_positions_unless_it_is_told_to_shrink_them(pipeline):
-    """Fault 7: there the factor is below 1 on small canvases, and nothing can be said about it."""
-    asked = {"prompt": "a lake", "size": (32, 32), "steps": 1}
-    plain = pipeline(**asked, rope_scaling="none")[0].data
-    assert torch.equal(pipeline(**asked, rope_scaling="interpolation:isotropic=true")[0].data, plain)
+    """Fault 7: there the factor is below 1 on small canvases, and it has no definition."""
+    options = {"prompt": "a lake", "size": (32, 32), "steps": 1}
+    plain = pipeline(**options, rope_scaling="none")[0].data
+    assert torch.equal(pipeline(**options, rope_scaling="interpolation:isotropic=true")[0].data, plain)
     assert not torch.allclose(
-        pipeline(**asked, rope_scaling="interpolation:isotropic=true,scale_down=true")[0].data, plain
+        pipeline(**options, rope_scaling="interpolation:isotropic=true,scale_down=true")[0].data, plain
     )
 
 
@@ -231,13 +232,13 @@ def test_guidance_works_on_the_channels_that_the_recipe_says(pipeline):
 def test_a_prompt_is_read_as_it_is_written(theirs, pipeline):
     """Fault 9: there prompts are lowered and stripped where helpers are missing, negative ones never."""
     text = "  A Photo of a Red CAT"
-    said = pipeline.model.conditioners_by_field["caption"].encode([text])
+    condition = pipeline.model.conditioners_by_field["caption"].encode([text])
     ids = theirs.tokenizer(text, return_tensors="pt").input_ids
     with torch.no_grad():
         wanted = theirs.text_encoder(ids, output_hidden_states=True).hidden_states[-2][0]
-    torch.testing.assert_close(said.context[0][: len(wanted)], wanted, atol=EMBEDDINGS, rtol=0)
+    torch.testing.assert_close(condition.context[0][: len(wanted)], wanted, atol=EMBEDDINGS, rtol=0)
     assert (
-        said.context.shape[1]
+        condition.context.shape[1]
         != pipeline.model.conditioners_by_field["caption"].encode([text.lower().strip()]).context.shape[1]
     )
 
@@ -258,13 +259,13 @@ def test_the_text_encoder_of_the_folder_can_be_quantised(pipeline):
 
 
 def test_silence_under_another_length_changes_nothing(pipeline):
-    said = pipeline.model.null_condition(1)
+    condition = pipeline.model.null_condition(1)
     longer = replace(
-        said,
-        context=torch.cat([said.context, torch.ones_like(said.context)], 1),
-        context_mask=torch.cat([said.context_mask, torch.zeros_like(said.context_mask)], 1),
+        condition,
+        context=torch.cat([condition.context, torch.ones_like(condition.context)], 1),
+        context_mask=torch.cat([condition.context_mask, torch.zeros_like(condition.context_mask)], 1),
     )
     first, second = (
-        pipeline(prompt="a lake", steps=1, inputs=PrecomputedInputs(uncond=s))[0].data for s in (said, longer)
+        pipeline(prompt="a lake", steps=1, inputs=PrecomputedInputs(uncond=s))[0].data for s in (condition, longer)
     )
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)

@@ -42,7 +42,7 @@ def pictures(*names: str):
     return [EXAM.reference(by_name[name]) for name in names]
 
 
-def judged(made, real, cases=()):
+def eval_inputs(made, real, cases=()):
     rows = torch.arange(len(real))
     return EvalInputs(made, real, cases or [EvalItem({}, 0)] * len(made), rows)
 
@@ -87,7 +87,7 @@ def test_the_frechet_distance_of_real_images_is_zero_and_grows_with_noise(lite0)
     metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), lite0)
     noise = torch.Generator().manual_seed(0)
     found = [
-        metric.compute(judged(lite0([i + s * torch.randn(i.shape, generator=noise) for i in items]), real))["FD"]
+        metric.compute(eval_inputs(lite0([i + s * torch.randn(i.shape, generator=noise) for i in items]), real))["FD"]
         for s in (0, 0.1, 0.4)
     ]
     assert found[0] == pytest.approx(0, abs=1e-3) and found[0] < found[1] < found[2]
@@ -105,7 +105,7 @@ def test_the_frechet_distance_of_other_real_images_is_positive():
 
 def test_a_note_warns_of_the_bias_of_few_images():
     metric = FrechetDistance(FrechetDistance.Config(feature_extractor={"type": "test.stub"}), StubFeatures())
-    few, many = (judged(torch.rand(count, 60), torch.rand(100, 60)) for count in (60, 61))
+    few, many = (eval_inputs(torch.rand(count, 60), torch.rand(100, 60)) for count in (60, 61))
     assert "too large" in metric.notes(few)[0] and metric.notes(many) == []
 
 
@@ -113,7 +113,7 @@ def test_precision_and_recall_of_half_the_real_ones():
     line = torch.arange(40.0)[:, None]
     real = torch.cat([line, line + 1000])
     found = PrecisionRecall(PrecisionRecall.Config(feature_extractor={"type": "test.stub"}), StubFeatures()).compute(
-        judged(line + 0.1, real)
+        eval_inputs(line + 0.1, real)
     )
     assert (float(found["precision"].mean()), found["recall"]) == (1.0, 0.5)
 

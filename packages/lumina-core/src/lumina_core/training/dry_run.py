@@ -122,7 +122,8 @@ def fit_notes(model: Model, dataset: Dataset) -> Iterator[str]:
         fields = dataset.get(0, random.Random(0))
         request = task.Request.read(dict(task.request_for(fields)), "example")
         # an option of requests that the example does not use, such as given points, is a field of its name
-        never = sorted(set(model.conditioners_by_field) - set(task.conditions(request)) - set(task.Request.model_fields))
+        reached = {*task.conditions(request), *task.Request.model_fields}
+        never = sorted(set(model.conditioners_by_field) - reached)
         if never:
             yield (
                 f"no request of {model.recipe.task.type} has a value for the conditioner '{never[0]}': samples never "
