@@ -17,7 +17,7 @@ import argparse
 import csv
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,13 @@ SMALL_SIZES = (
 )  # fmt: skip
 """Height and width of the batches of the first part, each equally frequent: a step costs a fourth of one of 64x64."""
 SIZES = (
-    *[(64, 64)] * 4, *[(32, 32)] * 2, *[(48, 48)] * 2, (24, 24), (96, 96), (128, 128), (32, 64), (64, 32), (24, 96),
-    (96, 24), (32, 128), (128, 32),
+    *[(64, 64)] * 4, *[(32, 32)] * 2, (48, 48), (24, 24), *[(96, 96)] * 2, *[(128, 128)] * 2, (32, 64), (64, 32),
+    (24, 96), (96, 24), (32, 128), (128, 32),
 )  # fmt: skip
 """Height and width of the batches of the last part."""
 CANVASES = ((64, 64), (64, 64), (96, 96), (192, 192))
 """Height and width of batches with small emoji on a canvas."""
-SMALL_SHARE, CANVAS_PROB, MIX_PROB, PLAIN_PROB, BALANCE = 0.4, 0.12, 0.15, 0.6, 0.6
+SMALL_SHARE, CANVAS_PROB, MIX_PROB, PLAIN_PROB, BALANCE = 0.25, 0.2, 0.15, 0.6, 0.6
 TEACHER_SIDE, TARGET_DIM = 128, 128
 
 
@@ -246,6 +246,11 @@ def mix(tokens: Tokens, labels: Tensor, embedded: Tensor) -> tuple[Tokens, Tenso
 
 
 def main() -> None:
+    train(make_parser().parse_args(), time.time())
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--styles", type=Path, required=True, help="folder of build_styles.py")
     parser.add_argument("--recipe", default="recog.emoji")
@@ -259,7 +264,7 @@ def main() -> None:
     parser.add_argument("--distillation", type=float, default=2.0, help="weight of the distance to the teacher")
     parser.add_argument("--targets", type=Path, help="file that keeps the teacher's features for the next run")
     parser.add_argument("--out", type=Path, required=True)
-    train(parser.parse_args(), time.time())
+    return parser
 
 
 def load_targets(file: Path | None) -> Tensor:
@@ -273,8 +278,32 @@ def load_targets(file: Path | None) -> Tensor:
     return targets
 
 
-def train(args: argparse.Namespace, start: float) -> None:
-    """Train until the time is over, and save the average of the weights."""
+def start_model(
+    model: Any, projection: nn.Linear, drawings: Drawings, targets: Tensor, args: argparse.Namespace
+) -> None:
+    """Give the model its first weights: those of --init, or of the generator with a head that is fitted to them."""
+    if args.init is not None:
+        model.load_state_dict(lumina_core.load_model(args.init).state_dict())
+        return
+    weights, own = fold_time(lumina_core.load_model(args.generator)), model.state_dict()
+    model.load_state_dict({name: tensor for name, tensor in weights.items() if name in own}, strict=False)
+    fit_first_head(model, projection, drawings, targets, args)
+
+
+def train(
+    args: argparse.Namespace,
+    start: float,
+    first_weights: Callable[[Any, nn.Linear, Drawings, Tensor, argparse.Namespace], None] = start_model,
+    use_average: Callable[[Any, int], None] | None = None,
+) -> None:
+    """Train until the time is over; every 200 steps and at the end, save the model with averaged weights.
+
+    Args:
+        args: options of the command line.
+        start: time at which the limit began.
+        first_weights: function that gives the model its first weights, or other blocks.
+        use_average: called with the model and the step instead of saving.
+    """
     registry = load_plugins()
     recipe = Recipe.load(args.recipe, registry=registry)
     training, end = recipe.training, start + args.seconds - 10
@@ -282,12 +311,7 @@ def train(args: argparse.Namespace, start: float) -> None:
     model: Any = build_model(recipe, registry).train()
     drawings, targets = Drawings(args.styles), load_targets(args.targets)
     projection = nn.Linear(model.backbone.config.hidden_size, TARGET_DIM)
-    if args.init is not None:
-        model.load_state_dict(lumina_core.load_model(args.init).state_dict())
-    else:
-        weights, own = fold_time(lumina_core.load_model(args.generator)), model.state_dict()
-        model.load_state_dict({name: tensor for name, tensor in weights.items() if name in own}, strict=False)
-        fit_first_head(model, projection, drawings, targets, args)
+    first_weights(model, projection, drawings, targets, args)
     losses = Losses(model, projection, recipe.objective.options.get("label_smoothing", 0.0))
     parameters = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
@@ -301,7 +325,10 @@ def train(args: argparse.Namespace, start: float) -> None:
         """Write the model with averaged weights."""
         own = [p.detach().clone() for p in parameters]
         torch._foreach_copy_(parameters, average)
-        save_model(model, args.out / "model", registry, torch.float16)
+        if use_average is None:
+            save_model(model, args.out / "model", registry, torch.float16)
+        else:
+            use_average(model, step)
         torch._foreach_copy_(parameters, own)
 
     with open(args.out / "log.csv", "w", newline="", encoding="utf-8") as file:
@@ -338,7 +365,7 @@ def train(args: argparse.Namespace, start: float) -> None:
             if step % 200 == 0:
                 save()
     save()
-    print(f"{step} steps, written to {args.out / 'model'}")
+    print(f"{step} steps, written to {args.out}")
 
 
 if __name__ == "__main__":
