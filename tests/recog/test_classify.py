@@ -153,6 +153,19 @@ def test_a_temperature_softens_the_answer():
     assert soft == pytest.approx(0.7311, abs=1e-3)
 
 
+def test_groups_have_a_temperature_of_their_own():
+    logits = torch.tensor([2.0, 1.0, 0.5])
+    classes = ("a/x", "a/y", "b/z")
+    plain, own = (
+        Classify(Classify.Config(classes=classes, temperature=2.0, group_temperature=t)).describe(logits)
+        for t in (None, 0.5)
+    )
+    assert plain["probability"] == own["probability"]
+    expected = float((logits / 0.5).softmax(0)[:2].sum())
+    assert own["group"] == "a" and own["group_probability"] == pytest.approx(expected, abs=1e-4)
+    assert plain["group_probability"] < own["group_probability"]
+
+
 def test_names_that_do_not_fit_the_head():
     with pytest.raises(lumina_core.errors.ConfigError, match="got 1 names, expected 2"):
         Classify(Classify.Config(classes=("one",))).describe(torch.zeros(2))

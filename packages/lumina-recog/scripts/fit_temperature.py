@@ -1,9 +1,9 @@
-"""Print the temperature that calibrates a classifier: python fit_temperature.py MODEL [KEY=VALUE ...].
+"""Print the temperatures that calibrate a classifier: python fit_temperature.py MODEL [KEY=VALUE ...].
 
 The keys change the data set of the model's recipe; by default its validation split, without augmentation. If classes
-have groups, their probabilities are calibrated. Store the result:
+have groups, these have a temperature of their own. Store the result:
 
-lumina convert MODEL OUT --format lumina --set task.temperature=T
+lumina convert MODEL OUT --format lumina --set task.temperature=T --set task.group_temperature=T
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def main() -> None:
     logits = torch.cat([predict_data(model, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
     labels = torch.tensor([one["label"] for one in examples])
     index, groups = model.task.groups(logits.shape[1])
-    temperature = fit_temperature(logits, labels, index if groups else None)
-    for name, value in (("as it is", 1.0), ("fitted", temperature)):
-        probabilities = (logits / value).softmax(dim=1)
-        line = f"{name}: temperature {value:.3f}, ECE {expected_calibration_error(probabilities, labels):.3f}"
-        if groups:
-            sums = group_sums(probabilities, index, len(groups))
-            line += f", of groups {expected_calibration_error(sums, index[labels]):.3f}"
-        print(line)
+    temperature = fit_temperature(logits, labels)
+    before, after = (expected_calibration_error((logits / t).softmax(dim=1), labels) for t in (1.0, temperature))
+    print(f"task.temperature={temperature:.3f}: ECE {after:.3f}, as it is {before:.3f}")
+    if groups:
+        temperature = fit_temperature(logits, labels, index)
+        sums = [group_sums((logits / t).softmax(dim=1), index, len(groups)) for t in (1.0, temperature)]
+        before, after = (expected_calibration_error(one, index[labels]) for one in sums)
+        print(f"task.group_temperature={temperature:.3f}: ECE of groups {after:.3f}, as it is {before:.3f}")
 
 
 if __name__ == "__main__":

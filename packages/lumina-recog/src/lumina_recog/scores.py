@@ -38,6 +38,8 @@ class ClassNames(Protocol):
 
     def probabilities(self, logits: Tensor) -> Tensor: ...
 
+    def group_probabilities(self, logits: Tensor) -> Tensor: ...
+
 
 def accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     """Return the fraction of rows whose label is among the k highest scores (B, K)."""
@@ -128,8 +130,7 @@ def score(task: ClassNames, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
     group_index, groups = task.groups(logits.shape[1])
     if groups:
-        sums = group_sums(probabilities, group_index, len(groups))
-        group_labels = group_index[labels]
+        sums, group_labels = task.group_probabilities(logits), group_index[labels]
         result |= {
             "group_top1": round(accuracy(sums, group_labels), 4),
             "group_macro": round(macro_accuracy(sums, group_labels), 4),

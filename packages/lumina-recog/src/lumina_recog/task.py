@@ -16,7 +16,7 @@ from lumina_core.protocols import Dataset, PredictionTask
 from lumina_core.types import Tokens
 from lumina_recog.image_io import ImageField
 from lumina_recog.packing import is_packable, packed_logits
-from lumina_recog.scores import evaluate_classifier
+from lumina_recog.scores import evaluate_classifier, group_sums
 
 GROUP_SEPARATOR = "/"
 """Separates group and class in the name of a class: `Food & Drink/food-fruit`."""
@@ -47,6 +47,9 @@ class Classify(PredictionTask):
             gt=0,
             description="divisor of the logits, fitted on validation data so that probabilities are calibrated",
         )
+        group_temperature: float | None = Field(
+            None, gt=0, description="the same for the probabilities of groups; null: temperature"
+        )
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -63,7 +66,7 @@ class Classify(PredictionTask):
     def answer(self, prediction: Tensor, request: Any) -> dict[str, Any]:
         """Return the answer: `label`, `probability`, `top`, and with groups `group`, `group_probability`.
 
-        The group is the most probable one, the sum over its classes, and `label` the most probable class.
+        The group is the most probable one, see `group_probabilities`, and `label` the most probable class.
 
         Raises:
             ConfigError: the task names another number of classes than the head has.
@@ -77,9 +80,9 @@ class Classify(PredictionTask):
         order = probabilities.argsort(descending=True)[:top].tolist()
         listed = [{"label": names[index], "probability": round(float(probabilities[index]), 4)} for index in order]
         result: dict[str, Any] = {"label": names[order[0]], "probability": listed[0]["probability"], "top": listed}
-        group_index, groups = self.groups(len(probabilities))
+        _, groups = self.groups(len(probabilities))
         if groups:
-            sums = torch.zeros(len(groups)).index_add(0, group_index, probabilities)
+            sums = self.group_probabilities(prediction[None])[0]
             best = int(sums.argmax())
             result |= {"group": groups[best], "group_probability": round(float(sums[best]), 4)}
         return result
@@ -87,6 +90,15 @@ class Classify(PredictionTask):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return calibrated probabilities (B, K) of logits (B, K)."""
         return (logits.float() / self.config.temperature).softmax(dim=1)
+
+    def group_probabilities(self, logits: Tensor) -> Tensor:
+        """Return calibrated probabilities (B, G) of the groups: sums over their classes, at a temperature of their own.
+
+        Few groups share many classes, so that their probabilities need another temperature (our own measurement).
+        """
+        index, groups = self.groups(logits.shape[1])
+        temperature = self.config.group_temperature or self.config.temperature
+        return group_sums((logits.float() / temperature).softmax(dim=1), index, len(groups))
 
     def class_names(self, count: int) -> tuple[str, ...]:
         """Return the names of `count` classes.
