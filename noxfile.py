@@ -31,6 +31,8 @@ TEST_TOOLS = (
     "copier>=9",
 )
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3", "ruff>=0.6")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Of workers with two threads each on two cores, one slows the other down."""
 SHARED = ROOT / ".nox" / f"shared-{sys.version_info[0]}.{sys.version_info[1]}"
 """torch lives here once, with the torchvision that fits it (timm needs one); every session's environment looks into it.
 Its wheels are gigabytes on some machines."""
@@ -73,15 +75,13 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Every test; arguments go to pytest: nox -s tests -- tests/core -k solver."""
     install(session, *TEST_TOOLS, packages=WITH_EXTRAS)
-    # one thread a worker: two workers with two threads each slow one another down
-    session.run("pytest", "-n", "auto", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "-n", "auto", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """800 bad inputs of a seed, 60 kills of trainings, ten races for a folder, compiled training of all recipes."""
     install(session, *TEST_TOOLS, packages=WITH_EXTRAS)
-    one_thread = {"OMP_NUM_THREADS": "1"}
     session.run(
         "pytest",
         "-n",
@@ -89,9 +89,9 @@ def fuzz(session: nox.Session) -> None:
         "tests/fuzz",
         "tests/test_compiled_training.py",
         *session.posargs,
-        env={"LUMINA_FUZZ": "800", **one_thread},
+        env={"LUMINA_FUZZ": "800", **ONE_THREAD},
     )
-    session.run("python", "tests/kills.py", "--kills", "60", "--races", "10", env=one_thread)
+    session.run("python", "tests/kills.py", "--kills", "60", "--races", "10", env=ONE_THREAD)
 
 
 @nox.session
@@ -100,7 +100,7 @@ def alone(session: nox.Session, package: str) -> None:
     """Each package with the core only: what it needs beyond that would be missing here."""
     install(session, "pytest>=8", "hypothesis>=6.100", packages=tuple(dict.fromkeys(("lumina-core", package))))
     tests = {"lumina-3d": "three_d"}.get(package, package.removeprefix("lumina-"))
-    session.run("pytest", f"tests/{tests}", *session.posargs)
+    session.run("pytest", f"tests/{tests}", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -144,14 +144,14 @@ def types(session: nox.Session) -> None:
 def distributed(session: nox.Session) -> None:
     """Exits and kills of trainings of two processes, repeated: some minutes; --exits N --kills N."""
     install(session, packages=("lumina-core",))
-    session.run("python", "tests/core/repeat_distributed.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("python", "tests/core/repeat_distributed.py", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The oldest versions that the packages claim to work with, of everything light."""
     install(session, "-r", "lowest.txt", "pytest>=8", "hypothesis>=6.100")
-    session.run("pytest", "tests/core", "tests/image", "tests/audio", "tests/three_d", *session.posargs)
+    session.run("pytest", "tests/core", "tests/image", "tests/audio", "tests/three_d", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session

@@ -18,6 +18,12 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_runtest_setup(item):
+    """Skip a test that needs another package of this project where that is not installed (`nox -s alone`)."""
+    for mark in item.iter_markers("needs"):
+        pytest.importorskip(mark.args[0])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def hash_cache(tmp_path_factory):
     """Cache hashes of pretrained files in a folder of the tests."""

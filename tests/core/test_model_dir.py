@@ -256,6 +256,7 @@ def _wider(folder: Path) -> dict:
     return recipe
 
 
+@pytest.mark.needs("lumina_image")
 def test_an_installed_model_is_loaded_by_its_name_and_the_default_registry():
     model = lumina_core.load_model("image.emoji")
     assert model.recipe.task.type == "image.text_to_image" and not model.training

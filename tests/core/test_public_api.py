@@ -105,11 +105,13 @@ def test_a_plugin_that_registers_while_it_is_loaded_is_left_out_with_the_reason(
 @pytest.fixture(scope="module")
 def pipe():
     """The pipeline of snippet 1, shared by the snippets that use it."""
+    pytest.importorskip("lumina_image")
     from lumina_core import Pipeline
 
     return Pipeline.from_pretrained("image.emoji")
 
 
+@pytest.mark.needs("lumina_image")
 def test_snippet_1_loads_an_installed_model():
     from lumina_core import Pipeline
 
@@ -155,6 +157,7 @@ def test_snippet_5_integrates_with_a_function_as_solver(pipe):
     assert image.tobytes() == pipe("a red heart", solver="euler", seed=1).images[0].tobytes()
 
 
+@pytest.mark.needs("lumina_image")
 def test_snippet_6_trains_a_recipe(tmp_path, monkeypatch):
     from lumina_core import Recipe, Trainer
 
@@ -173,6 +176,7 @@ def test_snippet_7_evaluates_a_pipeline(pipe):
     assert 0 <= result["image.retrieval"]["top1"].value <= 1
 
 
+@pytest.mark.needs("lumina_image")
 def test_snippet_8_registers_a_solver_in_the_running_process(process_components):
     from lumina_core import Pipeline, register
 
@@ -257,6 +261,7 @@ def test_a_model_is_evaluated_with_one_call():
     assert score.count == 3 and score.interval.low <= score.value <= score.interval.high
 
 
+@pytest.mark.needs("lumina_image")
 def test_a_recipe_is_trained_on_an_own_dataset_with_an_own_callback(tmp_path):
     import torch
 

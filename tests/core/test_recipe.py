@@ -124,6 +124,7 @@ def test_a_base_that_is_unknown_old_or_a_cycle_is_refused(tmp_path, recipes, mes
 
 
 @pytest.mark.parametrize(("name", "hidden_size", "head_dim"), [("image.3b", 3072, 96), ("image.7b", 4096, 128)])
+@pytest.mark.needs("lumina_image")
 def test_the_larger_sizes_of_the_paper_differ_from_2b_in_the_backbone_alone(name, hidden_size, head_dim):
     large, base = Recipe.load(name), Recipe.load("image.2b")
     assert large.model_copy(update={"backbone": base.backbone}) == base
@@ -134,6 +135,7 @@ def test_the_larger_sizes_of_the_paper_differ_from_2b_in_the_backbone_alone(name
 
 
 @pytest.mark.parametrize("typed", ["2024-01-05", "2024", "yes", "my photos #2", "[a]", "1e3", "null.txt", "007"])
+@pytest.mark.needs("lumina_image")
 def test_a_text_of_an_override_is_taken_as_it_was_typed(typed):
     recipe = Recipe.load("image.tiny", ["dataset={type: image.folder}", f"dataset.folder={typed}"])
     assert recipe.dataset.options["folder"] == typed
@@ -142,6 +144,7 @@ def test_a_text_of_an_override_is_taken_as_it_was_typed(typed):
         Recipe.load("image.tiny", [f"training.steps={typed}.5x"])
 
 
+@pytest.mark.needs("lumina_image")
 def test_other_values_of_overrides_are_yaml():
     overrides = ["training.lr=1e-3", "training.compile=no", "training.betas=[0.5, 0.9]", "training.cache_dir=null"]
     training = Recipe.load("image.tiny", overrides).training
@@ -153,6 +156,7 @@ def test_other_values_of_overrides_are_yaml():
 @pytest.mark.parametrize(
     "change", ["seed=99999999999999999999", "lr=.inf", "lr=.nan", "betas=[.nan, 0.9]", "ema_decay=.nan"]
 )
+@pytest.mark.needs("lumina_image")
 def test_numbers_out_of_range_are_refused_before_the_training(change):
     with pytest.raises(ConfigError, match=change.partition("=")[0]):
         Recipe.load("image.tiny", [f"training.{change}"])

@@ -14,6 +14,7 @@ from lumina_core.errors import CheckpointError, ConfigError
 
 @pytest.fixture(scope="module")
 def pipe():
+    pytest.importorskip("lumina_image")
     from lumina_core import Pipeline
 
     return Pipeline.from_pretrained("image.emoji", device="cpu", dtype=torch.float32)
@@ -65,6 +66,7 @@ def test_a_solver_and_a_schedule_may_be_functions(pipe):
     assert torch.allclose(pipe.decode(tokens.with_values(values))[0], named.data, atol=1e-5)
 
 
+@pytest.mark.needs("lumina_image")
 def test_a_registered_guidance_function_receives_the_scale():
     from lumina_core import Pipeline, register
 
@@ -78,6 +80,7 @@ def test_a_registered_guidance_function_receives_the_scale():
     assert guided.metadata["settings"]["guidance"] == "mine.double"
 
 
+@pytest.mark.needs("lumina_audio")
 def test_sounds_are_arrays_with_their_sampling_rate():
     from lumina_core import Pipeline
 
@@ -193,6 +196,7 @@ def test_two_threads_may_use_one_pipeline(pipe):
     assert all(torch.allclose(results[seed], data, atol=1e-5) for seed, data in expected.items())
 
 
+@pytest.mark.needs("lumina_image")
 def test_a_pipeline_can_be_moved_to_another_dtype():
     from lumina_core import Pipeline
 
@@ -222,6 +226,7 @@ def test_a_wrong_option_is_one_clear_error(pipe, options, message):
         pipe("a red heart", steps=1, **options)
 
 
+@pytest.mark.needs("lumina_image")
 def test_a_wrong_model_device_or_dtype_is_one_clear_error():
     from lumina_core import Pipeline
 
