@@ -102,6 +102,13 @@ def test_a_plugin_that_lingers_changes_neither_status_nor_output(tmp_path, kind)
     assert time.monotonic() - begin < 50
 
 
+def test_an_idle_pool_of_threads_ends_without_a_note(tmp_path):
+    text = "from concurrent.futures import ThreadPoolExecutor as Pool\npool = Pool()\npool.submit(int).result()\n"
+    write_distribution(tmp_path, "lumina-lag", "lag = lag_plugin", {"lag_plugin": text + GOOD.format(name="lag")})
+    status, _, err = called(tmp_path, "plugins", LUMINA_PLUGINS="core,lag")
+    assert (status, err) == (0, "")
+
+
 def test_output_of_compiled_code_does_not_mix_with_json(tmp_path):
     text = "import os\nos.write(1, b'raw at import')\n" + GOOD.format(name="raw")
     write_distribution(tmp_path, "lumina-raw", "raw = raw_plugin", {"raw_plugin": text})

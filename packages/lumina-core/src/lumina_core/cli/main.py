@@ -179,6 +179,9 @@ def _leave_threads(status: int) -> None:
     """End the process if threads of plugins still run, for which Python would wait without an end."""
     import threading
 
+    # torch.compile keeps a pool of threads; Python ends the idle ones of any pool by the same function, but later
+    if (pools := sys.modules.get("concurrent.futures.thread")) is not None:
+        threading.Thread(target=pools._python_exit, daemon=True).start()
     deadline = time.monotonic() + THREAD_SECONDS
     for thread in threading.enumerate():
         if thread is threading.current_thread() or thread.daemon:
