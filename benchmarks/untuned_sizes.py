@@ -1,7 +1,7 @@
 """Train digit classifiers at 28 pixels and test them at 56 without tuning: rotary positions and interpolated ones.
 
     python packages/lumina-recog/scripts/build_mnist.py --out mnist
-    python benchmarks/untuned_sizes.py --folder mnist [--seeds 3] [--steps 600] [--json FILE]
+    python benchmarks/untuned_sizes.py --folder mnist [--seeds 3] [--steps 3000] [--json FILE]
 
 All have 5 blocks of width 64, patches of 4 pixels, the same data, order and optimizer. `vit` is timm's with learned
 positions, interpolated at 56 pixels. `rope` is ours with mixed rotary positions and position jitter, `interpolated`
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="folder of build_mnist.py")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     data, test = load(args.folder / "train"), load(args.folder / "test")
