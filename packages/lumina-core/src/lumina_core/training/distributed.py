@@ -172,9 +172,13 @@ def claim_report(is_lost_process: bool) -> bool:
         store.set_timeout(timedelta(seconds=STORE_TIMEOUT))
         reports = bool(store.add("lumina/failed", 1) == 1)
         shutdown(wait=False)
+        # the first process may hold the store: it stays until the others need no answer any more; `set` has none
+        if rank:
+            store.set(f"lumina/left/{rank}", "1")
+            return reports
+        others = [f"lumina/left/{other}" for other in range(1, world_size)]
         deadline = time.monotonic() + STORE_TIMEOUT
-        # the first process may hold the store that the others ask
-        while rank == 0 and store.add("lumina/failed", 0) < world_size and time.monotonic() < deadline:
+        while not store.check(others) and time.monotonic() < deadline:
             time.sleep(0.05)
         return reports
     except (RuntimeError, AttributeError, ValueError):  # the store ended with the first process
