@@ -139,6 +139,15 @@ def test_needed_memory_is_reported():
     check_memory(10**6, available=2**40)
 
 
+def test_memory_that_holds_cached_files_counts_as_available(monkeypatch):
+    monkeypatch.setattr("lumina_core.device.available_memory", lambda device: 2**30)
+    monkeypatch.setattr("os.sysconf", lambda name: 4096, raising=False)  # pages that nothing uses: the cache took all
+    check_memory(256)
+    monkeypatch.setattr("lumina_core.device.available_memory", lambda device: 2**28)
+    with pytest.raises(ConfigError, match=r"at most 0\.2 GB"):
+        check_memory(256)
+
+
 def test_a_note_says_that_few_points_are_out_of_training():
     task = TextToPoints(TextToPoints.Config())
     assert "256 of training" in task.notes(task.Request(prompt="a mug", count=20))[0]

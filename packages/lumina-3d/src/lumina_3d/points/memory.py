@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from lumina_core.errors import ConfigError
 
 BYTES_PER_POINT = 3000
@@ -22,18 +20,15 @@ def check_memory(count: int, available: int | None = None) -> None:
 
     Args:
         count: number of points.
-        available: bytes; None: the free memory of the machine, or no check where it is unknown.
+        available: bytes; None: the available memory of the machine, or no check where it is unknown.
     """
-    free = _free_bytes() if available is None else available
+    import torch
+
+    from lumina_core import device
+
+    free = device.available_memory(torch.device("cpu")) if available is None else available
     if free is not None and needed_bytes(count) > free:
         raise ConfigError(
             f"count: got {count} points, which need about {needed_bytes(count) / 2**30:.1f} GB of memory, expected at "
             f"most {free / 2**30:.1f} GB. Request fewer points."
         )
-
-
-def _free_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return None
