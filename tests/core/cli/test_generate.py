@@ -291,7 +291,10 @@ def test_a_model_of_another_task_is_refused(lumina, toy_folder, tmp_path):
 
 def test_a_model_of_another_task_and_a_missing_model_have_different_errors(lumina, monkeypatch, tmp_path):
     other = SimpleNamespace(extra={"task": "toy.letters"})
-    monkeypatch.setattr(Registry, "models", lambda self: {"toy.letters": other})
+    entry = Registry.entry
+    monkeypatch.setattr(
+        Registry, "entry", lambda self, kind, name: other if kind == "model" else entry(self, kind, name)
+    )
     done = lumina("numbers", "cat", "--model", "toy.letters", "--out", tmp_path / "x.json")
     assert done.err.startswith("Error: --model: got toy.letters, a model for toy.letters, expected toy.numbers.")
 

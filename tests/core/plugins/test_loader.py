@@ -216,6 +216,61 @@ def test_settings_of_the_process_survive_a_plugin_that_changes_them(harm):
     assert after == before or after is before
 
 
+@pytest.fixture
+def plugins_of(monkeypatch):
+    """A function that returns the default registry of plugins, none of which is loaded yet."""
+
+    def made(*candidates: Candidate):
+        monkeypatch.setattr(loader, "find_candidates", lambda: list(candidates))
+        load_plugins.cache_clear()
+        return load_plugins()
+
+    yield made
+    load_plugins.cache_clear()
+
+
+def test_what_is_loaded_first_changes_neither_conflicts_nor_their_order(plugins_of):
+    command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')\n"
+    texts = {name: command + GOOD.format(name=name) for name in ("alpha", "zeta")}
+    registry = plugins_of(*(candidate(name, text) for name, text in texts.items()))
+    assert registry.entry("solver", "zeta.step").target == "zeta_plugin:step"
+    assert registry.commands()["sing"].plugin == "alpha"
+    assert registry.conflicts == {"zeta": ["the command 'sing' belongs to the plugin 'alpha'"]}
+    assert list(registry.sources) == ["alpha", "zeta"]
+
+
+def test_a_plugin_is_imported_once_whether_it_is_loaded_alone_or_with_all(plugins_of):
+    imports = []
+    first, broken = good("alpha"), candidate("bad", "raise RuntimeError('no libsndfile')")
+
+    def counted(one: Candidate) -> Candidate:
+        def load() -> object:
+            imports.append(one.source.plugin)
+            return one.load()
+
+        return Candidate(one.source, one.requirements, load)
+
+    registry = plugins_of(counted(first), counted(broken), counted(good("zeta")))
+    registry.entry("solver", "zeta.step")
+    assert imports == ["zeta"]
+    with pytest.raises(PluginError, match="installed but could not be loaded: RuntimeError: no libsndfile"):
+        registry.find("solver", "bad.step")
+    assert set(registry.failures) == {"bad"} and imports == ["zeta", "bad", "alpha"]
+
+
+def test_a_component_of_a_type_that_another_plugin_adds_is_found_by_its_name_alone(plugins_of):
+    kind = f"{HOOK}lumina_register_component_types(component_types):\n component_types.add('voice', 'a:b', 'a:b', 'c')"
+    user = f"{HOOK}lumina_register_components(components):\n components.voice('alpha.low', '{__name__}:good', 'c')"
+    registry = plugins_of(candidate("alpha", user), candidate("zeta", kind))
+    assert registry.entry("voice", "alpha.low").plugin == "alpha"
+
+
+def test_a_component_of_the_process_cannot_take_the_name_of_a_plugin_that_is_not_loaded_yet(plugins_of):
+    registry = plugins_of(good("alpha"))
+    with pytest.raises(PluginError, match=r"got 'alpha.step', the name of alpha_plugin:step, expected a new name"):
+        registry.add_component("solver", "alpha.step", good)
+
+
 def test_the_plugins_of_this_project_come_first_and_keep_their_names(install, monkeypatch):
     command = f"{HOOK}lumina_register_commands(commands):\n commands.add('sing', 'a:b', 'c')"
     monkeypatch.setattr(loader, "project_authors", lambda: frozenset({"Some Project"}))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from broken_plugins import BROKEN, GOOD
+from broken_plugins import BROKEN, GOOD, HOOK
 from making import write_distribution
 
 from lumina_core.errors import PluginError
@@ -144,3 +144,48 @@ def test_output_of_plugins_does_not_mix_with_json(zoo):
     assert "noisy" in json.loads(done.stdout)["plugins"]
     for text in ("printed at import", "warned at import", "logged at import", "printed at exit"):
         assert text in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pass", []),
+        ("registry.find('solver', 'core.euler'), registry.find('solver', 'euler')", []),
+        ("registry.find('solver', 'zeta.step')", ["zeta_plugin"]),
+        ("registry.entry('recipe', 'zeta.none')", ["zeta_plugin"]),
+        ("registry.missing_reason('alpha')", ["alpha_plugin"]),
+        ("registry.find('solver', 'step')", ["alpha_plugin", "zeta_plugin"]),
+        ("registry.command('sing')", ["alpha_plugin", "zeta_plugin"]),
+        ("registry.registrations('solver')", ["alpha_plugin", "zeta_plugin"]),
+        ("registry.failures", ["alpha_plugin", "zeta_plugin"]),
+    ],
+)
+def test_a_whole_name_loads_its_plugin_alone_and_all_else_loads_every_plugin(tmp_path, text, expected):
+    for name in ("alpha", "zeta"):
+        module = {f"{name}_plugin": GOOD.format(name=name)}
+        write_distribution(tmp_path, f"lumina-{name}", f"{name} = {name}_plugin", module)
+    script = f"""import contextlib, sys
+from lumina_core.errors import PluginError
+from lumina_core.plugins.loader import load_plugins
+registry = load_plugins()
+with contextlib.suppress(PluginError):
+    {text}
+print(sorted({{"alpha_plugin", "zeta_plugin"}} & set(sys.modules)))
+"""
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = called({**os.environ, "PYTHONPATH": path}, "-c", script)
+    assert done.stdout == f"{expected}\n", done.stderr
+
+
+def test_a_command_loads_the_plugin_of_its_name_alone(tmp_path):
+    command = HOOK + "lumina_register_components(components):\n components.task('{0}.t', 'a:b', 'c', command='{0}')"
+    for name in ("alpha", "zeta"):
+        module = {f"{name}_plugin": command.format(name)}
+        write_distribution(tmp_path, f"lumina-{name}", f"{name} = {name}_plugin", module)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    script = """import sys
+from lumina_core.plugins.loader import load_plugins
+print(load_plugins().command("zeta").name, *sorted({"alpha_plugin", "zeta_plugin"} & set(sys.modules)))
+"""
+    done = called({**os.environ, "PYTHONPATH": path}, "-c", script)
+    assert done.stdout == "zeta.t zeta_plugin\n", done.stderr

@@ -1,4 +1,4 @@
-"""Registration of lumina-3d. Imported at every start, so it imports nothing heavy."""
+"""Registration of lumina-3d. `lumina --help` imports it, so it imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ def find_model(name_or_folder: str | Path, registry: Registry, task: str | None 
         ConfigError: the installed model is of another task.
         CheckpointError: there is neither; the nearest name is offered.
     """
-    models, name = registry.models(), str(name_or_folder)
-    installed = {n: entry for n, entry in models.items() if task is None or entry.extra["task"] == task}
-    if name in installed:
-        package, _, path = installed[name].target.partition(":")
+    name = str(name_or_folder)
+    entry = registry.entry("model", name)
+    if entry is not None and task in (None, entry.extra["task"]):
+        package, _, path = entry.target.partition(":")
         with as_file(files(package) / path) as folder:
             yield folder
         return
@@ -51,9 +51,10 @@ def find_model(name_or_folder: str | Path, registry: Registry, task: str | None 
     if _is_dir(model_path):
         yield model_path
         return
+    installed = [n for n, one in registry.models().items() if task in (None, one.extra["task"])]
     names = f"Installed models: {', '.join(installed) or 'none'}"
-    if name in models:
-        raise ConfigError(f"model: got {name}, a model for {models[name].extra['task']}, expected {task}. {names}")
+    if entry is not None:
+        raise ConfigError(f"model: got {name}, a model for {entry.extra['task']}, expected {task}. {names}")
     raise CheckpointError(
         f"model: got '{name[:MAX_SHOWN_CHARS]}', expected a model folder or the name of an installed model"
         f"{suggest(name, installed) or '.'} {names}"

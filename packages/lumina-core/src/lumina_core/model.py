@@ -341,9 +341,12 @@ def build_dataset(recipe: Recipe, registry: ComponentRegistry | None = None) -> 
     """
     if recipe.dataset is None:
         raise ConfigError("dataset: got none, expected a data set, such as `dataset: {type: NAME, folder: DIR}`.")
-    from lumina_core.data.dataset import as_dataset  # generation needs no data sets
+    dataset = build_component(load_plugins() if registry is None else registry, "dataset", recipe.dataset)
+    if isinstance(dataset, Dataset):
+        return dataset
+    from lumina_core.data.dataset import as_dataset  # only plain data sets of PyTorch need it
 
-    return as_dataset(build_component(load_plugins() if registry is None else registry, "dataset", recipe.dataset))
+    return as_dataset(dataset)
 
 
 def build_component(registry: ComponentRegistry, component_type: str, spec: ComponentSpec, **derived: Any) -> Any:

@@ -569,6 +569,10 @@ class Dataset(ABC):
         """
         return ()
 
+    def first_indices(self) -> list[int]:
+        """Return the index of the first example of each data set that this one is made of; they are checked first."""
+        return [0]
+
     def eval_set(self) -> EvalSet | None:
         """Return the evaluation set of this data set. None: every example is an evaluation item (`DatasetEvalSet`)."""
         return None

@@ -419,7 +419,7 @@ def _load_values(name: str, registry: Registry, derived: tuple[str, ...] = ()) -
         return values if is_complete or "base_model" not in values else _with_components(values, registry)
     if not isinstance(base, str):
         raise ConfigError(f"{name}: base: got {base!r}, expected the name of a recipe or of a recipe file.")
-    if Path(base).suffix in RECIPE_SUFFIXES and name not in registry.recipes():
+    if Path(base).suffix in RECIPE_SUFFIXES and registry.entry("recipe", name) is None:
         base = str(Path(name).parent / user_path(base))
     return merge_configs(_load_values(base, registry, (*derived, name)), values)
 
@@ -457,27 +457,24 @@ def recipe_text(name: str, registry: Registry) -> str:
         PluginError: the recipe of a plugin cannot be read.
         ConfigError: the file cannot be read.
     """
-    installed = registry.recipes()
-    if name not in installed:
+    installed = registry.entry("recipe", name)
+    if installed is None:
         read_file(user_path(name))
         return user_path(name).read_text(encoding="utf-8-sig")
-    package, _, path = installed[name].target.partition(":")
+    package, _, path = installed.target.partition(":")
     try:
         return (files(package) / path).read_text(encoding="utf-8")
     except (OSError, ImportError, TypeError, UnicodeDecodeError) as error:
-        raise PluginError(
-            f"recipe {name}: cannot read {installed[name].target} ({error}). Reinstall its plugin."
-        ) from error
+        raise PluginError(f"recipe {name}: cannot read {installed.target} ({error}). Reinstall its plugin.") from error
 
 
 def _read_source(name: str, registry: Registry) -> dict[str, Any]:
-    installed = registry.recipes()
-    if name in installed:
+    if registry.entry("recipe", name) is not None:
         return read_text(recipe_text(name, registry), f"recipe {name}")
     if Path(name).suffix.lower() in RECIPE_SUFFIXES:
         return read_file(user_path(name))
     if reason := registry.missing_reason(name.partition(".")[0]):
         raise PluginError(reason)
     raise ConfigError(
-        f"recipe: got '{name}', expected an installed recipe or a .yaml file{suggest_or_list(name, installed)}"
+        f"recipe: got '{name}', expected an installed recipe or a .yaml file{suggest_or_list(name, registry.recipes())}"
     )

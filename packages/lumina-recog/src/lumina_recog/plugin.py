@@ -1,4 +1,4 @@
-"""Registration of the components of lumina-recog. Imported at every start: keep it light."""
+"""Registration of the components of lumina-recog. `lumina --help` imports it: keep it light."""
 
 from __future__ import annotations
 

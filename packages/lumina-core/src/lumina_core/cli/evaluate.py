@@ -18,9 +18,9 @@ from lumina_core.cli.generate import (
     option_names_in_errors,
     parse_loras,
     request_options,
-    torchrun_processes,
     with_options,
 )
+from lumina_core.cli.main import torchrun_processes
 from lumina_core.config import apply_override, read_file, suggest_or_list
 from lumina_core.errors import ConfigError, printable
 from lumina_core.io import user_path

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lumina_core.request import Request
     from lumina_core.sampling.generate import StepState
     from lumina_core.sampling.pipeline import Pipeline
-    from lumina_core.training.distributed import ProcessInfo
     from lumina_core.types import Result
 
 GROUPS = ("Basic", "Editing", "Sampling", "Performance", "Output")
@@ -155,22 +154,6 @@ def device_options() -> list[click.Parameter]:
         GroupedOption(["--offload"], "Performance", is_flag=True, help=offload),
         GroupedOption(["--text-device"], "Performance", metavar="NAME", help=text),
     ]
-
-
-@contextmanager
-def torchrun_processes(device: str | None) -> Iterator[ProcessInfo | None]:
-    """Join the processes of torchrun for the length of a block; of an error, one of them reports.
-
-    Yields:
-        This process; None for a single one, for which torch is not imported here.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield None
-        return
-    from lumina_core.training.distributed import joined_processes
-
-    with joined_processes(device) as process:
-        yield process
 
 
 def lora_option() -> click.Parameter:

@@ -9,7 +9,8 @@ import os
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +23,7 @@ from lumina_core.plugins.loader import BUILT_IN_COMMANDS, load_plugins
 if TYPE_CHECKING:
     from lumina_core.protocols import Dataset
     from lumina_core.recipe import Recipe
+    from lumina_core.training.distributed import ProcessInfo
 
 THREAD_SECONDS = 3.0
 """Time that a command waits at its end for threads of plugins."""
@@ -64,7 +66,7 @@ class LuminaGroup(click.Group):
         """Return a command; None for an unknown name."""
         if cmd_name in MODULES:
             return _load_command(f"lumina_core.cli.{MODULES[cmd_name]}", cmd_name)
-        entry = load_plugins().commands().get(cmd_name)
+        entry = load_plugins().command(cmd_name)
         if entry is None:
             return None
         if entry.component_type == "task":
@@ -83,8 +85,8 @@ class LuminaGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command of the arguments; an error for an unknown name offers the nearest one."""
-        names = self.list_commands(ctx)
-        if args and not args[0].startswith("-") and args[0] not in names:
+        if args and not args[0].startswith("-") and args[0] not in MODULES and not load_plugins().command(args[0]):
+            names = self.list_commands(ctx)
             reason = load_plugins().missing_reason(args[0])
             hint = f": {reason}" if reason else f"{suggest(args[0], names) or '.'} See: lumina --help"
             raise click.UsageError(f"command: got '{args[0]}', expected a command of lumina{hint}")
@@ -118,6 +120,22 @@ def load_recipe_dataset(name: str, overrides: tuple[str, ...]) -> tuple[Recipe, 
     from lumina_core.model import build_dataset
 
     return recipe, build_dataset(recipe, load_plugins())
+
+
+@contextmanager
+def torchrun_processes(device: str | None) -> Iterator[ProcessInfo | None]:
+    """Join the processes of torchrun for the length of a block; of an error, one of them reports.
+
+    Yields:
+        This process; None for a single one, for which torch is not imported here.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    from lumina_core.training.distributed import joined_processes
+
+    with joined_processes(device) as process:
+        yield process
 
 
 @click.group(

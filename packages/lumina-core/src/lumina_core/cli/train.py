@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from lumina_core.cli.generate import torchrun_processes
+from lumina_core.cli.main import torchrun_processes
 from lumina_core.errors import printable
 
 if TYPE_CHECKING:

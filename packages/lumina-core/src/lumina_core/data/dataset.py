@@ -69,7 +69,7 @@ class MixtureDataset(Dataset):
     def first_indices(self) -> list[int]:
         """Return the index of the first example of each data set, also of those within mixtures."""
         starts = [0, *self._ends[:-1]]
-        members = [one.first_indices() if isinstance(one, MixtureDataset) else [0] for one in self.datasets]
+        members = [one.first_indices() for one in self.datasets]
         return [start + index for start, inner in zip(starts, members, strict=True) for index in inner]
 
     def get(self, index: int, rng: random.Random) -> Example:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import re
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -51,23 +52,24 @@ class Candidate:
 
 @functools.lru_cache(maxsize=1)
 def load_plugins() -> Registry:
-    """Load all installed plugins, once per process: the default registry.
+    """Return the default registry, of all installed plugins, which are loaded when something needs them.
 
-    `LUMINA_PLUGINS=a,b` loads only these and the core; with `LUMINA_STRICT=1` a broken plugin is an error.
+    A name such as `image.emoji` loads its plugin alone; a list of names loads all plugins. `LUMINA_PLUGINS=a,b` chooses
+    these and the core; with `LUMINA_STRICT=1` all plugins are loaded at once, and a broken one is an error.
     """
     candidates, selection = find_candidates(), os.environ.get("LUMINA_PLUGINS")
     report_crash([candidate.source.plugin for candidate in candidates])
     installed = {candidate.source.plugin: candidate.source for candidate in candidates}
     enabled = set(installed) if selection is None else {"core", *filter(None, map(str.strip, selection.split(",")))}
+    absent = {name: suggest(name, installed) for name in sorted(enabled - set(installed))}
     strict = os.environ.get("LUMINA_STRICT") == "1"
-    registry = load_from([candidate for candidate in candidates if candidate.source.plugin in enabled], strict)
+    loader = _Loader([one for one in candidates if one.source.plugin in enabled], strict, absent)
+    registry = loader.registry
     registry.disabled.update({name: source for name, source in installed.items() if name not in enabled})
-    for name in sorted(enabled - set(installed)):
-        reason = f"LUMINA_PLUGINS names it, and no such plugin is installed{suggest(name, installed)}"
-        source = PluginSource(name, f"lumina-{name}", "not installed")
-        registry.failures[name] = PluginFailure(source, reason, installed=False)
     for (component_type, name), (component, summary) in _process_components.items():
         registry.add_component(component_type, name, component, summary)
+    if strict:
+        loader.load(None)
     return registry
 
 
@@ -124,34 +126,93 @@ def load_from(candidates: Iterable[Candidate], strict: bool = False) -> Registry
     Raises:
         PluginError: `strict` is true and a plugin is broken.
     """
-    pending, registry = list(candidates), Registry()
-    owners = {candidate.source.plugin: candidate for candidate in reversed(pending)}
-    order = {id(candidate): number for number, candidate in enumerate(pending)}
-    failed: list[tuple[Candidate, BaseException]] = []
-    # a plugin may need a component type of a later one: try again as long as types are added
-    component_types: tuple[str, ...] = ()
-    while pending and component_types != registry.component_types():
-        component_types = registry.component_types()
-        errors = [(candidate, _try_load(candidate, registry, owners)) for candidate in pending]
-        failed = [(c, e) for c, e in failed if not isinstance(e, PluginError)]
-        failed += [(candidate, error) for candidate, error in errors if error is not None]
-        pending = [candidate for candidate, error in failed if isinstance(error, PluginError)]
-    for candidate, error in sorted(failed, key=lambda item: order[id(item[0])]):
-        _record_failure(registry, candidate.source, error, strict)
-    return registry
+    loader = _Loader(candidates, strict)
+    loader.load(None)
+    return loader.registry
 
 
-def _try_load(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> BaseException | None:
-    try:
-        _load_one(candidate, registry, owners)
-    except BaseException as error:  # also SystemExit, and errors of compiled modules that derive from BaseException
-        if is_user_interrupt(error):
-            raise
-        return error
-    return None
+class _Loader:
+    """Loads plugins into a registry when it needs them: one by its name, or all.
+
+    Args:
+        candidates: the plugins, in the order in which a name stays with the first one.
+        strict: whether a broken plugin is an error.
+        absent: names of plugins that should be there and are not, each with a hint.
+    """
+
+    def __init__(self, candidates: Iterable[Candidate], strict: bool, absent: Mapping[str, str] | None = None) -> None:
+        self.registry = Registry(self.load)
+        self._candidates, self._strict, self._absent = list(candidates), strict, absent or {}
+        self._owners = {candidate.source.plugin: candidate for candidate in reversed(self._candidates)}
+        self._results: dict[int, list[Registration] | BaseException] = {}
+        self._lock, self._is_busy, self._is_complete = threading.RLock(), False, False
+
+    def load(self, plugin: str | None) -> None:
+        """Load a plugin if there is one of this name, or all for None; nothing twice, and nothing by a plugin itself.
+
+        Raises:
+            PluginError: a plugin is broken, with `strict`.
+        """
+        if self._is_complete:
+            return
+        with self._lock:
+            if self._is_complete or self._is_busy:
+                return
+            self._is_busy = True
+            try:
+                if plugin is None or not self._load_alone(plugin):
+                    self._load_all()
+            finally:
+                self._is_busy = False
+
+    def _load_alone(self, plugin: str) -> bool:
+        """Load one plugin; returns whether it has all that it needs."""
+        candidate = self._owners.get(plugin)
+        if candidate is None or id(candidate) in self._results:
+            return True
+        return self._try_load(candidate) is None
+
+    def _load_all(self) -> None:
+        pending, registry = list(self._candidates), self.registry
+        order = {id(candidate): number for number, candidate in enumerate(pending)}
+        registry.clear()  # a name stays with the first plugin, whatever was loaded before
+        failed: list[tuple[Candidate, BaseException]] = []
+        # a plugin may need a component type of a later one: try again as long as types are added
+        component_types: tuple[str, ...] = ()
+        while pending and component_types != registry.component_types():
+            component_types = registry.component_types()
+            errors = [(candidate, self._try_load(candidate)) for candidate in pending]
+            failed = [(c, e) for c, e in failed if not isinstance(e, PluginError)]
+            failed += [(candidate, error) for candidate, error in errors if error is not None]
+            pending = [candidate for candidate, error in failed if isinstance(error, PluginError)]
+        for candidate, error in sorted(failed, key=lambda item: order[id(item[0])]):
+            _record_failure(registry, candidate.source, error, self._strict)
+        for name, hint in self._absent.items():
+            source = PluginSource(name, f"lumina-{name}", "not installed")
+            reason = f"LUMINA_PLUGINS names it, and no such plugin is installed{hint}"
+            registry.failures[name] = PluginFailure(source, reason, installed=False)
+        self._is_complete = True
+
+    def _try_load(self, candidate: Candidate) -> BaseException | None:
+        """Add the registrations of a plugin to the registry, or return its error."""
+        result = self._results.get(id(candidate))
+        if result is None:
+            try:
+                result = _registrations_of(candidate, self.registry, self._owners)
+            except BaseException as error:  # also SystemExit, and errors of compiled modules that derive from it
+                if is_user_interrupt(error):
+                    raise
+                result = error
+            if not isinstance(result, PluginError):
+                self._results[id(candidate)] = result
+        if isinstance(result, BaseException):
+            return result
+        self.registry.add(candidate.source, result)
+        return None
 
 
-def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> None:
+def _registrations_of(candidate: Candidate, registry: Registry, owners: Mapping[str, Candidate]) -> list[Registration]:
+    """Import a plugin and call its hooks."""
     global _is_loading
     plugin = candidate.source.plugin
     if owners[plugin] is not candidate:
@@ -172,7 +233,7 @@ def _load_one(candidate: Candidate, registry: Registry, owners: Mapping[str, Can
             raise PluginError(f"the command '{registration.command}' belongs to lumina itself")
         if registration.command != plugin and registration.command in owners:
             raise PluginError(f"the command '{registration.command}' belongs to the plugin of that name")
-    registry.add(candidate.source, registrations)
+    return registrations
 
 
 def _collect_registrations(module: object, plugin: str, registry: Registry) -> list[Registration]:

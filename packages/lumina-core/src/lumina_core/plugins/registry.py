@@ -203,20 +203,48 @@ class PluginFailure:
 
 
 class Registry:
-    """All components, recipes, models and commands of a set of plugins."""
+    """All components, recipes, models and commands of a set of plugins.
 
-    def __init__(self) -> None:
-        self.sources: dict[str, PluginSource] = {}
-        self.failures: dict[str, PluginFailure] = {}
+    Args:
+        load: loads the plugin of a name, or all for None, into this registry, unless that is done. It is called before
+            each answer that the plugin could change. None: plugins are added by `add` alone.
+    """
+
+    def __init__(self, load: Callable[[str | None], None] | None = None) -> None:
+        self._load = load or (lambda plugin: None)
         self.disabled: dict[str, PluginSource] = {}
-        self.conflicts: dict[str, list[str]] = {}
-        """By plugin: names that it registered and does not have, because an earlier plugin has them."""
-        self._registrations: dict[tuple[str, str], Registration] = {}
         self._imported: dict[tuple[str, str], Any] = {}
+        self._registrations: dict[tuple[str, str], Registration] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove all plugins; components of the running process stay."""
+        self._registrations = {key: one for key, one in self._registrations.items() if not one.plugin}
+        self._sources: dict[str, PluginSource] = {}
+        self._failures: dict[str, PluginFailure] = {}
+        self._conflicts: dict[str, list[str]] = {}
+
+    @property
+    def sources(self) -> dict[str, PluginSource]:
+        """The plugins with an effect, by name."""
+        self._load(None)
+        return self._sources
+
+    @property
+    def failures(self) -> dict[str, PluginFailure]:
+        """The plugins without an effect, by name."""
+        self._load(None)
+        return self._failures
+
+    @property
+    def conflicts(self) -> dict[str, list[str]]:
+        """By plugin: names that it registered and does not have, because an earlier plugin has them."""
+        self._load(None)
+        return self._conflicts
 
     def add(self, source: PluginSource, registrations: list[Registration]) -> None:
         """Add the registrations of one plugin. A name that an earlier plugin has stays with it, see `conflicts`."""
-        commands = {command: registration.plugin for command, registration in self.commands().items()}
+        commands = {one.command: one.plugin for one in self._registrations.values() if one.command}
         accepted: list[Registration] = []
         conflicts: list[str] = []
         for new in registrations:
@@ -233,9 +261,9 @@ class Registry:
             if new.command:
                 commands[new.command] = new.plugin
             accepted.append(new)
-        self.sources[source.plugin] = source
+        self._sources[source.plugin] = source
         if conflicts:
-            self.conflicts[source.plugin] = conflicts
+            self._conflicts[source.plugin] = conflicts
         self._registrations |= {(new.component_type, new.name): new for new in accepted}
 
     def add_component(self, component_type: str, name: str, component: Any, summary: str = "") -> None:
@@ -247,12 +275,12 @@ class Registry:
         Raises:
             PluginError: the type is unknown, the name has another form, or another component has this name.
         """
-        if component_type not in self.component_types():
+        if component_type not in COMPONENT_TYPES and component_type not in self.component_types():
             raise PluginError(_unknown_type(component_type, self.component_types()))
         if not _COMPONENT_NAME_PATTERN.fullmatch(name):
             raise PluginError(f"{component_type}: got the name {name!r}, expected two words and a dot: 'mine.{name}'")
         target = f"{component.__module__}:{component.__qualname__}"
-        existing = self._registrations.get((component_type, name))
+        existing = self.entry(component_type, name)
         if existing is not None and (existing.plugin, existing.target) != ("", target):
             raise PluginError(f"{component_type}: got '{name}', the name of {existing.target}, expected a new name")
         self._registrations[component_type, name] = Registration(component_type, name, target, summary, "")
@@ -262,8 +290,14 @@ class Registry:
         """Return all component types, those of the core first."""
         return (*COMPONENT_TYPES, *self.registrations("component_type"))
 
+    def entry(self, component_type: str, name: str) -> Registration | None:
+        """Return what a plugin registered under a whole name such as `core.midpoint`; loads this plugin alone."""
+        self._load(name.partition(".")[0])
+        return self._registrations.get((component_type, name))
+
     def registrations(self, component_type: str) -> dict[str, Registration]:
         """Return the registrations of a type by name; `NON_COMPONENT_TYPES` are types here too."""
+        self._load(None)
         return {n: registration for (t, n), registration in self._registrations.items() if t == component_type}
 
     def recipes(self) -> dict[str, Registration]:
@@ -279,15 +313,22 @@ class Registry:
         registrations = [*self.registrations("task").values(), *self.registrations("command").values()]
         return {registration.command: registration for registration in registrations if registration.command}
 
+    def command(self, name: str) -> Registration | None:
+        """Return the task or command of a command of the command line; None if there is none."""
+        self._load(name)  # the command of a plugin's name belongs to this plugin
+        own = [one for one in self._registrations.values() if (one.command, one.plugin) == (name, name)]
+        return own[0] if own else self.commands().get(name)
+
     def provider(self, component_type: str, name: str) -> tuple[str, str] | None:
         """Return (distribution, version) of a component; None if it was registered in this process."""
-        source = self.sources.get(self._resolve(component_type, name).plugin)
+        source = self._sources.get(self._resolve(component_type, name).plugin)
         return None if source is None else (source.distribution, source.version)
 
     def missing_reason(self, plugin: str) -> str:
         """Return why an installed plugin has no effect; empty if it is loaded or not installed."""
-        if plugin in self.failures and self.failures[plugin].installed:
-            reason = self.failures[plugin].reason
+        self._load(plugin)
+        if plugin in self._failures and self._failures[plugin].installed:
+            reason = self._failures[plugin].reason
             return f"the plugin '{plugin}' is installed but could not be loaded: {reason}. See: lumina plugins {plugin}"
         if plugin in self.disabled:
             return f"the plugin '{plugin}' is installed, but LUMINA_PLUGINS does not list it"
@@ -328,11 +369,11 @@ class Registry:
 
     def guarded(self, plugin: str, is_import: bool = True) -> AbstractContextManager[None]:
         """Return a context for code of a plugin, see `guard.plugin_code`."""
-        source = self.sources.get(plugin)
+        source = self._sources.get(plugin)
         if source is None or source.is_ours or plugin == "core":
             return nullcontext()
         owner = f"{source.distribution} {source.version}"
-        return plugin_code(plugin, owner, False, self.sources, is_import, COMPONENT_NOTE_SECONDS)
+        return plugin_code(plugin, owner, False, self._sources, is_import, COMPONENT_NOTE_SECONDS)
 
     def guarded_component(self, component_type: str, name: str) -> AbstractContextManager[None]:
         """Return a context in which a component is built, see `guard.plugin_code`."""
@@ -343,7 +384,7 @@ class Registry:
         packages = {
             entry.target.partition(":")[0].partition(".")[0]: entry.plugin
             for entry in self._registrations.values()
-            if entry.plugin in self.sources and not self.sources[entry.plugin].is_ours and entry.plugin != "core"
+            if entry.plugin in self._sources and not self._sources[entry.plugin].is_ours and entry.plugin != "core"
         }
         packages.pop(__name__.partition(".")[0], None)  # a plugin may register classes of the core
         found = None
@@ -360,23 +401,26 @@ class Registry:
         Args:
             task: component type of the task; the model of the task's own plugin comes first. None: any task.
         """
-        models = [
-            (name, entry) for name, entry in self.models().items() if task is None or entry.extra.get("task") == task
-        ]
-        owner = None if task is None else task.partition(".")[0]
-        ranked = sorted(models, key=lambda item: (item[1].plugin != owner, "default" not in item[1].extra))
-        if task is None:
-            ranked = sorted(models, key=lambda item: "default" not in item[1].extra)
-        return ranked[0][0] if ranked else None
+        if task is not None:
+            owner = task.partition(".")[0]
+            self._load(owner)
+            entries = [one for (kind, _), one in self._registrations.items() if (kind, one.plugin) == ("model", owner)]
+            if own := [one for one in entries if one.extra["task"] == task]:
+                return min(own, key=lambda one: "default" not in one.extra).name
+        models = [one for one in self.models().values() if task is None or one.extra["task"] == task]
+        return min(models, key=lambda one: "default" not in one.extra).name if models else None
 
     def _resolve(self, component_type: str, name: str) -> Registration:
+        # the name of a command has no plugin before a dot; a short name is that of the core if the core has it
+        full_names = (name,) if "." in name else (f"core.{name}", name)
+        found = next((one for full_name in full_names if (one := self.entry(component_type, full_name))), None)
+        if found is not None:
+            return found
         candidates = self.registrations(component_type)
         if name in candidates:
             return candidates[name]
         if "." not in name:
             matches = [full_name for full_name in candidates if full_name.rpartition(".")[2] == name]
-            if f"core.{name}" in matches:
-                return candidates[f"core.{name}"]
             if len(matches) == 1:
                 return candidates[matches[0]]
             if matches:
@@ -393,7 +437,7 @@ class Registry:
         if dot and self.missing_reason(plugin):
             return self.missing_reason(plugin)
         # one letter away from a loaded plugin is a misspelling, not a plugin to install
-        if dot and plugin not in self.sources and not suggest(plugin, self.sources, cutoff=0.85):
+        if dot and plugin not in self._sources and not suggest(plugin, self._sources, cutoff=0.85):
             return (
                 f"this uses {component_type} '{name}', and no plugin called '{plugin}' is installed. "
                 f"Install its package (of this project: pip install -e packages/lumina-{plugin} in a clone), or "

@@ -297,7 +297,6 @@ def check_samples(model: Model, registry: Registry, encode: bool = True) -> list
             not have), a size that the model does not support, or an unknown component.
     """
     from lumina_core.model import empty_tokens
-    from lumina_core.sampling.inputs import expand_requests
     from lumina_core.sampling.resolve import resolve_sampling
 
     training, requests = model.recipe.training, list[Request]()
@@ -309,13 +308,16 @@ def check_samples(model: Model, registry: Registry, encode: bool = True) -> list
                 f"training.sample_requests: got requests for task {model.recipe.task.type}, expected none. Only tasks "
                 "that generate have samples."
             )
+        task = model.generation_task
         try:
             resolve_sampling(model, registry, request)
-            for item in expand_requests(model.generation_task, [request]):
-                empty_tokens(model, item.size, 1)
-                with torch.no_grad():
-                    for values in (item.conditions, item.negative_conditions) if encode else ():
-                        model.encode_condition(values, 1)
+            empty_tokens(model, task.size(request), 1)
+            for derive in (task.init_data, task.variation, task.regions):
+                derive(request)
+            conditions = task.conditions(request), task.negative_conditions(request)
+            with torch.no_grad():
+                for values in conditions if encode else ():
+                    model.encode_condition(values, 1)
         except LuminaError as error:
             raise type(error)(f"{name}: {error}") from error
         requests.append(request)

@@ -19,7 +19,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lumina_core.conditioning.ops import choose, condition_to
 from lumina_core.config import ComponentSpec
-from lumina_core.data.dataset import MixtureDataset
 from lumina_core.errors import ConfigError
 from lumina_core.model import Model, build_dataset, empty_tokens, encode_conditions
 from lumina_core.plugins.registry import Registry
@@ -353,7 +352,7 @@ def check_data(model: Model, dataset: Dataset) -> RawBatch:
         ConfigError: the model does not support a size, or an example lacks a field or has other channels.
     """
     check_data_sizes(model, dataset)
-    indices = dataset.first_indices() if isinstance(dataset, MixtureDataset) else [0]
+    indices = dataset.first_indices()
     batch = StepDataset.of_model(dataset, model)[[SampleKey(index, 0) for index in indices]]
     for index, item in zip(indices, batch.data, strict=True):
         if item.ndim != batch.data[0].ndim or item.shape[0] != batch.data[0].shape[0]:

@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader
 
 from lumina_core.adapters.source import ADAPTER_DIR
 from lumina_core.checkpoint.lazy_tensors import check_finite, read_tensor
-from lumina_core.data.dataset import MapStyleDataset, as_dataset
 from lumina_core.data.words import count_words, write_words
 from lumina_core.device import autocast, available_memory, resolve_dtype
 from lumina_core.errors import ConfigError, LuminaError, ReportedError
@@ -85,6 +84,7 @@ from lumina_core.types import Condition, Tokens
 
 if TYPE_CHECKING:
     from lumina_core.adapters.lora import BaseHash
+    from lumina_core.data.dataset import MapStyleDataset
     from lumina_core.training.cache import LatentCache
     from lumina_core.training.sharded_checkpoint import ShardedCheckpointer
 
@@ -171,7 +171,11 @@ class Trainer:
                 )
             checkpoint = self._find_checkpoint(resume)
             check_pretrained(self.recipe, self.registry)
-            given = None if dataset is None else as_dataset(dataset)
+            given = None
+            if dataset is not None:
+                from lumina_core.data.dataset import as_dataset  # a recipe's own data sets need no adapter
+
+                given = as_dataset(dataset)
             self.stages = build_stages(self.recipe, self.registry, given)
             self.dataset = self.stages[0].dataset
             self._complete_recipe(checkpoint)
