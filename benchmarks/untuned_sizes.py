@@ -4,9 +4,10 @@
     python benchmarks/untuned_sizes.py --folder mnist [--seeds 3] [--steps 3000] [--json FILE]
 
 All have 5 blocks of width 64, patches of 4 pixels, the same data, order and optimizer. `vit` is timm's with learned
-positions, interpolated at 56 pixels. `rope` is ours with mixed rotary positions and position jitter, `interpolated`
-the same weights with halved positions at 56 pixels. Prints the accuracy at both sizes, and the mean difference to `vit`
-at 56 pixels with its 95 % interval over the seeds (Student's t).
+positions, interpolated at 56 pixels. `rope` is ours with mixed rotary positions and position jitter; `interpolated` and
+`resized` are the same weights, at 56 pixels with halved positions, and with as many tokens as in training, whose
+patches of 8 pixels the trained weights read (the token budget of `recog.patchify`). Prints the accuracy at both sizes,
+and the mean difference to `vit` at 56 pixels with its 95 % interval over the seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from lumina_core.types import Condition
 from lumina_recog.classifier import NextDiTClassifier
 from lumina_recog.objective import jitter_positions
+from lumina_recog.patchify import tokenize
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, BATCH = 28, 4, 64, 5, 2, 128
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}
@@ -35,14 +37,15 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}
 
 
 class Rope(nn.Module):
-    """Our classifier, with jitter of the positions in training and a factor of them in evaluation."""
+    """Our classifier, with jitter of the positions in training, and a factor of them or a token budget afterwards."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net, self.factor = NextDiTClassifier(PATCH, WIDTH, DEPTH, HEADS, 10), 1.0
+        self.max_tokens: int | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.net.tokenizer.patchify(images)
+        tokens = tokenize(images, PATCH, self.max_tokens, 3)
         if self.training:
             tokens = jitter_positions(tokens, 0.2, [torch.default_generator] * len(images))
         elif self.factor != 1:
@@ -97,7 +100,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     data, test = load(args.folder / "train"), load(args.folder / "test")
-    found: dict[str, list[tuple[float, float]]] = {"vit": [], "rope": [], "interpolated": []}
+    found: dict[str, list[tuple[float, float]]] = {"vit": [], "rope": [], "interpolated": [], "resized": []}
     for seed in range(args.seeds):
         for name, make in (("vit", vit), ("rope", Rope)):
             torch.manual_seed(seed)
@@ -107,9 +110,11 @@ def main() -> None:
             if isinstance(model, Rope):
                 model.factor = 0.5
                 found["interpolated"].append((found[name][-1][0], accuracy(model, *test, 2 * SIDE)))
+                model.factor, model.max_tokens = 1.0, (SIDE // PATCH) ** 2
+                found["resized"].append((found[name][-1][0], accuracy(model, *test, 2 * SIDE)))
             print(name, seed, *found[name][-1], f"{time.time() - start:.0f} s", flush=True)
     report: dict[str, Any] = {"steps": args.steps, "accuracy": found}
-    for name in ("rope", "interpolated"):
+    for name in ("rope", "interpolated", "resized"):
         gains = torch.tensor([ours[1] - theirs[1] for ours, theirs in zip(found[name], found["vit"], strict=True)])
         half = T_95.get(len(gains), 2.0) * float(gains.std()) / len(gains) ** 0.5
         report[f"{name} minus vit at {2 * SIDE} px"] = [round(float(gains.mean()), 4), round(half, 4)]
