@@ -1,4 +1,4 @@
-"""Measure a model of point clouds: any count, density, families, text, completion; with baseline and rows of truth.
+"""Measure a model of point clouds: any count, density, families, text, completion, real furniture; with rows of truth.
 
     python benchmarks/points.py --model 3d.points --baseline runs/points-baseline --out points.json --per-class 200
     python benchmarks/points.py --model 3d.points --parts density,speed --out points.json
@@ -25,8 +25,10 @@ from torch import Tensor
 from lumina_3d.families.captions import CLASS_NAMES, full_caption
 from lumina_3d.families.measure import measure
 from lumina_3d.families.shapes import FAMILIES, make_shape
+from lumina_3d.points import distances
 from lumina_3d.points.dataset import half_space
 from lumina_3d.points.distances import coverage, density_scores, density_slope, mmd, nearest_neighbor_accuracy
+from lumina_3d.points.furniture import Furniture
 from lumina_core import Pipeline
 
 COUNTS = (256, 512, 1024, 2048, 4096, 8192)
@@ -310,6 +312,33 @@ def completion(generate: Generator, device: str, number: int) -> dict[str, Any]:
     return result
 
 
+def furniture(generate: Generator, folder: Path | None) -> dict[str, Any]:
+    """MMD and COV against as many real clouds, and the class of generated clouds by the nearest of all real ones."""
+    names, count = ("chair", "table", "lamp", "sofa", "bed"), 1024
+    real = Furniture(Furniture.Config(folder=folder, families=names))
+    labels = np.array([names.index(real.family(index)) for index in range(len(real))])
+    clouds = normalize(torch.stack([real.cloud(index).T[:count] for index in range(len(real))])).numpy()
+    result: dict[str, Any] = {"points": count}
+    right: dict[str, list[np.ndarray]] = defaultdict(list)
+    for label, name in enumerate(names):
+        own = labels == label
+        number = int(own.sum())
+        rows = {
+            "model": generate([name] * number, count, seed=label * 100),
+            "new shapes of the family": real_clouds(name, range(number), count, "test"),
+        }
+        result[name] = {"real clouds": number}
+        for row, made in rows.items():
+            table = distances.chamfer_table(list(normalize(made).numpy()), list(clouds))
+            right[row].append(labels[table.argmin(axis=1)] == label)
+            scores = {"mmd_cd": 1e3 * mmd(table[:, own]), "cov_cd": coverage(table[:, own])}
+            result[name][row] = {**scores, "class": float(right[row][-1].mean())}
+            print(name, row, {key: round(value, 3) for key, value in result[name][row].items()}, flush=True)
+    result["class"] = {row: float(np.concatenate(found).mean()) for row, found in right.items()}
+    print(result["class"], flush=True)
+    return result
+
+
 def speed(generate: Generator) -> dict[str, Any]:
     """Seconds of one cloud with the command's defaults, warm; the best of two."""
     result: dict[str, Any] = {"threads": torch.get_num_threads()}
@@ -334,15 +363,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--per-class", type=int, default=200)
     parser.add_argument("--number", type=int, default=20, help="clouds per class in the other parts")
-    parser.add_argument("--parts", default="any_count,families,text,memorized,completion,settings,speed")
+    parser.add_argument("--furniture", type=Path, help="folder of build_furniture.py; default: the shipped CC0 models")
+    parser.add_argument("--parts", default="any_count,families,text,memorized,completion,furniture,settings,speed")
     args = parser.parse_args()
     pipe = Pipeline.from_pretrained(args.model, device=args.device)
     baseline = None if args.baseline is None else Baseline(args.baseline, args.device)
-    run(pipe, baseline, args.device, args.parts.split(","), args.out, args.per_class, args.number)
+    run(pipe, baseline, args.device, args.parts.split(","), args.out, args.per_class, args.number, args.furniture)
 
 
 def run(
-    pipe: Pipeline, baseline: Baseline | None, device: str, parts: Sequence[str], out: Path, per_class: int, number: int
+    pipe: Pipeline,
+    baseline: Baseline | None,
+    device: str,
+    parts: Sequence[str],
+    out: Path,
+    per_class: int,
+    number: int,
+    real_furniture: Path | None,
 ) -> dict[str, Any]:
     """Run parts, and write the results after each."""
     generate = Generator(pipe)
@@ -352,6 +389,7 @@ def run(
         "text": lambda: text(generate, device, number),
         "memorized": lambda: memorized(generate, device, 2 * number),
         "completion": lambda: completion(generate, device, max(1, number // 4)),
+        "furniture": lambda: furniture(generate, real_furniture),
         "settings": lambda: settings(pipe, device, 1),
         "speed": lambda: speed(generate),
     }

@@ -51,6 +51,7 @@ def _register_points(components: ComponentRegistrations) -> None:
     components.coupling("3d.mixed_transport", f"{package}.coupling:MixedTransport", "mixed exact and independent pairs")
     components.conditioner("3d.partial_cloud", f"{package}.partial:PartialCloudConditioner", "given points of a cloud")
     components.dataset("3d.family_clouds", f"{package}.dataset:FamilyClouds", "built in: parametric families")
+    components.dataset("3d.furniture", f"{package}.furniture:Furniture", "built in: real furniture, a test")
     components.dataset("3d.cloud_folder", f"{package}.dataset:CloudFolder", "folder of clouds and meshes by class")
     components.task("3d.text_to_points", f"{package}.task:TextToPoints", "Point clouds of a prompt.", command="points")
     components.task(
