@@ -29,7 +29,7 @@ from lumina_core.model_dir import atomic_model_dir, write_config
 from lumina_core.plugins.registry import Registry
 from lumina_core.recipe import Recipe
 from lumina_core.training.checkpoint import optimizers_to_tensors, saved_weights
-from lumina_core.training.distributed import ProcessInfo, call_in_main, new_cpu_group
+from lumina_core.training.distributed import ProcessInfo, call_in_main, new_cpu_group, wait_for_main
 from lumina_core.training.optim import EMA, OptimizersContainer
 
 
@@ -102,10 +102,15 @@ class ShardedCheckpointer:
     def poll(self) -> Path | None:
         """Return the folder of a checkpoint that was completed since the last call, in the first process.
 
+        The first process decides whether it is complete. If each did, one would raise the error of a full disk a step
+        before the others, which would wait for it in the next step.
+
         Raises:
             CheckpointError: the checkpoint could not be written; earlier ones are unchanged.
         """
-        return self.finish() if self._future is not None and self._future.done() else None
+        if self._future is None or not wait_for_main(self._future.done(), self._process):
+            return None
+        return self.finish()
 
     def finish(self) -> Path | None:
         """Wait until the checkpoint is complete; returns its folder in the first process, or None.
