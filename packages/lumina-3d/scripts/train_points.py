@@ -175,18 +175,24 @@ def save(model: Any, parameters: list[Tensor], average: list[Tensor], folder: Pa
     torch._foreach_copy_(parameters, own)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="3d.points")
+def make_parser(description: str, recipe: str, batch: int) -> argparse.ArgumentParser:
+    """Return the options of a training within a time limit."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--recipe", default=recipe)
     parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--init", help="name or folder of a model to start from")
     parser.add_argument("--lr-factor", type=float, default=1.0, help="multiplies the learning rates of the recipe")
     parser.add_argument("--decay", type=float, default=0.6, help="last share of the time in which the rates fall to 0")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=batch, help="shapes of a step")
     parser.add_argument("--shapes", type=int, default=4000, help="shapes that are kept; new ones replace the oldest")
     parser.add_argument("--first", type=int, default=0, help="number of the first shape")
+    return parser
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "3d.points", 32)
     parser.add_argument("--workers", type=int, default=0, help="processes that draw shapes; 0: between the steps")
     parser.add_argument("--compile", action="store_true", help="compile the network (some minutes of one core)")
     train(parser.parse_args(), time.time())

@@ -15,12 +15,11 @@ import csv
 import itertools
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from train_points import in_bfloat16, save
+from train_points import in_bfloat16, make_parser, save
 
 from lumina_3d.families.captions import random_caption
 from lumina_3d.families.shapes import FAMILIES, make_shape
@@ -85,17 +84,7 @@ class Pool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="3d.views")
-    parser.add_argument("--seconds", type=float, default=400)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--init", help="name or folder of a model whose weights of equal names and shapes come first")
-    parser.add_argument("--lr-factor", type=float, default=1.0, help="multiplies the learning rates of the recipe")
-    parser.add_argument("--decay", type=float, default=0.6, help="last share of the time in which the rates fall to 0")
-    parser.add_argument("--batch", type=int, default=8, help="objects of a step")
-    parser.add_argument("--shapes", type=int, default=4000, help="shapes that are kept; new ones replace the oldest")
-    parser.add_argument("--first", type=int, default=0, help="number of the first shape")
+    parser = make_parser(__doc__, "3d.views", 8)
     parser.add_argument("--new-shapes", type=int, default=2, help="steps between two new shapes")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args(), time.time())
