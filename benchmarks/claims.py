@@ -2,6 +2,7 @@
 
     python benchmarks/claims.py draw --out drawings               # needs npm and resvg_py
     python benchmarks/claims.py compare --drawings drawings --scale 2 --count 24 --json FILE --sheet FILE.png
+    python benchmarks/claims.py compare --drawings drawings --panorama --count 24
 
 The built-in picture model has 8x8 tokens, too few to show what a method does. The model in benchmarks/claims/model
 draws 384 drawings of Fluent Emoji Flat (Microsoft, MIT License) by class at 64 px, in patches of 2x2 pixels, and no
@@ -11,6 +12,9 @@ measures against the true drawing at that size, rendered from its vectors:
 - `rmse`: root mean square difference in 0..1 at full size, with a 95 % interval over the drawings;
 - `top1`: the share whose nearest true drawing, among all 384 at 16x16 pixels, is the right one;
 - `sharpness`: the gradient energy divided by that of the true drawing; 1 is as sharp.
+
+A panorama has twice the width of training. Its true drawing is stretched, as a method that fits positions into the
+trained range draws it; `top1_middle` is the top-1 of the middle square, for a method that keeps the shape.
 """
 
 from __future__ import annotations
@@ -86,6 +90,9 @@ def compare(options: argparse.Namespace) -> None:
     """Generate by every method, print and write the table, and draw the sheet."""
     size = round(SIDE * options.scale)
     truth, small = true_drawings(options.drawings, size), true_drawings(options.drawings, SIDE)
+    height = SIDE if options.panorama else size
+    if options.panorama:
+        truth = np.stack([np.asarray(Image.fromarray(image).resize((size, height), Image.Resampling.BOX)) for image in truth])
     references = thumbnail_features(torch.from_numpy(small).permute(0, 3, 1, 2))
     classes = random.Random(options.seed).sample(range(len(codes())), options.count)
     pipe = Pipeline.from_pretrained(str(HERE / "claims" / "model"), dtype=options.dtype)
@@ -103,17 +110,20 @@ def compare(options: argparse.Namespace) -> None:
             start, generated = time.perf_counter(), []
             for first in range(0, len(classes), BATCH):
                 labels = classes[first : first + BATCH]
-                output = pipe(labels, seed=options.seed, size=(size, size), **settings)
+                output = pipe(labels, seed=options.seed, size=(size, height), **settings)
                 generated += [np.asarray(image) for image in output.images]
             images = np.stack(generated)
             name = method + (" + proportional attention" if proportional else "")
             rows.append({"method": name, **scores(images, truth[classes], references, classes)})
+            if options.panorama:
+                middle = images[:, :, (size - height) // 2 : (size + height) // 2]
+                rows[-1]["top1_middle"] = top1(middle, references, classes)
             rows[-1]["seconds"] = round(time.perf_counter() - start, 1)
             columns[name] = images
             print(json.dumps(rows[-1]), flush=True)
             if options.json:
                 report = {"scale": options.scale, "count": options.count, "steps": options.steps, "rows": rows}
-                report["guidance_scale"] = options.guidance_scale
+                report |= {"guidance_scale": options.guidance_scale, "panorama": options.panorama}
                 options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if options.sheet:
         shown = np.concatenate([np.concatenate(list(images[:8]), axis=0) for images in columns.values()], axis=1)
@@ -126,15 +136,20 @@ def scores(
     """Measure images (B, H, W, 3) of classes against their true drawings."""
     made, real = images.astype(np.float64) / 255, truth.astype(np.float64) / 255
     rmse = np.sqrt(((made - real) ** 2).mean(axis=(1, 2, 3)))
-    features = thumbnail_features(torch.from_numpy(images.copy()).permute(0, 3, 1, 2))
-    ranks = target_ranks(features, torch.tensor(classes), references, TIE_TOLERANCE)
     half_width = 1.96 * float(rmse.std(ddof=1)) / len(rmse) ** 0.5
     return {
         "rmse": round(float(rmse.mean()), 4),
         "rmse_half_width": round(half_width, 4),
-        "top1": round(float((ranks < 1).double().mean()), 3),
+        "top1": top1(images, references, classes),
         "sharpness": round(float((gradient_energy(made) / gradient_energy(real)).mean()), 3),
     }
+
+
+def top1(images: NDArray[np.uint8], references: torch.Tensor, classes: list[int]) -> float:
+    """Return the share of images (B, H, W, 3) whose nearest true drawing is that of their class."""
+    features = thumbnail_features(torch.from_numpy(images.copy()).permute(0, 3, 1, 2))
+    ranks = target_ranks(features, torch.tensor(classes), references, TIE_TOLERANCE)
+    return round(float((ranks < 1).double().mean()), 3)
 
 
 def main() -> int:
@@ -147,6 +162,7 @@ def main() -> int:
     comparer = commands.add_parser("compare", help="generate by every method and measure")
     comparer.add_argument("--drawings", type=Path, required=True, help="folder that `draw` wrote")
     comparer.add_argument("--scale", type=float, choices=SCALES, default=2.0, help="multiple of the trained side")
+    comparer.add_argument("--panorama", action="store_true", help="twice the trained width, with --scale 2")
     comparer.add_argument("--count", type=int, default=24, help="classes")
     comparer.add_argument("--steps", type=int, default=8, help="midpoint steps")
     comparer.add_argument("--guidance-scale", type=float, default=2.0, help="1 takes half the time")

@@ -5,7 +5,8 @@
 The architecture, the optimizer and the saved folder are those of `lumina train 3d.views`. What differs: new shapes
 replace the oldest ones of a pool, so that no shape is seen for long; all objects of a step have as many generated and
 as many given views, so that nothing is padded; the learning rate falls with the wall time, so that the model is
-finished when the time is over, whatever the speed. Needs embreex.
+finished when the time is over, whatever the speed. Before that, `--words` teaches the text encoder the words of captions:
+it learns to tell classes, attributes and main colours, without pictures. Needs embreex.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from train_points import in_bfloat16, make_parser, save
 
 from lumina_3d.families.captions import random_caption
-from lumina_3d.families.shapes import FAMILIES, make_shape
+from lumina_3d.families.shapes import ATTRIBUTES, COLORS, FAMILIES, make_shape
 from lumina_3d.views.camera_encoding import CameraBatch
 from lumina_3d.views.scenes import random_cameras, random_rig, render_views
 from lumina_core.conditioning.ops import join
@@ -35,7 +37,7 @@ from lumina_core.recipe import Recipe
 from lumina_core.training.optim import build_optimizers
 
 PICTURES, LENGTH, CAPTIONS, POSITIONS = 14, 32, 4, 16
-VIEWS = ((4, 0), (4, 1), (4, 1), (4, 2), (4, 1), (2, 1), (4, 1), (4, 0), (4, 1), (3, 3), (4, 1), (1, 1))
+VIEWS = ((4, 0), (4, 1), (4, 1), (4, 2), (4, 1), (2, 0), (4, 1), (2, 1), (4, 1), (3, 3), (4, 1), (2, 0))
 """Generated and given views of each step, in turn."""
 CAPTION_DROPOUT, CAPTION_DROPOUT_GIVEN, POSE_DROPOUT = 0.12, 0.5, 0.04
 
@@ -86,6 +88,7 @@ class Pool:
 def main() -> None:
     parser = make_parser(__doc__, "3d.views", 8)
     parser.add_argument("--new-shapes", type=int, default=2, help="steps between two new shapes")
+    parser.add_argument("--words", type=float, default=0, help="seconds in which the text encoder learns the words first")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args(), time.time())
 
@@ -101,8 +104,10 @@ def train(args: argparse.Namespace, start: float) -> None:
         model.load_state_dict(matching_weights(model, load_model(args.init, registry).state_dict()), strict=False)
     model.float().train()
     text, views = model.conditioners_by_field["caption"], model.conditioners_by_field["cameras"]
-    if args.init is None:
+    if args.init is None or args.words:
         text.fit(build_dataset(recipe, registry).values("caption"))
+    if args.words:
+        learn_words(text, args.words)
     pool = Pool(args.shapes, model.task.config.image_size, bytes(text.vocabulary.numpy()), args.first)
     null = torch.zeros(LENGTH, dtype=torch.int32)
     null[: len(text.token_ids(""))] = torch.tensor(text.token_ids(""), dtype=torch.int32)
@@ -173,6 +178,42 @@ def train(args: argparse.Namespace, start: float) -> None:
     save(model, parameters, average, args.out / "model")
     captions = build_dataset(recipe, registry).values("caption")
     write_words(args.out / "model", count_words(str(caption) for caption in captions))
+
+
+def learn_words(text: Any, seconds: float, batch: int = 128) -> None:
+    """Train a text encoder to tell class, attributes and colour of the main part from captions without pictures."""
+    names = [(family, name) for family in FAMILIES for name in ATTRIBUTES[family]]
+    sizes = [len(FAMILIES), len(COLORS), *(len(ATTRIBUTES[family][name]) for family, name in names)]
+    width = text.config.num_latents * text.config.context_dim
+    # what a caption leaves out cannot be told: the loss of those ends at their share
+    heads = nn.ModuleList(nn.Linear(size, sum(sizes)) for size in (width, text.config.hidden_size))
+    nn.init.normal_(text.embedding.weight, std=0.02)
+    optimizer = torch.optim.AdamW([*text.parameters(), *heads.parameters()], lr=1e-3, betas=(0.9, 0.98))
+    begin = time.time()
+    for step in itertools.count():
+        left = 1 - (time.time() - begin) / seconds
+        if left <= 0:
+            return
+        captions, labels = [], []
+        for index in range(step * batch, (step + 1) * batch):
+            shape = make_shape(FAMILIES[index % len(FAMILIES)], index // len(FAMILIES), "train")
+            captions.append(random_caption(shape, np.random.default_rng((10, index))))
+            colour = tuple(COLORS).index(shape.colors[0])
+            row = [ATTRIBUTES[f][n].index(shape.attributes[n]) if f == shape.family else -100 for f, n in names]
+            labels.append([shape.label, colour, *row])
+        encoded, targets = text.encode(captions), torch.tensor(labels)
+        loss = torch.zeros(())
+        for head, features in zip(heads, (encoded.context.flatten(1), encoded.pooled), strict=True):
+            for column, scores in enumerate(head(features).split(sizes, dim=1)):
+                loss = loss + nn.functional.cross_entropy(scores, targets[:, column], reduction="sum") / batch
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1.0, 2 * left)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 50 == 0:
+            right = float((head(features).split(sizes, dim=1)[1].argmax(1) == targets[:, 1]).float().mean())
+            print(f"{time.time() - begin:.0f} s, words, loss {float(loss.detach()):.3f}, colours right {right:.2f}", flush=True)
 
 
 def part(cameras: CameraBatch, chosen: slice) -> CameraBatch:

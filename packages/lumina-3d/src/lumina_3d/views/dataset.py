@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lumina_3d.families.captions import all_words, full_caption, random_caption
-from lumina_3d.families.shapes import FAMILIES, make_shape
+from lumina_3d.families.shapes import COLORS, FAMILIES, make_shape
 from lumina_3d.views.cameras import Camera
 from lumina_3d.views.conditioner import MAX_POSITIONS, ViewInputs
 from lumina_3d.views.scenes import random_cameras, random_rig, render_views, to_views
@@ -25,6 +25,9 @@ from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
 from lumina_core.protocols import Dataset, Example
 from lumina_core.types import Size
+
+WORD_REPEATS = 20
+"""How often each word of captions stands in the text from which the vocabulary is learnt."""
 
 
 class ViewsConfig(Settings):
@@ -147,7 +150,8 @@ class FamilyViews(ViewsDataset):
         if field != "caption":
             return super().values(field)
         captions = [full_caption(self._shape(index)) for index in range(min(len(self), 1000))]
-        return [*all_words(), *captions]
+        # often enough that each word is one piece: of "re" and "d", no text encoder learnt that a sofa is red
+        return [*[*all_words(), *COLORS] * WORD_REPEATS, *captions]
 
     def _shape(self, index: int):  # type: ignore[no-untyped-def]
         families = self.config.families
