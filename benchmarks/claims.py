@@ -92,7 +92,9 @@ def compare(options: argparse.Namespace) -> None:
     truth, small = true_drawings(options.drawings, size), true_drawings(options.drawings, SIDE)
     height = SIDE if options.panorama else size
     if options.panorama:
-        truth = np.stack([np.asarray(Image.fromarray(image).resize((size, height), Image.Resampling.BOX)) for image in truth])
+        truth = np.stack(
+            [np.asarray(Image.fromarray(image).resize((size, height), Image.Resampling.BOX)) for image in truth]
+        )
     references = thumbnail_features(torch.from_numpy(small).permute(0, 3, 1, 2))
     classes = random.Random(options.seed).sample(range(len(codes())), options.count)
     pipe = Pipeline.from_pretrained(str(HERE / "claims" / "model"), dtype=options.dtype)

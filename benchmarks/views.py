@@ -3,7 +3,9 @@
     python benchmarks/views.py --model 3d.views --per-family 1 --out views.json
 
 One picture is given, and views at 45 to 315 degrees from it are compared with true renders, as are copies
-of the given picture and the mean picture of the class at the same pose. Needs embreex.
+of the given picture and the mean picture of the class at the same pose. The regression twin is the model's prediction
+of the data from pure noise in one evaluation: noise says nothing, so that what the loss asks for there is the mean of
+all views that fit the given picture. Needs embreex.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from lumina_core import Pipeline
 STEP = 5
 """Degrees between the true renders among which poses are read back."""
 TARGETS = tuple(range(45, 360, 45))
+REGRESSION = {"steps": 1, "solver": "core.euler", "guidance_scale": 1.0}
 SYMMETRIC = {"table", "lamp", "shelf", "mug", "vase"}
 
 
@@ -59,16 +62,18 @@ def main() -> None:
     ]
     truth = torch.stack([scene["renders"][[turn // STEP for turn in TARGETS]] for scene in scenes])
     given = torch.stack([scene["renders"][0] for scene in scenes])
-    generated, from_text, seconds = [], [], []
+    generated, regressed, from_text, seconds = [], [], [], []
     for scene in scenes:
         cameras = [scene["cameras"][turn // STEP] for turn in TARGETS]
         begin = time.perf_counter()
         generated.append(generate(pipe, scene, cameras, image=scene["renders"][0], **options))
         seconds.append(time.perf_counter() - begin)
+        regressed.append(generate(pipe, scene, cameras, image=scene["renders"][0], **REGRESSION))
         from_text.append(generate(pipe, scene, [scene["cameras"][0], *cameras], prompt=scene["caption"], **options))
     views = torch.stack(generated)
     rows = {
         "model, one given picture": scores(views, truth),
+        "regression twin": scores(torch.stack(regressed), truth),
         "copy of the given picture": scores(given[:, None].expand_as(truth), truth),
         "mean of the class at the pose": scores(class_means(scenes, truth), truth),
     }

@@ -5,8 +5,8 @@
 The architecture, the optimizer and the saved folder are those of `lumina train 3d.views`. What differs: new shapes
 replace the oldest ones of a pool, so that no shape is seen for long; all objects of a step have as many generated and
 as many given views, so that nothing is padded; the learning rate falls with the wall time, so that the model is
-finished when the time is over, whatever the speed. Before that, `--words` teaches the text encoder the words of captions:
-it learns to tell classes, attributes and main colours, without pictures. Needs embreex.
+finished when the time is over, whatever the speed. Before that, `--words` trains the text encoder alone to tell
+classes, attributes and main colours from captions, without pictures. Needs embreex.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class Pool:
 def main() -> None:
     parser = make_parser(__doc__, "3d.views", 8)
     parser.add_argument("--new-shapes", type=int, default=2, help="steps between two new shapes")
-    parser.add_argument("--words", type=float, default=0, help="seconds in which the text encoder learns the words first")
+    parser.add_argument("--steps", type=int, help="end after so many steps, whatever the time")
+    parser.add_argument(
+        "--words", type=float, default=0, help="seconds in which the text encoder learns the words first"
+    )
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args(), time.time())
 
@@ -126,10 +129,14 @@ def train(args: argparse.Namespace, start: float) -> None:
     with open(args.out / "log.csv", "w", newline="", encoding="utf-8") as file:
         log = csv.writer(file)
         log.writerow(["seconds", "step", "loss", "views_per_second", "shapes"])
-        while (now := time.time()) < start + args.seconds - 10:
+        while (now := time.time()) < start + args.seconds - 10 if args.steps is None else step < args.steps:
             if step % args.new_shapes == 0 or pool.filled < 1000:
                 pool.refresh()
-            share = (now - begin) / max(1e-3, start + args.seconds - 10 - begin)
+            share = (
+                (now - begin) / max(1e-3, start + args.seconds - 10 - begin)
+                if args.steps is None
+                else step / args.steps
+            )
             warmup = min(1.0, (step + 1) / recipe.training.warmup_steps)
             optimizers.set_lr_factor(args.lr_factor * warmup * min(1.0, (1 - share) / args.decay))
             generated, given = VIEWS[step % len(VIEWS)]
@@ -168,10 +175,12 @@ def train(args: argparse.Namespace, start: float) -> None:
             with torch.no_grad():
                 torch._foreach_lerp_(average, parameters, 1 - decay)
             if step % 48 == 0:
-                speed = seen / (time.time() - begin)
-                log.writerow([f"{now - start:.1f}", step, f"{recent / 48:.5f}", f"{speed:.1f}", pool.drawn])
+                speed, passed = seen / (time.time() - begin), time.time() - start
+                log.writerow([f"{passed:.1f}", step, f"{recent / 48:.5f}", f"{speed:.1f}", pool.drawn])
                 file.flush()
-                print(f"{now - start:.0f} s, step {step}, loss {recent / 48:.4f}, {speed:.0f} views/s", flush=True)
+                print(
+                    f"{time.time() - start:.0f} s, step {step}, loss {recent / 48:.4f}, {speed:.0f} views/s", flush=True
+                )
                 recent = 0.0
             if step % 480 == 0:
                 save(model, parameters, average, args.out / "model")
@@ -213,7 +222,10 @@ def learn_words(text: Any, seconds: float, batch: int = 128) -> None:
         optimizer.step()
         if step % 50 == 0:
             right = float((head(features).split(sizes, dim=1)[1].argmax(1) == targets[:, 1]).float().mean())
-            print(f"{time.time() - begin:.0f} s, words, loss {float(loss.detach()):.3f}, colours right {right:.2f}", flush=True)
+            print(
+                f"{time.time() - begin:.0f} s, words, loss {float(loss.detach()):.3f}, colours right {right:.2f}",
+                flush=True,
+            )
 
 
 def part(cameras: CameraBatch, chosen: slice) -> CameraBatch:
