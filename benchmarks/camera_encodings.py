@@ -81,7 +81,7 @@ def train(name: str, args: argparse.Namespace) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     script = ROOT / "packages" / "lumina-3d" / "scripts" / "train_views.py"
-    options = {"recipe": folder / "recipe.yaml", "out": folder, "steps": args.steps, "batch": args.batch, "words": 60}
+    options = {"recipe": folder / "recipe.yaml", "out": folder, "steps": args.steps, "batch": args.batch}
     command = [
         sys.executable,
         str(script),
