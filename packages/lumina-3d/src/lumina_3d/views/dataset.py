@@ -26,9 +26,6 @@ from lumina_core.errors import ConfigError
 from lumina_core.protocols import Dataset, Example
 from lumina_core.types import Size
 
-WORD_REPEATS = 20
-"""How often each word of captions stands in the text from which the vocabulary is learnt."""
-
 
 class ViewsConfig(Settings):
     """How many views are generated and given, and what is left out."""
@@ -151,7 +148,7 @@ class FamilyViews(ViewsDataset):
             return super().values(field)
         captions = [full_caption(self._shape(index)) for index in range(min(len(self), 1000))]
         # often enough that each word is one piece: of "re" and "d", no text encoder learnt that a sofa is red
-        return [*[*all_words(), *COLORS] * WORD_REPEATS, *captions]
+        return [*[*all_words(), *COLORS] * 20, *captions]
 
     def _shape(self, index: int):  # type: ignore[no-untyped-def]
         families = self.config.families
