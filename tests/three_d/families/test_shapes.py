@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from lumina_3d.families.captions import CLASS_NAMES, all_words, full_caption, random_caption
+from lumina_3d.families.captions import CLASS_NAMES, all_words, full_caption, random_caption, vocabulary_text
 from lumina_3d.families.mesh import Mesh, MeshBuilder
-from lumina_3d.families.shapes import ATTRIBUTES, FAMILIES, HELD_OUT, is_held_out, make_shape
+from lumina_3d.families.shapes import ATTRIBUTES, COLORS, FAMILIES, HELD_OUT, is_held_out, make_shape
+from lumina_core.conditioning.text import TextConditioner
 from lumina_core.errors import ConfigError
 
 GREY = (100, 100, 100)
@@ -115,3 +116,12 @@ def test_classes_have_names_in_many_languages() -> None:
     assert len(CLASS_NAMES) >= 8
     assert all(len(set(names)) == len(FAMILIES) for names in CLASS_NAMES.values())
     assert set(CLASS_NAMES["hi"]) <= set(all_words())
+
+
+@pytest.mark.parametrize("vocab_size", [800, 900])
+def test_colours_and_classes_are_single_pieces_of_the_vocabulary(vocab_size) -> None:
+    text = TextConditioner(TextConditioner.Config(vocab_size=vocab_size))
+    text.fit(vocabulary_text(make_shape(FAMILIES[index % 10], index // 10) for index in range(300)))
+    words = [*COLORS, *CLASS_NAMES["en"], "tall", "round"]
+    split = {word: len(text.token_ids(f"a {word}")) - 2 for word in words}  # the first token, and "a"
+    assert split == dict.fromkeys(words, 1)

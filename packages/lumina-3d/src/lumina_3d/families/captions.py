@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from lumina_3d.families.shapes import FAMILIES, Shape
+from lumina_3d.families.shapes import COLORS, FAMILIES, Shape
 
 CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
     "en": ("chair", "table", "lamp", "sofa", "shelf", "bed", "aeroplane", "car", "mug", "vase"),
@@ -105,13 +105,22 @@ def random_caption(shape: Shape, rng: np.random.Generator) -> str:
     return _compose(shape, named, bool(rng.random() < COLOR_PROB), rng)
 
 
+def vocabulary_text(shapes: Iterable[Shape]) -> list[str]:
+    """Return the text from which a text encoder learns its vocabulary: all words of captions, and captions of shapes.
+
+    Each word stands there often enough to become one piece. In pieces such as "re" and "d", which other words share,
+    no text encoder of views learnt that a sofa is red.
+    """
+    return [*all_words() * 20, *map(full_caption, shapes)]
+
+
 def all_words() -> list[str]:
-    """Return every class name, synonym, noun, adjective and phrase, each once: the vocabulary of captions."""
+    """Return every class name, synonym, noun, adjective, phrase and colour, each once: the vocabulary of captions."""
     tables = (_NOUNS, _ADJECTIVES, _PHRASES)
     words = [name for names in CLASS_NAMES.values() for name in names]
     words += [name for names in SYNONYMS.values() for name in names]
     words += [phrase for table in tables for phrases in table.values() for phrase in phrases]
-    return list(dict.fromkeys(words))
+    return list(dict.fromkeys([*words, *COLORS]))
 
 
 def _compose(shape: Shape, named: set[str], with_color: bool, rng: np.random.Generator | None) -> str:

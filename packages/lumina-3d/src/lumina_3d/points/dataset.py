@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_3d.families.captions import all_words, full_caption, random_caption
+from lumina_3d.families.captions import random_caption, vocabulary_text
 from lumina_3d.families.shapes import FAMILIES, Shape, make_shape
 from lumina_3d.points.cloud_io import CLOUD_SUFFIXES, read_cloud
 from lumina_3d.points.normalize import center_and_scale
@@ -84,8 +84,7 @@ class FamilyClouds(Dataset):
         """
         if field != "caption":
             return super().values(field)
-        captions = [full_caption(self.shape(index)) for index in range(min(len(self), 1000))]
-        return [*all_words(), *captions]
+        return vocabulary_text(map(self.shape, range(min(len(self), 1000))))
 
     def size(self, index: int, rng: random.Random) -> Size:
         """Return (count,)."""

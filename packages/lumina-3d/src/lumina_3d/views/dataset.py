@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_3d.families.captions import all_words, full_caption, random_caption
-from lumina_3d.families.shapes import COLORS, FAMILIES, make_shape
+from lumina_3d.families.captions import random_caption, vocabulary_text
+from lumina_3d.families.shapes import FAMILIES, make_shape
 from lumina_3d.views.cameras import Camera
 from lumina_3d.views.conditioner import MAX_POSITIONS, ViewInputs
 from lumina_3d.views.scenes import random_cameras, random_rig, render_views, to_views
@@ -146,9 +146,7 @@ class FamilyViews(ViewsDataset):
         """
         if field != "caption":
             return super().values(field)
-        captions = [full_caption(self._shape(index)) for index in range(min(len(self), 1000))]
-        # often enough that each word is one piece: of "re" and "d", no text encoder learnt that a sofa is red
-        return [*[*all_words(), *COLORS] * 20, *captions]
+        return vocabulary_text(map(self._shape, range(min(len(self), 1000))))
 
     def _shape(self, index: int):  # type: ignore[no-untyped-def]
         families = self.config.families
