@@ -87,7 +87,7 @@ PLAIN_PROB = 0.2
 """Share of captions that are the class alone, in any language."""
 ATTRIBUTE_PROB = 0.75
 """Probability with which a caption names each attribute."""
-COLOR_PROB = 0.7
+COLOR_PROB = 0.85
 """Probability with which a caption names the colour of the main part."""
 
 
