@@ -108,8 +108,8 @@ def random_caption(shape: Shape, rng: np.random.Generator) -> str:
 def vocabulary_text(shapes: Iterable[Shape]) -> list[str]:
     """Return the lines from which a text encoder learns its vocabulary: all words of captions, and captions of shapes.
 
-    Each word stands behind each colour, so that both become one piece. In pieces such as "re" and "d", which other words share,
-    no text encoder of views learnt that a sofa is red.
+    Each word stands behind each colour, so that both become one piece. In pieces such as "re" and "d", which other
+    words share, no text encoder of views learnt that a sofa is red.
     """
     coloured = (f"{color} {word}" for word in all_words() for color in COLORS)
     return list(dict.fromkeys([*coloured, *map(full_caption, shapes)]))
