@@ -67,7 +67,7 @@ def demo(session: nox.Session) -> None:
     """Make a picture from a sentence with the built-in model; other words: nox -s demo -- "a yellow star"."""
     install(session, editable=False)
     words = session.posargs or ["red heart"]
-    session.run("lumina", "image", words[0], "--out", "demo.png", "--seed", "1", "--json", *words[1:])
+    session.run("lumina", "image", words[0], "--out", "demo.png", "--seed", "1", "--json", "--overwrite", *words[1:])
     session.log("the picture is in demo.png")
 
 

@@ -4,7 +4,8 @@
 
 Each encoding trains the recipe 3d.views. One picture of a held-out shape is given, and the prediction of the views at
 45 to 315 degrees from pure noise is compared with true renders: after a training that is too short to draw, it shows
-what the network knows of the pose. Intervals are 95 % over the shapes, of the difference to PRoPE. Needs embreex.
+what the network knows of the pose. Intervals are 95 % over the shapes, of the difference to the first encoding. Needs
+embreex.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def main() -> int:
     comparer = commands.add_parser("compare", help="generate by every method and measure")
     comparer.add_argument("--drawings", type=Path, required=True, help="folder that `draw` wrote")
     comparer.add_argument("--scale", type=float, choices=SCALES, default=2.0, help="multiple of the trained side")
-    comparer.add_argument("--panorama", action="store_true", help="twice the trained width, with --scale 2")
+    comparer.add_argument("--panorama", action="store_true", help="--scale changes the width alone")
     comparer.add_argument("--count", type=int, default=24, help="classes")
     comparer.add_argument("--steps", type=int, default=8, help="midpoint steps")
     comparer.add_argument("--guidance-scale", type=float, default=2.0, help="1 takes half the time")

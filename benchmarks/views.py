@@ -5,7 +5,8 @@
 One picture is given, and views at 45 to 315 degrees from it are compared with true renders, as are copies
 of the given picture and the mean picture of the class at the same pose. The regression twin is the model's prediction
 of the data from pure noise in one evaluation: noise says nothing, so that what the loss asks for there is the mean of
-all views that fit the given picture. Needs embreex.
+all views that fit the given picture. Colours are right where the median colour of the first view of a prompt such as
+"a red sofa" is nearest to the named one of six. Needs embreex.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lumina_3d.families.captions import full_caption
-from lumina_3d.families.shapes import FAMILIES, make_shape
+from lumina_3d.families.shapes import COLORS, FAMILIES, make_shape
 from lumina_3d.views.camera_encoding import CameraBatch
 from lumina_3d.views.cameras import Camera
 from lumina_3d.views.metrics import (
@@ -39,6 +40,7 @@ STEP = 5
 """Degrees between the true renders among which poses are read back."""
 TARGETS = tuple(range(45, 360, 45))
 REGRESSION = {"steps": 1, "solver": "core.euler", "guidance_scale": 1.0}
+COLOR_NAMES, COLORED = ("red", "yellow", "green", "blue", "purple", "white"), ("sofa", "vase", "mug", "car")
 SYMMETRIC = {"table", "lamp", "shelf", "mug", "vase"}
 
 
@@ -51,14 +53,19 @@ def main() -> None:
     parser.add_argument("--unseen-rig", action="store_true", help="pairs of FOV and radius that training left out")
     parser.add_argument("--guidance-scale", type=float, default=None)
     parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--schedule", default=None, help="schedule of times, for example uniform")
+    parser.add_argument("--first", type=int, default=0, help="number of the first shape of each family")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pipe = Pipeline.from_pretrained(args.model, task="3d.views")
-    options = {k: v for k, v in (("guidance_scale", args.guidance_scale), ("steps", args.steps)) if v is not None}
+    names = ("guidance_scale", "steps", "schedule")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     scenes = [
-        make_scene(name, number, args.split, args.unseen_rig) for number in range(args.per_family) for name in FAMILIES
+        make_scene(name, number, args.split, args.unseen_rig)
+        for number in range(args.first, args.first + args.per_family)
+        for name in FAMILIES
     ]
     truth = torch.stack([scene["renders"][[turn // STEP for turn in TARGETS]] for scene in scenes])
     given = torch.stack([scene["renders"][0] for scene in scenes])
@@ -79,7 +86,7 @@ def main() -> None:
     }
     orbit = CameraBatch.of([[scene["cameras"][turn // STEP] for turn in (0, *TARGETS)] for scene in scenes])
     rows["model, one given picture"]["hull"] = hull(torch.cat([given[:, None], views], 1), orbit)
-    rows["model, text alone"] = {"hull": hull(torch.stack(from_text), orbit)}
+    rows["model, text alone"] = {"hull": hull(torch.stack(from_text), orbit), "colours": colors(pipe, **options)}
     rows["truth"] = {"hull": hull(torch.cat([given[:, None], truth], 1), orbit)}
     rows["model, one given picture"] |= poses(scenes, views)
     result = {"shapes": len(scenes), "seconds of 7 views": float(np.median(seconds)), "rows": rows}
@@ -131,6 +138,17 @@ def class_means(scenes: list[dict], truth: Tensor) -> Tensor:
 def hull(views: Tensor, cameras: CameraBatch) -> float:
     """Return the mean IoU of silhouettes with those of the hull carved from them."""
     return float(hull_consistency(silhouettes(views), cameras).mean())
+
+
+def colors(pipe: Pipeline, **fields) -> float:
+    """Return the share of 24 prompts whose first view has the named colour."""
+    palette, right = np.array([COLORS[name] for name in COLOR_NAMES]), 0
+    prompts = [(index, f"a {name} {family}") for index, name in enumerate(COLOR_NAMES) for family in COLORED]
+    for seed, (index, prompt) in enumerate(prompts):
+        view = np.asarray(pipe(prompt, seed=seed, **fields).views[0][0]).astype(float)
+        opaque = view[view[..., 3] > 200][:, :3]
+        right += len(opaque) > 0 and int(np.abs(palette - np.median(opaque, axis=0)).sum(axis=1).argmin()) == index
+    return right / len(prompts)
 
 
 def poses(scenes: list[dict], views: Tensor) -> dict[str, float]:

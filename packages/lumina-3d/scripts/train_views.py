@@ -186,9 +186,7 @@ def train(args: argparse.Namespace, start: float) -> None:
                 speed, passed = seen / (time.time() - begin), time.time() - start
                 log.writerow([f"{passed:.1f}", step, f"{recent / 48:.5f}", f"{speed:.1f}", pool.drawn])
                 file.flush()
-                print(
-                    f"{time.time() - start:.0f} s, step {step}, loss {recent / 48:.4f}, {speed:.0f} views/s", flush=True
-                )
+                print(f"{passed:.0f} s, step {step}, loss {recent / 48:.4f}, {speed:.0f} views/s", flush=True)
                 recent = 0.0
             if step % 480 == 0:
                 save(model, parameters, average, args.out / "model")
