@@ -8,6 +8,7 @@ from recog.images import load, network, save_classifier
 import lumina_core
 from lumina_core.types import Condition
 from lumina_recog.explain import explain_image, overlay, relevance_map
+from lumina_recog.task import Classify
 
 
 def test_the_map_finds_the_one_patch_that_decides():
@@ -53,3 +54,21 @@ def test_nothing_that_raises_the_score_is_a_uniform_map():
     tokens = net.tokenizer.patchify(torch.rand(1, 3, 16, 16))
     relevance, _ = relevance_map(net.backbone, net.head, tokens, lambda logits: logits[:, 0] * 0)
     assert torch.allclose(relevance, torch.full((2, 2), 0.25))
+
+
+def test_the_named_group_at_its_own_temperature_is_explained(tmp_path):
+    """Of two classes of the best group by its temperature, none is the best class."""
+    model = load(save_classifier(tmp_path / "model"))
+    model.task = Classify(Classify.Config(classes=("a/x", "b/y", "b/z", "b/w"), group_temperature=0.1))
+    image = torch.rand(3, 24, 24) * 2 - 1
+    with torch.no_grad():
+        model.head.linear.weight[0] = model.head.linear.weight[1:].mean(dim=0) * 0
+        model.head.linear.weight[2:] = model.head.linear.weight[1]
+        logits = model.predict(model.tokenizer.patchify(image[None]), None, Condition())[0]
+        model.head.linear.bias[0] += logits[1] - logits[0] + 0.5  # b is likelier at temperature 1, a at 0.1
+    tokens = model.tokenizer.patchify(image[None])
+    expected, logits = relevance_map(
+        model.backbone, model.head, tokens, lambda one: model.task.group_probabilities(one)[:, 0].log()
+    )
+    assert model.task.describe(logits)["group"] == "a"
+    torch.testing.assert_close(explain_image(model, image), expected)

@@ -71,3 +71,11 @@ def test_what_cannot_be_put_together_again_is_refused():
         tokenizer().patchify(torch.randn(1, 4, 8, 8))
     with pytest.raises(ShapeError, match="at least one pixel"):
         tokenizer().patchify(torch.randn(1, 3, 0, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_image_in_half_precision_is_shrunk_too(dtype):
+    image = torch.rand(1, 3, 90, 200)
+    found = tokenizer(8, 4).patchify(image.to(dtype)).values
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), tokenizer(8, 4).patchify(image).values, rtol=0.1, atol=0.1)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 timm = pytest.importorskip("timm")
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 
 import lumina_core
 import lumina_recog.timm  # noqa: F401  registers the models
+from lumina_core.errors import CheckpointError, ConfigError, ShapeError
+from lumina_core.model import build_model
+from lumina_core.recipe import read_recipe
 from lumina_core.types import Condition
+from lumina_recog.formats.timm_folder import recipe_of, timm_config
 
-NAMES = ["nextdit_tiny_patch8", "nextdit_small_patch8", "nextdit_base_patch16"]
+NAMES = ["nextdit_mini_patch8", "nextdit_tiny_patch8", "nextdit_small_patch8", "nextdit_base_patch16"]
 SMALL = [name for name in NAMES if name != "nextdit_base_patch16"]
 
 
@@ -29,7 +36,7 @@ def test_forward_equals_that_under_gradient_checkpointing(name):
     model = timm.create_model(name).eval()
     x = input_of(model, 2)
     outputs = model(x)
-    assert outputs.shape == (2, 1000)
+    assert outputs.shape == (2, model.num_classes)
     assert not outputs.isnan().any()
     model.set_grad_checkpointing()
     torch.testing.assert_close(model(x), outputs, rtol=1e-4, atol=1e-5)
@@ -58,11 +65,79 @@ def test_default_cfgs_non_std(name):
     assert f"{cfg['first_conv']}.weight" in state
 
 
-def test_reset_classifier_changes_the_pooling():
-    model = timm.create_model("nextdit_small_patch8", num_classes=3)
+def test_reset_classifier_changes_the_pooling_and_nothing_else():
+    model = timm.create_model("nextdit_mini_patch8", num_classes=3, global_pool="avg", drop_rate=0.9).eval()
+    torch.nn.init.normal_(model.head.norm.weight)
+    norm = model.head.norm.weight.clone()
     model.reset_classifier(5, "map")
     assert model(input_of(model)).shape == (1, 5)
     assert "head.score.weight" in model.state_dict()
+    assert torch.equal(model.head.norm.weight, norm)
+    assert not any(module.training for module in model.modules())
+
+
+def test_without_pooling_every_token_is_a_row():
+    model = timm.create_model("nextdit_mini_patch8", num_classes=0, global_pool="").eval()
+    x = torch.randn(2, 3, 32, 40)
+    states = model(x)
+    assert states.shape == (2, 20, model.num_features)
+    model.reset_classifier(0, "map")
+    torch.testing.assert_close(model(x), model.head.norm(model.head._average(model.forward_features(x), None)))
+    with pytest.raises(ConfigError, match="global_pool: got 'token'"):
+        model.reset_classifier(0, "token")
+    model.reset_classifier(3, "")
+    assert model(x).shape == (2, 20, 3)
+    with pytest.raises(ShapeError, match="no pooling"):
+        model([x[0]])
+
+
+def test_a_list_without_images():
+    model = timm.create_model("nextdit_mini_patch8")
+    with pytest.raises(ShapeError, match="got none"):
+        model([])
+    with pytest.raises(ShapeError, match="got list"):
+        model.forward_features([torch.randn(3, 8, 8)])
+
+
+def test_the_asked_size_is_that_of_the_data_pipeline():
+    model = timm.create_model("nextdit_mini_patch8", img_size=(48, 96))
+    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 48, 96)
+
+
+@pytest.mark.parametrize("indices", [0, 9, [3], [-4]])
+def test_blocks_that_do_not_exist_are_refused(indices):
+    model = timm.create_model("nextdit_mini_patch8")
+    x = input_of(model)
+    for call in (
+        lambda: model.forward_intermediates(x, indices=indices),
+        lambda: model.prune_intermediate_layers(indices),
+        lambda: model.backbone.forward_intermediates(model.tokenizer.patchify(x), None, Condition(), indices=indices),
+    ):
+        with pytest.raises(ShapeError, match="indices: got"):
+            call()
+
+
+def test_the_built_in_weights_have_a_tag():
+    model = timm.create_model("nextdit_mini_patch8.emoji", pretrained=True).eval()
+    own = lumina_core.load_model("recog.emoji")
+    images = torch.rand(2, 3, 64, 48) * 2 - 1
+    expected = own.predict(own.tokenizer.patchify(images), None, Condition())
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5)
+    assert list(model.pretrained_cfg["label_names"]) == list(own.task.config.classes)
+
+
+def test_pretrained_weights_read_other_channels_and_patches():
+    model = timm.create_model("nextdit_mini_patch8.emoji", pretrained=True).eval()
+    gray = timm.create_model("nextdit_mini_patch8.emoji", pretrained=True, in_chans=1).eval()
+    x = torch.rand(1, 1, 48, 64) * 2 - 1
+    torch.testing.assert_close(gray(x), model(x.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-3)
+    large = timm.create_model("nextdit_mini_patch8.emoji", pretrained=True, in_chans=1, patch_size=16).eval()
+    twice = torch.nn.functional.interpolate(x.view(1, 48, 8, 8), (16, 16), mode="bilinear")
+    patches = {"patches": twice.view(1, 48, 256), "patch_coord": torch.cartesian_prod(torch.arange(6), torch.arange(8))}
+    patches["patch_coord"] = patches["patch_coord"][None]
+    small = {"patches": x.view(1, 48, 64), "patch_coord": patches["patch_coord"]}
+    torch.testing.assert_close(large(patches), gray(small), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(gray(patches), gray(small), rtol=1e-3, atol=1e-3)  # NaFlexViT's larger patches
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -123,7 +198,9 @@ def test_naflex_patches_equal_the_image():
             "patch_coord": torch.cat([coordinates, torch.zeros(2, 5, 2, dtype=torch.int64)], dim=1),
             "patch_valid": torch.arange(rows * columns + 5).expand(2, -1) < rows * columns,
         }
+        padded["patches"][:, -1] = float("nan")
         torch.testing.assert_close(model(padded), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.forward_head(**model.forward_features(padded)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_layers_have_an_order_for_layer_wise_learning_rates():
@@ -147,3 +224,45 @@ def test_the_built_in_model_has_equal_logits_in_timm(lumina, tmp_path):
     assert lumina("convert", tmp_path / "timm", tmp_path / "back").status == 0
     reopened = lumina_core.load_model(tmp_path / "back")
     torch.testing.assert_close(reopened.predict(reopened.tokenizer.patchify(images), None, Condition()), expected)
+    assert reopened.task.config == model.task.config  # with both temperatures
+
+
+def test_a_folder_that_timm_saved_is_converted(lumina, tmp_path):
+    network = timm.create_model("nextdit_tiny_patch8", num_classes=7, depth=2).eval()
+    torch.nn.init.normal_(network.head.linear.weight)
+    timm.models.save_for_hf(network, tmp_path / "timm", safe_serialization=True)
+    result = lumina("convert", tmp_path / "timm", tmp_path / "own")
+    assert result.status == 0, result.err
+    model, images = lumina_core.load_model(tmp_path / "own"), torch.rand(1, 3, 40, 64)
+    found = model.predict(model.tokenizer.patchify(images), None, Condition())
+    torch.testing.assert_close(found, network(images), rtol=0, atol=1e-5)
+
+
+def test_arguments_of_timm_that_a_recipe_lacks_are_refused():
+    config = {"architecture": "nextdit_tiny_patch8", "num_classes": 7}
+    for args in ({"in_chans": 1}, {"global_pool": ""}, {"mlp_ratio": 3}):
+        with pytest.raises(CheckpointError, match=f"got {next(iter(args))}="):
+            recipe_of({**config, "model_args": args})
+    recipe = {"schema_version": 2, **recipe_of(config)}
+    encoding = {"type": "core.mixed_rope", "axes": [0, 1, 2]}
+    with pytest.raises(CheckpointError, match="position_encoding axes"):
+        timm_config({**recipe, "backbone": {**recipe["backbone"], "position_encoding": encoding}})
+
+
+def test_options_that_differ_from_those_of_the_architecture_are_kept(tmp_path):
+    recipe = recipe_of({"architecture": "nextdit_tiny_patch8", "num_classes": 7})
+    recipe["backbone"] |= {"drop_path": 0.1, "hidden_size": 256, "num_layers": 1, "num_heads": 4}
+    recipe["backbone"]["position_encoding"] = {"type": "core.axial_rope"}
+    recipe["head"]["dropout"] = 0.2
+    config = timm_config(recipe)
+    assert config["architecture"] == "nextdit_mini_patch8"  # which has a budget and interleaved axes
+    again = recipe_of(config)
+    assert (again["backbone"]["drop_path"], again["head"]["dropout"]) == (0.1, 0.2)
+    model = build_model(read_recipe({"schema_version": 2, **again}, "test")).eval()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(dict(model.state_dict()), tmp_path / "model.safetensors")
+    network = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    tokens = model.tokenizer.patchify(torch.randn(1, 3, 104, 128))
+    images = model.tokenizer.unpatchify(tokens)
+    expected = model.backbone(tokens, None, Condition()).hidden_states
+    torch.testing.assert_close(network.forward_features(images), expected, rtol=0, atol=1e-5)

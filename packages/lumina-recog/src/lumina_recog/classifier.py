@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,15 +11,28 @@ from torch import Tensor, nn
 
 from lumina_core.config import ComponentSpec
 from lumina_core.errors import ConfigError, ShapeError
+from lumina_core.models.dit import block_indices
 from lumina_core.models.next_dit import NextDiTBackbone
 from lumina_core.models.rope import AxialRope, MixedRope
 from lumina_core.types import Condition, Tokens, stack_tokens
 from lumina_recog.heads import ClassificationHead
 from lumina_recog.packing import packed_logits
-from lumina_recog.patchify import Patchify, tokenize
+from lumina_recog.patchify import Patchify, resize_matrix, resize_patch_weights, tokenize
 
-POOLINGS: dict[str, Literal["mean", "attention"]] = {"avg": "mean", "map": "attention"}
-"""timm's names of poolings -> those of the head."""
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "nextdit_mini_patch8": {
+        "patch_size": 8, "embed_dim": 256, "depth": 3, "num_heads": 4, "global_pool": "map", "rope": "axial",
+        "rope_layout": "interleaved", "max_tokens": 144,
+    },
+    "nextdit_tiny_patch8": {"patch_size": 8, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "map"},
+    "nextdit_small_patch8": {"patch_size": 8, "embed_dim": 384, "depth": 12, "num_heads": 6},
+    "nextdit_base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+}  # fmt: skip
+"""Arguments of `NextDiTClassifier` by timm's name of the architecture."""
+POOLINGS: dict[str, Literal["mean", "attention"]] = {"avg": "mean", "map": "attention", "": "mean"}
+"""timm's names of poolings -> those of the head; without a name the head reads every token by itself."""
+
+_POOLING_NAMES = ", ".join(name or "'' (none)" for name in POOLINGS)
 
 Images = Tensor | dict[str, Tensor] | list[Tensor] | tuple[Tensor, ...]
 """Images (B, C, H, W); patches as NaFlexViT takes them; or images (C, H, W) of any sizes, which are packed."""
@@ -36,7 +50,7 @@ class NextDiTClassifier(nn.Module):
         num_heads: heads of the attention.
         num_classes: classes; 0: pooled features instead of logits.
         in_chans: channels of an image.
-        global_pool: `avg`, the mean of the tokens, or `map`, a learned average.
+        global_pool: `avg`, the mean of the tokens; `map`, a learned average; empty: none, one row for each token.
         rope: `mixed`, learned frequencies, or `axial`, fixed ones.
         rope_theta: base of the frequencies; None: 10 for `mixed`, 10000 for `axial`.
         rope_layout: of `axial`: `blocks`, a half of a head for each axis, or `interleaved`, axes in turn.
@@ -72,7 +86,7 @@ class NextDiTClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if global_pool not in POOLINGS:
-            raise ConfigError(f"global_pool: got {global_pool!r}, expected one of {', '.join(POOLINGS)}.")
+            raise ConfigError(f"global_pool: got {global_pool!r}, expected {_POOLING_NAMES}.")
         self.tokenizer = Patchify(Patchify.Config(patch_size=patch_size, max_tokens=max_tokens, channels=in_chans))
         config = NextDiTBackbone.Config(
             hidden_size=embed_dim,
@@ -94,7 +108,7 @@ class NextDiTClassifier(nn.Module):
             ClassificationHead.Config(
                 num_classes=num_classes,
                 pooling=POOLINGS[global_pool],
-                num_heads=pool_heads or _pooling_heads(embed_dim),
+                num_heads=pool_heads or pooling_heads(embed_dim),
                 dropout=drop_rate,
                 hidden_size=embed_dim,
             )
@@ -109,33 +123,41 @@ class NextDiTClassifier(nn.Module):
         ]
 
     def forward(self, x: Images) -> Tensor:
-        """Map images to class logits (B, num_classes).
+        """Map images to class logits (B, num_classes); (B, N, num_classes) without pooling.
 
         Args:
             x: (B, in_chans, H, W) in [-1, 1]; a dict of `patches` (B, N, P * P * C), `patch_coord` (B, N, 2) and
                 optionally `patch_valid` (B, N) as NaFlexViT takes it; or a list of images (in_chans, H, W).
 
         Raises:
-            ShapeError: the images have another shape.
+            ShapeError: the images have another shape, or a list has no pooling.
         """
         if isinstance(x, list | tuple):
+            if not self.global_pool:
+                raise ShapeError("images: got a list, expected a batch, since the model has no pooling.")
             return packed_logits(self.backbone, self.head, [self.tokenizer.patchify(one[None]) for one in x])
-        tokens, mask = self._tokens(x)
-        return self.forward_head(self._states(tokens), mask=mask)
+        if isinstance(x, dict):
+            return self.forward_head(**self.forward_features(x))
+        return self.forward_head(self.forward_features(x))
 
-    def forward_features(self, x: Tensor | dict[str, Tensor]) -> Tensor:
-        """Map images to the hidden states of their tokens (B, N, embed_dim)."""
-        return self._states(self._tokens(x)[0])
+    def forward_features(self, x: Tensor | dict[str, Tensor]) -> Any:
+        """Map images to the hidden states of their tokens (B, N, embed_dim).
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False, mask: Tensor | None = None) -> Tensor:
+        Patches give the arguments of `forward_head`, as with NaFlexViT: the states as `patches`, and `patch_valid`.
+        """
+        tokens = self._tokens(x)
+        states = self.backbone(tokens, None, Condition()).hidden_states
+        return {"patches": states, "patch_valid": tokens.mask} if isinstance(x, dict) else states
+
+    def forward_head(self, patches: Tensor, pre_logits: bool = False, patch_valid: Tensor | None = None) -> Tensor:
         """Map hidden states (B, N, embed_dim) to logits.
 
         Args:
-            x: result of `forward_features`.
+            patches: result of `forward_features`.
             pre_logits: return the pooled, normalized features (B, embed_dim) instead.
-            mask: (B, N) bool, True for real tokens; None: all are real.
+            patch_valid: (B, N) bool, True for real tokens; None: all are real.
         """
-        pooled = self.head.pool(x, mask)
+        pooled = self.head.pool(patches, patch_valid) if self.global_pool else self.head.norm(patches)
         return pooled if pre_logits else self.head.classify(pooled)
 
     def forward_intermediates(
@@ -164,11 +186,8 @@ class NextDiTClassifier(nn.Module):
         """
         if output_fmt not in ("NCHW", "NLC") or (output_fmt == "NCHW" and isinstance(x, dict)):
             raise ShapeError(f"output_fmt: got {output_fmt!r}, expected NCHW for images or NLC for images and patches")
-        if isinstance(indices, int):
-            indices = range(self.depth)[-indices:]
-        wanted = [index % self.depth if -self.depth <= index < self.depth else index
-                  for index in (range(self.depth) if indices is None else indices)]  # fmt: skip
-        tokens, _ = self._tokens(x)
+        wanted = block_indices(indices, self.depth)
+        tokens = self._tokens(x)
         last = self.depth - 1
         only = intermediates_only and stop_early
         states = self.backbone.forward_intermediates(
@@ -189,10 +208,12 @@ class NextDiTClassifier(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the blocks behind the last of `indices`, as timm's feature extraction does; returns the indices."""
-        if isinstance(indices, int):
-            indices = range(self.depth)[-indices:]
-        kept = [index % self.depth for index in indices]
+        """Remove the blocks behind the last of `indices`, as timm's feature extraction does; returns the indices.
+
+        Raises:
+            ShapeError: there is no such block.
+        """
+        kept = block_indices(indices, self.depth)
         self.backbone.blocks = self.backbone.blocks[: max(kept) + 1]
         self.depth = len(self.backbone.blocks)
         if prune_head:
@@ -211,9 +232,10 @@ class NextDiTClassifier(nn.Module):
         """
         if global_pool is not None and global_pool != self.global_pool:
             if global_pool not in POOLINGS:
-                raise ConfigError(f"global_pool: got {global_pool!r}, expected one of {', '.join(POOLINGS)}.")
-            config = self.head.config.model_copy(update={"pooling": POOLINGS[global_pool]})
-            self.head, self.global_pool = ClassificationHead(config).to(self.head.norm.weight), global_pool
+                raise ConfigError(f"global_pool: got {global_pool!r}, expected {_POOLING_NAMES}.")
+            norm, config = self.head.norm, self.head.config.model_copy(update={"pooling": POOLINGS[global_pool]})
+            self.head, self.global_pool = ClassificationHead(config).to(norm.weight).train(self.training), global_pool
+            self.head.norm = norm
         self.num_classes = num_classes
         self.head.reset(num_classes)
 
@@ -233,23 +255,41 @@ class NextDiTClassifier(nn.Module):
             "blocks": blocks if coarse else [(blocks, None), (r"^head\.(?:norm|score)", (99999,))],
         }
 
-    def _tokens(self, x: Tensor | dict[str, Tensor]) -> tuple[Tokens, Tensor | None]:
+    def _tokens(self, x: Tensor | dict[str, Tensor]) -> Tokens:
         if isinstance(x, dict):
-            tokens = tokens_of_patches(x, self.in_chans)
-            return tokens, tokens.mask
-        return tokenize(x, self.patch_size, self.max_tokens, self.in_chans), None
+            return tokens_of_patches(x, self.patch_size, self.in_chans)
+        return tokenize(x, self.patch_size, self.max_tokens, self.in_chans)
 
-    def _states(self, tokens: Tokens) -> Tensor:
-        states: Tensor = self.backbone(tokens, None, Condition()).hidden_states
-        return states
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        name = f"{prefix}backbone.embed.weight"  # with four dimensions from `adapt_weights`
+        if name in state_dict:
+            state_dict[name] = state_dict[name].flatten(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def tokens_of_patches(x: Mapping[str, Tensor], channels: int) -> Tokens:
+def adapt_weights(weights: dict[str, Tensor], model: NextDiTClassifier) -> dict[str, Tensor]:
+    """Fit pretrained weights to a model with other patches; timm calls it before it fits them to other channels.
+
+    The weights of the patches get the shape (embed_dim, C, patch_size, patch_size) for that, and the side of the
+    model's patches by FlexiViT's pseudo-inverse.
+    """
+    name = "backbone.embed.weight"
+    embed = weights[name]
+    if embed.shape == model.backbone.embed.weight.shape:
+        return weights
+    channels = int(model.pretrained_cfg["input_size"][0])  # type: ignore[index]  # set by timm
+    if embed.shape[1] != channels * model.patch_size**2:
+        embed = resize_patch_weights(embed, channels, model.patch_size)
+    return {**weights, name: embed.unflatten(1, (channels, model.patch_size, model.patch_size))}
+
+
+def tokens_of_patches(x: Mapping[str, Tensor], patch_size: int, channels: int) -> Tokens:
     """Convert the input of timm's NaFlexViT to tokens.
 
     Args:
         x: `patches` (B, N, P * P * C) or (B, N, P, P, C); `patch_coord` (B, N, 2), row and column; `patch_valid` (B, N)
-            bool, False for padding, optional.
+            bool, False for padding, optional. Patches of another side than `patch_size` are mapped to it.
+        patch_size: side of the trained patch.
         channels: C.
 
     Raises:
@@ -260,19 +300,23 @@ def tokens_of_patches(x: Mapping[str, Tensor], channels: int) -> Tokens:
         raise ShapeError(f"patches: got a dict without {', '.join(sorted(missing))}, expected patches and patch_coord")
     patches, coordinates, valid = x["patches"], x["patch_coord"], x.get("patch_valid")
     patches = patches.flatten(2)
-    if patches.shape[:2] != coordinates.shape[:2] or patches.shape[2] % channels:
+    side = math.isqrt(patches.shape[2] // channels)
+    if patches.shape[2] != channels * side**2 or coordinates.shape != (*patches.shape[:2], 2):
         raise ShapeError(
             f"patches: got {tuple(patches.shape)} with coordinates {tuple(coordinates.shape)}, expected (B, N, P * P * "
             f"{channels}) and (B, N, 2)"
         )
     # timm's patches end with the channels, ours begin with them
-    values = patches.unflatten(2, (-1, channels)).transpose(2, 3).flatten(2)
+    values = patches.unflatten(2, (-1, channels)).transpose(2, 3)
+    if side != patch_size:
+        values = values @ resize_matrix(patch_size, side).to(values).T
+    values = values.flatten(2)
     positions = torch.cat([torch.zeros_like(coordinates[..., :1]), coordinates], dim=-1).float()
     sizes = ((patches.shape[1],),) * len(patches)
     if valid is None or bool(valid.all()):
         return Tokens(values, positions, sizes)
     valid = valid.bool()
-    return Tokens(values * valid[..., None].to(values.dtype), positions, sizes, valid)
+    return Tokens(values.masked_fill(~valid[..., None], 0), positions, sizes, valid)
 
 
 def padded_tokens(tokenizer: Patchify, images: Sequence[Tensor]) -> Tokens:
@@ -280,5 +324,6 @@ def padded_tokens(tokenizer: Patchify, images: Sequence[Tensor]) -> Tokens:
     return stack_tokens([tokenizer.patchify(image[None]) for image in images])
 
 
-def _pooling_heads(embed_dim: int) -> int:
+def pooling_heads(embed_dim: int) -> int:
+    """Return the default number of heads of the `map` pooling: the largest up to 4 that divides the width."""
     return next(heads for heads in (4, 3, 2, 1) if embed_dim % heads == 0)

@@ -13,7 +13,7 @@ from lumina_core.models.dit import DiTBackbone
 from lumina_core.types import BackboneOutput, Condition, Tokens
 from lumina_recog.heads import ClassificationHead
 
-EXPLAINED_LAYER = 0
+EXPLAINED_LAYER = -1
 """Block whose output `explain_image` reads; measured by the pointing test, see docs/results/recognition.md."""
 
 Score = Callable[[Tensor], Tensor]
@@ -90,16 +90,15 @@ def explain_image(model: Any, image: Tensor, layer: int = EXPLAINED_LAYER) -> Te
         image: (3, H, W) in [-1, 1].
         layer: block whose output is read.
     """
-    tokens = model.tokenizer.patchify(image[None].to(model.device, model.dtype))
-    group_index, groups = model.task.groups(model.head.config.num_classes)
+    tokens = model.tokenizer.patchify(image[None].to(model.device))
+    tokens = tokens.with_values(tokens.values.to(model.dtype))  # as predict_data computes them
+    _, groups = model.task.groups(model.head.config.num_classes)
 
     def score(logits: Tensor) -> Tensor:
         if not groups:
             return logits.max(dim=1).values
-        log_probabilities = logits.float().log_softmax(dim=1)
-        sums = [log_probabilities[:, group_index == number].logsumexp(dim=1) for number in range(len(groups))]
-        best = torch.stack(sums, dim=1)
-        return best.max(dim=1).values
+        probabilities: Tensor = model.task.group_probabilities(logits)
+        return probabilities.log().max(dim=1).values
 
     relevance, _ = relevance_map(model.backbone, model.head, tokens, score, layer)
     return relevance.cpu()

@@ -58,6 +58,7 @@ class ClassificationHead(Component, nn.Module):
             return
         weight = self.norm.weight
         self.linear = Linear(self.config.hidden_size, num_classes, device=weight.device, dtype=weight.dtype)
+        self.linear.train(self.training)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

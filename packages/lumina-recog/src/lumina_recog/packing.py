@@ -150,7 +150,12 @@ def packed_logits(
         head: classification head.
         items: one image each, see `pack`.
         capacity: most tokens of a pack; None: 8192, or those of the longest image.
+
+    Raises:
+        ShapeError: there are no images, or one is longer than `capacity`.
     """
+    if not items:
+        raise ShapeError("images: got none, expected at least one.")
     rows: dict[int, Tensor] = {}
     for one in pack(items, capacity):
         states = packed_states(backbone, one)

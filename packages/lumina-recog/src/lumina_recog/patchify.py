@@ -82,14 +82,14 @@ class Patchify(Tokenizer):
 
 def tokenize(images: Tensor, patch_size: int, max_tokens: int | None, channels: int) -> Tokens:
     """Cut images (B, C, H, W) into tokens, see `Patchify`; a plain function, which torch.fx keeps as one node."""
-    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
-        raise ShapeError(
-            f"image: got the shape {tuple(images.shape)}, expected (B, {channels}, H, W) with at least one pixel"
-        )
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
+        found = f"the shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ShapeError(f"image: got {found}, expected (B, {channels}, H, W) with at least one pixel")
     size = (images.shape[2], images.shape[3])
     patch, shrunk = choose_patch(size, patch_size, max_tokens)
     if shrunk != size:
-        images = F.interpolate(images, shrunk, mode="bicubic", antialias=True)
+        # torch has no antialiasing in half precision
+        images = F.interpolate(images.float(), shrunk, mode="bicubic", antialias=True).to(images.dtype)
     values, rows, columns = cut_patches(images, patch, patch_size)
     positions = grid_positions(rows, columns, images.device).expand(images.shape[0], -1, -1)
     return Tokens(values, positions, (size,) * images.shape[0])

@@ -141,7 +141,8 @@ def score(task: ClassNames, logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 def group_sums(probabilities: Tensor, group_index: Tensor, num_groups: int) -> Tensor:
     """Return the probabilities of groups (B, G): the sums over their classes."""
-    return torch.zeros(len(probabilities), num_groups).index_add(1, group_index, probabilities)
+    sums = probabilities.new_zeros(len(probabilities), num_groups)
+    return sums.index_add(1, group_index.to(probabilities.device), probabilities)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -9,10 +11,10 @@ from timm.models._features_fx import register_notrace_function, register_notrace
 
 from lumina_core.models.layers import Linear
 from lumina_core.models.next_dit import NextDiTBackbone
-from lumina_recog.classifier import NextDiTClassifier
+from lumina_recog.classifier import ARCHITECTURES, NextDiTClassifier, adapt_weights
 from lumina_recog.patchify import tokenize
 
-__all__ = ["nextdit_base_patch16", "nextdit_small_patch8", "nextdit_tiny_patch8"]
+__all__ = ["nextdit_base_patch16", "nextdit_mini_patch8", "nextdit_small_patch8", "nextdit_tiny_patch8"]
 
 register_notrace_function(tokenize)  # type: ignore[no-untyped-call]
 register_notrace_module(NextDiTBackbone)
@@ -28,8 +30,18 @@ def _cfg(input_size: int, **kwargs: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_EMOJI = Path(__file__).parent / "models" / "emoji"
+
+
+def _emoji_cfg() -> dict[str, Any]:
+    classes = json.loads((_EMOJI / "config.json").read_text(encoding="utf-8"))["recipe"]["task"]["classes"]
+    file = str(_EMOJI / "model.safetensors")
+    return _cfg(64, num_classes=len(classes), label_names=classes, file=file)
+
+
 default_cfgs = generate_default_cfgs(
     {
+        "nextdit_mini_patch8.emoji": _emoji_cfg(),
         "nextdit_tiny_patch8.untrained": _cfg(64),
         "nextdit_small_patch8.untrained": _cfg(128),
         "nextdit_base_patch16.untrained": _cfg(224),
@@ -37,34 +49,41 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> NextDiTClassifier:
-    indices = kwargs.pop("out_indices", 3)
-    model: NextDiTClassifier = build_model_with_cfg(
+def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> Any:
+    indices, img_size = kwargs.pop("out_indices", 3), kwargs.pop("img_size", None)
+    model: Any = build_model_with_cfg(
         NextDiTClassifier,
         variant,
         pretrained,
         feature_cfg={"out_indices": indices, "feature_cls": "getter"},
-        **kwargs,
+        pretrained_filter_fn=adapt_weights,
+        **{**ARCHITECTURES[variant], **kwargs},
     )
+    if img_size is not None:  # the model takes any size; timm's data pipeline asks for the usual one
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], height, width)
     return model
 
 
 @register_model
+def nextdit_mini_patch8(pretrained: bool = False, **kwargs: Any) -> NextDiTClassifier:
+    """Next-DiT mini (2.4M), patches of 8 pixels, at most 144 of them: the built-in model; tag `emoji`."""
+    return _create("nextdit_mini_patch8", pretrained, **kwargs)  # type: ignore[no-any-return]
+
+
+@register_model
 def nextdit_tiny_patch8(pretrained: bool = False, **kwargs: Any) -> NextDiTClassifier:
-    """Next-DiT tiny (5.4M), patches of 8 pixels, learned pooling: the size of the built-in model."""
-    sizes = {"patch_size": 8, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "map"}
-    return _create("nextdit_tiny_patch8", pretrained, **{**sizes, **kwargs})
+    """Next-DiT tiny (5.4M), patches of 8 pixels, learned pooling."""
+    return _create("nextdit_tiny_patch8", pretrained, **kwargs)  # type: ignore[no-any-return]
 
 
 @register_model
 def nextdit_small_patch8(pretrained: bool = False, **kwargs: Any) -> NextDiTClassifier:
     """Next-DiT small (21M), patches of 8 pixels."""
-    sizes = {"patch_size": 8, "embed_dim": 384, "depth": 12, "num_heads": 6}
-    return _create("nextdit_small_patch8", pretrained, **{**sizes, **kwargs})
+    return _create("nextdit_small_patch8", pretrained, **kwargs)  # type: ignore[no-any-return]
 
 
 @register_model
 def nextdit_base_patch16(pretrained: bool = False, **kwargs: Any) -> NextDiTClassifier:
     """Next-DiT base (86M), patches of 16 pixels: the size of the paper."""
-    sizes = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-    return _create("nextdit_base_patch16", pretrained, **{**sizes, **kwargs})
+    return _create("nextdit_base_patch16", pretrained, **kwargs)  # type: ignore[no-any-return]

@@ -283,12 +283,7 @@ class DiTBackbone(Component, nn.Module):
         Raises:
             ShapeError: there is no such block, or the shapes do not fit.
         """
-        if indices is None or isinstance(indices, int):
-            indices = range(self.num_layers)[0 if indices is None else -indices :]
-        for index in indices:
-            if not -self.num_layers <= index < self.num_layers:
-                raise ShapeError(f"indices: got {index}, expected blocks from 0 to {self.num_layers - 1}")
-        blocks = [index % self.num_layers for index in indices]
+        blocks = block_indices(indices, self.num_layers)
         inputs = self.precompute(tokens, condition)
         x, modulation = self._embed(tokens, t, inputs)
         modulation_act = None if modulation is None else F.silu(modulation)
@@ -513,6 +508,22 @@ class DiTBackbone(Component, nn.Module):
                 check_shape(tensor, shape, name)
         if condition.token_positions is not None:
             check_shape(condition.token_positions, (batch, length, None), "token positions")
+
+
+def block_indices(indices: int | Sequence[int] | None, num_layers: int) -> list[int]:
+    """Return block numbers from 0: of numbers, negative ones from the end; of a number n, the last n; None: all.
+
+    Raises:
+        ShapeError: there is no such block.
+    """
+    if isinstance(indices, int):
+        if not 1 <= indices <= num_layers:
+            raise ShapeError(f"indices: got the last {indices} blocks, expected 1 to {num_layers}")
+        indices = range(num_layers - indices, num_layers)
+    for index in indices or ():
+        if not -num_layers <= index < num_layers:
+            raise ShapeError(f"indices: got {index}, expected blocks from 0 to {num_layers - 1}")
+    return [index % num_layers for index in (range(num_layers) if indices is None else indices)]
 
 
 def _token_mask(mask: AttentionMask) -> Tensor | None:
