@@ -38,8 +38,10 @@ def test_a_cloud_without_shape_has_attributes_that_are_not_always_right() -> Non
     assert wrong > 25
 
 
-def test_too_few_points_and_unknown_families_are_refused() -> None:
+def test_too_few_or_infinite_points_and_unknown_families_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 64"):
         measure("chair", np.zeros((5, 3)))
+    with pytest.raises(ConfigError, match="not finite"):
+        measure("chair", np.full((100, 3), np.nan))
     with pytest.raises(ConfigError, match="boat"):
         measure("boat", np.zeros((100, 3)))

@@ -105,3 +105,31 @@ def test_density_of_points_drawn_by_area_has_the_closed_form() -> None:
     assert d.density_slope(counts, nearest) == pytest.approx(-0.5, abs=0.03)
     fuzz = d.density_scores(rng.normal(size=(2048, 3)))
     assert fuzz["flatness"] > 0.3
+
+
+@pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.full((600, 3), np.nan), np.zeros((4, 2)), np.zeros(3)])
+def test_clouds_without_finite_points_are_refused(bad: np.ndarray) -> None:
+    good = np.random.default_rng(0).random((600, 3))
+    for score in (d.chamfer_distance, d.earth_movers_distance):
+        with pytest.raises(ShapeError, match="cloud"):
+            score(good, bad)
+    for score in (d.chamfer_table, d.emd_table, d.jensen_shannon):
+        with pytest.raises(ShapeError, match="cloud"):
+            score([good], [bad])
+    with pytest.raises(ShapeError, match="N at least 2"):
+        d.density_scores(bad)
+
+
+def test_empty_sets_and_tables_with_nan_are_refused() -> None:
+    assert d.emd_table([], []).shape == d.chamfer_table([], []).shape == (0, 0)
+    with pytest.raises(ShapeError, match="sets of 0 and 0 clouds"):
+        d.jensen_shannon([], [])
+    table = np.array([[1.0, np.nan], [2, 3]])
+    for score in (d.mmd, d.coverage, lambda one: d.nearest_neighbor_accuracy(np.ones((2, 2)), one, np.ones((2, 2)))):
+        with pytest.raises(ShapeError, match="NaN"):
+            score(table)
+
+
+def test_density_of_equal_points_has_no_variation() -> None:
+    scores = d.density_scores(np.ones((20, 3)))
+    assert scores["nearest"] == scores["flatness"] == 0 and math.isnan(scores["variation"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from lumina_3d.points.cloud_io import read_cloud
 from lumina_3d.points.memory import check_memory, needed_bytes
+from lumina_3d.points.metrics import PointCoordinates, PointDensity
 from lumina_3d.points.task import ClassToPoints, TextToPoints
 from lumina_core.errors import ConfigError
 from lumina_core.model import build_model
@@ -104,6 +106,7 @@ def test_count_does_not_change_the_anchors(pipe):
         (("--count", 0), "count"),
         (("--count", 10**8), "count"),
         (("--partial", "missing.ply"), "missing.ply"),
+        (("--count", 2, "--normals", "true"), "at least 3 for a plane"),
         (("--solver", "nothing"), "nothing"),
     ],
 )
@@ -130,6 +133,12 @@ def test_bad_partial_clouds_are_refused(pipe, points, message):
 def test_more_given_points_than_points_are_refused(pipe):
     with pytest.raises(ConfigError, match="Request more points"):
         pipe("a mug", count=10, partial=np.zeros((10, 3)))
+
+
+def test_a_file_of_more_given_points_than_are_allowed_is_not_thinned(pipe, tmp_path):
+    np.save(tmp_path / "many.npy", np.zeros((2**16 + 1, 3), dtype=np.float32))
+    with pytest.raises(ConfigError, match="1 to 65536 points"):
+        pipe("a mug", partial=str(tmp_path / "many.npy"), count=10**5)
 
 
 def test_needed_memory_is_reported():
@@ -182,6 +191,15 @@ def test_evaluation_compares_with_real_clouds(lumina, tiny_points, tmp_path):
     scores = json.loads(done.out.strip().splitlines()[-1])["scores"]
     assert scores["3d.point_sets"]["1-NNA-CD"]["value"] >= 0.5  # a model without training
     assert scores["3d.point_attributes"]["attributes of real clouds"]["value"] >= 0.98
+
+
+def test_density_of_a_collapsed_cloud_is_a_number_or_nan():
+    config = PointCoordinates.Config(count=4)
+    rows = torch.stack([torch.zeros(12), torch.rand(12)])
+    inputs = SimpleNamespace(generated=rows, real=rows.flip(0), target_index=torch.tensor([0, 1]))
+    scores = PointDensity(PointDensity.Config(), PointCoordinates(config)).compute(inputs)
+    assert scores["nearest"][0] == 0 and torch.isnan(scores["variation"][0])
+    assert scores["nearest over real"].tolist() == [0, float("inf")]
 
 
 def test_a_class_is_requested_by_name_or_index():

@@ -13,11 +13,14 @@ from PIL import Image
 from lumina_3d.families.shapes import make_shape
 from lumina_3d.views.builder import load_surface
 from lumina_3d.views.camera_encoding import CameraBatch
-from lumina_3d.views.cameras import look_at, to_opencv
+from lumina_3d.views.cameras import look_at, orbit, to_opencv
 from lumina_3d.views.dataset import FamilyViews, StoredViews
 from lumina_3d.views.metrics import hull_consistency, psnr, silhouettes
 from lumina_3d.views.rendering import Renderer
 from lumina_3d.views.scenes import HELD_OUT_RIGS, NEAR, radius_for, random_rig, render_views, to_views
+from lumina_3d.views.store import ViewStore, object_files
+from lumina_3d.views.transforms import read_transforms, transforms_json
+from lumina_core.errors import ConfigError
 
 pytest.importorskip("embreex")
 
@@ -115,6 +118,134 @@ def test_renderings_in_the_style_of_objaverse_are_read(tmp_path):
     for stored, camera in zip(dataset.store.cameras(0), cameras, strict=True):
         assert stored.pose == pytest.approx(camera.pose)
     assert dataset.store.caption(0) == "0a1b"
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A folder with one object of two pictures, as `lumina render` writes them."""
+    folder = tmp_path / "objects" / "mug"
+    folder.mkdir(parents=True)
+    cameras = [look_at(a, 20, 2, 40) for a in (0, 90)]
+    pictures = render_views(make_shape("mug", 0).mesh, cameras, 16)
+    for name, content in object_files(pictures, cameras, "a mug", {}).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_frames_may_leave_out_the_suffix(stored):
+    content = (stored / "transforms.json").read_text().replace('"000.png"', '"./train/000"')
+    (stored / "transforms.json").write_text(content)
+    store = ViewStore(stored.parent, 40)
+    assert store.num_pictures(0) == 2 and store.picture(0, 0).rgba.shape == (16, 16, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("transforms.json", b"{", "mug/transforms.json: got no valid JSON"),
+        ("transforms.json", b"[]", "mug/transforms.json: got no list `frames`"),
+        ("transforms.json", b"\xff", "mug/transforms.json: got a file that is no UTF-8"),
+        ("transforms.json", None, "mug: got pictures without cameras"),
+        ("000.png", None, "mug: got no file 000.png"),
+        ("000.png", b"text", "mug/000.png: got no usable picture"),
+        ("caption.txt", b"\xff\xfe", "mug/caption.txt: got a file that is no UTF-8"),
+        ("000.npy", b"text", "mug: "),
+        ("000.npy", np.zeros(3), "mug: "),
+    ],
+)
+def test_damaged_stores_are_named(stored, name, content, message):
+    if name == "000.npy":
+        (stored / "transforms.json").unlink()
+    if content is None:
+        (stored / name).unlink()
+    elif isinstance(content, bytes):
+        (stored / name).write_bytes(content)
+    else:
+        np.save(stored / name, content)
+    store = ViewStore(stored.parent, 40)
+    with pytest.raises(ConfigError, match=message):
+        store.cameras(0), store.picture(0, 0), store.caption(0)
+
+
+LINE = "v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n"
+HUGE = "v -1.7e308 0 0\nv 1.7e308 0 0\nv 0 1.7e308 0\nf 1 2 3\n"
+FACE = (
+    "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    "element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 {}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.obj", LINE, "no area"),
+        ("a.obj", HUGE, "finite extent"),
+        ("a.ply", FACE.format(9), "faces of finite vertices"),
+        ("a.ply", FACE.format(-1), "faces of finite vertices"),
+        ("a.glb", "", r"a\.glb: cannot be read as \.glb"),
+        ("a.ply", FACE.replace("face 1", "face 0").format(2), r"a\.ply: got no faces"),
+    ],
+)
+def test_meshes_without_a_surface_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_surface(tmp_path / name)
+
+
+def test_files_of_one_name_are_all_stored(lumina, tmp_path):
+    folder, box = tmp_path / "in", trimesh.creation.box((1, 2, 1))
+    folder.mkdir()
+    for name in ("a.obj", "a.ply", "a-2.ply"):
+        box.export(folder / name)
+    assert lumina("render", folder, "--views", 2, "--size", 16, "--out", tmp_path / "out").status == 0
+    assert len(ViewStore(tmp_path / "out", 40)) == 3
+
+
+def test_a_caption_that_is_no_text_skips_its_mesh_and_leaves_no_empty_folder(lumina, tmp_path):
+    trimesh.creation.box((1, 2, 1)).export(tmp_path / "a.obj")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    result = lumina("render", tmp_path / "a.obj", "--views", 2, "--out", tmp_path / "out")
+    assert result.status == 2 and "a.txt: got a file that is no UTF-8 text" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_materials_and_textures_are_named(lumina, tmp_path):
+    face = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl q\nf 1/1 2/2 3/3\n"
+    (tmp_path / "a.obj").write_text("mtllib none.mtl\n" + face)
+    (tmp_path / "b.obj").write_text("mtllib b.mtl\n" + face)
+    (tmp_path / "b.mtl").write_text("newmtl q\nmap_Kd -s 1 1 1 none.png\nKd 1 0 0\n")
+    result = lumina("render", tmp_path, "--views", 2, "--size", 16, "--out", tmp_path / "out", "--json")
+    assert json.loads(result.out)["missing_textures"] == {"a": ["none.mtl"], "b": ["none.png"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("render", "--family", "mug", "--elevation", 10), "--elevation: got it without --orbit"),
+        (("render", "nothing.obj", "--objects", 3), "--objects: got it without --family"),
+        (("cameras", "--convention", "opencv"), "--convention: got it without --read"),
+        (("cameras", "--read", "a.json", "--views", 3), "--views: got it with --read"),
+        (("cameras", "--elevation", "nan"), "elevation: got nan"),
+    ],
+)
+def test_options_without_effect_are_refused(lumina, tmp_path, arguments, message):
+    out = () if arguments[0] == "cameras" else ("--out", tmp_path / "out")
+    result = lumina(*arguments, *out)
+    assert result.status == 2 and message in result.err and result.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_opencv_cameras_of_a_file_are_converted(lumina, tmp_path):
+    content = transforms_json(orbit(4, 10), 64)
+    for frame in content["frames"]:
+        frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ np.diag([1, -1, -1, 1])).tolist()
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    result = lumina("cameras", "--read", tmp_path / "a.json", "--convention", "opencv", "--json")
+    for camera, read in zip(orbit(4, 10), read_transforms(json.loads(result.out)["opengl"]), strict=True):
+        assert read.pose == pytest.approx(camera.pose)
+    (tmp_path / "a.json").write_text('{"frames": 3}')
+    result = lumina("cameras", "--read", tmp_path / "a.json", "--convention", "opencv")
+    assert "got no list `frames`" in result.err
 
 
 def test_files_that_cannot_be_rendered_are_skipped_and_named(lumina, tmp_path):

@@ -70,5 +70,30 @@ def test_grey_files_and_files_of_16_bits(tmp_path):
         parse_picture(tmp_path / "deep.png")
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "array"])
+def test_pictures_of_every_mode_lose_their_background(mode):
+    rgb = Image.new("RGB", (40, 30), "white")
+    rgb.paste((90, 90, 90), (10, 5, 30, 25))
+    value = np.asarray(rgb.convert("L")) if mode == "array" else rgb.convert("RGBA" if mode == "LA" else mode)
+    picture = parse_picture(value.convert("LA") if mode == "LA" else value)
+    assert picture.background == "removed"
+    assert (picture.rgba[..., 3] > 127).mean() == pytest.approx(400 / 1200, abs=1e-9)
+
+
+def test_an_alpha_channel_without_transparent_pixels_is_no_background(rendered):
+    rgba = np.asarray(over(rendered, "white").convert("RGBA")).copy()
+    rgba[..., 3] = 254
+    assert parse_picture(Image.fromarray(rgba)).background == "removed"
+
+
+@pytest.mark.parametrize("color", [(255, 255, 255), None])
+def test_large_pictures_are_reduced_and_give_the_same_view(rendered, color):
+    small = Image.fromarray(rendered) if color is None else over(rendered, color)
+    large = small.resize((3072, 3072), Image.Resampling.NEAREST)
+    picture = parse_picture(large)
+    assert picture.rgba.shape == (512, 512, 4)
+    assert float((picture.data(64) - parse_picture(small).data(64)).abs().mean()) < 0.02
+
+
 def test_data_and_pictures_are_inverse(rendered):
     assert np.abs(from_views(to_views(rendered[None]))[0].astype(int) - rendered).max() <= 1

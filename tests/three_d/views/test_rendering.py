@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
+from lumina_3d.views.builder import load_surface
 from lumina_3d.views.cameras import look_at, orbit, project
-from lumina_3d.views.rendering import Renderer, Surface, normalized, surface_of
+from lumina_3d.views.rendering import Renderer, Surface, check_memory, normalized, surface_of
 from lumina_core.errors import ConfigError
 
 pytest.importorskip("embreex")
@@ -59,6 +61,24 @@ def test_colours_come_from_faces_and_textures():
     assert tuple(picture[13, 13, :3]) == (0, 0, 255)
 
 
+def test_the_factor_of_a_gltf_material_multiplies_its_texture(tmp_path):
+    box = trimesh.creation.box((1, 1, 1))
+    material = trimesh.visual.material.PBRMaterial(
+        baseColorTexture=Image.new("RGB", (4, 4), (200, 100, 50)), baseColorFactor=[255, 0, 255, 255]
+    )
+    box.visual = trimesh.visual.TextureVisuals(uv=np.zeros((len(box.vertices), 2)), material=material)
+    box.export(tmp_path / "box.glb")
+    picture = Renderer(load_surface(tmp_path / "box.glb"), shaded=False)([look_at(20, 20, 3, 40)], 16)
+    assert tuple(picture.rgba[0, 8, 8]) == (200, 0, 50, 255)
+
+
+def test_needed_memory_is_reported():
+    check_memory(16, 256, 2, available=2**30)
+    for arguments in ((2, 4096, 8), (1024, 4096, 1)):
+        with pytest.raises(ConfigError, match=r"need about .* GB of memory, expected at most 8\.0 GB"):
+            check_memory(*arguments, available=2**33)
+
+
 def test_the_light_is_fixed_in_the_world():
     top = [Renderer(trimesh.creation.box((1, 1, 0.1)))([look_at(a, 60, 2, 40)], 16).rgba[0, 8, 8] for a in (0, 90, 200)]
     assert all(tuple(color) == tuple(top[0]) for color in top)
@@ -75,7 +95,7 @@ def test_normalized_has_a_longest_side_of_one_at_the_centre():
 def test_degenerate_faces_are_not_hit_and_do_not_fail():
     surface = Surface(np.zeros((3, 3)), np.array([[0, 1, 2]]), np.ones((1, 3)))
     assert not Renderer(surface)([look_at(0, 0, 2, 40)], 8).rgba.any()
-    with pytest.raises(ConfigError, match="single point"):
+    with pytest.raises(ConfigError, match="some finite extent"):
         normalized(surface)
 
 

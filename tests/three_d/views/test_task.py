@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lumina_3d.views.cameras import look_at, orbit
+from lumina_3d.views.cameras import Camera, look_at, orbit
 from lumina_3d.views.request import ViewsRequest, cameras_of
 from lumina_3d.views.task import Views
 from lumina_3d.views.transforms import read_transforms, transforms_json
@@ -103,6 +103,13 @@ def test_cameras_of_a_file_are_used_and_kept_in_the_metadata(pipe, tmp_path):
     assert read_transforms(tmp_path / "out.json")[1].azimuth == pytest.approx(200)
 
 
+def test_cameras_that_look_away_are_written_as_they_were_requested(pipe, tmp_path):
+    turned = Camera(look_at(30, 0, 2, 40).pose @ np.diag([-1.0, 1, -1, 1]), 40)
+    result = pipe("a chair", cameras=[turned], steps=1)[0]
+    result.task.write_sidecar("transforms", result.data, tmp_path / "out.json", result.metadata)
+    assert cameras_of(result.metadata)[0].pose == pytest.approx(turned.pose)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -112,6 +119,13 @@ def test_cameras_of_a_file_are_used_and_kept_in_the_metadata(pipe, tmp_path):
         ({"prompt": "x", "views": 65}, "views"),
         ({"prompt": "x", "elevation": 91}, "elevation"),
         ({"prompt": "x", "azimuths": "0,90,0"}, "same pose for the views 0 and 2"),
+        ({"prompt": "x", "azimuths": "0,360"}, "same pose for the views 0 and 1"),
+        ({"prompt": "x", "azimuths": "0,90", "start": 30}, "start: got 30 with azimuths"),
+        ({"prompt": "x", "cameras": orbit(2), "start": 30}, "start: got 30 with cameras"),
+        ({"prompt": "x", "cameras": orbit(2), "fov": 30}, "fov: got 30 with cameras"),
+        ({"prompt": "x", "cameras": orbit(2), "radius": 3}, "radius: got 3 with cameras"),
+        ({"prompt": "x", "image_elevation": 3}, "1 angles for 0 pictures"),
+        ({"image": [torch.ones(4, 8, 8)] * 2, "image_azimuth": "10,370"}, "same pose for the pictures 0 and 1"),
         ({"prompt": "x", "azimuths": "0,zero"}, "expected degrees"),
         ({"prompt": "x", "azimuths": "0,90", "views": 3}, "azimuths"),
         ({"prompt": "x", "image_azimuth": 10}, "1 angles for 0 pictures"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from lumina_3d.families.shapes import COLORS, FAMILIES, Shape
+from lumina_core.errors import ConfigError
+from lumina_core.io import read_plain_text
 
 CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
     "en": ("chair", "table", "lamp", "sofa", "shelf", "bed", "aeroplane", "car", "mug", "vase"),
@@ -153,3 +156,18 @@ def _compose(shape: Shape, named: set[str], with_color: bool, rng: np.random.Gen
 
 
 assert all(len(names) == len(FAMILIES) for names in CLASS_NAMES.values())
+
+
+def read_caption(path: Path, default: str) -> str:
+    """Return the caption of a file: the text beside it, `chair.txt` for `chair.obj`, or `default` without one.
+
+    Raises:
+        ConfigError: the text cannot be read, or is not UTF-8.
+    """
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        return default
+    try:
+        return read_plain_text(text).strip() or default
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{text.name}: got a file that is no UTF-8 text ({error}), expected a caption.") from error

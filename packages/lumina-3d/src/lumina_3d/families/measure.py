@@ -32,13 +32,15 @@ def measure(family: str, points: NDArray[np.floating]) -> dict[str, str]:
         The value of each attribute of `shapes.ATTRIBUTES[family]`.
 
     Raises:
-        ConfigError: there is no such family, or there are too few points.
+        ConfigError: there is no such family, there are too few points, or one is not finite.
     """
     if family not in ATTRIBUTES:
         raise ConfigError(f"family: got {family!r}, expected one of {', '.join(ATTRIBUTES)}.")
     values = np.asarray(points, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != 3 or len(values) < MIN_POINTS:
         raise ConfigError(f"points: got the shape {values.shape}, expected (N, 3) with at least {MIN_POINTS} points.")
+    if not np.isfinite(values).all():
+        raise ConfigError("points: got coordinates that are not finite, expected finite ones.")
     low, high = np.quantile(values, [_OUTLIERS, 1 - _OUTLIERS], axis=0)
     unit = (values - (low + high) / 2) / max(float((high - low).max()), 1e-9)
     return {name: function(unit) for name, function in _MEASURES[family].items()}

@@ -14,6 +14,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
+Y_UP_SUFFIXES = (".obj", ".glb", ".gltf")
+"""Suffixes of meshes that have +y up and their front at +z; they are turned so that +z is up and the front at +x."""
 SEGMENTS = 24
 """Sides of a round solid."""
 

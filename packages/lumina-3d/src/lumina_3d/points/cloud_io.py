@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina_3d.families.mesh import Mesh
+from lumina_3d.families.mesh import Y_UP_SUFFIXES, Mesh
 from lumina_core.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
@@ -41,12 +41,13 @@ def read_cloud(path: str | Path, count: int | None = None, seed: int = 0) -> Clo
     """Read a point cloud, or draw points on a mesh by area.
 
     Args:
-        path: PLY, NPZ (`points`), NPY, XYZ, or a mesh: OBJ, STL, OFF, GLB, PLY.
+        path: PLY, NPZ (`points`), NPY, XYZ, or a mesh: OBJ, STL, OFF, GLB, PLY. Meshes of `Y_UP_SUFFIXES` are turned.
         count: points drawn on a mesh, default 2048; a cloud with more points is thinned to them by the seed.
         seed: of the draws.
 
     Raises:
-        ConfigError: the file cannot be read, is empty, or has coordinates that are not finite.
+        ConfigError: the file cannot be read, is empty, or has coordinates that are not finite, normals of another
+            number, or faces of vertices that it does not have.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,12 +61,19 @@ def read_cloud(path: str | Path, count: int | None = None, seed: int = 0) -> Clo
         raise ConfigError(f"{path.name}: got points of shape {points.shape}, expected (N, 3) with at least 1 point.")
     if not np.isfinite(points).all():
         raise ConfigError(f"{path.name}: got coordinates that are not finite, expected finite ones.")
+    if normals is not None and (normals.shape != points.shape or not np.isfinite(normals).all()):
+        raise ConfigError(f"{path.name}: got normals of shape {normals.shape}, expected finite ones, {points.shape}.")
     rng = np.random.default_rng(seed)
     if faces is not None and len(faces):
-        mesh = Mesh(points, faces, np.zeros((len(faces), 3), dtype=np.uint8))
+        if faces.min() < 0 or faces.max() >= len(points):
+            raise ConfigError(f"{path.name}: got faces of vertex {faces.max()}, expected 0 to {len(points) - 1}.")
+        if path.suffix.lower() in Y_UP_SUFFIXES:
+            points = points[:, [2, 0, 1]]
+        scale = float(np.abs(points).max()) or 1.0  # squares of giant coordinates would overflow
+        mesh = Mesh(points / scale, faces, np.zeros((len(faces), 3), dtype=np.uint8))
         if float(mesh.face_areas().sum()) <= 0:
             raise ConfigError(f"{path.name}: got a mesh whose faces have no area, expected a surface.")
-        return Cloud(mesh.sample(2048 if count is None else count, rng)[0])
+        return Cloud(scale * mesh.sample(2048 if count is None else count, rng)[0])
     if count is not None and len(points) > count:
         chosen = np.sort(rng.choice(len(points), size=count, replace=False))
         points, normals = points[chosen], None if normals is None else normals[chosen]
@@ -79,11 +87,11 @@ def _read_arrays(path: Path) -> tuple[FloatArray, NDArray[np.int64] | None, Floa
         if suffix in (".npz", ".npy"):
             loaded = np.load(path, allow_pickle=False)
             if suffix == ".npy":
-                return _real(loaded), None, None
+                return _real(loaded, path.name), None, None
             if "points" not in loaded:
                 raise ConfigError(f"{path.name}: got the arrays {', '.join(loaded.files)}, expected `points`.")
-            normals = np.asarray(loaded["normals"], dtype=np.float64) if "normals" in loaded else None
-            return _real(loaded["points"]), None, normals
+            normals = _real(loaded["normals"], path.name) if "normals" in loaded else None
+            return _real(loaded["points"], path.name), None, normals
         import trimesh
 
         loaded = trimesh.load(path, process=False)
@@ -101,9 +109,9 @@ def _read_arrays(path: Path) -> tuple[FloatArray, NDArray[np.int64] | None, Floa
         raise ConfigError(f"{path.name}: cannot be read as {suffix} ({error or type(error).__name__}).") from error
 
 
-def _real(values: NDArray[Any]) -> FloatArray:
+def _real(values: NDArray[Any], name: str) -> FloatArray:
     if values.dtype.kind not in "fiu":
-        raise ConfigError(f"points: got numbers of the type {values.dtype}, expected real ones.")
+        raise ConfigError(f"{name}: got numbers of the type {values.dtype}, expected real ones.")
     return np.asarray(values, dtype=np.float64)
 
 
@@ -128,13 +136,18 @@ def estimate_normals(points: FloatArray, neighbors: int = NORMAL_NEIGHBORS) -> F
     Raises:
         ConfigError: there are fewer than 3 points.
     """
-    if len(points) < 3:
-        raise ConfigError(f"normals: got {len(points)} points, expected at least 3 for a plane.")
+    check_normals(len(points))
     _, axes = local_axes(points, neighbors)
     normals = axes[:, :, 0]
     outward = points - (points.min(axis=0) + points.max(axis=0)) / 2
     flipped: FloatArray = np.where((normals * outward).sum(axis=1, keepdims=True) < 0, -normals, normals)
     return flipped
+
+
+def check_normals(count: int) -> None:
+    """Raise ConfigError if a cloud has too few points for normals."""
+    if count < 3:
+        raise ConfigError(f"normals: got {count} points, expected at least 3 for a plane.")
 
 
 def local_axes(points: FloatArray, neighbors: int) -> tuple[FloatArray, FloatArray]:

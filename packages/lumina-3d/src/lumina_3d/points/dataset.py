@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lumina_3d.families.captions import random_caption, vocabulary_text
+from lumina_3d.families.captions import random_caption, read_caption, vocabulary_text
 from lumina_3d.families.shapes import FAMILIES, Shape, make_shape
 from lumina_3d.points.cloud_io import CLOUD_SUFFIXES, read_cloud
 from lumina_3d.points.normalize import center_and_scale
@@ -171,8 +171,7 @@ class CloudFolder(Dataset):
         return {"class": self.files[index].parent.name}
 
     def _caption(self, index: int) -> str:
-        text = self.files[index].with_suffix(".txt")
-        return text.read_text(encoding="utf-8").strip() if text.is_file() else self.files[index].parent.name
+        return read_caption(self.files[index], self.files[index].parent.name)
 
     def _label(self, index: int) -> int:
         return self.classes.index(self.files[index].parent.name)

@@ -29,7 +29,12 @@ DENSITY_NEIGHBORS = 16
 
 
 def chamfer_distance(first: FloatArray, second: FloatArray) -> float:
-    """Compute the sum of the mean squared distances to the nearest point, from each cloud (N, 3) to the other."""
+    """Compute the sum of the mean squared distances to the nearest point, from each cloud (N, 3) to the other.
+
+    Raises:
+        ShapeError: a cloud has no points, another shape, or coordinates that are not finite.
+    """
+    _check_clouds(first, second)
     return _chamfer(first, cKDTree(first), second, cKDTree(second))
 
 
@@ -43,8 +48,9 @@ def earth_movers_distance(first: FloatArray, second: FloatArray) -> float:
     """Compute the mean distance between the points of two equally large clouds (N, 3) under the best assignment.
 
     Raises:
-        ShapeError: the clouds differ in size.
+        ShapeError: the clouds differ in size, or as `chamfer_distance`.
     """
+    _check_clouds(first, second)
     if len(first) != len(second):
         raise ShapeError(f"earth mover's distance: got {len(first)} and {len(second)} points, expected equally many.")
     distances = cdist(first, second)
@@ -60,7 +66,12 @@ def subsample(points: FloatArray, count: int = EMD_POINTS, seed: int = 0) -> Flo
 
 
 def chamfer_table(first: Sequence[FloatArray], second: Sequence[FloatArray]) -> FloatArray:
-    """Compute Chamfer distances (M, N) between clouds of two sets; each search tree is built once."""
+    """Compute Chamfer distances (M, N) between clouds of two sets; each search tree is built once.
+
+    Raises:
+        ShapeError: as `chamfer_distance`.
+    """
+    _check_clouds(*first, *second)
     first_trees, second_trees = [cKDTree(one) for one in first], [cKDTree(one) for one in second]
     return np.array(
         [
@@ -72,7 +83,7 @@ def chamfer_table(first: Sequence[FloatArray], second: Sequence[FloatArray]) -> 
 
 def emd_table(first: Sequence[FloatArray], second: Sequence[FloatArray], seed: int = 0) -> FloatArray:
     """Compute earth mover's distances (M, N) between clouds of two sets, on `EMD_POINTS` points drawn by the seed."""
-    count = min(EMD_POINTS, *(len(one) for one in (*first, *second)))
+    count = min([EMD_POINTS, *map(len, (*first, *second))])
     a, b = ([subsample(one, count, seed) for one in clouds] for clouds in (first, second))
     return np.array([[earth_movers_distance(x, y) for y in b] for x in a]).reshape(len(a), len(b))
 
@@ -98,7 +109,7 @@ def nearest_neighbor_accuracy(generated: FloatArray, cross: FloatArray, real: Fl
     Raises:
         ShapeError: the sets differ in size.
     """
-    _square(cross)
+    generated, cross, real = np.asarray(generated), _square(cross), np.asarray(real)
     if generated.shape != cross.shape or real.shape != cross.shape:
         raise ShapeError(f"tables: got {generated.shape}, {cross.shape} and {real.shape}, expected equal shapes.")
     table = np.block([[generated, cross], [cross.T, real]]).astype(np.float64)
@@ -112,7 +123,13 @@ def jensen_shannon(first: Sequence[FloatArray], second: Sequence[FloatArray]) ->
 
     As in PointFlow's code: points are counted at the grid point nearest to them, of those inside the sphere of radius
     0.5. Clouds must lie in it: halve coordinates in [-1, 1] first.
+
+    Raises:
+        ShapeError: a set is empty, or as `chamfer_distance`.
     """
+    if not len(first) or not len(second):
+        raise ShapeError(f"JSD: got sets of {len(first)} and {len(second)} clouds, expected at least 1 in each.")
+    _check_clouds(*first, *second)
     axis = np.linspace(-JSD_RADIUS, JSD_RADIUS, JSD_SIDE)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     tree = cKDTree(grid[np.linalg.norm(grid, axis=1) <= JSD_RADIUS])
@@ -126,18 +143,23 @@ def jensen_shannon(first: Sequence[FloatArray], second: Sequence[FloatArray]) ->
 
 
 def density_scores(points: FloatArray) -> dict[str, float]:
-    """Compute scores of the density of a cloud (N, 3), N at least 4.
+    """Compute scores of the density of a cloud (N, 3), N at least 2.
 
     Returns:
         `nearest`: mean distance to the nearest other point. Points drawn by area have 0.5 sqrt(A / N).
-        `variation`: coefficient of variation of these distances; 0.523 for points drawn by area.
+        `variation`: coefficient of variation of these distances; 0.523 for points drawn by area, NaN if all are 0.
         `flatness`: median over points of the smallest over the largest deviation of the 16 nearest points.
+
+    Raises:
+        ShapeError: there are fewer than 2 points, or as `chamfer_distance`.
     """
+    _check_clouds(points, at_least=2)
     distances = cKDTree(points).query(points, k=2)[0][:, 1]
     variances, _ = local_axes(points, DENSITY_NEIGHBORS)
     flatness = np.sqrt(variances[:, 0] / np.maximum(variances[:, 2], 1e-30))
     mean = float(distances.mean())
-    return {"nearest": mean, "variation": float(distances.std()) / mean, "flatness": float(np.median(flatness))}
+    variation = float(distances.std()) / mean if mean else float("nan")
+    return {"nearest": mean, "variation": variation, "flatness": float(np.median(flatness))}
 
 
 def density_slope(counts: Sequence[int], nearest: Sequence[float]) -> float:
@@ -151,9 +173,20 @@ def _divergence(p: FloatArray, q: FloatArray) -> float:
 
 
 def _square(table: FloatArray) -> FloatArray:
+    table = np.asarray(table)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or not len(table):
         raise ShapeError(f"table: got {table.shape[:2]} generated and real clouds, expected equally many of both.")
+    if np.isnan(table).any():
+        raise ShapeError("table: got distances that are not numbers (NaN), expected numbers.")
     return table
+
+
+def _check_clouds(*clouds: FloatArray, at_least: int = 1) -> None:
+    for points in map(np.asarray, clouds):
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) < at_least or not np.isfinite(points).all():
+            raise ShapeError(
+                f"cloud: got the shape {points.shape}, expected (N, 3), N at least {at_least}, all finite."
+            )
 
 
 Table = Callable[[Sequence[FloatArray], Sequence[FloatArray]], FloatArray]

@@ -107,8 +107,8 @@ class PointSetScores(Metric):
 
     The generated clouds are compared with the real clouds that their captions describe: equally many of both, so that
     of several clouds for one prompt only one counts. MMD is multiplied by 1000. Chamfer is the sum of both mean squared
-    distances; the earth mover's distance is exact, on 512 points. JSD halves coordinates of the protocol `luo`, so that
-    its grid holds them.
+    distances; the earth mover's distance is exact, on 512 points. JSD halves the coordinates, which fill [-1, 1], so
+    that its grid holds them.
     """
 
     min_samples = 2
@@ -167,9 +167,8 @@ class PointDensity(Metric):
         """Compute `nearest`, `variation` and `flatness` of every generated cloud, and their ratios to the real ones."""
         ours = [density_scores(cloud) for cloud in _clouds(inputs.generated)]
         real = [density_scores(cloud) for cloud in _clouds(inputs.real[inputs.target_index])]
-        scores: dict[str, Tensor | float] = {name: torch.tensor([one[name] for one in ours]) for name in ours[0]}
-        ratios = [a["nearest"] / b["nearest"] for a, b in zip(ours, real, strict=True)]
-        return {**scores, "nearest over real": torch.tensor(ratios)}
+        scores = {name: torch.tensor([one[name] for one in ours]) for name in ours[0]}
+        return {**scores, "nearest over real": scores["nearest"] / torch.tensor([one["nearest"] for one in real])}
 
 
 class PointAttributes(Metric):

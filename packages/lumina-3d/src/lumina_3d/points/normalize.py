@@ -19,12 +19,14 @@ def center_and_scale(points: NDArray[np.floating]) -> FloatArray:
         points: (N, 3).
 
     Raises:
-        ConfigError: the points are all the same, or not finite.
+        ConfigError: there are no points, they are all the same, or not finite.
     """
     values = np.asarray(points, dtype=np.float64)
+    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
+        raise ConfigError(f"points: got the shape {values.shape}, expected (N, 3) with at least 1 point, all finite.")
     low, high = values.min(axis=0), values.max(axis=0)
     half = float((high - low).max()) / 2
-    if not np.isfinite(half) or half <= 0:
-        raise ConfigError(f"points: got a box of side {2 * half:g}, expected finite points of some extent.")
+    if not 0 < half < np.inf:
+        raise ConfigError(f"points: got a box of side {2 * half:g}, expected points of some finite extent.")
     normalized: FloatArray = (values - (low + high) / 2) / half
     return normalized

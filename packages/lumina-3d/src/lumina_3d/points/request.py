@@ -51,7 +51,7 @@ def parse_partial(value: Any) -> PartialCloud:
     name = ""
     if isinstance(value, str | Path):
         try:
-            value, name = read_cloud(value, MAX_PARTIAL).points, Path(value).name
+            value, name = read_cloud(value).points, Path(value).name
         except ConfigError as error:
             raise ValueError(str(error)) from error
     if is_tensor(value):

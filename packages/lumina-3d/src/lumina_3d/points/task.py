@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from lumina_3d.families.shapes import FAMILIES
-from lumina_3d.points.cloud_io import WRITE_FORMATS, Cloud, encode_cloud, estimate_normals
+from lumina_3d.points.cloud_io import WRITE_FORMATS, Cloud, check_normals, encode_cloud, estimate_normals
 from lumina_3d.points.memory import check_memory
 from lumina_3d.points.pictures import check_plotly, draw_grid, write_gif, write_html, write_strip
 from lumina_3d.points.request import ClassPointsRequest, CloudRequest, PointsRequest
@@ -59,8 +59,11 @@ class CloudTask(GenerationTask):
         """Return (count,).
 
         Raises:
-            ConfigError: there are at least as many given points as points, or the memory does not suffice.
+            ConfigError: there are at least as many given points as points, too few for normals, or the memory does not
+                suffice.
         """
+        if request.normals:
+            check_normals(request.count)
         if request.partial is not None and len(request.partial.points) >= request.count:
             raise ConfigError(
                 f"count: got {request.count} with {len(request.partial.points)} given points, expected more than "

@@ -32,7 +32,8 @@ MAX_RADIUS = 1e6
 MAX_ELEVATION = 89.9
 """Elevation in degrees up to which the up direction of a look-at camera is defined."""
 
-_FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
+FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
+"""OpenGL's camera axes in OpenCV's, and back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Camera:
     Attributes:
         pose: (4, 4) float64, camera to world.
         fov: vertical field of view in degrees, 0 < fov < 180.
-        aspect: width over height of the picture.
+        aspect: width over height of the picture, > 0.
         known: False: the pose is not known, and an encoding has to ignore it.
     """
 
@@ -62,8 +63,15 @@ class Camera:
                 f"camera: got a pose whose axes are not orthonormal and right-handed (error {error:.2g}), expected a "
                 "rotation and a position. Remove scale and mirroring."
             )
+        if np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
+            raise ConfigError(
+                f"camera: got a pose with the last row {pose[3].tolist()}, expected 0 0 0 1. Transpose it if it is "
+                "stored by columns."
+            )
         if not 0 < self.fov < 180:
             raise ConfigError(f"camera: got the FOV {self.fov:g}, expected degrees between 0 and 180")
+        if not 0 < self.aspect < math.inf:
+            raise ConfigError(f"camera: got the aspect {self.aspect:g}, expected a finite width over height above 0")
         object.__setattr__(self, "pose", pose)
 
     def __eq__(self, other: object) -> bool:
@@ -89,7 +97,8 @@ class Camera:
     def azimuth(self) -> float:
         """Azimuth in degrees, 0 to 360; 0 on the vertical axis."""
         x, y, _ = self.position
-        return math.degrees(math.atan2(y, x)) % 360.0 if math.hypot(x, y) > 1e-9 else 0.0
+        # of an angle just below 0 the first remainder is rounded to 360
+        return math.degrees(math.atan2(y, x)) % 360.0 % 360.0 if math.hypot(x, y) > 1e-9 else 0.0
 
     @property
     def elevation(self) -> float:
@@ -120,9 +129,10 @@ def look_at(azimuth: float, elevation: float, radius: float, fov: float, aspect:
     Raises:
         ConfigError: a value is out of range.
     """
-    if not all(map(math.isfinite, (azimuth, elevation, radius, fov))):
-        raise ConfigError(f"camera: got {azimuth}, {elevation}, {radius}, {fov}, expected finite numbers")
-    if abs(elevation) > MAX_ELEVATION:
+    for name, value in (("azimuth", azimuth), ("elevation", elevation), ("radius", radius), ("fov", fov)):
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}: got {value}, expected a finite number")
+    if abs(elevation) > MAX_ELEVATION + 1e-9:  # radians and back
         raise ConfigError(
             f"elevation: got {elevation:g} degrees, expected -{MAX_ELEVATION} to {MAX_ELEVATION}: beyond the pole the "
             "camera would be upside down. Add 180 to the azimuth and use 180 minus the elevation."
@@ -202,25 +212,44 @@ def project(camera: Camera, points: Array, rows: int, columns: int) -> tuple[Arr
 
 def intrinsics(camera: Camera, rows: int, columns: int) -> Array:
     """Return the (3, 3) matrix of focal lengths and principal point in pixels, pixel centres at +0.5."""
-    focal = camera.focal * rows / 2
-    return np.array([[focal, 0, columns / 2], [0, focal, rows / 2], [0, 0, 1.0]])
+    right, down = camera.focal / camera.aspect * columns / 2, camera.focal * rows / 2
+    return np.array([[right, 0, columns / 2], [0, down, rows / 2], [0, 0, 1.0]])
 
 
 def to_opencv(camera: Camera) -> Array:
     """Return the (4, 4) world-to-camera matrix of OpenCV and COLMAP (+x right, +y down, looks along +z)."""
-    return np.asarray(np.linalg.inv(camera.pose @ _FLIP_YZ), dtype=np.float64)
+    return np.asarray(np.linalg.inv(camera.pose @ FLIP_YZ), dtype=np.float64)
 
 
 def from_opencv(world_to_camera: Array, fov: float, aspect: float = 1.0) -> Camera:
-    """Return the camera of an OpenCV or COLMAP world-to-camera matrix, (3, 4) or (4, 4)."""
-    matrix = np.eye(4)
-    matrix[:3] = np.asarray(world_to_camera, dtype=np.float64)[:3]
-    return Camera(np.asarray(np.linalg.inv(matrix) @ _FLIP_YZ, dtype=np.float64), fov, aspect)
+    """Return the camera of an OpenCV or COLMAP world-to-camera matrix, (3, 4) or (4, 4).
+
+    Raises:
+        ConfigError: the matrix has another shape, or is no rotation and translation.
+    """
+    matrix = np.asarray(world_to_camera, dtype=np.float64)
+    if matrix.shape not in ((3, 4), (4, 4)):
+        raise ConfigError(f"camera: got a matrix of shape {matrix.shape}, expected world to camera, (3, 4) or (4, 4)")
+    rotation, translation = matrix[:3, :3], matrix[:3, 3]
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation.T, -rotation.T @ translation
+    return Camera(pose @ FLIP_YZ, fov, aspect)
 
 
 def from_colmap(quaternion: Sequence[float], translation: Sequence[float], fov: float, aspect: float = 1.0) -> Camera:
-    """Return the camera of a line of COLMAP's images.txt: quaternion (w, x, y, z) and translation, world to camera."""
-    w, x, y, z = np.asarray(quaternion, dtype=np.float64) / np.linalg.norm(quaternion)
+    """Return the camera of a line of COLMAP's images.txt: quaternion (w, x, y, z) and translation, world to camera.
+
+    Raises:
+        ConfigError: there are not four and three finite numbers, or the quaternion is 0.
+    """
+    numbers = np.asarray([*quaternion, *translation], dtype=np.float64)
+    length = float(np.linalg.norm(quaternion))
+    if len(quaternion) != 4 or len(translation) != 3 or not np.isfinite(numbers).all() or length == 0:
+        raise ConfigError(
+            f"camera: got the quaternion {list(quaternion)} and translation {list(translation)}, expected 4 finite "
+            "numbers that are not all 0, and 3"
+        )
+    w, x, y, z = numbers[:4] / length
     matrix = np.eye(4)
     matrix[:3, :3] = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -255,7 +284,17 @@ def to_zero123(camera: Camera, reference: Camera) -> tuple[float, float, float]:
 
     Zero123 counts the polar angle from the zenith down, and the azimuth clockwise seen from above (arXiv 2303.11328;
     ashawkey/stable-dreamfusion issues 258 and 339 on the sign).
+
+    Raises:
+        ConfigError: a camera does not look at the centre with +z up, which these angles cannot say.
     """
+    for one in (camera, reference):
+        looking = look_at(one.azimuth, one.elevation, one.radius, one.fov).pose
+        if np.abs(looking - one.pose).max() > 1e-3 * max(1.0, one.radius):
+            raise ConfigError(
+                f"zero123: got a camera at {one.position.round(3).tolist()} that does not look at the centre with +z "
+                "up, expected cameras that do: these angles say nothing else. Convert to opengl, opencv or colmap"
+            )
     azimuth = -math.radians(camera.azimuth - reference.azimuth)
     wrapped = (azimuth + math.pi) % (2 * math.pi) - math.pi
     return math.radians(reference.elevation - camera.elevation), wrapped, camera.radius - reference.radius

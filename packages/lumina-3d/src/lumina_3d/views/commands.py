@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lumina_core.errors import ConfigError
-from lumina_core.io import check_output_file, read_json
+from lumina_core.io import check_output_file
 
 if TYPE_CHECKING:
     from lumina_3d.views.cameras import Camera
@@ -55,9 +55,15 @@ def cameras(
 ) -> None:
     """Show the cameras of an orbit or of a file, and the convention; convert and draw them."""
     from lumina_3d.views.cameras import CONVENTION, orbit
+    from lumina_3d.views.drawing import draw_cameras
     from lumina_3d.views.scenes import radius_for
+    from lumina_3d.views.transforms import read_transforms
     from lumina_core.io import atomic_file
 
+    for name in ("convention",) if source is None else ("views", "elevation", "start", "fov", "radius"):
+        if _is_given(name):
+            where = "without --read" if source is None else "with --read"
+            raise ConfigError(f"--{name}: got it {where}, where it has no effect. Leave it out.")
     for path, suffix, option in ((out, ".json", "--out"), (draw, ".png", "--draw")):
         if path is not None:
             check_output_file(path, suffix, option, overwrite)
@@ -66,17 +72,16 @@ def cameras(
     listed = (
         orbit(views, elevation, radius_for(fov) if radius is None else radius, fov, start)
         if source is None
-        else _read_cameras(source, convention)
+        else read_transforms(source, convention)
     )
     content = _converted(listed, target, size)
+    drawn = None if draw is None else draw_cameras(listed)
     if out is not None:
         with atomic_file(out) as partial:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    if draw is not None:
-        from lumina_3d.views.drawing import draw_cameras
-
+    if drawn is not None and draw is not None:
         with atomic_file(draw) as partial:
-            draw_cameras(listed).save(partial, format="PNG")
+            drawn.save(partial, format="PNG")
     if as_json:
         click.echo(json.dumps({"convention": CONVENTION, target: content}))
         return
@@ -91,24 +96,9 @@ def cameras(
     click.echo("".join(f"{path}\n" for path in (out, draw) if path is not None), nl=False)
 
 
-def _read_cameras(path: Path, convention: str) -> list[Camera]:
-    """Read a transforms.json whose matrices are camera-to-world in a convention."""
-    import numpy as np
-
-    from lumina_3d.views.transforms import read_transforms
-
-    if convention == "opengl":
-        return read_transforms(path)
-    try:
-        content = read_json(path)
-        flip = np.diag([1.0, -1.0, -1.0, 1.0])
-        frames = [
-            {**frame, "transform_matrix": (np.asarray(frame["transform_matrix"], dtype=float) @ flip).tolist()}
-            for frame in content["frames"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read as transforms.json ({error})") from error
-    return read_transforms({**content, "frames": frames})
+def _is_given(option: str) -> bool:
+    """Return whether the command line gives an option."""
+    return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 def _converted(cameras: Sequence[Camera], target: str, size: int) -> dict[str, Any]:
@@ -164,6 +154,9 @@ def render(
     """
     from lumina_3d.views.builder import build_shards
 
+    for name, is_used, other in (("elevation", not is_random, "--orbit"), ("objects", bool(families), "--family")):
+        if not is_used and _is_given(name):
+            raise ConfigError(f"--{name}: got it without {other}, where it has no effect. Leave it out.")
     report = build_shards(
         meshes, families, objects, views, size, samples, is_random, elevation, depth, per_shard, seed, out
     )
@@ -172,6 +165,8 @@ def render(
         return
     for name, reason in report["skipped"].items():
         click.echo(f"skipped {name}: {reason}", err=True)
+    for name, textures in report["missing_textures"].items():
+        click.echo(f"{name}: the files {', '.join(textures)} are missing; it has the colours of its faces", err=True)
     click.echo(
         f"{report['objects']} objects, {report['pictures']} pictures in {len(report['shards'])} tar files: {out}"
     )

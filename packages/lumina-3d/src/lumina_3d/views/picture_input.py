@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64_000_000
 """Largest given picture."""
+KEPT_SIDE = 512
+"""Longest side in pixels to which a larger picture is reduced by a whole number, so that it stays at least as long."""
 MIN_TOLERANCE = 3.0
 """Difference of a pixel from the background, of 255, up to which it belongs to it, in a picture without noise."""
 MAX_BORDER_DEVIATION = 12.0
@@ -56,7 +58,7 @@ class Picture:
 
 
 def parse_picture(value: Any) -> Picture:
-    """Convert a path, a Pillow image, an array (H, W, 3 or 4) uint8 or a view (4, H, W) in [-1, 1].
+    """Convert a path, a Pillow image, an array (H, W), (H, W, 3 or 4) uint8 or a view (4, H, W) in [-1, 1].
 
     Raises:
         ValueError: the value is none of these, cannot be decoded, is too large, or has nothing but background.
@@ -71,10 +73,12 @@ def parse_picture(value: Any) -> Picture:
         if not bool(value.isfinite().all()):
             raise ValueError("got NaN or infinite numbers, expected finite ones")
         return _of_rgba(from_views(value[:, None])[0], "")
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (3, 4):
+    is_array = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size
+    if is_array and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (3, 4))):
         return _of_image(Image.fromarray(value), "")
     raise ValueError(
-        "expected a path, a Pillow image, an array (H, W, 3 or 4) of 0..255, or a view (4, H, W) in [-1, 1]"
+        "expected a path, a Pillow image, an array (H, W), (H, W, 3) or (H, W, 4) of 0..255, or a view (4, H, W) in "
+        "[-1, 1]"
     )
 
 
@@ -103,10 +107,17 @@ PictureField = Annotated[
 def _of_image(image: Image.Image, name: str) -> Picture:
     if image.mode.startswith("I") or image.mode == "F":
         raise ValueError(f"got the mode {image.mode}, expected 8 bits per channel. Convert it")
-    rgba = np.asarray(image.convert("RGBA"))
-    if rgba.shape[0] < 2 or rgba.shape[1] < 2:
-        raise ValueError(f"got {rgba.shape[1]}x{rgba.shape[0]} pixels, expected at least 2x2")
-    if int(rgba[..., 3].min()) < 255:
+    if min(image.size) < 2:
+        raise ValueError(f"got {image.width}x{image.height} pixels, expected at least 2x2")
+    image, factor = image.convert("RGBA"), max(image.size) // KEPT_SIDE
+    if factor > 1:  # RGBa: colours multiplied by alpha, so that invisible ones do not count
+        image = (
+            image.convert("RGBa")
+            .reduce((min(factor, image.width // 2), min(factor, image.height // 2)))
+            .convert("RGBA")
+        )
+    rgba = np.asarray(image)
+    if int(rgba[..., 3].min()) < 128:
         return _of_rgba(rgba, name)
     removed = remove_background(rgba[..., :3])
     if removed is None:

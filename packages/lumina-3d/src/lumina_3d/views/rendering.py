@@ -19,6 +19,8 @@ SKY, KEY = 0.2, 0.3
 """Shares of a light from above, and of one from the front, left and above."""
 KEY_DIRECTION = np.array([0.62, 0.48, 0.62])
 _BLOCK_RAYS = 1 << 19
+BYTES_PER_RAY = 300
+"""Rough need of a ray of a picture, of which a whole one is cast at once."""
 _embree_process: dict[str, int] = {}
 
 
@@ -76,7 +78,7 @@ def surface_of(mesh: Any) -> Surface:
     if not hasattr(mesh, "visual"):
         return Surface(mesh.vertices, mesh.faces, np.asarray(mesh.face_colors, dtype=np.float64) / 255)
     vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
-    if not len(faces) or not np.isfinite(vertices).all():
+    if not len(faces) or not np.isfinite(vertices).all() or faces.min() < 0 or faces.max() >= len(vertices):
         raise ConfigError(
             f"mesh: got {len(faces)} faces and {len(vertices)} vertices, expected faces of finite vertices"
         )
@@ -97,14 +99,18 @@ def normalized(surface: Surface) -> Surface:
     """Return the surface centred on its box, its longest side 1.
 
     Raises:
-        ConfigError: the mesh is a single point.
+        ConfigError: the faces have no area, or the box is too large for floating point numbers.
     """
     used = surface.vertices[np.unique(surface.faces)]
     low, high = used.min(axis=0), used.max(axis=0)
-    side = float((high - low).max())
-    if side <= 0:
-        raise ConfigError("mesh: got a single point, expected a surface")
+    with np.errstate(over="ignore"):  # of huge numbers, which are refused
+        side = float((high - low).max())
+    if not 0 < side < np.inf:
+        raise ConfigError(f"mesh: got a box of side {side:g}, expected a surface of some finite extent")
     vertices = (surface.vertices - (low + high) / 2) / side
+    corners = vertices[surface.faces]
+    if not np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).any():
+        raise ConfigError("mesh: got faces that have no area, expected a surface")
     return Surface(vertices, surface.faces, surface.face_colors, surface.corner_uv, surface.texture)
 
 
@@ -186,6 +192,27 @@ class Renderer:
         )
 
 
+def check_memory(views: int, size: int, samples: int, available: int | None = None) -> None:
+    """Raise ConfigError if the pictures of one object need more memory than there is.
+
+    Args:
+        views, size, samples: pictures, their side in pixels, and rays per pixel along each axis.
+        available: bytes; None: the available memory of the machine, or no check where it is unknown.
+    """
+    import torch
+
+    from lumina_core import device
+
+    free = device.available_memory(torch.device("cpu")) if available is None else available
+    rays_at_once = max((size * samples) ** 2, min(_BLOCK_RAYS, views * (size * samples) ** 2))
+    needed = BYTES_PER_RAY * rays_at_once + 40 * views * size**2
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"render: got {views} pictures of {size} pixels with {samples} samples, which need about "
+            f"{needed / 2**30:.1f} GB of memory, expected at most {free / 2**30:.1f} GB. Lower size, samples or views."
+        )
+
+
 def _check_process() -> None:
     """Raise ConfigError in a process that was forked after embree ran in its parent: its threads are missing here."""
     if _embree_process.setdefault("id", os.getpid()) != os.getpid():
@@ -206,5 +233,9 @@ def _texture_image(material: Any) -> npt.NDArray[np.float64] | None:
     from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
     image = material.image if isinstance(material, SimpleMaterial) else None
-    image = material.baseColorTexture if isinstance(material, PBRMaterial) else image
-    return None if image is None else np.asarray(image.convert("RGB"), dtype=np.float64) / 255
+    factor = np.ones(3)
+    if isinstance(material, PBRMaterial):
+        image = material.baseColorTexture
+        if material.baseColorFactor is not None:  # glTF 2.0, section 3.9.2: the factor multiplies the texture
+            factor = np.asarray(material.baseColorFactor, dtype=np.float64)[:3] / 255
+    return None if image is None else np.asarray(image.convert("RGB"), dtype=np.float64) / 255 * factor

@@ -112,7 +112,8 @@ class ViewsRequest(Request):
         count = len(self.image or ())
         for name in ("image_azimuth", "image_elevation"):
             angles = getattr(self, name)
-            if angles is not None and len(angles) != count and not (name == "image_elevation" and len(angles) == 1):
+            one_for_all = name == "image_elevation" and count and len(angles or ()) == 1
+            if angles is not None and len(angles) != count and not one_for_all:
                 raise ValueError(f"{name}: got {len(angles)} angles for {count} pictures, expected one for each")
         if count > 1 and self.image_azimuth is None:
             raise ValueError(f"image_azimuth: got none for {count} pictures, expected the azimuth of each")
@@ -125,10 +126,23 @@ class ViewsRequest(Request):
             raise ValueError("azimuths: got cameras, or views of another number, too; expected one of them")
         if self.cameras is not None and self.views not in (None, len(self.cameras)):
             raise ValueError(f"views: got {self.views} with {len(self.cameras)} cameras, expected as many or none")
+        self._check_unused()
         if not 1 <= self.num_views <= MAX_VIEWS:
             raise ValueError(f"views: got {self.num_views}, expected 1 to {MAX_VIEWS}")
-        _check_distinct(self.view_cameras())
+        _check_distinct(self.view_cameras(), "views")
+        _check_distinct(self.picture_cameras(), "image")
         return self
+
+    def _check_unused(self) -> None:
+        """Raise ValueError for a setting of the orbit that has no effect, because the cameras are listed."""
+        name = "azimuths" if self.cameras is None else "cameras"
+        unused: tuple[str, ...] = () if getattr(self, name) is None else ("start",)
+        if self.cameras is not None and not self.image:  # of pictures they are the lens and the place
+            unused += "elevation", "fov", "radius"
+        for setting in unused:
+            value = getattr(self, setting)
+            if value != type(self).model_fields[setting].default:
+                raise ValueError(f"{setting}: got {value:g} with {name}, which say it already; expected one of them")
 
     @property
     def num_views(self) -> int:
@@ -160,7 +174,7 @@ class ViewsRequest(Request):
 def cameras_of(metadata: Mapping[str, Any]) -> list[Camera]:
     """Return the cameras of a result from its metadata."""
     if metadata.get("cameras") is not None:
-        return read_transforms(metadata["cameras"])
+        return read_transforms(metadata["cameras"], check_convention=False)
     names = ("views", "elevation", "azimuths", "start", "fov", "radius")
     fields = {name: metadata[name] for name in names if metadata.get(name) is not None}
     return ViewsRequest.read({"prompt": "-", **fields}, "metadata").view_cameras()
@@ -170,12 +184,13 @@ def _split(text: Any) -> Sequence[Any]:
     return [part for part in text.split(",") if part.strip()] if isinstance(text, str) else [text]
 
 
-def _check_distinct(cameras: Sequence[Camera]) -> None:
+def _check_distinct(cameras: Sequence[Camera], name: str) -> None:
     seen: dict[bytes, int] = {}
     for index, camera in enumerate(cameras):
-        key = camera.pose.round(6).tobytes() + f"{camera.fov:.4f}".encode()
+        key = (camera.pose.round(6) + 0.0).tobytes() + f"{camera.fov:.4f} {camera.aspect:.4f}".encode()  # -0.0 is 0.0
         if key in seen:
             raise ValueError(
-                f"views: got the same pose for the views {seen[key]} and {index}, expected different ones. Remove one"
+                f"{name}: got the same pose for the {'views' if name == 'views' else 'pictures'} {seen[key]} and "
+                f"{index}, expected different ones. Remove one"
             )
         seen[key] = index

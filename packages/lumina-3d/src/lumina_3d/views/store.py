@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lumina_3d.views.cameras import Camera
+from lumina_3d.views.cameras import FLIP_YZ, Camera, from_opencv
 from lumina_3d.views.picture_input import Picture, parse_picture
 from lumina_3d.views.transforms import read_transforms, transforms_json
 from lumina_core.errors import ConfigError
@@ -39,6 +39,34 @@ class StoredObject:
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(size)
+
+    def text(self, name: str) -> str:
+        """Return the content of a text file.
+
+        Raises:
+            ConfigError: it is not UTF-8.
+        """
+        try:
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.name}/{name}: got a file that is no UTF-8 text, expected one") from error
+
+    def transforms(self) -> Mapping[str, Any] | None:
+        """Return the content of transforms.json; None without the file.
+
+        Raises:
+            ConfigError: it is no JSON object with a list of `frames`.
+        """
+        if "transforms.json" not in self.files:
+            return None
+        try:
+            content = json.loads(self.text("transforms.json"))
+        except ValueError as error:
+            raise ConfigError(f"{self.name}/transforms.json: got no valid JSON, expected an object") from error
+        frames = content.get("frames") if isinstance(content, dict) else None
+        if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+            raise ConfigError(f"{self.name}/transforms.json: got no list `frames`, expected nerfstudio's keys")
+        return dict(content)
 
     def picture_names(self) -> list[str]:
         """Return the names of the pictures, in order."""
@@ -65,53 +93,74 @@ class ViewStore:
         self.objects = [item for item in objects if item.picture_names()]
         if not self.objects:
             raise ConfigError(f"folder: got {folder} without pictures, expected objects as `lumina render` writes them")
-        self.cameras = lru_cache(maxsize=4096)(self._cameras)
+        self._loaded = lru_cache(maxsize=4096)(self._load)
 
     def __len__(self) -> int:
         return len(self.objects)
+
+    def cameras(self, index: int) -> list[Camera]:
+        """Return the cameras of an object.
+
+        Raises:
+            ConfigError: they cannot be read, or a picture of one is missing.
+        """
+        return self._loaded(index)[0]
 
     def num_pictures(self, index: int) -> int:
         """Return the number of pictures of an object."""
         return len(self.cameras(index))
 
     def picture(self, index: int, number: int) -> Picture:
-        """Return one picture of an object."""
+        """Return one picture of an object.
+
+        Raises:
+            ConfigError: as `cameras`, or the file is no picture of an object.
+        """
         item = self.objects[index]
-        content = item.read(self._names(item)[number])
-        return parse_picture(Image.open(io.BytesIO(content)))
+        name = self._loaded(index)[1][number]
+        try:
+            return parse_picture(Image.open(io.BytesIO(item.read(name))))
+        except (OSError, SyntaxError, ValueError) as error:  # as Pillow raises for damaged files
+            raise ConfigError(f"{item.name}/{name}: got no usable picture ({error}), expected one") from error
 
     def caption(self, index: int) -> str:
         """Return the caption of an object: of caption.txt, of the JSON file, or its name."""
         item = self.objects[index]
         if "caption.txt" in item.files:
-            return item.read("caption.txt").decode("utf-8").strip()
-        if "transforms.json" in item.files:
-            caption = json.loads(item.read("transforms.json")).get("caption")
-            if isinstance(caption, str):
-                return caption
-        return PurePosixPath(item.name).name
+            return item.text("caption.txt").strip()
+        caption = (item.transforms() or {}).get("caption")
+        return caption if isinstance(caption, str) else PurePosixPath(item.name).name
 
-    def _names(self, item: StoredObject) -> list[str]:
-        if "transforms.json" in item.files:
-            frames = json.loads(item.read("transforms.json"))["frames"]
-            return [PurePosixPath(frame["file_path"]).name for frame in frames]
-        return [name for name in item.picture_names() if f"{PurePosixPath(name).stem}.npy" in item.files]
-
-    def _cameras(self, index: int) -> list[Camera]:
+    def _load(self, index: int) -> tuple[list[Camera], list[str]]:
+        """Return the cameras of an object, and the names of their pictures."""
         item = self.objects[index]
-        if "transforms.json" in item.files:
-            try:
-                return read_transforms(json.loads(item.read("transforms.json")))
-            except ConfigError as error:
-                raise ConfigError(f"{item.name}: {error}") from error
-        cameras = []
-        for name in self._names(item):
-            matrix = np.eye(4)
-            matrix[:3] = np.load(io.BytesIO(item.read(f"{PurePosixPath(name).stem}.npy")), allow_pickle=False)[:3]
-            cameras.append(Camera(np.asarray(np.linalg.inv(matrix), dtype=np.float64), self.fov))
+        transforms = item.transforms()
+        try:
+            if transforms is not None:
+                return read_transforms(transforms), _picture_names(item, transforms["frames"])
+            names = [name for name in item.picture_names() if _pose_name(name) in item.files]
+            poses = [np.load(io.BytesIO(item.read(_pose_name(name))), allow_pickle=False) for name in names]
+            # world to camera in Blender's axes, which are OpenGL's
+            cameras = [from_opencv(FLIP_YZ[:3, :3] @ pose[:3], self.fov) for pose in poses]
+        except (ConfigError, ValueError, EOFError) as error:  # as numpy raises for damaged files
+            raise ConfigError(f"{item.name}: {error}") from error
         if not cameras:
             raise ConfigError(f"{item.name}: got pictures without cameras, expected transforms.json or .npy files")
-        return cameras
+        return cameras, names
+
+
+def _pose_name(picture: str) -> str:
+    return f"{PurePosixPath(picture).stem}.npy"
+
+
+def _picture_names(item: StoredObject, frames: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the files of the frames of transforms.json; NeRF's Blender scenes leave the suffix out."""
+    names = [PurePosixPath(str(frame.get("file_path"))).name for frame in frames]
+    names = [name if name in item.files else f"{name}.png" for name in names]
+    missing = [name for name in names if name not in item.files]
+    if missing:
+        raise ConfigError(f"got no file {missing[0]} beside transforms.json, expected the picture of every frame")
+    return names
 
 
 def _folder_objects(folder: Path) -> list[StoredObject]:
