@@ -133,9 +133,19 @@ def test_crossfade_0_gives_a_binary_mask():
     assert kept.sum() == 8000 - 1600 and kept[1599] == 1 and kept[1600] == kept[3199] == 0
 
 
-def test_data_after_the_end_are_the_mirrored_input():
-    known = init_data(AudioLengthRequest(init_audio=torch.tensor([0.1, 0.2, 0.3]), extend=1), 4, 7)
-    assert known.data[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.2, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("frequency", [55.0, 440.0, 1234.5])
+def test_data_after_the_end_continue_a_tone_without_a_break(frequency):
+    known = init_data(AudioLengthRequest(init_audio=tone(frequency, 12000), extend=0.5), RATE, 20000)
+    assert torch.equal(known.data[:, :12000], tone(frequency, 12000))
+    # the tone decays by a ninth in the 60 ms that follow
+    assert float((known.data - tone(frequency, 20000))[:, :13000].abs().max()) < 0.04
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 100])
+def test_very_short_input_is_repeated(length):
+    sound = torch.linspace(0.1, 0.4, length)
+    data = init_data(AudioLengthRequest(init_audio=sound, extend=1), RATE, length + RATE).data
+    assert torch.equal(data[0, :length], sound) and bool(torch.isin(data, sound).all())
 
 
 def test_batch_of_several_lengths_equals_single_results(pipeline):

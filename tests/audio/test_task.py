@@ -174,6 +174,9 @@ def test_help_lists_examples_and_options(lumina):
     ):
         assert option in output.out
     assert "heart.png" not in output.out
+    assert (
+        "name of the result.  [default" in output.out and output.out.count("[PROMPT]") == 1
+    )  # in the usage, not among options
 
 
 @pytest.mark.parametrize(("format", "start"), [("wav", b"RIFF"), (".FLAC", b"fLaC"), ("ogg", b"OggS"), ("", b"RIFF")])

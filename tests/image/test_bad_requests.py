@@ -14,14 +14,14 @@ import pytest
 LONG = "a very long prompt " * 6000  # more than 100,000 characters
 
 REQUESTS = {
-    "empty prompt": (("",), "prompt: got '', expected a text that describes the image"),
+    "empty prompt": (("",), "PROMPT: got '', expected a text that describes the image"),
     "blank prompt": ((" \t ",), "expected a text that describes the image"),
     "prompt of 100,000 characters": ((LONG,), "of 114002 characters, expected at most 20000 characters"),
     "negative prompt of 100,000 characters": (
         ("cat", "--negative-prompt", LONG),
         "of 114002 characters, expected at most 20000",
     ),
-    "prompt that is no text": (("cat \udcff",), "prompt: "),
+    "prompt that is no text": (("cat \udcff",), "PROMPT: "),
     "no prompt": ((), "give either PROMPT or --prompts FILE"),
     "size that the model cannot do": (
         ("cat", "--size", "63x64"),
@@ -190,7 +190,7 @@ def test_too_little_memory_is_one_clear_line(ask, tmp_path, monkeypatch):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
     monkeypatch.setattr("lumina_core.sampling.pipeline.generate_items", small)
-    one_line(ask("cat", "--out", tmp_path / "x.png"), "the memory does not suffice. Request a smaller size")
+    one_line(ask("cat", "--out", tmp_path / "x.png"), "the memory does not suffice. Request less")
 
 
 def test_as_a_program_an_error_is_on_stderr_alone_with_a_status(tiny_folder, tmp_path):

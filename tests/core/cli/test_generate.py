@@ -50,8 +50,9 @@ def test_one_result_is_one_file_that_contains_the_request(lumina, toy_folder, tm
     assert (done.status, done.out, done.err) == (0, f"{out}\n", "")
     written = answer(out)
     assert len(written["numbers"]) == 4
+    name = f"{toy_folder.parent.name}/{toy_folder.name}"
     usual = {"steps": 2, "solver": "core.midpoint", "schedule": "core.uniform_schedule", "guidance_scale": 2.0}
-    assert written["record"] == {"word": "red cat", "length": 4, "seed": 5, "nfe": 4, "settings": usual}
+    assert written["record"] == {"word": "red cat", "length": 4, "seed": 5, "nfe": 4, "settings": usual, "model": name}
 
 
 def test_equal_requests_give_equal_bytes_and_another_word_or_seed_changes_them(lumina, toy_folder, tmp_path):
@@ -84,6 +85,12 @@ def test_settings_reach_the_solver_and_evaluations_are_counted(lumina, toy_folde
     done = lumina("numbers", "red cat", "--model", toy_folder, "--out", changed, "--json", *options)
     assert json.loads(done.out.splitlines()[-1])["nfe"] == evaluations
     assert answer(plain)["numbers"] != answer(changed)["numbers"]
+
+
+def test_results_name_their_model(lumina, toy_folder, tmp_path):
+    done = lumina("numbers", "cat", "--model", toy_folder, "--out", tmp_path / "a.json", "--json")
+    name = f"{toy_folder.parent.name}/{toy_folder.name}"  # the folders above may tell private names
+    assert answer(tmp_path / "a.json")["record"]["model"] == json.loads(done.out)["model"] == name
 
 
 def test_json_is_one_line_with_settings_items_and_timings(lumina, toy_folder, tmp_path):
@@ -149,7 +156,7 @@ def test_a_truncated_text_gives_a_note(lumina, toy_folder, tmp_path):
 
 
 WRONG = [
-    (("",), "--word: got '', expected at least 1 character"),
+    (("",), "WORD: got '', expected at least 1 character"),
     (("cat", "--steps", 0), "--steps: got 0, expected a value greater than or equal to 1"),
     (("cat", "--steps", -3), "--steps: got -3, expected a value greater than or equal to 1"),
     (("cat", "--steps", "many"), "'many' is not a valid integer"),

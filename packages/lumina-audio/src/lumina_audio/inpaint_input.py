@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MATCHED_SECONDS, LAG_SECONDS = 0.032, (0.02, 0.5)
+"""Length of the end of a clip that its continuation is matched by, and the shortest and longest part repeated."""
+
+
 def num_samples(duration: float, sample_rate: int) -> int:
     """Convert seconds to the nearest number of samples, at least one."""
     return max(1, round(duration * sample_rate))
@@ -49,8 +53,8 @@ def init_data(request: AudioLengthRequest, sample_rate: int, length: int) -> Ini
     """Create the initial data of a request; None without `init_audio`.
 
     With inpainting or extension, the keep mask is 1 where the audio stays and 0 where it is generated, with cosine
-    slopes between. After the end of the audio, the data continue with the mirrored audio: an autoencoder then encodes
-    its last moments more faithfully than before an abrupt end.
+    slopes between. After the end of the audio, the data repeat its last part without a break: the generated part fades
+    in from there, and an autoencoder encodes the last moments more faithfully than before an abrupt end.
 
     Args:
         request: with `init_audio`, `strength`, `inpaint`, `extend` and `crossfade`.
@@ -65,7 +69,7 @@ def init_data(request: AudioLengthRequest, sample_rate: int, length: int) -> Ini
     audio = request.init_audio.resampled_to(sample_rate)[:, :length]
     available = audio.shape[-1]
     strength = 1.0 if request.strength is None else request.strength
-    data = audio[:, _mirror_indices(available, length)]
+    data = _continuation(audio, sample_rate, length)
     if request.inpaint is None and request.extend is None:
         return InitData(data, strength)
     generate_mask = _generate_mask(request.inpaint, sample_rate, available, length)
@@ -145,11 +149,20 @@ def _generate_mask(
     return mask
 
 
-def _mirror_indices(available: int, length: int) -> Tensor:
-    """Return the source index of each of `length` samples: forward, then back and forth between both ends."""
+def _continuation(audio: Tensor, sample_rate: int, length: int) -> Tensor:
+    """Continue audio (1, S) to (1, length) by repeating its last samples, as many as join most smoothly.
+
+    The lag is the one at which the audio differs least from its last 32 ms: a number of periods of a tone, so that
+    phase and slope go on at the joint, as in the concealment of lost packets (ITU-T G.711, appendix I).
+    """
     import torch
 
+    wave, available = audio[0], audio.shape[-1]
     if available == 1:
-        return torch.zeros(length, dtype=torch.long)
-    index = torch.arange(length) % (2 * available - 2)
-    return torch.where(index < available, index, 2 * available - 2 - index)
+        return audio.expand(1, length)
+    matched = max(1, min(round(MATCHED_SECONDS * sample_rate), available // 2))
+    min_lag, max_lag = (min(round(lag * sample_rate), available - matched) for lag in LAG_SECONDS)
+    earlier = wave[available - matched - max_lag : available - max(1, min(min_lag, max_lag // 2))].unfold(0, matched, 1)
+    lag = max_lag - int((earlier - wave[-matched:]).square().sum(1).argmin())
+    index = torch.arange(length)
+    return audio[:, torch.where(index < available, index, available - lag + (index - available) % lag)]

@@ -31,7 +31,7 @@ def lumina_register_component_types(component_types: ComponentTypeRegistrations)
 def lumina_register_components(components: ComponentRegistrations) -> None:
     """Register task, models, data sets and metrics."""
     package = "lumina_audio"
-    components.task("audio.text_to_audio", f"{package}.task:TextToAudio", "audio from a prompt", command="audio")
+    components.task("audio.text_to_audio", f"{package}.task:TextToAudio", "Sounds of a prompt.", command="audio")
     components.tokenizer(
         "audio.patchify",
         "lumina_core.tokenizers:Patchify1D",

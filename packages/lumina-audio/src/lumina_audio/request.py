@@ -16,7 +16,7 @@ from lumina_core.request import Request
 
 DEFAULT_STRENGTH = 0.8
 """Strength of audio-to-audio; inpainting and extension use 1."""
-DEFAULT_CROSSFADE_MS = 10.0
+DEFAULT_CROSSFADE_MS = 30.0
 SPAN_PATTERN = re.compile(r"\s*(\d*\.?\d*)\s*s?\s*-\s*(\d*\.?\d*)\s*s?\s*")
 """START-END in seconds; one of them may be omitted."""
 INIT_AUDIO_FIELDS = ("strength", "inpaint", "extend", "crossfade")

@@ -49,6 +49,7 @@ class TextToAudio(GenerationTask):
     output_types = ("np", "tensor")
     editing_fields = ("init_audio", "strength", "inpaint", "extend", "crossfade")
     pads_to_valid_size = True
+    size_field = "duration"
     sidecars: ClassVar[Mapping[str, tuple[str, str]]] = {
         "spectrogram": (".png", "PNG file with a plot of waveform and spectrogram; auto: the name of the result.")
     }

@@ -326,7 +326,9 @@ def _describe_validation_error(error: ValidationError, model: type[BaseModel]) -
         message = "expected " + re.sub(r"^(greater|less) ", r"a value \1 ", message.removeprefix("Input should be "))
     message = re.sub(r"^\w+ should have ", "expected ", message)
     # an error of several values names them itself, and so does one of a file
-    is_named = first["type"] == "value_error" and len(str(first["input"])) > 2 and str(first["input"]) in message
+    is_named = first["type"] == "value_error" and (
+        message.startswith("got ") or (len(str(first["input"])) > 2 and str(first["input"]) in message)
+    )
     if first["type"] == "string_type" and isinstance(first["input"], bool):  # YAML reads yes, no, on and off as truth
         message += ". Put the value in quotes"
     separator = ", " if message.startswith("expected") else ": "

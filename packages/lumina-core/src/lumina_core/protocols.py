@@ -616,6 +616,7 @@ class GenerationTask(Task):
         pads_to_valid_size: whether every size can be requested. The model then generates the next larger size that it
             supports, and the result is cropped.
         sidecars: further files per result, by name: (suffix, help text). `write_sidecar` writes one.
+        size_field: field of the request that sets the size, for messages.
         editing_fields: fields of the request that the help text of the command lists under "Editing".
         output_types: output types that `to_output` supports, the default first.
         Output: return type of a call of a pipeline.
@@ -623,6 +624,7 @@ class GenerationTask(Task):
 
     suffixes: Sequence[str] = ()
     pads_to_valid_size: bool = False
+    size_field: str = "size"
     sidecars: ClassVar[Mapping[str, tuple[str, str]]] = {}
     editing_fields: Sequence[str] = ()
     output_types: Sequence[str] = ("tensor", "np")

@@ -80,16 +80,21 @@ class GroupedCommand(click.Command):
             return super().parse_args(ctx, [*rest, *prompts])
         except click.UsageError as error:
             behind = rest[rest.index("--") + 1 :] if "--" in rest else []
-            if not any(word.startswith("--") for word in behind):
+            if any(word.startswith("--") for word in behind):
+                hint = "Give the options first, then --, then the prompt; nothing behind -- is an option"
+            elif "unexpected extra argument" in error.format_message():
+                hint = "Put a text of several words in quotes"
+            else:
                 raise
-            hint = "Give the options first, then --, then the prompt; nothing behind -- is an option"
-            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
+            raise click.UsageError(f"{error.format_message().rstrip('.')}. {hint}", ctx) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per group."""
         for group in GROUPS:
             options = [
-                p for p in self.get_params(ctx) if (p.group if isinstance(p, GroupedOption) else "Output") == group
+                p
+                for p in self.get_params(ctx)
+                if isinstance(p, click.Option) and (p.group if isinstance(p, GroupedOption) else "Output") == group
             ]
             rows = [row for option in options if (row := option.get_help_record(ctx)) is not None]
             if rows:
@@ -200,11 +205,11 @@ def model_of_loras(loras: Sequence[tuple[str, float]]) -> str | None:
 
 
 def _help_text(text: str, default: Any) -> str:
-    """Return a description as a sentence with the default; a name at its beginning keeps its small letter."""
+    """Return a description as a sentence with the default; a name or file at its beginning keeps its small letter."""
     text, has_own_default, own_default = text.strip().partition("; default: ")
     default = own_default if has_own_default else default
-    sentence = text if text.partition(" ")[0].endswith(":") else f"{text[:1].upper()}{text[1:]}"
-    return sentence if "[default: " in sentence else f"{sentence}.  [default: {default}]"
+    sentence = text if re.match(r"\S+(:|\.\w+) ", text) else f"{text[:1].upper()}{text[1:]}"
+    return sentence if "[default: " in sentence else f"{sentence.removesuffix('.')}.  [default: {default}]"
 
 
 def _is_tuple(info: FieldInfo) -> bool:
@@ -469,7 +474,7 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
     load_options = {key: values.pop(key) for key in ("device", "dtype", "offload", "text_device", "compile")}
     sidecar_values = {kind: values.pop(f"sidecar_{kind}") for kind in task.sidecars}
     fields = {field: value for field, value in values.items() if value is not None and value != ()}
-    with option_names_in_errors([*values, *load_options, "model"]):
+    with option_names_in_errors([*values, *load_options, "model"], prompt_field):
         is_required = prompt_field is not None and task.Request.model_fields[prompt_field].is_required()
         lines = _read_prompts(prompts_file, prompt_field, fields, is_required)
         is_folder = lines is not None or (out is not None and out.endswith(("/", os.sep)))
@@ -512,17 +517,24 @@ def _run(task: type[GenerationTask], task_name: str, prompt_field: str | None, v
 
 
 @contextmanager
-def option_names_in_errors(fields: Sequence[str]) -> Iterator[None]:
-    """Name options instead of fields in the messages of errors: `--max-token-ratio 4` for `max_token_ratio=4`."""
+def option_names_in_errors(fields: Sequence[str], argument: str | None = None) -> Iterator[None]:
+    """Name options instead of fields in the messages of errors: `--max-token-ratio 4` for `max_token_ratio=4`.
+
+    Args:
+        fields: names of the fields.
+        argument: the field that is no option but the argument of the command, `PROMPT` in messages.
+    """
+
+    def shown(name: str) -> str:
+        return name.upper() if name == argument else f"--{name.replace('_', '-')}"
+
     try:
         yield
     except LuminaError as error:
         names = "|".join(map(re.escape, sorted(fields, key=len, reverse=True)))
         message = str(error).removeprefix("request: ")
-        message = re.sub(
-            rf"^(line \d+: )?({names})(\.\d+)?(?=: )", lambda m: f"{m[1] or ''}--{m[2].replace('_', '-')}", message
-        )
-        message = re.sub(rf"\b({names})=(?=\S)", lambda m: f"--{m[1].replace('_', '-')} ", message)
+        message = re.sub(rf"^(line \d+: )?({names})(\.\d+)?(?=: )", lambda m: f"{m[1] or ''}{shown(m[2])}", message)
+        message = re.sub(rf"\b({names})=(?=\S)", lambda m: f"{shown(m[1])} ", message)
         raise type(error)(message) from error
 
 

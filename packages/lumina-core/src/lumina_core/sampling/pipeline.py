@@ -116,6 +116,8 @@ class Pipeline:
         model: the model.
         registry: source of solvers, schedules and other components.
         placement: devices and dtype.
+        name: name of the installed model, or the last two parts of the folder's path, for the metadata of results;
+            None: a model built in memory.
     """
 
     def __init__(self, model: Model, registry: Registry, placement: Placement | None = None) -> None:
@@ -123,6 +125,7 @@ class Pipeline:
         self.placement = placement or Placement(model.device, model.dtype)
         self._guide_models: dict[tuple[str, torch.dtype], Model] = {}
         self._wide_model: Model | None = None
+        self.name: str | None = None
         self._folder: Path | None = None
         self._words: dict[str, None] | None = None
         self._lock = threading.RLock()
@@ -175,11 +178,11 @@ class Pipeline:
                     "model: got none, and no installed plugin has a model for this task. Give a model folder."
                 )
         with find_model(name, registry, task) as folder:
-            return cls._open_folder(folder, registry, task, placement, compile)
+            return cls._open_folder(folder, str(name), registry, task, placement, compile)
 
     @classmethod
     def _open_folder(
-        cls, folder: Path, registry: Registry, task: str | None, placement: Placement, compile: bool
+        cls, folder: Path, name: str, registry: Registry, task: str | None, placement: Placement, compile: bool
     ) -> Pipeline:
         model = load_model(folder, registry, placement.storage_device, placement.dtype)
         if task is not None and model.recipe.task.type != task:
@@ -189,7 +192,8 @@ class Pipeline:
             is_graph = placement.device.type == "cuda" and not placement.offload
             model.backbone.compile(**({"mode": "reduce-overhead"} if is_graph else {}))
         pipeline = cls(placement.apply(model), registry, placement)
-        pipeline._folder = folder
+        # the folders above may tell private names
+        pipeline.name, pipeline._folder = "/".join(Path(name).parts[-2:]), folder
         return pipeline
 
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Pipeline:
@@ -507,7 +511,8 @@ class Pipeline:
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
-                raise ConfigError("size: the memory does not suffice. Request a smaller size.") from error
+                field = self.model.generation_task.size_field
+                raise ConfigError(f"{field}: the memory does not suffice. Request less.") from error
         else:
             yield from results.items()
             return
@@ -553,7 +558,8 @@ class Pipeline:
             )
             cached = {} if output.cached_nfe is None else {"cached_nfe": output.cached_nfe[row]}
             loras = {"loras": list(self._lora_metadata)} if self._lora_metadata else {}
-            record = {**fields, **metadata, **cached, **loras, "seed": item.request.seed}
+            name = {} if self.name is None else {"model": self.name}
+            record = {**fields, **name, **metadata, **cached, **loras, "seed": item.request.seed}
             results[index] = Result(output.latents[row] if latent else data, record, model.generation_task)
         overflowed = [index for index in batch if index not in results]
         if overflowed and not is_half:

@@ -289,15 +289,15 @@ def check_size(model: Model, request: Request, size: Size) -> None:
     needed, available = estimate_memory(model, tokens, size), available_memory(model.device)
     ratio, max_ratio = -(-tokens // train_tokens), request.max_token_ratio or MAX_TOKEN_RATIO
     description = (
-        f"size: got {model.task.format_size(size)}, which is {_format_count(tokens)} tokens, {_format_count(ratio)} "
-        f"times the {train_tokens} of training, and needs about {_format_bytes(needed)} of memory"
+        f"{model.generation_task.size_field}: got {model.task.format_size(size)}, which is {_format_count(tokens)} "
+        f"tokens, {_format_count(ratio)} times the {train_tokens} of training, and needs about "
+        f"{_format_bytes(needed)} of memory"
     )
     if available is not None and needed > available:
-        raise ConfigError(f"{description}, expected at most {_format_bytes(available)}. Request a smaller size.")
+        raise ConfigError(f"{description}, expected at most {_format_bytes(available)}. Request less.")
     if tokens > max_ratio * train_tokens:
         raise ConfigError(
-            f"{description}, expected at most {max_ratio} times. Request a smaller size, or allow it: "
-            f"max_token_ratio={ratio}"
+            f"{description}, expected at most {max_ratio} times. Request less, or allow it: max_token_ratio={ratio}"
         )
 
 
@@ -316,14 +316,17 @@ def size_warning(model: Model, request: Request) -> str | None:
     if not is_noteworthy or needed > (available_memory(model.device) or math.inf):
         return None  # a size that is refused needs no warning
     is_unscaled = request.rope_scaling is None and model.recipe.sampling.rope_scaling is None
-    trained = model.task.format_size(model.generation_task.train_size() or ())
+    task = model.generation_task
+    trained = task.format_size(task.train_size() or ())
     advice = f"; results are best at {trained}"
     if is_unscaled and tokens > ADVISE_TOKEN_RATIO * train_tokens:
-        advice += "; positions are not scaled: set rope_scaling, or request a smaller size"
+        advice += "; positions are not scaled: set rope_scaling, or request less"
     ratio = tokens / train_tokens
     ratio_text = f"{ratio:.3g}" if ratio < MAX_TOKEN_RATIO else f"{ratio:.0f}"
     memory_text = f", and needs about {_format_bytes(needed)} of memory" if ratio > MAX_TOKEN_RATIO else ""
-    return f"size: {model.task.format_size(size)} is {ratio_text} times the tokens of training{memory_text}{advice}"
+    return (
+        f"{task.size_field}: {task.format_size(size)} is {ratio_text} times the tokens of training{memory_text}{advice}"
+    )
 
 
 def max_batch_size(model: Model, sizes: Sequence[Size]) -> int | None:
