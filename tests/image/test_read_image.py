@@ -73,6 +73,15 @@ def test_a_path_bytes_and_a_pillow_image_are_upright_alike(tmp_path, orientation
         assert parse_mask(value).image.size == expected.shape[1::-1]
 
 
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_from_the_header_is_that_of_the_upright_image(form, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    data = encode(Image.fromarray(card(width=40, height=30)), form, exif=exif)
+    assert read_image_size(data, PIXELS) == read_image(data, PIXELS).size
+
+
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """The pixels upright, by the definition of the eight orientations (EXIF 2.32, 4.6.4)."""
     rows_first = orientation >= 5

@@ -11,7 +11,7 @@ from PIL import Image
 from recog.images import CLASSES, class_folder, encode, load, save_classifier
 
 import lumina_core
-from lumina_recog.image_io import ImageError, parse_image, read_image
+from lumina_recog.image_io import ImageError, parse_image, read_image, read_image_size
 from lumina_recog.task import Classify
 
 
@@ -48,6 +48,38 @@ def test_images_of_every_mode(lumina, model, tmp_path, mode, form):
     path = tmp_path / f"image.{form.lower()}"
     Image.new(mode, (20, 12)).save(path, form)
     assert answers(lumina("classify", path, "--model", model, "--json"))[0]["label"] in CLASSES
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_upright_and_has_its_size(tmp_path, orientation):
+    upright = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 9)
+    back = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}  # Pillow's transpositions that undo them
+    stored = upright
+    for method in back.get(orientation, []):
+        stored = stored.transpose(Image.Transpose(method))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    for form in ("PNG", "TIFF"):
+        stored.save(tmp_path / "a", form, exif=exif)
+        assert np.array_equal(read_image(tmp_path / "a"), upright)
+        assert read_image_size(tmp_path / "a") == (3, 2)
+
+
+def test_gray_of_16_bits_has_the_range_of_its_bits(tmp_path):
+    for top in (255, 4095, 65535):
+        Image.fromarray(np.array([[0, top // 2, top]], dtype=np.uint16)).save(tmp_path / "a.png")
+        assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 127, 255]
+
+
+@pytest.mark.parametrize(("mode", "form"), [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("L", "JPEG")])
+def test_a_large_image_is_reduced_and_its_size_is_known_before(tmp_path, mode, form):
+    image = Image.new(mode, (8201, 1960), {"L": 200, "P": 0, "RGBA": (0, 0, 0, 0)}[mode])
+    image.save(tmp_path / "a", form)
+    found = read_image(tmp_path / "a")
+    assert found.size == read_image_size(tmp_path / "a") == (4101, 980)
+    assert found.getpixel((4100, 979)) == {"L": (200,) * 3, "P": (0,) * 3, "RGBA": (255,) * 3}[mode]
+    with pytest.raises(ImageError, match="too large: 8201x1960"):
+        read_image_size(tmp_path / "a", 1_000_000)
 
 
 def test_an_animation_is_its_first_frame(tmp_path):
@@ -87,8 +119,20 @@ def test_one_bad_file_among_others_is_named(lumina, model, tmp_path):
     (tmp_path / "bad.png").write_text("text")
     result = lumina("classify", tmp_path, "--model", model)
     assert result.status == 0
-    assert "bad.png: not read, expected a usable image" in result.out
+    assert "bad.png: not read (not an image in a known format" in result.out
     assert "good.png: " in result.out
+
+
+def test_what_a_folder_holds_besides_is_named_in_its_order(lumina, model, tmp_path):
+    for name in ("a.png", "c.jfif", "d.pgm"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name, {"d.pgm": "PPM", "c.jfif": "JPEG"}.get(name, "PNG"))
+    for name in ("b.heic", "a0.png"):
+        (tmp_path / name).write_text("text")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    rows = answers(lumina("classify", tmp_path, "--model", model, "--json"))
+    assert [(row["file"].rpartition("/")[2], "error" in row) for row in rows] == [
+        ("a.png", False), ("a0.png", True), ("b.heic", True), ("c.jfif", False), ("d.pgm", False), ("linked", True),
+    ]  # fmt: skip
 
 
 def test_unreadable_files_and_an_unknown_device_are_one_clear_line(lumina, model, tmp_path):
@@ -117,6 +161,26 @@ def test_explain_writes_an_overlay_of_the_size_of_the_image(lumina, model, tmp_p
     assert Image.open(row["explanation"]).size == (50, 30)
     plain = answers(lumina("classify", tmp_path / "a.png", "--model", model, "--json"))[0]
     assert plain["top"] == row["top"]
+
+
+def test_images_of_equal_names_have_explanations_of_their_own(lumina, model, tmp_path):
+    names = [tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "a.bmp"]
+    for number, name in enumerate(names):
+        name.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9 + number, 9)).save(name)
+    for _ in range(2):  # the second time they replace those of the first
+        rows = answers(lumina("classify", *names, "--model", model, "--json", "--explain", tmp_path / "maps"))
+        assert [Image.open(row["explanation"]).width for row in rows] == [9, 10, 11]
+    assert len(list((tmp_path / "maps").iterdir())) == 3
+
+
+def test_images_beyond_a_batch_are_answered_in_order(lumina, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("lumina_recog.cli.BATCH_PIXELS", 20)
+    names = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (3 + number * 5, 3), (number * 60, 0, 200)).save(name)
+    alone = [answers(lumina("classify", name, "--model", model, "--json"))[0] for name in names]
+    assert answers(lumina("classify", *names, "--model", model, "--json")) == alone
 
 
 def test_a_large_jpeg_is_reduced_by_its_decoder(tmp_path):

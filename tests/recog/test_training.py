@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
+import tarfile
 
 import pytest
 import torch
-from recog.images import class_folder, load, recipe, save_classifier
+from PIL import Image
+from recog.images import class_folder, encode, load, recipe, save_classifier
 
 from lumina_core.errors import ConfigError
 from lumina_core.training.trainer import Trainer
 from lumina_core.types import Batch, Condition, stack_tokens
+from lumina_recog.datasets.image_dataset import FolderDataset, TarDataset, TimmDataset
 from lumina_recog.objective import (
     ClassificationObjective,
     cut_box,
@@ -167,7 +172,7 @@ def test_a_trained_model_names_the_colors(tmp_path, lumina):
     assert result.status == 0, result.err
     assert '"top1": 1.0' in result.out
     assert (tmp_path / "scores" / "report.md").read_text().count("\n") >= 10
-    assert (tmp_path / "scores" / "confusion.csv").read_text().startswith("true class,0,1,2")
+    assert (tmp_path / "scores" / "confusion.csv").read_text().startswith("true class,blue,green,red")
 
 
 def test_a_resumed_training_is_bit_exact(tmp_path):
@@ -186,8 +191,6 @@ def test_a_resumed_training_is_bit_exact(tmp_path):
 
 
 def test_a_hidden_folder_is_no_class(tmp_path):
-    from lumina_recog.datasets.image_dataset import FolderDataset
-
     root = class_folder(tmp_path / "data")
     (root / ".thumbnails").mkdir()
     (root / ".thumbnails" / "0.png").write_bytes((root / "red" / "0.png").read_bytes())
@@ -218,3 +221,75 @@ def test_layer_decay_lowers_the_rate_from_block_to_block():
     }
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == pytest.approx(1e-3 * 0.5 ** depths[name])
+
+
+def test_a_model_keeps_the_names_of_the_classes_and_their_order(tmp_path):
+    out = Trainer(folder_recipe(tmp_path, 1), tmp_path / "run", device="cpu").train()
+    assert load(out).task.config.classes == ("blue", "green", "red")
+    for classes, message in ((["red", "green", "blue"], "in their order"), (["a", "b", "c"], r"\(blue ...\)")):
+        one = folder_recipe(tmp_path, 1)
+        one = one.model_copy(update={"task": one.task.model_copy(update={"classes": classes})})
+        with pytest.raises(ConfigError, match=message):
+            Trainer(one, tmp_path / "other", device="cpu").train()
+    one = folder_recipe(tmp_path, 1)
+    one = one.model_copy(update={"head": one.head.model_copy(update={"num_classes": 2})})
+    with pytest.raises(ConfigError, match=r"head\.num_classes: got 2, expected at least 3"):
+        Trainer(one, tmp_path / "other", device="cpu").train()
+
+
+def test_classes_of_a_data_set_are_found_by_their_names(tmp_path, lumina):
+    model = save_classifier(
+        tmp_path / "model", task={"type": "recog.classify", "classes": ["red", "white", "blue", "green"]}
+    )
+    root = class_folder(tmp_path / "data")
+    args = ("evaluate", model, "--dataset", "recog.folder", "--set", f"folder={root}", "--json")
+    result = lumina(*args)
+    assert result.status == 0, result.err
+    confusion = json.loads(result.out.splitlines()[-1])["confusion"]
+    assert [sum(row) for row in confusion] == [4, 0, 4, 4]
+    (root / "red").rename(root / "violet")
+    assert "got the class violet, expected those of the model: red, white" in lumina(*args).err
+
+
+def test_a_class_folder_without_images_and_files_that_are_not_read_are_named(tmp_path):
+    root = class_folder(tmp_path / "data")
+    (root / "violet").mkdir()
+    (root / "red" / "x.heic").write_text("")
+    dataset = FolderDataset(FolderDataset.Config(folder=str(root)))
+    assert "violet (a class without items)" in dataset.summary()
+    assert "red/x.heic (files of this format (.heic) are not read" in dataset.summary()
+
+
+def test_webdataset_shards_with_class_members(tmp_path):
+    content = encode(Image.new("RGB", (9, 9)))
+    members = {"0.png": content, "0.cls": b"3", "1.png": content, "1.txt": b"2", "2.png": content, "2.json": b"{}"}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    dataset = TarDataset(TarDataset.Config(folder=str(tmp_path)))
+    assert [dataset.get(index, random.Random(0))["label"] for index in range(len(dataset))] == [3, 2]
+    assert "2.png (no class: no .cls or .txt with its name)" in dataset.summary()
+
+
+def test_a_damaged_file_does_not_end_a_training_with_timms_readers(tmp_path, caplog):
+    pytest.importorskip("timm")
+    root = class_folder(tmp_path / "data", per_class=2)
+    (root / "blue" / "1.png").write_text("text")
+    dataset = TimmDataset(TimmDataset.Config(root=str(root), image_sizes=((8, 8),)))
+    labels = [dataset.get(index, random.Random(index))["label"] for index in range(len(dataset))]
+    assert labels == [0, 1, 1, 1, 2, 2]
+    assert "skipped blue/1.png" in caplog.text
+    for folder in (".thumbnails", ""):
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / "0.png").write_bytes((root / "red" / "0.png").read_bytes())
+        with pytest.raises(ConfigError, match="which timm reads as a class"):
+            TimmDataset(TimmDataset.Config(root=str(root)))
+
+
+@pytest.mark.parametrize("dataset", [FolderDataset, TimmDataset, TarDataset])
+def test_a_size_of_no_pixel_is_refused(dataset):
+    with pytest.raises(ConfigError, match="image_sizes"):
+        dataset.Config.read({"folder": "x", "image_sizes": [[0, 8]]} if dataset is not TimmDataset else
+                            {"image_sizes": [[0, 8]]}, "dataset")  # fmt: skip

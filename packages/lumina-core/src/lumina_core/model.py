@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from lumina_core.protocols import (
     GenerationTask,
     Head,
     Objective,
+    PredictionTask,
     ProbPath,
     SupportsPath,
     SupportsReferences,
@@ -33,6 +34,8 @@ from lumina_core.protocols import (
 )
 from lumina_core.recipe import Recipe
 from lumina_core.types import Condition, Size, Tokens
+
+SpecT = TypeVar("SpecT", bound=ComponentSpec)
 
 
 class ComponentRegistry(Protocol):
@@ -306,31 +309,46 @@ def check_pretrained(recipe: Recipe, registry: ComponentRegistry) -> None:
         )
 
 
-def with_class_names(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Return a recipe whose class conditioners have the names of the data set's classes, so that a model keeps them.
+def with_class_names(recipe: Recipe, dataset: Dataset, registry: ComponentRegistry) -> Recipe:
+    """Return a recipe with the names of the data set's classes, so that a model keeps them.
+
+    Class conditioners have them, and a task that predicts and whose config has `classes`.
 
     Raises:
-        ConfigError: the data set has other classes than the recipe, or more than the conditioner.
+        ConfigError: the data set has other classes than the recipe, or more than the conditioner or the head.
     """
-    specs = []
-    for spec in recipe.conditioners:
-        names = tuple(dataset.class_names(spec.field)) if spec.type == "core.class_label" else ()
-        known = tuple(spec.options.get("class_names", ()))
-        if known and names and known != names:
-            new = [name for name in names if name not in known] or list(names)
-            raise ConfigError(
-                f"conditioners.{spec.field}.class_names: got {len(names)} classes in the data set ({new[0]} ...), "
-                f"expected the {len(known)} of the recipe in their order: {', '.join(known[:8])}. A class keeps its "
-                "number."
-            )
-        count = spec.options.get("num_classes", len(names))
-        if names and isinstance(count, int) and count < len(names):
-            raise ConfigError(
-                f"conditioners.{spec.field}.num_classes: got {count}, expected at least {len(names)}, the classes of "
-                f"the data set: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-            )
-        specs.append(spec.model_copy(update={"class_names": list(names)}) if names and not known else spec)
-    return recipe.model_copy(update={"conditioners": tuple(specs)})
+    specs = [
+        _named_classes(spec, "class_names", dataset.class_names(spec.field), f"conditioners.{spec.field}", spec.options)
+        if spec.type == "core.class_label"
+        else spec
+        for spec in recipe.conditioners
+    ]
+    update: dict[str, Any] = {"conditioners": tuple(specs)}
+    task_type = registry.find("task", recipe.task.type)
+    if issubclass(task_type, PredictionTask) and "classes" in task_type.Config.model_fields and recipe.head:
+        names = dataset.class_names(task_type.target_field)
+        update["task"] = _named_classes(recipe.task, "classes", names, "task", recipe.head.options)
+    return recipe.model_copy(update=update)
+
+
+def _named_classes(spec: SpecT, key: str, dataset_names: Sequence[str], title: str, sizes: Mapping[str, Any]) -> SpecT:
+    """Return a component with the names of the data set's classes under a key, if it has none."""
+    names, known = tuple(dataset_names), tuple(spec.options.get(key) or ())
+    if known and names and known != names:
+        new = [name for name in names if name not in known] or list(names)
+        raise ConfigError(
+            f"{title}.{key}: got {len(names)} classes in the data set ({new[0]} ...), expected the {len(known)} of the "
+            f"recipe in their order: {', '.join(known[:8])}. A class keeps its number."
+        )
+    count = sizes.get("num_classes", len(names))
+    if names and isinstance(count, int) and count < len(names):
+        owner = "head" if title == "task" else title
+        raise ConfigError(
+            f"{owner}.num_classes: got {count}, expected at least {len(names)}, the classes of the data set: "
+            f"{', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        )
+    is_named = bool(known) or not names or (title == "task" and count != len(names))
+    return spec if is_named else spec.model_copy(update={key: list(names)})
 
 
 def build_dataset(recipe: Recipe, registry: ComponentRegistry | None = None) -> Dataset:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from lumina_core.errors import LuminaError, UnusableError, printable
@@ -404,7 +404,10 @@ def _open_header(source: FileOrBytes) -> Image.Image:
 
 
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
-    return (image.height, image.width) if _orientation(image) in (5, 6, 7, 8) else image.size
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer versions of Pillow have turned its size already
+        width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def _error_text(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 from pydantic import BeforeValidator, PlainSerializer
 
 from lumina_core.data.source import FileOrBytes
@@ -19,14 +19,22 @@ from lumina_core.types import is_tensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # unknown to Pillow before 11.3
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
 """Formats that Pillow decodes within this process; EPS, for example, would start another program."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", *((".avif", ".avifs") if _HAS_AVIF else ()),
+)  # fmt: skip
+UNREAD_SUFFIXES = (
+    *(() if _HAS_AVIF else (".avif", ".avifs")), ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".svg", ".psd",
+    ".xcf", ".tga", ".ico", ".eps", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+)  # fmt: skip
+"""Suffixes of image files that are not read."""
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded completely."""
 REDUCE_PIXELS = 4_000_000
-"""JPEG files with more pixels are decoded at a half, a quarter or an eighth of their size, by the decoder itself."""
-MAX_JPEG_PIXELS = MAX_PIXELS * 16
+"""Larger images are reduced by 2, 4 or 8 to no fewer pixels than these, JPEG files by the decoder itself."""
 
 
 class ImageError(UnusableError):
@@ -36,22 +44,27 @@ class ImageError(UnusableError):
 def read_image(source: FileOrBytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the first frame of an image as RGB, upright by its EXIF orientation, on white.
 
-    A JPEG file of more than 4 million pixels is reduced by its decoder, so that its full size is never in memory.
+    An image of 16 million pixels and more is reduced by 2, 4 or 8, see REDUCE_PIXELS; of a JPEG file the full size is
+    never in memory.
 
     Args:
         source: a file or its content.
-        max_pixels: largest width times height after that reduction.
+        max_pixels: largest width times height that is decoded; of a JPEG file after that reduction.
 
     Raises:
         ImageError: the file is not an image in one of FORMATS, too large, damaged or truncated.
     """
     with _open(source) as image:
-        if isinstance(image, JpegImagePlugin.JpegImageFile) and image.width * image.height > REDUCE_PIXELS:
-            scale = (REDUCE_PIXELS / (image.width * image.height)) ** 0.5
-            image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
-        _check_pixels(image.size, max_pixels)
+        factor = _check_size(image, max_pixels)
         try:
-            return to_rgb(ImageOps.exif_transpose(image))
+            if isinstance(image, JpegImagePlugin.JpegImageFile) and factor > 1:
+                image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
+                factor = 1
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            is_plain = image.mode in ("RGB", "RGBA", "L", "LA", "CMYK") and "transparency" not in image.info
+            rgb = to_rgb(image.reduce(factor) if is_plain else image)
+            return rgb if is_plain else rgb.reduce(factor)
         except ImageError:
             raise
         except Exception as error:  # decoders raise many types of errors for damaged files
@@ -59,30 +72,36 @@ def read_image(source: FileOrBytes, max_pixels: int = MAX_PIXELS) -> Image.Image
 
 
 def read_image_size(source: FileOrBytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Read (width, height) from the header of an image, upright by its EXIF orientation, without decoding it.
+    """Read (width, height) of the image of `read_image` from the header, without decoding it.
 
     Raises:
         ImageError: the file is not an image in one of FORMATS, or too large.
     """
     with _open(source) as image:
-        is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
-        _check_pixels(image.size, max(max_pixels, MAX_JPEG_PIXELS) if is_jpeg else max_pixels)
+        size = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer versions of Pillow have turned its size already
+            size = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+        width, height = _reduced(size, _check_size(image, max_pixels))
         try:
             is_rotated = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         except Exception:  # with a damaged EXIF block the pixels may be intact
             is_rotated = False
-        return (image.height, image.width) if is_rotated else image.size
+        return (height, width) if is_rotated else (width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB: 16 bits to 8, an alpha channel on white.
 
+    Gray of 16 bits whose largest value fits 8, 10, 12 or 14 bits, as cameras and microscopes write it, is scaled to the
+    full range of those bits.
+
     Raises:
         ImageError: the image has floating-point pixels.
     """
     if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(pixels >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+        pixels = np.asarray(image).clip(min=0)
+        bits = next(bits for bits in (8, 10, 12, 14, 16, 24, 32) if int(pixels.max(initial=0)) < 2**bits)
+        return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ImageError("has floating-point pixels of unknown range; save it with 8 bits per channel")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -170,9 +189,22 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(3)
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
-        raise ImageError(f"too large: {size[0]}x{size[1]}, more than {max_pixels} pixels; save it smaller, or as JPEG")
+def _check_size(image: Image.Image, max_pixels: int) -> int:
+    """Return the factor by which an image is reduced, after a check of the size that is decoded."""
+    pixels = image.width * image.height
+    factor = next(factor for factor in (8, 4, 2, 1) if pixels >= REDUCE_PIXELS * factor**2 or factor == 1)
+    is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+    width, height = _reduced(image.size, factor) if is_jpeg else image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"too large: {image.width}x{image.height}, more than {max_pixels} pixels; save it smaller"
+            + ("" if is_jpeg else ", or as JPEG")
+        )
+    return factor
+
+
+def _reduced(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    return -(-size[0] // factor), -(-size[1] // factor)
 
 
 def _error_text(error: Exception) -> str:

@@ -40,6 +40,8 @@ class ClassNames(Protocol):
 
     def group_probabilities(self, logits: Tensor) -> Tensor: ...
 
+    def class_indices(self, names: Sequence[str]) -> Tensor: ...
+
 
 def accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     """Return the fraction of rows whose label is among the k highest scores (B, K)."""
@@ -175,6 +177,10 @@ def evaluate_classifier(
     order = random.Random(seed).sample(range(len(dataset)), min(num_samples, len(dataset)))
     examples = [dataset.get(index, random.Random(f"{seed}/{index}")) for index in order]
     images, labels = [example["image"] for example in examples], _labels(examples)
+    class_names = dataset.class_names("label")
+    if class_names:
+        _check_labels(labels, len(class_names), "its own class names")
+        labels = task.class_indices(class_names)[labels]
     done, steps = 0, len(SIZE_FACTORS) + len(ASPECT_RATIOS)
 
     def run(shape: Callable[[Tensor], tuple[int, int]]) -> Tensor:
@@ -188,12 +194,8 @@ def evaluate_classifier(
         return torch.cat(rows)
 
     own = run(lambda image: (image.shape[1], image.shape[2]))
-    num_classes = own.shape[1]
-    if int(labels.max()) >= num_classes or int(labels.min()) < 0:
-        raise ConfigError(
-            f"dataset: got the label {int(labels.max())}, expected 0 to {num_classes - 1}, the classes of the model. "
-            "Choose a data set of the same classes."
-        )
+    num_classes, names = own.shape[1], task.class_names(own.shape[1])
+    _check_labels(labels, num_classes, "the classes of the model")
     sizes, ratios = [], []
     for factor in SIZE_FACTORS:
         logits = own if factor == 1 else run(lambda image, factor=factor: _scaled(image, factor))  # type: ignore[misc]
@@ -201,7 +203,6 @@ def evaluate_classifier(
     for ratio in ASPECT_RATIOS:
         logits = own if ratio == (1, 1) else run(lambda image, ratio=ratio: _stretched(image, ratio))  # type: ignore[misc]
         ratios.append({"height_to_width": f"{ratio[0]}:{ratio[1]}", **score(task, logits, labels)})
-    names = task.class_names(num_classes)
     confusion = confusion_matrix(own.argmax(dim=1), labels, num_classes)
     report = {"scores": score(task, own, labels), "sizes": sizes, "aspect_ratios": ratios}
     if out is not None:
@@ -213,6 +214,15 @@ def _labels(examples: Sequence[Mapping[str, Any]]) -> Tensor:
     if not examples or "label" not in examples[0]:
         raise ConfigError("dataset: got examples without a label, expected a class index in the field 'label'.")
     return torch.tensor([int(example["label"]) for example in examples])
+
+
+def _check_labels(labels: Tensor, count: int, meaning: str) -> None:
+    wrong = [label for label in labels.unique().tolist() if not 0 <= label < count]
+    if wrong:
+        raise ConfigError(
+            f"dataset: got the label {wrong[0]}, expected 0 to {count - 1}, {meaning}. Choose a data set of the same "
+            "classes."
+        )
 
 
 def _scaled(image: Tensor, factor: float) -> tuple[int, int]:

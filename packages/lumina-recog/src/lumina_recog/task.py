@@ -114,6 +114,21 @@ class Classify(PredictionTask):
             )
         return classes or tuple(str(index) for index in range(count))
 
+    def class_indices(self, names: Sequence[str]) -> Tensor:
+        """Return the model's index of each class of a data set, by the names; without names of its own, 0, 1, 2 ...
+
+        Raises:
+            ConfigError: the model does not know one of the names.
+        """
+        own = {name: index for index, name in enumerate(self.config.classes or names)}
+        unknown = [name for name in names if name not in own]
+        if unknown:
+            raise ConfigError(
+                f"dataset: got the class {unknown[0]}, expected those of the model: {', '.join([*own][:8])}"
+                f"{' ...' if len(own) > 8 else ''}. Choose a data set of the same classes, or rename its folders."
+            )
+        return torch.tensor([own[name] for name in names])
+
     def groups(self, count: int) -> tuple[Tensor, tuple[str, ...]]:
         """Return the group index (K,) of each class and the names of the groups; no names if classes have no groups."""
         names = self.class_names(count)

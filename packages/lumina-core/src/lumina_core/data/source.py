@@ -285,6 +285,8 @@ def list_classes(
     for label, name in enumerate(captions):
         listing = FolderListing(root, root / name)
         yield from listing.skipped
+        if not any(file.lower().endswith(suffixes) for file in listing.files):
+            yield SkippedItem(name, "a class without items")
         for file in listing.files:
             if file.lower().endswith(suffixes):
                 reason = reject_reason(root, file)

@@ -19,9 +19,6 @@ MAX_ITEM_BYTES = 2**28
 
 CAPTION_READERS = (read_lines, read_json)
 """Readers of caption members; the last number of a reference is an index of them."""
-CAPTION_MEMBERS = ((1, "json"), (0, "txt"), (0, "caption"))
-"""Reader and suffix of caption members, in the order of preference."""
-NO_CAPTION_MEMBER = "no caption: no .txt or .json with its name"
 _CHUNK_BYTES = 2048 * tarfile.BLOCKSIZE
 
 
@@ -45,6 +42,11 @@ class TarSource(Source):
         weights: sampling weight by caption source.
         unread: suffixes of members of the modality that cannot be read; they are reported as skipped.
     """
+
+    caption_members: tuple[tuple[int, str], ...] = ((1, "json"), (0, "txt"), (0, "caption"))
+    """Reader and suffix of caption members, in the order of preference."""
+    no_caption = "no caption: no .txt or .json with its name"
+    """Reason why an item without a caption is skipped."""
 
     def __init__(
         self, shards: Shards, suffixes: Sequence[str], weights: Mapping[str, float], unread: Sequence[str] = ()
@@ -81,13 +83,13 @@ class TarSource(Source):
                 yield sample
                 continue
             item = self._make_item(shard, *sample, file)
-            if isinstance(item, SkippedItem) and item.reason == NO_CAPTION_MEMBER:
+            if isinstance(item, SkippedItem) and item.reason == self.no_caption:
                 without.append((sample[0], item.name))
             else:
                 yield item
         for key, name in without:
             hint = "; it stands elsewhere in the shard: pack the shard sorted by name" if key in caption_keys else ""
-            yield SkippedItem(name, NO_CAPTION_MEMBER + hint)
+            yield SkippedItem(name, self.no_caption + hint)
 
     def fetch(self, ref: ItemRef) -> bytes:
         """Return the bytes of an item."""
@@ -99,7 +101,9 @@ class TarSource(Source):
 
     def settings(self) -> Mapping[str, Any]:
         """Return the pattern, and the weights, which decide which items have no caption."""
-        return {"tar": self._shards.pattern, "weights": dict(self._weights)}
+        settings = {"tar": self._shards.pattern, "weights": dict(self._weights)}
+        is_default = self.caption_members == TarSource.caption_members
+        return settings if is_default else {**settings, "captions": [suffix for _, suffix in self.caption_members]}
 
     def state(self) -> Any:
         """Return the state of the shards."""
@@ -127,7 +131,7 @@ class TarSource(Source):
                 yield from self._split_sample(shard, key, members)
                 key, members = name, []
             members.append(member)
-            if caption_keys is not None and any(member.suffix == suffix for _, suffix in CAPTION_MEMBERS):
+            if caption_keys is not None and any(member.suffix == suffix for _, suffix in self.caption_members):
                 caption_keys.add(name)
         yield from self._split_sample(shard, key, members)
 
@@ -139,7 +143,7 @@ class TarSource(Source):
         with_captions = {
             stem
             for stem in stems - {""}
-            if any(member.suffix == f"{stem}.{suffix}" for member in members for _, suffix in CAPTION_MEMBERS)
+            if any(member.suffix == f"{stem}.{suffix}" for member in members for _, suffix in self.caption_members)
         }
         for stem in sorted(with_captions):
             own = [member for member in members if member.suffix.startswith(f"{stem}.")]
@@ -176,8 +180,8 @@ class TarSource(Source):
 
     def _find_captions(self, members: list[TarMember], file: BinaryIO) -> ItemRef:
         """Return offset, size and reader of the captions: those of the .json if it has any, else of the .txt."""
-        reason = UnusableError(NO_CAPTION_MEMBER)
-        for reader, suffix in CAPTION_MEMBERS:
+        reason = UnusableError(self.no_caption)
+        for reader, suffix in self.caption_members:
             for member in members:
                 if member.suffix != suffix:
                     continue

@@ -66,7 +66,7 @@ def dry_run(recipe: Recipe, registry: Registry) -> DryRunReport:
     check_pretrained(recipe, registry)
     stages = build_stages(recipe, registry)
     dataset = stages[0].dataset
-    recipe = with_class_names(recipe, dataset)
+    recipe = with_class_names(recipe, dataset, registry)
     if recipe.training.adapter is not None:
         from lumina_core.adapters.base import use_base_model
 

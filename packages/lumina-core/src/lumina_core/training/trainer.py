@@ -546,7 +546,7 @@ class Trainer:
 
     def _complete_recipe(self, checkpoint: Path | None) -> None:
         """Put the class names of the data set into the recipe, and compare it with that of a checkpoint."""
-        self.recipe = with_class_names(self.recipe, self.dataset)
+        self.recipe = with_class_names(self.recipe, self.dataset, self.registry)
         if checkpoint is None:
             return
         self.messages += compare_recipes(read_model_config(checkpoint)[0], self.recipe)

@@ -15,7 +15,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.protocols import Dataset, Example
 from lumina_core.types import Size
 from lumina_recog.datasets import emoji_data
-from lumina_recog.datasets.transforms import FLIP, fit_size
+from lumina_recog.datasets.transforms import FLIP, ImageSize, fit_size
 from lumina_recog.image_io import to_tensor
 
 Rgb = tuple[int, int, int]
@@ -38,7 +38,7 @@ class EmojiDataset(Dataset):
         )
         split: Literal["train", "validation", "test", "all"] = Field("train", description="concepts")
         target: Literal["subgroup", "group"] = Field("subgroup", description="what is named: 98 subgroups or 9 groups")
-        image_sizes: tuple[tuple[int, int], ...] = Field(
+        image_sizes: tuple[ImageSize, ...] = Field(
             ((64, 64),), min_length=1, description="[height, width] in pixels; each draw takes one of them"
         )
         fit: Literal["stretch", "pad"] = Field(
@@ -101,6 +101,10 @@ class EmojiDataset(Dataset):
         if field != "label":
             raise ConfigError(f"recog.emoji: field: got '{field}', expected 'label'.")
         return sorted(set(self._labels))
+
+    def class_names(self, field: str) -> Sequence[str]:
+        """Return the names of the classes for `label`."""
+        return self.classes if field == "label" else ()
 
     def weight(self, index: int) -> float:
         """Return the sampling weight, by the emoji's group and `balance`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import itertools
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,17 +20,28 @@ from lumina_core.data.source import (
     ItemRef,
     Shards,
     Source,
+    is_hidden,
     list_class_names,
     list_classes,
     require_dir,
 )
 from lumina_core.data.tar import TarSource
-from lumina_core.errors import ConfigError
+from lumina_core.errors import ConfigError, UnusableError
 from lumina_core.pretrained import require
 from lumina_core.protocols import Dataset, Example
 from lumina_core.types import Size
-from lumina_recog.datasets.transforms import TransformConfig, sample_size, transform
-from lumina_recog.image_io import MAX_PIXELS, SUFFIXES, ImageError, read_image, read_image_size, to_rgb
+from lumina_recog.datasets.transforms import ImageSize, TransformConfig, sample_size, transform
+from lumina_recog.image_io import (
+    MAX_PIXELS,
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    ImageError,
+    read_image,
+    read_image_size,
+    to_rgb,
+)
+
+logger = logging.getLogger("lumina.recog")
 
 FOLDER_ADVICE = "Put a folder with images (png, jpg, webp ...) there for each class, named like the class"
 
@@ -89,6 +101,10 @@ class LabelledImages(IndexedDataset):
         """Return (height, width) of every size; empty if every image keeps its own."""
         return self._read_config.image_sizes
 
+    def class_names(self, field: str) -> Sequence[str]:
+        """Return the names of the classes for `label`."""
+        return self.classes if field == "label" else ()
+
     def _measure(self, source: FileOrBytes, decode: bool) -> tuple[int, int]:
         max_pixels = self._read_config.max_pixels
         return read_image(source, max_pixels).size if decode else read_image_size(source, max_pixels)
@@ -107,27 +123,30 @@ class FolderDataset(LabelledImages):
         root = require_dir(config.folder, "recog.folder")
         classes, skipped = list_class_names(root, SUFFIXES)
         captions: dict[str, Captions] = {name: (CaptionSource("", (name,)),) for name in classes}
-        entries = [*skipped, *list_classes(root, SUFFIXES, captions)]
+        entries = [*skipped, *list_classes(root, SUFFIXES, captions, UNREAD_SUFFIXES)]
         super().__init__("recog.folder", config, FolderSource(root, entries, FOLDER_ADVICE, len(classes)), classes)
 
 
 class ClassTarSource(TarSource):
-    """Tar files of WebDataset whose caption, a `.cls` or `.txt` of the same name, is the class index."""
+    """Tar files of WebDataset with the class index in a `.cls` or `.txt` of the same name."""
+
+    caption_members = ((0, "cls"), (0, "txt"))
+    no_caption = "no class: no .cls or .txt with its name"
 
     def extra_fields(self, ref: ItemRef) -> Mapping[str, Any]:
         """Return the class index as `label`.
 
         Raises:
-            ImageError: the caption is no number.
+            ImageError: the content is no number.
         """
         text = str(self.captions(ref)[0].texts[0]).strip()
-        if not text.isdigit():
+        if not text.isdecimal():
             raise ImageError(f"label: got {text[:40]!r}, expected a class index")
         return {"label": int(text)}
 
 
 class TarDataset(LabelledImages):
-    """Images in uncompressed WebDataset tar files (a.jpg with a.txt that holds the class index), read in any order."""
+    """Images in uncompressed WebDataset tar files (a.jpg with a.cls or a.txt, the class index), read in any order."""
 
     class Config(ReadConfig):
         """Tar files, size and augmentation."""
@@ -142,7 +161,7 @@ class TarDataset(LabelledImages):
     def __init__(self, config: Config) -> None:
         self.config = config
         shards = Shards(config.folder, config.shards, "recog.tar")
-        source = ClassTarSource(shards, SUFFIXES, {})
+        source = ClassTarSource(shards, SUFFIXES, {}, UNREAD_SUFFIXES)
         super().__init__("recog.tar", config, source, config.classes, shards.index_dir(config.index_dir))
 
 
@@ -161,7 +180,7 @@ class TimmDataset(Dataset):
         name: str = Field("", description="timm's name of the reader: folder, tar, hfds/NAME; empty: by the folder")
         root: str | None = Field(None, description="folder or file of the data")
         split: str = Field("train", description="split of the data")
-        image_sizes: tuple[tuple[int, int], ...] = Field(
+        image_sizes: tuple[ImageSize, ...] = Field(
             ((224, 224),), min_length=1, description="[height, width] in pixels; each draw takes one of them"
         )
 
@@ -177,10 +196,17 @@ class TimmDataset(Dataset):
         except Exception as error:  # timm's readers raise many types of errors
             raise ConfigError(
                 f"recog.timm: got {config.name or 'folder'} {config.root or ''}, expected data that timm reads "
-                f"({' '.join(str(error).split())}). Check name, root and split."
+                f"({' '.join(str(error).split()) or type(error).__name__}). Check name, root and split."
             ) from error
         class_map = getattr(self._dataset.reader, "class_to_idx", None) or {}
         self.classes = tuple(sorted(class_map, key=lambda name: class_map[name]))
+        wrong = [name for name in self.classes if not name or is_hidden(name)]
+        if wrong:
+            found = f"images in the hidden folder {wrong[0]}" if wrong[0] else "images beside the folders of classes"
+            raise ConfigError(
+                f"recog.timm root: got {found}, which timm reads as a class. Delete them, or use recog.folder."
+            )
+        self._damaged: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -188,16 +214,29 @@ class TimmDataset(Dataset):
     def get(self, index: int, rng: random.Random) -> Example:
         """Return `image` (3, H, W) in [-1, 1] and `label` (class index).
 
+        The next readable image replaces a damaged one, so that a resumed training reads the same.
+
         Raises:
-            ImageError: the image is damaged.
+            ConfigError: no image is readable.
         """
-        size = self.size(index, rng)
-        content, label = self._dataset.reader[index]
-        try:
-            image = content if isinstance(content, Image.Image) else _decode(content)
-            return {"image": transform(to_rgb(image), (size[0], size[1]), self.config, rng), "label": int(label)}
-        except OSError as error:
-            raise ImageError(f"recog.timm: item {index} is damaged ({error})") from error
+        state = rng.getstate()
+        for position in itertools.chain(range(index, len(self)), range(index)):
+            rng.setstate(state)
+            size = self.size(position, rng)
+            try:
+                content, label = self._dataset.reader[position]
+                image = to_rgb(content) if isinstance(content, Image.Image) else read_image(content.read())
+            except (OSError, UnusableError) as error:
+                if position not in self._damaged:
+                    self._damaged.add(position)
+                    logger.warning("recog.timm skipped %s (%s)", self._dataset.filename(position), error)
+                continue
+            return {"image": transform(image, (size[0], size[1]), self.config, rng), "label": int(label)}
+        raise ConfigError(f"recog.timm: no image of {self.config.root} can be read. Check the files.")
+
+    def class_names(self, field: str) -> Sequence[str]:
+        """Return the names of the classes for `label`, if the reader has them."""
+        return self.classes if field == "label" else ()
 
     def size(self, index: int, rng: random.Random) -> Size:
         """Return (height, width) of the image of `get` with an equal generator, without reading it."""
@@ -206,7 +245,3 @@ class TimmDataset(Dataset):
     def sizes(self) -> Sequence[Size]:
         """Return (height, width) of every size."""
         return self.config.image_sizes
-
-
-def _decode(content: Any) -> Image.Image:
-    return read_image(content if isinstance(content, bytes) else io.BytesIO(content.read()).getvalue())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,13 +19,15 @@ from lumina_core.config import Config as Settings
 from lumina_core.pretrained import require
 from lumina_recog.image_io import to_tensor
 
+ImageSize = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+"""Height and width in pixels, each at least 1."""
 FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 
 class TransformConfig(Settings):
     """Size and augmentation of the images."""
 
-    image_sizes: tuple[tuple[int, int], ...] = Field(
+    image_sizes: tuple[ImageSize, ...] = Field(
         (),
         description="[height, width] in pixels; each draw takes one of them, and a batch has one size; empty: every "
         "image at its own size",
@@ -129,8 +131,3 @@ def seeded_globals(rng: random.Random) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-def as_sizes(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return squares of these sides as (height, width)."""
-    return tuple((side, side) for side in sizes)
