@@ -50,7 +50,7 @@ def test_every_format_holds_the_same_points(run_points, tmp_path, suffix):
 
 def test_normals_and_text_are_written_on_request(run_points, tmp_path):
     out = tmp_path / "a.ply"
-    assert run_points("a mug", "--count", 70, "--normals", "true", "--ascii", "true", "--out", out, *FAST).status == 0
+    assert run_points("a mug", "--count", 70, "--normals", "--ascii", "--out", out, *FAST).status == 0
     assert b"format ascii" in out.read_bytes()[:40]
     normals = read_cloud(out).normals
     assert normals is not None and np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
@@ -106,7 +106,7 @@ def test_count_does_not_change_the_anchors(pipe):
         (("--count", 0), "count"),
         (("--count", 10**8), "count"),
         (("--partial", "missing.ply"), "missing.ply"),
-        (("--count", 2, "--normals", "true"), "at least 3 for a plane"),
+        (("--count", 2, "--normals"), "at least 3 for a plane"),
         (("--solver", "nothing"), "nothing"),
     ],
 )

@@ -103,6 +103,23 @@ def test_cameras_of_a_file_are_used_and_kept_in_the_metadata(pipe, tmp_path):
     assert read_transforms(tmp_path / "out.json")[1].azimuth == pytest.approx(200)
 
 
+@pytest.mark.parametrize("names", [("000.png",), ("000.png", "mine.txt")])
+def test_a_folder_of_pictures_is_replaced_on_request_alone(lumina, tiny_views, tmp_path, names):
+    folder = tmp_path / "a-views"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("mine")
+    command = ("views", "a chair", "--views", 2, "--out", tmp_path / "a.png", "--model", tiny_views, "--steps", 1)
+    refused = lumina(*command, "--transforms", "auto")
+    assert refused.status == 2 and "a-views" in refused.err and refused.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a-views"]
+    done = lumina(*command, "--transforms", "auto", "--overwrite")
+    if len(names) == 1:
+        assert done.status == 0 and Image.open(folder / "000.png").size == (64, 64)
+    else:
+        assert done.status == 2 and "mine.txt" in done.err and (folder / "000.png").read_text() == "mine"
+
+
 def test_cameras_that_look_away_are_written_as_they_were_requested(pipe, tmp_path):
     turned = Camera(look_at(30, 0, 2, 40).pose @ np.diag([-1.0, 1, -1, 1]), 40)
     result = pipe("a chair", cameras=[turned], steps=1)[0]
@@ -143,10 +160,15 @@ def test_bad_requests_have_one_clear_line(fields, message):
 
 
 def test_notes_name_what_was_not_trained(picture):
+    def named(**fields):
+        notes = task.notes(ViewsRequest.read({"prompt": "x", **fields}, "request"))
+        return [note.partition(":")[0] for note in notes]
+
     task = Views(Views.Config())
-    request = ViewsRequest.read({"prompt": "x", "fov": 80, "radius": 9, "elevation": 70}, "request")
-    assert [note.partition(":")[0] for note in task.notes(request)] == ["fov", "elevation", "radius"]
-    assert task.notes(ViewsRequest.read({"prompt": "x", "image": str(picture)}, "request")) == []
+    assert named(fov=80, radius=9, elevation=70) == ["fov", "elevation", "radius"]
+    assert named(image=str(picture)) == []
+    assert named(image=str(picture), image_elevation=80) == ["elevation"]
+    assert named(cameras=[look_at(0, 20, 2, 40), look_at(90, 20, 9, 40)]) == ["radius"]
     noisy = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     assert "background was kept" in task.notes(ViewsRequest.read({"image": noisy}, "request"))[0]
 

@@ -175,7 +175,7 @@ class TextToAudio(GenerationTask):
         return encode_audio(waveform, self.config.sample_rate, metadata, suffix)
 
     @classmethod
-    def check_sidecar(cls, sidecar: str) -> None:
+    def check_sidecar(cls, sidecar: str, paths: Sequence[Path], overwrite: bool) -> None:
         """Raise PluginError if matplotlib is not installed."""
         check_matplotlib()
 

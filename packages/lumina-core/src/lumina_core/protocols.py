@@ -708,8 +708,14 @@ class GenerationTask(Task):
         raise NotImplementedError
 
     @classmethod
-    def check_sidecar(cls, sidecar: str) -> None:
-        """Raise an error, before anything is generated, if one file of `sidecars` cannot be written here."""
+    def check_sidecar(cls, sidecar: str, paths: Sequence[Path], overwrite: bool) -> None:
+        """Raise an error, before anything is generated, if one file of `sidecars` cannot be written here.
+
+        Args:
+            sidecar: its name.
+            paths: the file of each result, which is new or may be replaced.
+            overwrite: whether what else is written with it may be replaced.
+        """
 
     def write_sidecar(self, sidecar: str, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write one file of `sidecars` for a result, atomically."""

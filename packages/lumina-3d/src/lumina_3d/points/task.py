@@ -126,7 +126,7 @@ class CloudTask(GenerationTask):
         return encode_cloud(Cloud(points, normals), suffix, metadata, bool(metadata.get("ascii")))
 
     @classmethod
-    def check_sidecar(cls, sidecar: str) -> None:
+    def check_sidecar(cls, sidecar: str, paths: Sequence[Path], overwrite: bool) -> None:
         """Raise PluginError if plotly is not installed and a page is requested."""
         if sidecar == "html":
             check_plotly()

@@ -57,7 +57,12 @@ class ViewsRequest(Request):
         None, title="A,B,...", description="azimuth of each view in degrees, counter-clockwise seen from above"
     )
     start: float = Field(0.0, ge=-360, le=360, description="azimuth of the first view in degrees")
-    fov: float = Field(DEFAULT_FOV, gt=1, lt=150, description="vertical field of view in degrees")
+    fov: float = Field(
+        DEFAULT_FOV,
+        gt=1,
+        lt=150,
+        description="vertical field of view in degrees; with cameras, that of the given pictures",
+    )
     radius: float | None = Field(
         None,
         gt=0,

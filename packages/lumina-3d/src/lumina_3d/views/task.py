@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from lumina_3d.views.conditioner import ViewInputs
 
+PICTURE_NAME = re.compile(r"\d{3}\.png")
+"""Names of the pictures beside transforms.json."""
 GAP = 2
 """Pixels between the views of a contact sheet."""
 FRAME_MILLISECONDS = 120
@@ -114,7 +117,7 @@ class Views(GenerationTask):
         return {"prompt": fields["caption"], **cameras}
 
     def notes(self, request: ViewsRequest) -> list[str]:
-        """Return warnings: more views, or other lenses and heights than in training, and backgrounds that stayed."""
+        """Return warnings: other lenses, heights and distances than in training, and backgrounds that stayed."""
         notes = [self.config.notice] if self.config.notice else []
         notes += [
             f"{picture.name or 'image'}: the border is not of one colour, so that the background was kept; give a "
@@ -122,7 +125,7 @@ class Views(GenerationTask):
             for picture in request.image or ()
             if picture.background == "kept"
         ]
-        cameras = request.view_cameras()
+        cameras = [*request.view_cameras(), *request.picture_cameras()]
         for name, values, (low, high) in (
             ("fov", [camera.fov for camera in cameras], self.config.fov_range),
             ("elevation", [camera.elevation for camera in cameras], self.config.elevation_range),
@@ -130,13 +133,14 @@ class Views(GenerationTask):
             outside = [value for value in values if not low - 0.01 <= value <= high + 0.01]
             if outside:
                 notes.append(f"{name}: got {outside[0]:g} degrees, and the model was trained on {low:g} to {high:g}")
-        for camera in cameras[:1]:
+        for camera in cameras:
             near, far = (radius_for(camera.fov, fill) for fill in FILL_RANGE)
             if not near - 0.01 <= camera.radius <= far + 0.01:
                 notes.append(
                     f"radius: got {camera.radius:.3g}, and the model was trained on {near:.3g} to {far:.3g} with "
                     "this FOV"
                 )
+                break
         return notes
 
     def to_output(self, item: Tensor, output_type: str) -> Any:
@@ -177,13 +181,23 @@ class Views(GenerationTask):
         contact_sheet([_pictures(item)]).save(content, format="PNG", pnginfo=chunks)
         return content.getvalue()
 
+    @classmethod
+    def check_sidecar(cls, sidecar: str, paths: Sequence[Path], overwrite: bool) -> None:
+        """Raise ConfigError if the folder of the pictures exists; with `overwrite` only if it holds other files."""
+        for folder in map(_pictures_folder, paths) if sidecar == "transforms" else ():
+            inside = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+            others = [name for name in inside if not PICTURE_NAME.fullmatch(name)]
+            if folder.exists() and (others or not overwrite):
+                reason = f"which holds {others[0]}" if others else "which exists: choose another name, or --overwrite"
+                raise ConfigError(f"--transforms: got {folder} for its pictures, expected a new folder ({reason}).")
+
     def write_sidecar(self, sidecar: str, item: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write a turning GIF, or transforms.json with its pictures, each complete or not at all."""
         if sidecar == "turn":
             with atomic_file(path) as partial:
                 partial.write_bytes(self.encode(item, ".gif", metadata))
             return
-        folder = path.with_name(f"{path.stem}-views")
+        folder = _pictures_folder(path)
         pictures = _pictures(item)
         names = [f"{index:03d}.png" for index in range(len(pictures))]
         with atomic_dir(folder) as partial:
@@ -206,6 +220,11 @@ class Views(GenerationTask):
         size, channels = self.config.image_size, self.config.channels
         pictures = tuple(picture.data(size)[:channels] for picture in request.image or ())
         return ViewInputs(tuple(request.view_cameras()), pictures, tuple(request.picture_cameras()))
+
+
+def _pictures_folder(transforms: Path) -> Path:
+    """Return the folder of the pictures of a transforms.json."""
+    return transforms.with_name(f"{transforms.stem}-views")
 
 
 def contact_sheet(rows: Sequence[np.ndarray[Any, np.dtype[np.uint8]]], per_row: int = 8) -> Image.Image:

@@ -139,8 +139,11 @@ def field_option(field: str, info: FieldInfo, editing: Container[str] = ()) -> G
         group = "Editing" if field in editing else "Basic"
     else:
         group = "Performance" if field in _PERFORMANCE_FIELDS else "Sampling"
+    names = [f"--{name.replace('_', '-')}" for name in (field, *aliases)] + [field]
+    if info.annotation is bool and info.default is False:
+        return GroupedOption(names, group, is_flag=True, default=None, help=_help_text(info.description or "", "off"))
     return GroupedOption(
-        [f"--{name.replace('_', '-')}" for name in (field, *aliases)] + [field],
+        names,
         group,
         type=value_type,
         multiple=any(get_args(kind)[-1:] == (...,) for kind in (info.annotation, *get_args(info.annotation))),
@@ -347,7 +350,7 @@ def sidecar_paths(
         if set(paths.get(kind, ())) & set(result_paths):
             raise ConfigError(f"--{kind}: got {value}, the path of a result, expected another path.")
         if kind in paths:
-            task.check_sidecar(kind)
+            task.check_sidecar(kind, paths[kind], overwrite)
     return paths
 
 
