@@ -123,6 +123,8 @@ def test_a_bad_request_is_one_clear_line_and_writes_nothing(run_points, tmp_path
         (np.full((3, 3), np.nan), "finite"),
         (np.full((3, 3), 5.0), "frame of the whole object"),
         (np.zeros((3, 2)), "shape"),
+        (np.zeros((3, 3), dtype=complex), "real"),
+        (torch.zeros((3, 3), dtype=torch.complex64), "real"),
     ],
 )
 def test_bad_partial_clouds_are_refused(pipe, points, message):

@@ -120,6 +120,13 @@ def test_a_folder_of_pictures_is_replaced_on_request_alone(lumina, tiny_views, t
         assert done.status == 2 and "mine.txt" in done.err and (folder / "000.png").read_text() == "mine"
 
 
+def test_the_cameras_of_metadata_may_be_requested_again(pipe):
+    cameras = [look_at(0, 15, 2, 40, 1.5), look_at(90, 15, 2, 40, 1.5)]
+    first = pipe("a chair", cameras=cameras, steps=1)[0]
+    again = pipe("a chair", cameras=json.loads(json.dumps(first.metadata["cameras"])), steps=1)[0]
+    assert torch.allclose(first.data, again.data, atol=1e-5)
+
+
 def test_cameras_that_look_away_are_written_as_they_were_requested(pipe, tmp_path):
     turned = Camera(look_at(30, 0, 2, 40).pose @ np.diag([-1.0, 1, -1, 1]), 40)
     result = pipe("a chair", cameras=[turned], steps=1)[0]
@@ -138,6 +145,8 @@ def test_cameras_that_look_away_are_written_as_they_were_requested(pipe, tmp_pat
         ({"prompt": "x", "azimuths": "0,90,0"}, "same pose for the views 0 and 2"),
         ({"prompt": "x", "azimuths": "0,360"}, "same pose for the views 0 and 1"),
         ({"prompt": "x", "azimuths": "0,90", "start": 30}, "start: got 30 with azimuths"),
+        ({"prompt": "x", "cameras": 3}, "cameras: got 3, expected a file"),
+        ({"prompt": "x", "cameras": {"frames": []}}, "no list `frames`"),
         ({"prompt": "x", "cameras": orbit(2), "start": 30}, "start: got 30 with cameras"),
         ({"prompt": "x", "cameras": orbit(2), "fov": 30}, "fov: got 30 with cameras"),
         ({"prompt": "x", "cameras": orbit(2), "radius": 3}, "radius: got 3 with cameras"),

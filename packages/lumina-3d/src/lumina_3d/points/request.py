@@ -55,9 +55,11 @@ def parse_partial(value: Any) -> PartialCloud:
         except ConfigError as error:
             raise ValueError(str(error)) from error
     if is_tensor(value):
-        value = value.detach().float().cpu().numpy()
+        value = (value if value.is_complex() else value.float()).detach().cpu().numpy()
     elif not isinstance(value, np.ndarray):
         raise ValueError(f"got {type(value).__name__}, expected a file, an array or a tensor of points (K, 3)")
+    if np.iscomplexobj(value):
+        raise ValueError(f"got numbers of the type {value.dtype}, expected real ones")
     points = np.array(value, dtype=np.float32, order="C")
     if points.ndim != 2 or points.shape[1] != 3 or not 1 <= len(points) <= MAX_PARTIAL:
         raise ValueError(f"got the shape {tuple(points.shape)}, expected (K, 3) with 1 to {MAX_PARTIAL} points")

@@ -95,17 +95,18 @@ class ViewsRequest(Request):
     @field_validator("cameras", mode="before")
     @classmethod
     def _read_cameras(cls, value: Any) -> Any:
-        if isinstance(value, str | Path):
-            value = (value,)
+        if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], str | Path):
+            value = value[0]
         if value is None:
             return None
-        if len(value) == 1 and isinstance(value[0], str | Path):
+        if isinstance(value, str | Path | Mapping):
             try:
-                return tuple(read_transforms(value[0]))
+                return tuple(read_transforms(value))
             except ConfigError as error:
                 raise ValueError(str(error)) from error
-        if not value or not all(isinstance(camera, Camera) for camera in value):
-            raise ValueError("expected a file transforms.json, or cameras")
+        is_listed = isinstance(value, list | tuple) and value
+        if not is_listed or not all(isinstance(camera, Camera) for camera in value):
+            raise ValueError("expected a file transforms.json, its content, or cameras")
         return tuple(value)
 
     @model_validator(mode="after")
