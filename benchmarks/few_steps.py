@@ -1,13 +1,14 @@
-"""Which solver on which grid comes nearest to a fine reference, at the same number of evaluations, and what it finds.
+"""Compare solvers and schedules with a fine reference at equal numbers of evaluations.
 
-    python benchmarks/few_steps.py [--seed N] [--count 16] [--nfe 5 10 20 40] [--guidance-scale G] [--model MODEL]
+    python benchmarks/few_steps.py [--seed N] [--count 16] [--nfe 5 8 10 20 40] [--guidance-scale G] [--model MODEL]
         [--json FILE] [--plot FILE] [--quick]
 
 Names are drawn by the seed from what the model learnt from. The reference is midpoint with 200 even steps (400
 evaluations). The error of a way is the root mean square difference of its pictures to the reference's, same names, same
 noises, the model's own guidance unless another is given; `found` is the share of its pictures whose nearest real one is
 the one of its name. `fitted` is the grid in the model's folder, `sharpness` one that is fitted here, on other
-names, as `lumina schedule fit MODEL --by sharpness` does.
+names, as `lumina schedule fit MODEL --by sharpness` does. A last line says with how many evaluations the model's own
+solver and schedule reach the error that uniform Euler has with 30.
 """
 
 from __future__ import annotations
@@ -109,6 +110,23 @@ def measured(names: Names, others: Names, budgets: Sequence[int], fine: int) -> 
                 error = float((made - reference).square().mean().sqrt())
                 row = {"solver": solver, "grid": grid, "budget": budget, "evaluations": args}
                 yield {**row, "error": error, "found": finder(made)}
+    yield from like_euler(names, reference)
+
+
+def like_euler(names: Names, reference: Tensor, evaluations: int = 30) -> list[dict[str, Any]]:
+    """Return the row of uniform Euler, and that of the model's own settings with the fewest evaluations to match it."""
+
+    def row(label: str, **way: Any) -> dict[str, Any]:
+        made, args = names.pictures(**way)
+        error = float((made - reference).square().mean().sqrt())
+        return {"solver": label, "grid": "uniform", "evaluations": args, "error": error}
+
+    euler = row("euler", solver="euler", schedule="uniform", nfe=evaluations)
+    for nfe in range(2, evaluations + 1):
+        own = {**row("own", nfe=nfe), "grid": "own"}
+        if own["error"] <= euler["error"]:
+            break
+    return [euler, own]
 
 
 def table(rows: Sequence[dict[str, Any]], budget: int, figure: str) -> str:
@@ -147,7 +165,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
     )
     parser.add_argument("--model", default="image.emoji", help="model folder or name")
-    parser.add_argument("--nfe", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--nfe", type=int, nargs="+", default=[5, 8, 10, 20, 40])
     parser.add_argument("--count", type=int, default=16, help="names [default: 16]")
     parser.add_argument("--seed", type=int, default=0, help="of the names and the noises [default: 0]")
     parser.add_argument("--guidance-scale", type=float, help="[default: the model's own]")
@@ -166,6 +184,11 @@ def main() -> None:
     names, others = (names_of(session, n, args.seed + k, settings) for n, k in ((count, 0), (8, OTHERS)))
     rows = list(measured(names, others, budgets, fine))
     print("\n\n".join(table(rows, budget, figure) for budget in budgets for figure in ("error", "found")))
+    euler, own = rows[-2:]
+    print(
+        f"\nThe model's own settings have with {own['evaluations']} evaluations an error of {own['error']:.4f}, "
+        f"uniform Euler with {euler['evaluations']} {euler['error']:.4f}."
+    )
     seconds = time.perf_counter() - began
     print(f"{count} names by seed {args.seed}, reference of {fine} midpoint steps, {seconds:.0f} s")
     report = {

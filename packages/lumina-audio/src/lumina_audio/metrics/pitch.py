@@ -41,7 +41,8 @@ def estimate_pitch(waveforms: Tensor, sample_rate: int = SAMPLE_RATE) -> tuple[T
         sample_rate: samples per second.
 
     Returns:
-        (B,) MIDI note numbers (69 is 440 Hz) from 27.5 to 109, with an error of about 0.1; 0 for a silent clip.
+        (B,) MIDI note numbers (69 is 440 Hz) from 27.5 to 109, with an error of about 0.1, of a sine without harmonics
+            up to 0.3; 0 for a silent clip.
         (B,) scores of the best candidates, from 0 to 1; 0 for a silent clip.
     """
     table = _pitch_table(sample_rate)

@@ -19,8 +19,10 @@ SAMPLE_RATE, BATCH_SIZE = 16000, 16
 MIN_HERTZ, MAX_HERTZ = 32.0, 4000.0
 WINDOW, HOP_LENGTH = 1024, 512
 """Samples that are compared with themselves at a lag, and samples between frames."""
-SHORTEST_LAG = 40
-"""Samples: the aperiodicity of a shorter period is measured at a multiple of it."""
+OVERSAMPLING = 4
+"""Lags per sample: of a period of a few samples, no whole lag is near the minimum."""
+SHORTEST_LAG = 40 * OVERSAMPLING
+"""Lags: the aperiodicity of a shorter period is measured at a multiple of it."""
 THRESHOLD = 0.15
 """Normalized difference below which the first minimum is the period, as in the YIN paper (0.1 to 0.15)."""
 VOICED = 0.3
@@ -79,20 +81,21 @@ def track_pitch(waveforms: Tensor, sample_rate: int = SAMPLE_RATE) -> PitchTrack
         ShapeError: a waveform is shorter than a window and the longest period.
     """
     wave = waveforms[:, 0].double()
-    longest = math.ceil(sample_rate / MIN_HERTZ)
-    length = WINDOW + longest + 2
+    rate = OVERSAMPLING * sample_rate
+    longest = math.ceil(rate / MIN_HERTZ)
+    length = WINDOW + longest // OVERSAMPLING + 2
     if wave.shape[1] < length:
         raise ShapeError(f"pitch by YIN: got {wave.shape[1]} samples, expected at least {length}")
     frames = wave.unfold(1, length, HOP_LENGTH)
     power = frames.square().mean(2).sqrt()
     is_loud = power > LOUD * power.amax(1, keepdim=True).clamp_min(1e-4)
-    difference = _difference(frames, longest + 2)
+    difference = _difference(frames)
     lags = torch.arange(1, difference.shape[2])
     normalized = difference[:, :, 1:] * lags / difference[:, :, 1:].cumsum(2).clamp_min(1e-9)
-    period = 1.0 + _first_minimum(normalized, max(1, math.floor(sample_rate / MAX_HERTZ) - 1))
+    period = 1.0 + _first_minimum(normalized, max(1, math.floor(rate / MAX_HERTZ) - 1))
     period, _ = _vertex(difference, period)
     multiple, most = torch.ones_like(period), (longest / period).floor()
-    for _ in range(math.ceil(math.log2(longest / (sample_rate / MAX_HERTZ))) + 1):
+    for _ in range(math.ceil(math.log2(longest / (rate / MAX_HERTZ))) + 1):
         multiple = torch.minimum(2 * multiple, most).clamp_min(1)
         refined = _vertex(difference, period * multiple)[0] / multiple
         period = torch.where((refined - period).abs() * multiple < 1.5, refined, period)
@@ -101,7 +104,7 @@ def track_pitch(waveforms: Tensor, sample_rate: int = SAMPLE_RATE) -> PitchTrack
     total = frames[..., :WINDOW].square().sum(2)
     aperiodicity = _vertex(difference, period * steps)[1] / total.clamp_min(1e-9)
     aperiodicity = torch.where(total > 1e-9, aperiodicity, torch.ones_like(aperiodicity))
-    return PitchTrack((sample_rate / period).float(), aperiodicity.float().clamp(0, 2), is_loud)
+    return PitchTrack((rate / period).float(), aperiodicity.float().clamp(0, 2), is_loud)
 
 
 class YinFeatures(FeatureExtractor):
@@ -120,7 +123,7 @@ class YinFeatures(FeatureExtractor):
         rows = []
         for batch in batch_by_shape(prepare(items, self.config.sample_rate, SAMPLE_RATE), BATCH_SIZE):
             track = track_pitch(F.pad(batch, (0, max(0, 2 * WINDOW - batch.shape[-1]))))
-            voiced = (track.is_voiced & track.is_loud).sum(1) / track.is_loud.sum(1).clamp_min(1)
+            voiced = track.is_voiced.sum(1) / track.is_loud.sum(1).clamp_min(1)
             rows.append(torch.stack([track.note().nan_to_num(0.0), voiced], dim=1))
         return torch.cat(rows).float()
 
@@ -160,14 +163,19 @@ def phase_advance_error(generated: Tensor, real: Tensor, n_fft: int = 2048, hop_
     return (turned.angle().abs() * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-9)
 
 
-def _difference(frames: Tensor, count: int) -> Tensor:
-    """Compute squared differences of a window and the window at each later lag: (B, T, L) to (B, T, count)."""
+def _difference(frames: Tensor) -> Tensor:
+    """Compute squared differences of a window and the window at each later lag: (B, T, L) to (B, T, lags).
+
+    Lags are fractions 1 / OVERSAMPLING of a sample: products of band-limited frames, energies between two samples.
+    """
     size = 2 ** math.ceil(math.log2(frames.shape[2] + WINDOW))
-    spectrum = torch.fft.rfft(frames, size)
-    products = torch.fft.irfft(spectrum * torch.fft.rfft(frames[..., :WINDOW], size).conj(), size)[..., :count]
+    spectrum = torch.fft.rfft(frames, size) * torch.fft.rfft(frames[..., :WINDOW], size).conj()
+    products = torch.fft.irfft(OVERSAMPLING * spectrum, OVERSAMPLING * size)
     energy = F.pad(frames.square().cumsum(2), (1, 0))
-    energies = energy[..., WINDOW : WINDOW + count] - energy[..., :count]
-    difference: Tensor = (energies[..., :1] + energies - 2 * products).clamp_min(0)
+    energies = energy[..., WINDOW:] - energy[..., :-WINDOW]
+    count = OVERSAMPLING * (energies.shape[2] - 1) + 1
+    fine = F.interpolate(energies, count, mode="linear", align_corners=True)
+    difference: Tensor = (fine[..., :1] + fine - 2 * products[..., :count]).clamp_min(0)
     return difference
 
 
