@@ -312,11 +312,10 @@ def tokens_of_patches(x: Mapping[str, Tensor], patch_size: int, channels: int) -
         values = values @ resize_matrix(patch_size, side).to(values).T
     values = values.flatten(2)
     positions = torch.cat([torch.zeros_like(coordinates[..., :1]), coordinates], dim=-1).float()
-    sizes = ((patches.shape[1],),) * len(patches)
-    if valid is None or bool(valid.all()):
-        return Tokens(values, positions, sizes)
+    if valid is None:  # a mask without padding stays: a look at its values would end a graph
+        return Tokens(values, positions, ())
     valid = valid.bool()
-    return Tokens(values.masked_fill(~valid[..., None], 0), positions, sizes, valid)
+    return Tokens(values.masked_fill(~valid[..., None], 0), positions, (), valid)
 
 
 def padded_tokens(tokenizer: Patchify, images: Sequence[Tensor]) -> Tokens:

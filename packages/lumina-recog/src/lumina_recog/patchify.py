@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,8 @@ class Patchify(Tokenizer):
         Raises:
             ShapeError: the images have another shape.
         """
-        return tokenize(latent, self.config.patch_size, self.config.max_tokens, self.config.channels)
+        tokens = tokenize(latent, self.config.patch_size, self.config.max_tokens, self.config.channels)
+        return replace(tokens, sizes=((latent.shape[2], latent.shape[3]),) * latent.shape[0])
 
     def unpatchify(self, tokens: Tokens) -> Tensor:
         """Put tokens of one size together again; padding is cut off.
@@ -81,7 +83,10 @@ class Patchify(Tokenizer):
 
 
 def tokenize(images: Tensor, patch_size: int, max_tokens: int | None, channels: int) -> Tokens:
-    """Cut images (B, C, H, W) into tokens, see `Patchify`; a plain function, which torch.fx keeps as one node."""
+    """Cut images (B, C, H, W) into tokens, see `Patchify`; a plain function, which torch.fx keeps as one node.
+
+    The tokens are without `sizes`, one per image, which would make the batch a constant in graphs.
+    """
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
         found = f"the shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ShapeError(f"image: got {found}, expected (B, {channels}, H, W) with at least one pixel")
@@ -92,7 +97,7 @@ def tokenize(images: Tensor, patch_size: int, max_tokens: int | None, channels: 
         images = F.interpolate(images.float(), shrunk, mode="bicubic", antialias=True).to(images.dtype)
     values, rows, columns = cut_patches(images, patch, patch_size)
     positions = grid_positions(rows, columns, images.device).expand(images.shape[0], -1, -1)
-    return Tokens(values, positions, (size,) * images.shape[0])
+    return Tokens(values, positions, ())
 
 
 def choose_patch(size: tuple[int, int], patch_size: int, max_tokens: int | None) -> tuple[int, tuple[int, int]]:
