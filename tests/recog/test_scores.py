@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lumina_core.protocols import Dataset
 from lumina_recog import scores
 from lumina_recog.task import Classify
 
@@ -47,6 +48,43 @@ def test_groups_are_scored_too():
     found = scores.score(task, logits, torch.tensor([1, 2]))
     assert found["top1"] == 0.5
     assert found["group_top1"] == 1.0
+
+
+class Shapes(Dataset):
+    """Images of one size; the label is 0."""
+
+    def __init__(self, height, width):
+        self.shape = (3, height, width)
+
+    def __len__(self):
+        return 2
+
+    def get(self, index, rng):
+        return {"image": torch.zeros(self.shape), "label": 0}
+
+
+@pytest.mark.parametrize(("height", "width", "factors"), [(8, 32, 5), (16, 16, 5), (300, 100, 4), (1100, 10, 3)])
+def test_rows_are_of_the_sizes_and_shapes_that_they_name(height, width, factors):
+    seen, steps = [], []
+
+    def predict(images):
+        seen.append(tuple(images[0].shape[1:]))
+        return torch.zeros(len(images), 2)
+
+    report = scores.evaluate_classifier(
+        Classify(Classify.Config()), predict, Shapes(height, width), num_samples=2, seed=0, batch_size=2, out=None,
+        progress=lambda title, done, total: steps.append(done / total),
+    )  # fmt: skip
+    assert steps == sorted(steps) and steps[-1] == 1
+    kept = [row["factor"] for row in report["sizes"]]
+    assert kept == list(scores.SIZE_FACTORS[:factors])
+    assert set(seen[1:factors]) == {(round(height * f), round(width * f)) for f in kept if f != 1}
+    if height == width:  # its own shape is not predicted again
+        seen.insert(factors + 2, (height, width))
+    for row, (rows, columns) in zip(report["aspect_ratios"], seen[factors:], strict=True):
+        high, wide = map(int, row["height_to_width"].split(":"))
+        assert rows / columns == pytest.approx(high / wide, rel=0.1)
+        assert rows * columns == pytest.approx(height * width, rel=0.1)
 
 
 def test_the_plot_is_a_picture(tmp_path):

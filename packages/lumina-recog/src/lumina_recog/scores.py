@@ -23,7 +23,7 @@ ASPECT_RATIOS = ((1, 4), (1, 2), (1, 1), (2, 1), (4, 1))
 """Height to width of the images in the table of shapes; their area is kept."""
 ECE_BINS = 15
 SIDE_LIMIT = 1024
-"""Enlarged images have at most this side."""
+"""Rows of the table of sizes whose images would be enlarged beyond this side are left out."""
 
 Predict = Callable[[Sequence[Tensor]], Tensor]
 """Images (3, H, W) of any sizes -> logits (B, K) float32 on the CPU."""
@@ -168,8 +168,8 @@ def evaluate_classifier(
     """Score a classifier on (a sample of) a data set, at the images' own size, at other sizes and in other shapes.
 
     Returns:
-        `scores` at the images' own size, `sizes` and `aspect_ratios` (lists of the same scores with `factor`, or
-        `height_to_width`), `confusion` (rows of counts), `labels` (names).
+        `scores` at the images' own size, `sizes` (without sides beyond SIDE_LIMIT) and `aspect_ratios` (lists of the
+        same scores with `factor`, or `height_to_width`), `confusion` (rows of counts), `labels` (names).
 
     Raises:
         ConfigError: the examples have no label, or one that the head does not have.
@@ -181,7 +181,10 @@ def evaluate_classifier(
     if class_names:
         _check_labels(labels, len(class_names), "its own class names")
         labels = task.class_indices(class_names)[labels]
-    done, steps = 0, len(SIZE_FACTORS) + len(ASPECT_RATIOS)
+    longest = max(max(image.shape[1:]) for image in images)
+    factors = [factor for factor in SIZE_FACTORS if factor <= 1 or longest * factor <= SIDE_LIMIT]
+    is_square = all(image.shape[1] == image.shape[2] for image in images)
+    done, steps = 0, len(factors) + len(ASPECT_RATIOS) - is_square
 
     def run(shape: Callable[[Tensor], tuple[int, int]]) -> Tensor:
         nonlocal done
@@ -197,11 +200,12 @@ def evaluate_classifier(
     num_classes, names = own.shape[1], task.class_names(own.shape[1])
     _check_labels(labels, num_classes, "the classes of the model")
     sizes, ratios = [], []
-    for factor in SIZE_FACTORS:
+    for factor in factors:
         logits = own if factor == 1 else run(lambda image, factor=factor: _scaled(image, factor))  # type: ignore[misc]
         sizes.append({"factor": factor, **score(task, logits, labels)})
     for ratio in ASPECT_RATIOS:
-        logits = own if ratio == (1, 1) else run(lambda image, ratio=ratio: _stretched(image, ratio))  # type: ignore[misc]
+        is_own = ratio == (1, 1) and is_square
+        logits = own if is_own else run(lambda image, ratio=ratio: _stretched(image, ratio))  # type: ignore[misc]
         ratios.append({"height_to_width": f"{ratio[0]}:{ratio[1]}", **score(task, logits, labels)})
     confusion = confusion_matrix(own.argmax(dim=1), labels, num_classes)
     report = {"scores": score(task, own, labels), "sizes": sizes, "aspect_ratios": ratios}
@@ -227,8 +231,7 @@ def _check_labels(labels: Tensor, count: int, meaning: str) -> None:
 
 def _scaled(image: Tensor, factor: float) -> tuple[int, int]:
     height, width = (max(1, round(side * factor)) for side in image.shape[1:])
-    shrink = min(1.0, SIDE_LIMIT / max(height, width))
-    return max(1, round(height * shrink)), max(1, round(width * shrink))
+    return height, width
 
 
 def _stretched(image: Tensor, ratio: tuple[int, int]) -> tuple[int, int]:
@@ -242,9 +245,7 @@ def write_report(report: Mapping[str, Any], confusion: Tensor, names: Sequence[s
     columns = list(report["scores"])
     rows = [("own size", report["scores"])]
     rows += [(f"size x {row['factor']:g}", row) for row in report["sizes"] if row["factor"] != 1]
-    rows += [
-        (f"shape {row['height_to_width']}", row) for row in report["aspect_ratios"] if row["height_to_width"] != "1:1"
-    ]
+    rows += [(f"shape {row['height_to_width']}", row) for row in report["aspect_ratios"]]
     lines = [f"| images | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     lines += [f"| {name} | {' | '.join(_cell(row[column]) for column in columns)} |" for name, row in rows]
     with new_dir(out), atomic_file(out / "report.md") as partial:
@@ -271,13 +272,15 @@ def plot_report(report: Mapping[str, Any], path: Path) -> bool:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     keys = [key for key in ("top1", "macro", "group_top1", "group_macro") if key in report["scores"]]
+    factors = [row["factor"] for row in report["sizes"]]
     for key in keys:
-        left.plot([row["factor"] for row in report["sizes"]], [row[key] for row in report["sizes"]], "o-", label=key)
+        left.plot(factors, [row[key] for row in report["sizes"]], "o-", label=key)
         right.plot(
             [row["height_to_width"] for row in report["aspect_ratios"]],
             [row[key] for row in report["aspect_ratios"]], "o-", label=key,
         )  # fmt: skip
     left.set_xscale("log", base=2)
+    left.set_xticks(factors, [f"{factor:g}" for factor in factors])
     left.set_xlabel("side over the images' own")
     right.set_xlabel("height : width")
     left.set_ylabel("accuracy")
