@@ -304,6 +304,8 @@ SAMPLES: dict[tuple[str, str], Try | Sequence[Try] | Callable[[Path], Try | Sequ
         Try({"count": 16}, clouds()),
         Try({"count": 8, "protocol": "pointflow"}, clouds()),
     ],
+    ("feature_extractor", "3d.view_pixels"): Try(sample=torch.rand(2, 4, 3, 8, 8) * 2 - 1),
+    ("metric", "3d.view_scores"): Try(sample=torch.rand(2, 4, 3, 8, 8) * 2 - 1),
     ("metric", "3d.point_sets"): Try({"feature_extractor": {"count": 16}, "distances": ("cd", "emd")}, clouds(6)),
     ("metric", "3d.point_density"): Try({"feature_extractor": {"count": 16}}, clouds()),
     ("metric", "3d.point_attributes"): Try(

@@ -165,6 +165,18 @@ def test_a_caption_that_is_no_text_is_named(tmp_path):
         dataset.get(0, random.Random(0))
 
 
+def test_points_of_a_file_are_drawn_once_where_it_has_enough(tmp_path):
+    np.save(tmp_path / "a.npy", POINTS)
+    for count, distinct in ((40, 40), (50, 50), (200, None)):
+        dataset = CloudFolder(CloudFolder.Config(folder=tmp_path, count=count))
+        points = dataset.get(0, random.Random(0))["points"]
+        assert points.shape == (3, count)
+        assert distinct is None or len(np.unique(points.numpy(), axis=1).T) == distinct
+    np.save(tmp_path / "a.npy", np.ones((9, 3)))
+    with pytest.raises(ConfigError, match=r"a\.npy: points: got a box of side 0"):
+        CloudFolder(CloudFolder.Config(folder=tmp_path)).get(0, random.Random(0))
+
+
 def test_normalization_fills_the_box():
     unit = center_and_scale(POINTS * 3 + 7)
     low, high = unit.min(axis=0), unit.max(axis=0)

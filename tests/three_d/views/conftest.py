@@ -24,7 +24,7 @@ SMALL = [
 def tiny_views(tmp_path_factory) -> Path:
     """Folder of the recipe 3d.views, made small, with random weights in every layer."""
     torch.manual_seed(0)
-    model = build_model(Recipe.load("3d.views", SMALL))
+    model = build_model(Recipe.load("3d.views", [*SMALL, "dataset.per_family=1"]))
     model.conditioners_by_field["caption"].fit(["a red sofa", "a chair with arms", "a round table on a pedestal"] * 9)
     for parameter in model.parameters():
         if not bool(parameter.any()):

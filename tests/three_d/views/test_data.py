@@ -17,8 +17,10 @@ from lumina_3d.views.cameras import look_at, orbit, to_opencv
 from lumina_3d.views.dataset import FamilyViews, StoredViews
 from lumina_3d.views.metrics import hull_consistency, psnr, silhouettes
 from lumina_3d.views.rendering import Renderer
+from lumina_3d.views.request import ViewsRequest
 from lumina_3d.views.scenes import HELD_OUT_RIGS, NEAR, radius_for, random_rig, render_views, to_views
 from lumina_3d.views.store import ViewStore, object_files
+from lumina_3d.views.task import Views
 from lumina_3d.views.transforms import read_transforms, transforms_json
 from lumina_core.errors import ConfigError
 
@@ -58,6 +60,28 @@ def test_texts_pictures_and_poses_are_left_out_as_often_as_configured():
     assert np.mean(unknown) == pytest.approx(0.3, abs=0.06)
     positions = {p for example in examples for p in example["cameras"].positions}
     assert positions == set(range(16))
+
+
+def test_examples_of_an_evaluation_are_complete_requests():
+    config = FamilyViews.Config(
+        families=("vase",),
+        per_family=20,
+        caption_dropout=1,
+        caption_dropout_given=1,
+        pose_dropout=1,
+    )
+    task, eval_set = Views(Views.Config()), FamilyViews(config).eval_set()
+    for index in range(len(eval_set)):
+        fields = eval_set.fields(index, None)
+        example, request = fields["cameras"], ViewsRequest.read(dict(task.request_for(fields)), "example")
+        (inputs,) = task.conditions(request)["cameras"]
+        assert fields["caption"] and inputs.cameras == example.cameras and example.cameras[0].known
+        assert len(inputs.pictures) == len(example.pictures) == 1
+        assert eval_set.reference(index).shape == (4, 4, 64, 64)
+        for made, given in zip(inputs.pictures, example.pictures, strict=True):
+            assert (made - given).abs().max() < 0.02
+        for made, given in zip(inputs.picture_cameras, example.picture_cameras, strict=True):
+            assert made.pose == pytest.approx(given.pose)
 
 
 def test_sizes_are_those_of_the_examples():

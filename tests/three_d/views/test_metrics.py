@@ -1,5 +1,8 @@
 """Measures of views against cases that are known."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
 import trimesh
@@ -7,6 +10,8 @@ import trimesh
 from lumina_3d.views.camera_encoding import CameraBatch
 from lumina_3d.views.cameras import orbit
 from lumina_3d.views.metrics import (
+    ViewPixels,
+    ViewScores,
     carve_hull,
     gradient_energy,
     hull_consistency,
@@ -16,6 +21,7 @@ from lumina_3d.views.metrics import (
     silhouettes,
 )
 from lumina_3d.views.scenes import render_views, to_views
+from lumina_core.errors import ShapeError
 
 
 def test_silhouette_iou_of_shifted_squares():
@@ -69,3 +75,27 @@ def test_the_pose_of_a_view_is_read_back(box):
     noisy = views[:, [5, 2]] + 0.1 * torch.randn(1, 2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     near = nearest_render(noisy, views)[0] % 4  # a box looks the same from the other side
     assert near.tolist() == [1, 2]
+
+
+def test_views_are_evaluated_by_the_command(lumina, tiny_views):
+    pytest.importorskip("embreex")
+    done = lumina("evaluate", tiny_views, "--json", "--samples", 2, "--steps", 1)
+    assert done.status == 0, done.err
+    scores = json.loads(done.out.strip().splitlines()[-1])["scores"]
+    assert list(scores) == ["3d.view_scores"]  # the metrics of point clouds are for other data
+    assert 0 <= scores["3d.view_scores"]["IoU"]["value"] < 0.9 and scores["3d.view_scores"]["PSNR"]["value"] < 25
+
+
+def test_scores_of_true_views_and_of_other_shapes():
+    metric, true = ViewScores(ViewScores.Config(), ViewPixels(ViewPixels.Config())), -torch.ones(2, 4, 3, 8, 8)
+    true[:, 3, :, 2:6, 2:6] = 1
+    other = true.clone()
+    other[1] = true[1].roll(1, -1)
+    real, generated = (metric.feature_extractor(list(views)) for views in (true, other))
+    inputs = SimpleNamespace(generated=generated, real=real.flip(0), target_index=torch.tensor([1, 0]))
+    scores = metric.compute(inputs)
+    assert scores["IoU"].tolist() == pytest.approx([1, 12 / 20]) and scores["PSNR"].tolist() == pytest.approx(
+        [100, 100]
+    )
+    with pytest.raises(ShapeError, match="RGBA"):
+        metric.feature_extractor([torch.zeros(4, 3, 8, 8), torch.zeros(4, 2, 8, 8)])

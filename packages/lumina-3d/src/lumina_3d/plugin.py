@@ -89,6 +89,8 @@ def _register_views(components: ComponentRegistrations) -> None:
     )
     components.autoencoder("3d.per_view", f"{package}.tokenizer:PerViewAutoencoder", "one of pictures, view by view")
     components.conditioner("3d.views", f"{package}.conditioner:ViewConditioner", "cameras and given pictures")
+    components.feature_extractor("3d.view_pixels", f"{package}.metrics:ViewPixels", "pixels of views")
+    components.metric("3d.view_scores", f"{package}.metrics:ViewScores", "silhouettes and colours of views")
     module = f"{package}.dataset"
     components.dataset("3d.family_views", f"{module}:FamilyViews", "built in: views of the parametric families")
     components.dataset("3d.stored_views", f"{module}:StoredViews", "rendered objects: folders, or tar files")

@@ -1000,6 +1000,8 @@ class FeatureExtractor(ABC):
     """Name of the Frechet distance of these features: FAD for those of VGGish."""
     classes: Sequence[str] = ()
     """Names of the columns if the features are the logits of a classifier."""
+    data_field: str = ""
+    """Field of an example whose data it reads, where models of one plugin generate several: points. Empty: any."""
 
     @abstractmethod
     def __call__(self, items: Sequence[Tensor]) -> Tensor:

@@ -131,7 +131,9 @@ class CloudFolder(Dataset):
         """Folder and number of points."""
 
         folder: Path = Field(description="folder with files, in folders named by their class")
-        count: int = Field(256, ge=1, description="points per cloud, drawn anew for every epoch")
+        count: int = Field(
+            256, ge=1, description="points per cloud, drawn anew for every epoch; of fewer, points are repeated"
+        )
         points_per_file: int = Field(8192, ge=1, description="points that are kept of each mesh")
 
     def __init__(self, config: Config) -> None:
@@ -152,7 +154,8 @@ class CloudFolder(Dataset):
     def get(self, index: int, rng: random.Random) -> Example:
         """Return an example with the fields `points` (3, count), `caption`, `label` and `partial` (None)."""
         points = self._points(index)
-        chosen = np.random.default_rng(rng.getrandbits(63)).integers(len(points), size=self.config.count)
+        count = self.config.count
+        chosen = np.random.default_rng(rng.getrandbits(63)).choice(len(points), count, replace=count > len(points))
         cloud = torch.from_numpy(points[chosen]).T
         return {"points": cloud, "caption": self._caption(index), "label": self._label(index), "partial": None}
 
@@ -178,4 +181,7 @@ class CloudFolder(Dataset):
 
     def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         cloud = read_cloud(self.files[index], self.config.points_per_file, seed=0)
-        return center_and_scale(cloud.points).astype(np.float32)
+        try:
+            return center_and_scale(cloud.points).astype(np.float32)
+        except ConfigError as error:
+            raise ConfigError(f"{self.files[index]}: {error}") from error

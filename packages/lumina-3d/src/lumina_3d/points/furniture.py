@@ -40,7 +40,7 @@ class Furniture(Dataset):
         families: tuple[str, ...] = Field(
             ("chair", "table", "sofa", "bed"), min_length=1, description="families whose models are read"
         )
-        count: int = Field(256, ge=1, le=2048, description="points per cloud, drawn anew for every epoch")
+        count: int = Field(256, ge=1, description="points per cloud, drawn anew for every epoch")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -50,6 +50,8 @@ class Furniture(Dataset):
             present = dict.fromkeys(model["family"] for model in self.names if model["family"])
             raise ConfigError(f"families: got {', '.join(absent)}, expected some of {', '.join(present)}")
         self.rows = [row for row, model in enumerate(self.names) if model["family"] in config.families]
+        if points.shape[1] < config.count:
+            raise ConfigError(f"count: got {config.count}, expected at most the {points.shape[1]} points of the pack")
         self._points = points
 
     def __len__(self) -> int:

@@ -36,6 +36,8 @@ COORDINATES = ComponentSpec(type="3d.point_coordinates")
 class PointCoordinates(FeatureExtractor):
     """Coordinates of a cloud as features, normalized by a protocol."""
 
+    data_field = "points"
+
     class Config(Settings):
         """Protocol and number of points."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from lumina_3d.views.store import ViewStore
 from lumina_core.config import Config as Settings
 from lumina_core.config import suggest_or_list
 from lumina_core.errors import ConfigError
-from lumina_core.protocols import Dataset, Example
+from lumina_core.protocols import Dataset, EvalSet, Example
 from lumina_core.types import Size
+
+EVAL_PER_FAMILY = 20
+"""Most shapes of each family in an evaluation."""
 
 
 class ViewsConfig(Settings):
@@ -47,6 +50,10 @@ class ViewsDataset(Dataset):
 
     variable_size = True
     config: ViewsConfig
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None:
+        """Make the data set of a config."""
 
     @abstractmethod
     def num_pictures(self, index: int) -> int:
@@ -78,6 +85,16 @@ class ViewsDataset(Dataset):
         )
         return {"views": pictures[:, :targets].contiguous(), "caption": caption, "cameras": inputs}
 
+    def eval_set(self) -> EvalSet:
+        """Return the examples with the largest number of views, one given picture, and nothing left out."""
+        return self._eval_set({})
+
+    def _eval_set(self, changes: Mapping[str, Any]) -> EvalSet:
+        """Return examples of a data set of this class with nothing left out, and further changes of its options."""
+        dropouts = dict.fromkeys(("caption_dropout", "caption_dropout_given", "pose_dropout"), 0.0)
+        counts = {"num_views": (max(self.config.num_views),), "num_given": (1,)}
+        return ViewsEvalSet(type(self)(self.config.model_copy(update={**dropouts, **counts, **changes})))
+
     def size(self, index: int, rng: random.Random) -> Size:
         """Return (V, H, W)."""
         return self._counts(index, rng)[0], self.config.image_size, self.config.image_size
@@ -91,6 +108,26 @@ class ViewsDataset(Dataset):
         available = self.num_pictures(index)
         targets = min(rng.choice(self.config.num_views), available)
         return targets, min(rng.choice(self.config.num_given), available - targets)
+
+
+class ViewsEvalSet(EvalSet):
+    """Examples of a data set of views with their fields; what is drawn is fixed by the index."""
+
+    def __init__(self, dataset: ViewsDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def reference(self, index: int) -> Tensor:
+        """Return views (channels, V, H, W) in [-1, 1]."""
+        views: Tensor = self._dataset.get(index, random.Random(index))["views"]
+        return views
+
+    def fields(self, index: int, language: str | None) -> Mapping[str, Any]:
+        """Return the caption, and the cameras with the given picture."""
+        example = self._dataset.get(index, random.Random(index))
+        return {name: example[name] for name in ("caption", "cameras")}
 
 
 class FamilyViews(ViewsDataset):
@@ -133,6 +170,11 @@ class FamilyViews(ViewsDataset):
         """Return chosen pictures (4, K, H, W) in [-1, 1] and their cameras."""
         rgba, cameras = self._rendered(index)
         return to_views(rgba[list(chosen)]), [cameras[k] for k in chosen]
+
+    def eval_set(self) -> EvalSet:
+        """Return examples as in training, of new shapes of the families: those of the split test."""
+        split = "test" if self.config.split == "train" else self.config.split
+        return self._eval_set({"split": split, "per_family": min(self.config.per_family, EVAL_PER_FAMILY)})
 
     def caption(self, index: int, rng: random.Random) -> str:
         """Return a random caption of a shape."""

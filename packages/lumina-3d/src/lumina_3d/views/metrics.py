@@ -5,16 +5,66 @@ Views are (..., 4, H, W) in [-1, 1], colours over white, then alpha; all functio
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from lumina_3d.views.camera_encoding import CameraBatch
+from lumina_core.config import ComponentSpec
+from lumina_core.config import Config as Settings
+from lumina_core.errors import ShapeError
+from lumina_core.metrics.base import MetricConfig
+from lumina_core.protocols import EvalInputs, FeatureExtractor, Metric
 
 HULL_SIDE = 48
 """Voxels along each axis of the carved hull."""
 HULL_EXTENT = 0.52
 """Half side of the carved cube, in sides of the object."""
+
+
+class ViewPixels(FeatureExtractor):
+    """The pixels of views as features."""
+
+    data_field = "views"
+    name, key = "pixels", "view-pixels"
+
+    class Config(Settings):
+        """No options."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __call__(self, items: Sequence[Tensor]) -> Tensor:
+        """Map views (4, V, H, W) to rows (B, 4 V H W).
+
+        Raises:
+            ShapeError: the items have other channels, or different shapes.
+        """
+        if len({item.shape for item in items}) != 1 or items[0].ndim != 4 or items[0].shape[0] != 4:
+            shapes = sorted({tuple(item.shape) for item in items})
+            raise ShapeError(f"views: got the shapes {shapes[:3]}, expected one shape (4, V, H, W): RGBA")
+        return torch.stack([item.detach().float().flatten().cpu() for item in items])
+
+
+class ViewScores(Metric):
+    """Silhouettes and colours of the views of an item against its true ones, over all pixels of its views."""
+
+    class Config(MetricConfig):
+        """Features of the metric."""
+
+        feature_extractor: ComponentSpec = Field(ComponentSpec(type="3d.view_pixels"), description="pixels to compare")
+
+    def __init__(self, config: Config, feature_extractor: FeatureExtractor) -> None:
+        self.config, self.feature_extractor = config, feature_extractor
+
+    def compute(self, inputs: EvalInputs) -> Mapping[str, Tensor | float]:
+        """Compute `IoU` of silhouettes, and `PSNR` in dB of the colours over white, of every item."""
+        # (B, 4, 1, V H W): all views of an item side by side
+        ours, real = (rows.unflatten(1, (4, 1, -1)) for rows in (inputs.generated, inputs.real[inputs.target_index]))
+        return {"IoU": silhouette_iou(silhouettes(ours), silhouettes(real)), "PSNR": psnr(ours, real)}
 
 
 def silhouettes(views: Tensor) -> Tensor:

@@ -103,18 +103,29 @@ class Views(GenerationTask):
         return {"caption": [request.negative_prompt or ""], "cameras": [self._inputs(request).without_pictures()]}
 
     def request_for(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a request for an example: its caption, and its cameras and given pictures.
+        """Return a request for an example: its caption, its cameras, and its given pictures.
 
         Raises:
-            ConfigError: the example has neither caption nor cameras.
+            ConfigError: the example has no caption.
         """
         if not isinstance(fields.get("caption"), str):
             raise ConfigError(f"example: got the fields {', '.join(fields) or 'none'}, expected a caption")
         from lumina_3d.views.conditioner import ViewInputs
 
+        request: dict[str, Any] = {"prompt": fields["caption"]}
         inputs = fields.get("cameras")
-        cameras = {"cameras": inputs.cameras} if isinstance(inputs, ViewInputs) else {}
-        return {"prompt": fields["caption"], **cameras}
+        if isinstance(inputs, ViewInputs):
+            request["cameras"] = inputs.cameras
+            if inputs.pictures:
+                given = inputs.picture_cameras
+                request |= {
+                    "image": [_pictures(picture[:, None])[0] for picture in inputs.pictures],
+                    "image_azimuth": [camera.azimuth for camera in given],
+                    "image_elevation": [camera.elevation for camera in given],
+                    "fov": given[0].fov,
+                    "radius": given[0].radius,
+                }
+        return request
 
     def notes(self, request: ViewsRequest) -> list[str]:
         """Return warnings: other lenses, heights and distances than in training, and backgrounds that stayed."""

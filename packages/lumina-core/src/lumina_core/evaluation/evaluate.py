@@ -231,7 +231,7 @@ def resolve_metrics(
     """Build the metrics of an evaluation by name, see `evaluate`.
 
     Args:
-        metrics: names or objects; None: every metric of the task's plugin that works without options.
+        metrics: names or objects; None: every metric of the task's plugin for its data that works without options.
         options: options by name of a metric.
         model: the model.
         registry: the registry.
@@ -263,6 +263,8 @@ def resolve_metrics(
             if not by_default or name in full_options:
                 raise
             notes.append(f"{name} is not computed: {error}")
+            continue
+        if by_default and metric.feature_extractor.data_field not in ("", model.generation_task.data_field):
             continue
         if num_generated >= metric.min_samples:
             resolved[name] = metric
