@@ -136,12 +136,12 @@ def test_fov_and_aspect_of_every_kind_of_lens(lens, fov, aspect):
 
 
 def test_transforms_json_is_read_back(tmp_path):
-    cameras = [look_at(10, 20, 2, 40), look_at(80, -5, 2, 40)]
+    cameras = [look_at(10, 20, 2, 40), Camera(look_at(80, -5, 2, 40).pose, 40, known=False)]
     path = tmp_path / "transforms.json"
     path.write_text(json.dumps(transforms_json(cameras, 64)))
     for camera, read in zip(cameras, read_transforms(path), strict=True):
         assert read.pose == pytest.approx(camera.pose)
-        assert read.fov == pytest.approx(40)
+        assert read.fov == pytest.approx(40) and read.known == camera.known
 
 
 def test_poses_of_opencv_in_transforms_json_are_refused():

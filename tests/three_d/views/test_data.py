@@ -225,6 +225,18 @@ def test_files_of_one_name_are_all_stored(lumina, tmp_path):
     assert len(ViewStore(tmp_path / "out", 40)) == 3
 
 
+def test_objects_of_one_name_in_two_tar_files_stay_apart(lumina, tmp_path):
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        done = lumina(
+            "render", "--family", "mug", "--objects", 1, "--views", 2, "--size", 16, "--seed", seed, "--out", out
+        )
+        assert done.status == 0
+        (out / "views-00000.tar").rename(tmp_path / f"{seed}.tar")
+    store = ViewStore(tmp_path, 40)
+    assert len(store) == 2 and store.cameras(0) != store.cameras(1)
+
+
 def test_a_caption_that_is_no_text_skips_its_mesh_and_leaves_no_empty_folder(lumina, tmp_path):
     trimesh.creation.box((1, 2, 1)).export(tmp_path / "a.obj")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")

@@ -173,7 +173,7 @@ def _folder_objects(folder: Path) -> list[StoredObject]:
 
 
 def _tar_objects(tars: Sequence[Path]) -> list[StoredObject]:
-    objects: dict[str, StoredObject] = {}
+    objects: dict[tuple[Path, str], StoredObject] = {}  # two renderings may have objects of one name
     for tar in tars:
         try:
             with tarfile.open(tar) as archive:
@@ -183,7 +183,7 @@ def _tar_objects(tars: Sequence[Path]) -> list[StoredObject]:
         for member, offset, size in members:
             path = PurePosixPath(member)
             name = path.parent.as_posix()
-            objects.setdefault(name, StoredObject(name)).files[path.name] = (tar, offset, size)
+            objects.setdefault((tar, name), StoredObject(name)).files[path.name] = (tar, offset, size)
     return list(objects.values())
 
 

@@ -22,7 +22,7 @@ def transforms_json(cameras: Sequence[Camera], size: int, paths: Sequence[str] =
     """Return the content of transforms.json: OpenGL camera-to-world matrices, intrinsics in pixels.
 
     Args:
-        cameras: all of one FOV and aspect, or each frame gets its own intrinsics.
+        cameras: all of one FOV and aspect, or each frame gets its own intrinsics; one that is not known is marked.
         size: rows and columns of the pictures in pixels.
         paths: file of each picture, relative to the JSON file; empty: frames without pictures.
     """
@@ -30,6 +30,8 @@ def transforms_json(cameras: Sequence[Camera], size: int, paths: Sequence[str] =
     frames = []
     for index, camera in enumerate(cameras):
         frame: dict[str, Any] = {"transform_matrix": camera.pose.tolist()}
+        if not camera.known:
+            frame["known"] = False
         if paths:
             frame = {"file_path": paths[index], **frame}
         frames.append(frame if shared else {**frame, **_intrinsics(camera, size)})
@@ -117,7 +119,8 @@ def _read_frame(content: Mapping[str, Any], frame: Any, axes: Array, name: str) 
             "camera_angle_x"
         ) from error
     try:
-        return Camera(pose @ axes if pose.shape == (4, 4) else pose, fov, aspect)
+        pose = pose @ axes if pose.shape == (4, 4) else pose
+        return Camera(pose, fov, aspect, known=frame.get("known") is not False)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
 
