@@ -67,6 +67,11 @@ def test_wav_beyond_the_size_of_a_riff_file_is_written_as_rf64(tmp_path, monkeyp
     assert read_metadata(tmp_path / "wide.wav") == LONG
 
 
+def test_metadata_of_a_missing_file_are_an_error_that_says_so(tmp_path):
+    with pytest.raises(LuminaError, match="No such file or directory"):
+        read_metadata(tmp_path / "a.wav")
+
+
 def test_metadata_of_other_programs_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(440.0)[0].numpy(), 16000)
     (tmp_path / "b.wav").write_text("hello")

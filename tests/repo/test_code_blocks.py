@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 
@@ -14,6 +15,7 @@ from reading_pages import DOCS, PAGES, ROOT, Block, blocks, prose
 
 from lumina_core.cli.main import LuminaGroup, lumina
 from lumina_core.errors import LuminaError
+from lumina_core.locate import find_model
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.recipe import Recipe
 from lumina_core.request import Request
@@ -163,3 +165,16 @@ def test_extras_on_a_page_exist_in_the_package() -> None:
         for extra in extras.split(",")
         if f"\n{extra} = [" not in settings[package].partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     ] == []
+
+
+def test_defaults_that_tables_name_are_those_of_the_models() -> None:
+    page = (DOCS / "guides" / "generate.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*the default of (`[a-z]+\.\w+`(?: and `[a-z]+\.\w+`)*)", page, re.MULTILINE)
+    assert {name for name, _ in rows} >= {"adams", "fitted"}
+    registry = load_plugins()
+    for name, models in rows:
+        for model in re.findall(r"`([^`]+)`", models):
+            with find_model(model, registry) as folder:
+                config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            used = json.dumps([config["recipe"]["sampling"].get(key) for key in ("solver", "schedule")])
+            assert f'"core.{name}"' in used or f'"core.{name}_schedule"' in used, f"{model}: {name} is not its default"

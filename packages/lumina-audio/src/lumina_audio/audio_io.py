@@ -428,10 +428,13 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         LuminaError: the file is no audio file, or was not written by Lumina.
     """
     try:
+        with Path(path).open("rb"):  # libsndfile calls a missing file a system error
+            pass
         with soundfile.SoundFile(str(path)) as file:
             comment = _read_wav_comment(Path(path)) if file.format in ("WAV", "WAVEX", "RF64") else file.comment
     except (soundfile.LibsndfileError, OSError) as error:
-        raise LuminaError(f"{path}: not a readable audio file ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise LuminaError(f"{path}: not a readable audio file ({reason})") from error
     try:
         metadata: dict[str, Any] = json.loads(comment)["lumina"]
     except (ValueError, KeyError, TypeError) as error:
