@@ -151,6 +151,8 @@ def test_forward_intermediates(name):
         tokens = model.forward_intermediates(x, indices=[-1], output_fmt="NLC", intermediates_only=True)
         assert torch.equal(tokens[0], output)
         assert torch.equal(intermediates[-1].flatten(2).transpose(1, 2), output)
+        early, (first,) = model.forward_intermediates(x, indices=[0], stop_early=True, output_fmt="NLC")
+        assert torch.equal(early, first) and torch.equal(first.transpose(1, 2), intermediates[0].flatten(2))
 
 
 @pytest.mark.parametrize("name", SMALL)

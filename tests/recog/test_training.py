@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from recog.images import class_folder, encode, load, recipe, save_classifier
 
+import lumina_core
 from lumina_core.errors import ConfigError
 from lumina_core.training.trainer import Trainer
 from lumina_core.types import Batch, Condition, stack_tokens
@@ -150,6 +151,17 @@ def test_a_student_learns_the_answers_of_its_teacher(tmp_path):
     torch.testing.assert_close(hard, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="expected a model folder"):
         objective(distillation={"teacher": "nothing"}).loss(model.predict, one, generators(4))
+
+
+def test_a_teacher_of_timm_reads_the_pixels(tmp_path):
+    pytest.importorskip("timm")
+    import lumina_recog.timm  # noqa: F401  registers the teacher
+
+    model = lumina_core.load_model("recog.emoji")
+    one = Batch(model.tokenizer.patchify(torch.rand(2, 3, 40, 48) * 2 - 1), Condition(), torch.tensor([0, 1]))
+    config = {"teacher": "timm:nextdit_mini_patch8.emoji", "weight": 1.0}
+    same = objective(distillation=config).loss(model.predict, one, generators(2)).total
+    assert float(same.detach()) == pytest.approx(0, abs=1e-5)
 
 
 def folder_recipe(tmp_path, steps, **training):

@@ -176,7 +176,7 @@ class NextDiTClassifier(nn.Module):
             x: images (B, C, H, W), or a dict of patches with `output_fmt="NLC"`.
             indices: blocks, counted from 0, negative from the end; a number n: the last n blocks; None: all.
             norm: apply a LayerNorm without weights to the intermediates.
-            stop_early: do not run the blocks behind the last of `indices`.
+            stop_early: do not run the blocks behind the last of `indices`, whose states are then the features.
             output_fmt: `NCHW`, feature maps (B, C, rows, columns), or `NLC`, tokens (B, N, C).
             intermediates_only: return the list alone.
             output_dict: return a dict of `image_features` and `image_intermediates`.
@@ -188,11 +188,8 @@ class NextDiTClassifier(nn.Module):
             raise ShapeError(f"output_fmt: got {output_fmt!r}, expected NCHW for images or NLC for images and patches")
         wanted = block_indices(indices, self.depth)
         tokens = self._tokens(x)
-        last = self.depth - 1
-        only = intermediates_only and stop_early
-        states = self.backbone.forward_intermediates(
-            tokens, None, Condition(), indices=wanted if only else [*wanted, last]
-        )
+        end = max(wanted, default=0) if stop_early or intermediates_only else self.depth - 1
+        states = self.backbone.forward_intermediates(tokens, None, Condition(), indices=[*wanted, end])
         features, intermediates = states[-1], states[: len(wanted)]
         if norm:
             intermediates = [nn.functional.layer_norm(one, one.shape[-1:], eps=1e-6) for one in intermediates]
