@@ -98,9 +98,7 @@ def measure(model: Path, scenes: list[dict[str, Any]]) -> dict[str, np.ndarray[A
     rows = []
     for scene in scenes:
         turns = [turn // STEP for turn in TARGETS]
-        views = generate(
-            pipe, scene, [scene["cameras"][turn] for turn in turns], image=scene["renders"][0], **REGRESSION
-        )
+        views = generate(pipe, scene, [scene["cameras"][turn] for turn in turns], (0,), **REGRESSION)
         truth = scene["renders"][turns]
         iou = silhouette_iou(silhouettes(views), silhouettes(truth))
         rows.append((float(psnr(views, truth).mean()), float(iou.mean())))

@@ -1,6 +1,7 @@
 """Measure a model of views on held-out shapes of the parametric families: silhouettes, PSNR, sharpness, poses, hulls.
 
     python benchmarks/views.py --model 3d.views --per-family 1 --out views.json
+    python benchmarks/views.py --per-family 3 --more     # also other counts of views, and more given
 
 One picture is given, and views at 45 to 315 degrees from it are compared with true renders, as are copies
 of the given picture and the mean picture of the class at the same pose. The regression twin is the model's prediction
@@ -39,6 +40,7 @@ from lumina_core import Pipeline
 STEP = 5
 """Degrees between the true renders among which poses are read back."""
 TARGETS = tuple(range(45, 360, 45))
+FOUR, SIX, FIFTEEN = (90, 180, 270, 315), (45, 90, 135, 225, 270, 315), tuple(range(20, 320, 20))
 REGRESSION = {"steps": 1, "solver": "core.euler", "guidance_scale": 1.0}
 COLOR_NAMES, COLORED = ("red", "yellow", "green", "blue", "purple", "white"), ("sofa", "vase", "mug", "car")
 SYMMETRIC = {"table", "lamp", "shelf", "mug", "vase"}
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--schedule", default=None, help="schedule of times, for example uniform")
     parser.add_argument("--first", type=int, default=0, help="number of the first shape of each family")
+    parser.add_argument("--more", action="store_true", help="rows of 1, 4 and 15 views, two given pictures, and text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
@@ -73,9 +76,9 @@ def main() -> None:
     for scene in scenes:
         cameras = [scene["cameras"][turn // STEP] for turn in TARGETS]
         begin = time.perf_counter()
-        generated.append(generate(pipe, scene, cameras, image=scene["renders"][0], **options))
+        generated.append(generate(pipe, scene, cameras, (0,), **options))
         seconds.append(time.perf_counter() - begin)
-        regressed.append(generate(pipe, scene, cameras, image=scene["renders"][0], **REGRESSION))
+        regressed.append(generate(pipe, scene, cameras, (0,), **REGRESSION))
         from_text.append(generate(pipe, scene, [scene["cameras"][0], *cameras], prompt=scene["caption"], **options))
     views = torch.stack(generated)
     rows = {
@@ -89,6 +92,8 @@ def main() -> None:
     rows["model, text alone"] = {"hull": hull(torch.stack(from_text), orbit), "colours": colors(pipe, **options)}
     rows["truth"] = {"hull": hull(torch.cat([given[:, None], truth], 1), orbit)}
     rows["model, one given picture"] |= poses(scenes, views)
+    if args.more:
+        rows |= more_rows(pipe, scenes, views, **options)
     result = {"shapes": len(scenes), "seconds of 7 views": float(np.median(seconds)), "rows": rows}
     for name, row in rows.items():
         print(f"{name:32}", "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
@@ -107,14 +112,45 @@ def make_scene(family: str, number: int, split: str, unseen_rig: bool) -> dict:
     return {"family": family, "cameras": cameras, "renders": renders, "caption": full_caption(shape)}
 
 
-def generate(pipe: Pipeline, scene: dict, cameras: list[Camera], image: Tensor | None = None, **fields) -> Tensor:
-    """Return views (V, 4, 64, 64); the given picture is the scene's first render."""
-    camera = scene["cameras"][0]
-    if image is not None:
-        fields |= {"image": image, "image_azimuth": camera.azimuth, "image_elevation": camera.elevation}
-    lens = {"fov": camera.fov, "radius": camera.radius}
+def generate(pipe: Pipeline, scene: dict, cameras: list[Camera], given: tuple[int, ...] = (), **fields) -> Tensor:
+    """Return views (V, 4, 64, 64); `given` are the turns of the given pictures from the first, in degrees."""
+    if given:
+        at = [scene["cameras"][turn // STEP] for turn in given]
+        fields |= {"image": [scene["renders"][turn // STEP] for turn in given]}
+        fields |= {"image_azimuth": [c.azimuth for c in at], "image_elevation": [c.elevation for c in at]}
+    first = scene["cameras"][0]
+    lens = {"fov": first.fov, "radius": first.radius}
     request = ViewsRequest.read({**fields, **lens, "cameras": cameras, "seed": 1}, "request")
     return pipe([request])[0].data.movedim(1, 0)
+
+
+def more_rows(pipe: Pipeline, scenes: list[dict], seven: Tensor, **options) -> dict[str, dict[str, float]]:
+    """Return scores of other counts of views, of two given pictures, of a given picture with text, and by family."""
+
+    def row(turns: tuple[int, ...], per_request: int, given: tuple[int, ...] = (0,), text: bool = False) -> dict:
+        views = []
+        for scene in scenes:
+            cameras = [scene["cameras"][turn // STEP] for turn in turns]
+            fields = options | ({"prompt": scene["caption"]} if text else {})
+            parts = [cameras[start : start + per_request] for start in range(0, len(turns), per_request)]
+            views.append(torch.cat([generate(pipe, scene, part, given, **fields) for part in parts]))
+        return scores(torch.stack(views), truth(turns))
+
+    def truth(turns: tuple[int, ...]) -> Tensor:
+        return torch.stack([scene["renders"][[turn // STEP for turn in turns]] for scene in scenes])
+
+    rows = {
+        "four of the seven": scores(seven[:, [TARGETS.index(turn) for turn in FOUR]], truth(FOUR)),
+        "these four at once": row(FOUR, 4),
+        "these four one by one": row(FOUR, 1),
+        "fifteen at once": row(FIFTEEN, 15),
+        "two given pictures, six views": row(SIX, 6, given=(0, 180)),
+        "one given picture and text": row(TARGETS, 7, text=True),
+    }
+    for family in FAMILIES:
+        chosen = [index for index, scene in enumerate(scenes) if scene["family"] == family]
+        rows[f"seven views, {family}"] = scores(seven[chosen], truth(TARGETS)[chosen])
+    return rows
 
 
 def scores(views: Tensor, truth: Tensor) -> dict[str, float]:

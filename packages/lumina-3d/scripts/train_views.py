@@ -39,12 +39,6 @@ from lumina_core.training.optim import build_optimizers
 PICTURES, LENGTH, CAPTIONS, POSITIONS = 14, 32, 4, 16
 VIEWS = ((2, 0), (4, 1), (2, 0), (4, 1), (2, 0), (4, 2), (2, 0), (4, 1), (4, 0), (3, 3), (2, 0), (4, 1))
 """Generated and given views of each step, in turn; without a given one, fewer views are of more shapes."""
-NEAR_NOISE_PROB, NEAR_NOISE_SHIFT = 0.7, -2.5
-"""Without a given view, the share of times near noise, and by how much the mean of their logits differs.
-
-From t = 0.05 on, the mean colour of an object shows in the noisy pixels themselves, so that colour words are learnt
-from times before that alone.
-"""
 CAPTION_DROPOUT, CAPTION_DROPOUT_GIVEN, POSE_DROPOUT = 0.12, 0.5, 0.04
 
 
@@ -159,9 +153,7 @@ def train(args: argparse.Namespace, start: float) -> None:
             ids = torch.where(dropped, null, ids).long()
             ids = ids[:, : int((ids > 0).sum(1).max())].to(device)
             tokens = model.tokenizer.patchify(data[:, :, :generated].contiguous())
-            near_noise = (torch.rand(batch, device=device) < NEAR_NOISE_PROB) & (given == 0)
-            logits = torch.randn(batch, device=device) * time_sampler.std + time_sampler.mean
-            t = torch.sigmoid(logits + near_noise * NEAR_NOISE_SHIFT)[:, None, None]
+            t = torch.sigmoid(torch.randn(batch, device=device) * time_sampler.std + time_sampler.mean)[:, None, None]
             noise = torch.randn_like(tokens.values)
             x = tokens.with_values(noise + t * (tokens.values - noise))
             with autocast(precision, device):
