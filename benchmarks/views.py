@@ -2,6 +2,7 @@
 
     python benchmarks/views.py --model 3d.views --per-family 1 --out views.json
     python benchmarks/views.py --per-family 3 --more     # also other counts of views, and more given
+    python benchmarks/views.py --first 1 --pictures sheets
 
 One picture is given, and views at 45 to 315 degrees from it are compared with true renders, as are copies
 of the given picture and the mean picture of the class at the same pose. The regression twin is the model's prediction
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lumina_3d.families.captions import full_caption
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--schedule", default=None, help="schedule of times, for example uniform")
     parser.add_argument("--first", type=int, default=0, help="number of the first shape of each family")
+    parser.add_argument("--pictures", type=Path, default=None, help="folder of given.png, truth.png and text.png")
     parser.add_argument("--more", action="store_true", help="rows of 1, 4 and 15 views, two given pictures, and text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
@@ -81,6 +84,11 @@ def main() -> None:
         regressed.append(generate(pipe, scene, cameras, (0,), **REGRESSION))
         from_text.append(generate(pipe, scene, [scene["cameras"][0], *cameras], prompt=scene["caption"], **options))
     views = torch.stack(generated)
+    if args.pictures is not None:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+        write_sheet(torch.cat([given[:, None], views], dim=1), args.pictures / "given.png")
+        write_sheet(torch.cat([given[:, None], truth], dim=1), args.pictures / "truth.png")
+        write_sheet(torch.stack(from_text), args.pictures / "text.png")
     rows = {
         "model, one given picture": scores(views, truth),
         "regression twin": scores(torch.stack(regressed), truth),
@@ -160,6 +168,12 @@ def scores(views: Tensor, truth: Tensor) -> dict[str, float]:
         "psnr": float(psnr(views, truth).mean()),
         "sharpness": float(gradient_energy(views).mean() / gradient_energy(truth).mean()),
     }
+
+
+def write_sheet(views: Tensor, path: Path) -> None:
+    """Write views (S, V, 4, H, W) over white: a row for each scene."""
+    rows = ((views[:, :, :3].clamp(-1, 1) + 1) * 127.5).byte().permute(0, 3, 1, 4, 2)
+    Image.fromarray(rows.flatten(2, 3).flatten(0, 1).numpy()).save(path)
 
 
 def class_means(scenes: list[dict], truth: Tensor) -> Tensor:
