@@ -126,9 +126,8 @@ def generate(pipe: Pipeline, scene: dict, cameras: list[Camera], given: tuple[in
         at = [scene["cameras"][turn // STEP] for turn in given]
         fields |= {"image": [scene["renders"][turn // STEP] for turn in given]}
         fields |= {"image_azimuth": [c.azimuth for c in at], "image_elevation": [c.elevation for c in at]}
-    first = scene["cameras"][0]
-    lens = {"fov": first.fov, "radius": first.radius}
-    request = ViewsRequest.read({**fields, **lens, "cameras": cameras, "seed": 1}, "request")
+        fields |= {"fov": at[0].fov, "radius": at[0].radius}
+    request = ViewsRequest.read({**fields, "cameras": cameras, "seed": 1}, "request")
     return pipe([request])[0].data.movedim(1, 0)
 
 
