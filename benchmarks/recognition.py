@@ -7,8 +7,8 @@
 pixels, `naflexvit` timm's NaFlexViT of equal width and depth. Training, data and teacher are those of
 packages/lumina-recog/scripts/train_emoji.py. `knn` trains nothing: the nearest drawings by features of
 EfficientNet-Lite0 at 128 pixels name the group, with the number of neighbours that is best on the validation concepts.
-Writes curves.csv (macro mean over the 9 groups on the validation concepts, by step) and scores.json (the three splits
-at the end).
+`--only model` trains nothing either: it measures --init, or the built-in classifier. Writes curves.csv (macro mean over
+the 9 groups on the validation concepts, by step) and scores.json (the three splits at the end).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "packages" / "lumina-recog" / "scripts"))
 from train_emoji import Drawings, make_parser, premultiply, start_model, train
 
+import lumina_core
 from lumina_core.metrics.efficientnet_lite0 import efficientnet_lite0
 from lumina_core.protocols import Component
 from lumina_core.types import BackboneOutput, Condition, Tokens
@@ -167,17 +168,23 @@ def nearest_neighbours(styles: Path) -> dict[str, Any]:
     return {**chosen, "neighbours": count}
 
 
+def shipped_scores(folder: str | None) -> dict[str, float]:
+    """Return the macro mean over the groups of a trained classifier, by default of the built-in one."""
+    model = lumina_core.load_model(folder or "recog.emoji").float()
+    return {split: group_macro(model, **options) for split, options in SPLITS.items()}
+
+
 def main() -> None:
     parser = make_parser()
     choices = ("generator", "scratch", "vit", "naflexvit", "knn")
-    parser.add_argument("--only", choices=choices)
+    parser.add_argument("--only", choices=(*choices, "model"), help="model: measure --init or recog.emoji as it is")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rows, report = [], {}
     for name in choices if args.only is None else (args.only,):
         start = time.time()
-        if name == "knn":
-            report[name] = nearest_neighbours(args.styles)
+        if name in ("knn", "model"):
+            report[name] = nearest_neighbours(args.styles) if name == "knn" else shipped_scores(args.init)
             print(name, report[name], flush=True)
             continue
 

@@ -225,9 +225,17 @@ def test_groups_have_a_temperature_of_their_own():
         for t in (None, 0.5)
     )
     assert plain["probability"] == own["probability"]
-    expected = float((logits / 0.5).softmax(0)[:2].sum())
-    assert own["group"] == "a" and own["group_probability"] == pytest.approx(expected, abs=1e-4)
+    odds = float(logits.softmax(0)[:2].sum() / logits.softmax(0)[2])
+    assert own["group"] == "a" and own["group_probability"] == pytest.approx(odds**2 / (1 + odds**2), abs=1e-4)
     assert plain["group_probability"] < own["group_probability"]
+
+
+@pytest.mark.parametrize("temperature", [0.1, 10.0])
+def test_the_temperature_of_groups_keeps_their_order(temperature):
+    """Divided before the sums, a low temperature would name the group of the best class."""
+    logits = torch.tensor([0.4, 0.35, 0.25]).log()
+    task = Classify(Classify.Config(classes=("a/x", "b/y", "b/z"), group_temperature=temperature))
+    assert task.describe(logits)["group"] == "b"
 
 
 def test_names_that_do_not_fit_the_head():

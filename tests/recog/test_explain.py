@@ -56,10 +56,10 @@ def test_nothing_that_raises_the_score_is_a_uniform_map():
     assert torch.allclose(relevance, torch.full((2, 2), 0.25))
 
 
-def test_the_named_group_at_its_own_temperature_is_explained(tmp_path):
-    """Of two classes of the best group by its temperature, none is the best class."""
+def test_the_named_group_at_the_temperature_of_the_model_is_explained(tmp_path):
+    """At a low temperature the group of the best class is the most probable, not the one of most classes."""
     model = load(save_classifier(tmp_path / "model"))
-    model.task = Classify(Classify.Config(classes=("a/x", "b/y", "b/z", "b/w"), group_temperature=0.1))
+    model.task = Classify(Classify.Config(classes=("a/x", "b/y", "b/z", "b/w"), temperature=0.1))
     image = torch.rand(3, 24, 24) * 2 - 1
     with torch.no_grad():
         model.head.linear.weight[0] = model.head.linear.weight[1:].mean(dim=0) * 0

@@ -18,7 +18,7 @@ from lumina_core.config import ComponentSpec, apply_override
 from lumina_core.model import build_component
 from lumina_core.plugins.loader import load_plugins
 from lumina_core.prediction import predict_data
-from lumina_recog.scores import expected_calibration_error, fit_temperature, group_sums
+from lumina_recog.scores import expected_calibration_error, fit_temperature, group_logits
 
 BATCH = 64
 
@@ -40,9 +40,9 @@ def main() -> None:
     before, after = (expected_calibration_error((logits / t).softmax(dim=1), labels) for t in (1.0, temperature))
     print(f"task.temperature={temperature:.3f}: ECE {after:.3f}, as it is {before:.3f}")
     if groups:
-        temperature = fit_temperature(logits, labels, index)
-        sums = [group_sums((logits / t).softmax(dim=1), index, len(groups)) for t in (1.0, temperature)]
-        before, after = (expected_calibration_error(one, index[labels]) for one in sums)
+        logits, labels = group_logits(logits, index, len(groups)), index[labels]
+        temperature = fit_temperature(logits, labels)
+        before, after = (expected_calibration_error((logits / t).softmax(dim=1), labels) for t in (1.0, temperature))
         print(f"task.group_temperature={temperature:.3f}: ECE of groups {after:.3f}, as it is {before:.3f}")
 
 

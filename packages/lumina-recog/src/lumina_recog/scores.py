@@ -75,25 +75,20 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: 
     return total
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, group_index: Tensor | None = None) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature, 0.05 to 20, with the smallest cross-entropy of logits (B, K) / temperature.
 
-    Fit it on validation data, never on those that are then scored.
+    Fit it on validation data, never on those that are then scored. For groups, give `group_logits` and group labels.
 
     Args:
         logits: (B, K).
         labels: (B,) class indices.
-        group_index: (K,) group of each class; then the probabilities of the groups are calibrated.
     """
     low, high = -3.0, 3.0  # logarithms; the loss has one minimum (golden-section search)
     ratio = (5**0.5 - 1) / 2
 
     def loss(log_temperature: float) -> float:
-        scaled = logits.double() / torch.tensor(log_temperature).exp()
-        if group_index is None:
-            return float(F.cross_entropy(scaled, labels))
-        sums = group_sums(scaled.softmax(dim=1).float(), group_index, int(group_index.max()) + 1)
-        return float(F.nll_loss(sums.clamp(min=1e-12).log(), group_index[labels]))
+        return float(F.cross_entropy(logits.double() / torch.tensor(log_temperature).exp(), labels))
 
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
@@ -145,6 +140,12 @@ def group_sums(probabilities: Tensor, group_index: Tensor, num_groups: int) -> T
     """Return the probabilities of groups (B, G): the sums over their classes."""
     sums = probabilities.new_zeros(len(probabilities), num_groups)
     return sums.index_add(1, group_index.to(probabilities.device), probabilities)
+
+
+def group_logits(logits: Tensor, group_index: Tensor, num_groups: int) -> Tensor:
+    """Return the logits of groups (B, G) for logits of classes (B, K): logarithms of sums of exponentials."""
+    members = group_index.to(logits.device) == torch.arange(num_groups, device=logits.device)[:, None]
+    return torch.where(members, logits.float()[:, None], float("-inf")).logsumexp(dim=2)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:

@@ -16,7 +16,7 @@ from lumina_core.protocols import Dataset, PredictionTask
 from lumina_core.types import Tokens
 from lumina_recog.image_io import ImageField
 from lumina_recog.packing import is_packable, packed_logits
-from lumina_recog.scores import evaluate_classifier, group_sums
+from lumina_recog.scores import evaluate_classifier, group_logits, group_sums
 
 GROUP_SEPARATOR = "/"
 """Separates group and class in the name of a class: `Food & Drink/food-fruit`."""
@@ -48,7 +48,7 @@ class Classify(PredictionTask):
             description="divisor of the logits, fitted on validation data so that probabilities are calibrated",
         )
         group_temperature: float | None = Field(
-            None, gt=0, description="the same for the probabilities of groups; null: temperature"
+            None, gt=0, description="divisor of the logits of groups, the logarithms of their sums; null: none"
         )
 
     def __init__(self, config: Config) -> None:
@@ -92,13 +92,16 @@ class Classify(PredictionTask):
         return (logits.float() / self.config.temperature).softmax(dim=1)
 
     def group_probabilities(self, logits: Tensor) -> Tensor:
-        """Return calibrated probabilities (B, G) of the groups: sums over their classes, at a temperature of their own.
+        """Return calibrated probabilities (B, G) of the groups.
 
-        Few groups share many classes, so that their probabilities need another temperature (our own measurement).
+        Without a `group_temperature` they are the sums of the probabilities of their classes. With one, the sums of the
+        uncalibrated probabilities, which the training compares with the groups, are calibrated: the order of the groups
+        stays that of the training (our own choice).
         """
         index, groups = self.groups(logits.shape[1])
-        temperature = self.config.group_temperature or self.config.temperature
-        return group_sums((logits.float() / temperature).softmax(dim=1), index, len(groups))
+        if self.config.group_temperature is None:
+            return group_sums(self.probabilities(logits), index, len(groups))
+        return (group_logits(logits, index, len(groups)) / self.config.group_temperature).softmax(dim=1)
 
     def class_names(self, count: int) -> tuple[str, ...]:
         """Return the names of `count` classes.
