@@ -56,8 +56,8 @@ def build_shards(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out: got {out}, which exists and is not an empty folder, expected a new one")
     check_new_dir(out, "--out")
-    check_memory(views, size, samples)
     sources = _shapes(families, objects, seed) if families else _meshes(meshes)
+    check_memory(views, size, samples)
     skipped: dict[str, str] = {}
     missing: dict[str, list[str]] = {}
     shard: dict[str, dict[str, bytes]] = {}
