@@ -56,7 +56,7 @@ def build_shards(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out: got {out}, which exists and is not an empty folder, expected a new one")
     check_new_dir(out, "--out")
-    sources = _shapes(families, objects, seed) if families else _meshes(meshes)
+    sources = list(_shapes(families, objects, seed) if families else _meshes(meshes))
     check_memory(views, size, samples)
     skipped: dict[str, str] = {}
     missing: dict[str, list[str]] = {}
