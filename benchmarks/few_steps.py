@@ -148,7 +148,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for column, grid in zip(panels.T, GRIDS, strict=True):
         for panel, what in zip(column, ("error", "found"), strict=True):
             for solver in SOLVERS:
-                own = [row for row in rows if row["grid"] == grid and row["solver"] == solver]
+                own = [row for row in rows if row["grid"] == grid and row["solver"] == solver and "budget" in row]
                 panel.plot([row["evaluations"] for row in own], [row[what] for row in own], marker=".", label=solver)
             panel.grid(alpha=0.3)
         column[0].set(title=grid.replace("sigmoid:", "sigmoid\n"), yscale="log")
