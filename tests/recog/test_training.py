@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import random
@@ -155,8 +156,7 @@ def test_a_student_learns_the_answers_of_its_teacher(tmp_path):
 
 def test_a_teacher_of_timm_reads_the_pixels(tmp_path):
     pytest.importorskip("timm")
-    import lumina_recog.timm  # noqa: F401  registers the teacher
-
+    importlib.import_module("lumina_recog.timm")  # registers the teacher
     model = lumina_core.load_model("recog.emoji")
     one = Batch(model.tokenizer.patchify(torch.rand(2, 3, 40, 48) * 2 - 1), Condition(), torch.tensor([0, 1]))
     config = {"teacher": "timm:nextdit_mini_patch8.emoji", "weight": 1.0}

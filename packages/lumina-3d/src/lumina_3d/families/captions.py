@@ -155,9 +155,6 @@ def _compose(shape: Shape, named: set[str], with_color: bool, rng: np.random.Gen
     return " ".join([article, words, " and ".join(phrases)]).strip()
 
 
-assert all(len(names) == len(FAMILIES) for names in CLASS_NAMES.values())
-
-
 def read_caption(path: Path, default: str) -> str:
     """Return the caption of a file: the text beside it, `chair.txt` for `chair.obj`, or `default` without one.
 
@@ -171,3 +168,6 @@ def read_caption(path: Path, default: str) -> str:
         return read_plain_text(text).strip() or default
     except (OSError, ValueError) as error:
         raise ConfigError(f"{text.name}: got a file that is no UTF-8 text ({error}), expected a caption.") from error
+
+
+assert all(len(names) == len(FAMILIES) for names in CLASS_NAMES.values())
