@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
+from lumina_core.data.image_formats import FORMATS
 from lumina_core.errors import LuminaError, UnusableError, printable
 from lumina_core.io import cached_read, describe_content, user_path
 from lumina_core.types import is_tensor
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lumina_core.data.source import FileOrBytes
-
-_HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # unknown to Pillow before 11.3
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
-"""Formats that Pillow decodes within this process; EPS, for example, would start another program."""
-SUFFIXES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", *((".avif", ".avifs") if _HAS_AVIF else ()),
-)  # fmt: skip
-UNREAD_SUFFIXES = (
-    *(() if _HAS_AVIF else (".avif", ".avifs")), ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".svg", ".psd",
-    ".xcf", ".tga", ".ico", ".eps", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
-)  # fmt: skip
-"""Suffixes of image files that are not read."""
 
 MAX_PIXELS = 64_000_000
 """Largest image of a request; a larger one is refused by its header."""

@@ -109,9 +109,9 @@ def list_images(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     Raises:
         ConfigError: a path does not exist, or a folder has no images.
     """
+    from lumina_core.data.image_formats import SUFFIXES, UNREAD_SUFFIXES
     from lumina_core.data.source import FolderListing
     from lumina_core.errors import ConfigError
-    from lumina_recog.image_io import SUFFIXES, UNREAD_SUFFIXES
 
     for path in paths:
         if path.is_dir():

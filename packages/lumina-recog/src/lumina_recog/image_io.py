@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from pydantic import BeforeValidator, PlainSerializer
 
+from lumina_core.data.image_formats import FORMATS
 from lumina_core.data.source import FileOrBytes
 from lumina_core.errors import UnusableError
 from lumina_core.types import is_tensor
@@ -19,18 +20,6 @@ from lumina_core.types import is_tensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-_HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # unknown to Pillow before 11.3
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
-"""Formats that Pillow decodes within this process; EPS, for example, would start another program."""
-SUFFIXES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", *((".avif", ".avifs") if _HAS_AVIF else ()),
-)  # fmt: skip
-UNREAD_SUFFIXES = (
-    *(() if _HAS_AVIF else (".avif", ".avifs")), ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".svg", ".psd",
-    ".xcf", ".tga", ".ico", ".eps", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
-)  # fmt: skip
-"""Suffixes of image files that are not read."""
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded completely."""
 REDUCE_PIXELS = 4_000_000

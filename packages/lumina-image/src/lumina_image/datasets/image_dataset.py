@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lumina_core.config import Config as Settings
 from lumina_core.data.captions import Captions, CaptionSource
+from lumina_core.data.image_formats import SUFFIXES, UNREAD_SUFFIXES
 from lumina_core.data.index import IndexedDataset, load_or_build_index
 from lumina_core.data.source import (
     FileOrBytes,
@@ -31,7 +32,7 @@ from lumina_core.errors import ConfigError
 from lumina_core.protocols import Example
 from lumina_core.types import Size
 from lumina_image.datasets.buckets import ImageSize, best_sizes, bucket_sizes, kept_fraction, num_patches
-from lumina_image.image_io import SUFFIXES, UNREAD_SUFFIXES, crop_resize, read_image, read_image_size, to_tensor
+from lumina_image.image_io import crop_resize, read_image, read_image_size, to_tensor
 
 FOLDER_ADVICE = (
     "Put images there (png, jpg, webp ...), each with a .txt of the same name, or a captions.jsonl with lines like "

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from lumina_core.data.captions import Captions, CaptionSource
+from lumina_core.data.image_formats import SUFFIXES, UNREAD_SUFFIXES
 from lumina_core.data.index import IndexedDataset, load_or_build_index
 from lumina_core.data.source import (
     FileOrBytes,
@@ -33,8 +34,6 @@ from lumina_core.types import Size
 from lumina_recog.datasets.transforms import ImageSize, TransformConfig, sample_size, transform
 from lumina_recog.image_io import (
     MAX_PIXELS,
-    SUFFIXES,
-    UNREAD_SUFFIXES,
     ImageError,
     read_image,
     read_image_size,
